@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Byre's one Makefile. Sources and tests are found by wildcard: add a file and it is built.
+#
+# Targets
+#   make              programs and libraries, into build/
+#   make check        unit tests, crash simulation (1,000 seeds) and end-to-end tests: quick, no timing
+#   make check-unit   the C unit tests alone;  make check-e2e  the pytest ones alone
+#   make check-asan   the same under AddressSanitizer and UBSan;  make check-tsan  the engine under ThreadSanitizer
+#   make check-vm     Debian's kernel in QEMU as an NBD client
+#   make crash        20,000 seeds of the crash simulator
+#   make fuzz         every fuzzer for FUZZ_SECONDS (60) each
+#   make bench        Byre and its peers side by side (tests/bench)
+#   make tidy         include rules, formatting, clang-tidy
+#   make install      honours DESTDIR and PREFIX (/usr/local)
+#   make clean
+#
+# Switches
+#   BUILD=dir         where to build (build)      SAN=address,undefined | thread
+#   DEBUG=1           costly checks, -O1          WERROR=1   warnings are errors
+#   TESTS="pattern"   only tests whose path matches (check-unit)
+
+BUILD   ?= build
+CC      ?= gcc
+PREFIX  ?= /usr/local
+VERSION := 0.1.0
+PYTHON  ?= /usr/bin/python3
+PKG_CFLAGS := $(shell pkg-config --cflags libevent openssl libprotobuf-c liburing jansson libsystemd 2>/dev/null)
+FS_LIBS     := -luring -lisal -lbsd -lpthread
+SERVER_LIBS := $(shell pkg-config --libs libevent libevent_pthreads openssl libprotobuf-c jansson libsystemd 2>/dev/null) -linih
+CLIENT_LIBS := $(shell pkg-config --libs libprotobuf-c jansson 2>/dev/null)
+
+OPT     := $(if $(DEBUG),-O1 -DBYRE_DEBUG=1,-O2)
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DBYRE_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
+CFLAGS  ?= -g
+CFLAGS  += -std=gnu17 $(OPT) $(SANFLAGS) -fPIC -pthread -Wall -Wextra -Wshadow -Wstrict-prototypes \
+           -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter $(if $(WERROR),-Werror)
+LDFLAGS += $(SANFLAGS) -pthread
+
+BASE_SRC   := $(wildcard base/*.c)
+FS_SRC     := $(wildcard fs/*.c)
+PROTO_SRC  := $(wildcard proto/*.c)
+SERVER_SRC := $(wildcard server/*.c)
+LIBBYRE_SRC := $(wildcard client/libbyre*.c)
+CLI_SRC    := $(filter-out $(LIBBYRE_SRC),$(wildcard client/*.c))
+PB_C       := $(patsubst proto/%.proto,$(BUILD)/proto/%.pb-c.c,$(wildcard proto/*.proto))
+PB_H       := $(PB_C:.c=.h)
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+PB_OBJ     := $(PB_C:.c=.o)
+
+TESTLIB_SRC := $(wildcard tests/lib/*.c)
+UNIT_SRC   := $(wildcard tests/base/test_*.c tests/fs/test_*.c tests/proto/test_*.c tests/server/test_*.c tests/client/test_*.c)
+UNIT       := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
+TOOLS_SRC  := $(wildcard tests/bench/*.c tests/crash/*.c)
+
+PROGRAMS := $(if $(SERVER_SRC),$(BUILD)/byred) $(if $(CLI_SRC),$(BUILD)/byre)
+LIBS     := $(BUILD)/libfs.a $(if $(LIBBYRE_SRC),$(BUILD)/libbyre.a $(BUILD)/libbyre.so)
+
+all: $(LIBS) $(PROGRAMS)
+
+$(BUILD)/libbase.a: $(call obj,$(BASE_SRC))
+$(BUILD)/libfs.a: $(call obj,$(FS_SRC) $(BASE_SRC))
+$(BUILD)/libproto.a: $(call obj,$(PROTO_SRC)) $(PB_OBJ)
+$(BUILD)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
+$(BUILD)/libbyre.a: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(BASE_SRC)) $(PB_OBJ)
+$(BUILD)/libtest.a: $(call obj,$(TESTLIB_SRC))
+$(BUILD)/lib%.a:
+	@mkdir -p $(@D)
+	@rm -f $@
+	@echo "  AR    $@"
+	@ar rcs $@ $^
+
+$(BUILD)/libbyre.so: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(filter-out base/crc32c.c,$(BASE_SRC))) $(PB_OBJ)
+	@echo "  LD    $@"
+	@$(CC) -shared $(LDFLAGS) -Wl,-soname,libbyre.so.0 -o $@ $^ $(CLIENT_LIBS) -lbsd
+
+$(BUILD)/byred: $(BUILD)/obj/server/main.o $(BUILD)/libserver.a $(BUILD)/libproto.a $(BUILD)/libfs.a
+	@echo "  LD    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(SERVER_LIBS) $(FS_LIBS)
+
+$(BUILD)/byre: $(call obj,$(CLI_SRC)) $(BUILD)/libbyre.a $(BUILD)/libfs.a
+	@echo "  LD    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(FS_LIBS)
+
+# Everything that sees generated headers waits for them.
+$(call obj,$(PROTO_SRC) $(SERVER_SRC) $(LIBBYRE_SRC) $(CLI_SRC) $(UNIT_SRC) $(TESTLIB_SRC)): | $(PB_H)
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/proto/%.pb-c.o: $(BUILD)/proto/%.pb-c.c
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/proto/%.pb-c.c $(BUILD)/proto/%.pb-c.h &: proto/%.proto
+	@mkdir -p $(@D)
+	@echo "  PROTO $<"
+	@protoc-c --c_out=$(BUILD)/proto --proto_path=proto $<
+
+# ---- tests ----
+TEST_LINK = $(BUILD)/libtest.a $(if $(SERVER_SRC),$(BUILD)/libserver.a) $(if $(LIBBYRE_SRC),$(BUILD)/libbyre.a) \
+            $(if $(PROTO_SRC)$(PB_C),$(BUILD)/libproto.a) $(BUILD)/libfs.a
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LINK)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TEST_LINK) -Wl,--end-group $(SERVER_LIBS) $(CLIENT_LIBS) $(FS_LIBS) -lcmocka -lm
+
+TOOLS := $(patsubst %.c,$(BUILD)/%,$(TOOLS_SRC))
+tools: $(TOOLS)
+
+unit: $(UNIT)
+
+check-unit: $(UNIT)
+	@sh tests/lib/run-unit $(filter %$(TESTS)%,$(UNIT))
+
+-include tests/tests.mk
+
+check: all tools
+	@$(MAKE) --no-print-directory check-unit
+	@$(MAKE) --no-print-directory check-crash
+	@$(MAKE) --no-print-directory check-e2e
+
+check-asan:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined DEBUG=1 check
+
+check-tsan:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SAN=thread DEBUG=1 all tools check-unit
+
+tidy:
+	@sh tests/lib/tidy
+
+MAN1 := $(wildcard client/*.1 server/*.1)
+MAN8 := $(wildcard server/*.8 client/*.8)
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include \
+	           $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(BUILD)/byre $(DESTDIR)$(PREFIX)/bin/byre
+	install -m 755 $(BUILD)/byred $(DESTDIR)$(PREFIX)/sbin/byred
+	install -m 644 client/byre.h $(DESTDIR)$(PREFIX)/include/byre.h
+	install -m 644 $(BUILD)/libbyre.a $(DESTDIR)$(PREFIX)/lib/libbyre.a
+	install -m 755 $(BUILD)/libbyre.so $(DESTDIR)$(PREFIX)/lib/libbyre.so.0
+	ln -sf libbyre.so.0 $(DESTDIR)$(PREFIX)/lib/libbyre.so
+	$(if $(MAN1),install -m 644 $(MAN1) $(DESTDIR)$(PREFIX)/share/man/man1/)
+	$(if $(MAN8),install -m 644 $(MAN8) $(DESTDIR)$(PREFIX)/share/man/man8/)
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all tools unit check check-unit check-e2e check-crash check-asan check-tsan check-vm crash fuzz bench tidy install clean
+.SECONDARY:
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

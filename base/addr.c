@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "base/addr.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define LISTEN_BACKLOG 1024
+#define PORT_MAX 65535
+
+static int parse_unix(const char *path, struct addr *ret_addr)
+{
+	struct addr a = {.kind = ADDR_UNIX};
+
+	if (!*path)
+		return -EINVAL;
+	if (strlen(path) > ADDR_PATH_MAX)
+		return -ENAMETOOLONG;
+	strcpy(a.path, path);
+	*ret_addr = a;
+	return 0;
+}
+
+static int parse_port(const char *text, char port[6])
+{
+	size_t len = strspn(text, "0123456789");
+
+	if (!len || text[len] || len > 5 || atoi(text) > PORT_MAX)
+		return -EINVAL;
+	strcpy(port, text);
+	return 0;
+}
+
+static int parse_tcp(const char *text, struct addr *ret_addr)
+{
+	struct addr a = {.kind = ADDR_TCP};
+	const char *host = text, *host_end, *colon = strrchr(text, ':');
+
+	if (!colon)
+		return -EINVAL;
+	host_end = colon;
+	if (*host == '[') {
+		if (host_end[-1] != ']')
+			return -EINVAL;
+		host++;
+		host_end--;
+	} else if (memchr(host, ':', host_end - host)) {
+		return -EINVAL;
+	}
+	if (host_end <= host || strpbrk(host, "[ ") || memchr(host, ']', host_end - host))
+		return -EINVAL;
+	if (host_end - host > ADDR_HOST_MAX)
+		return -ENAMETOOLONG;
+	memcpy(a.host, host, host_end - host);
+	if (parse_port(colon + 1, a.port) < 0)
+		return -EINVAL;
+	*ret_addr = a;
+	return 0;
+}
+
+int addr_parse(const char *text, struct addr *ret_addr)
+{
+	if (!strncmp(text, "unix:", 5))
+		return parse_unix(text + 5, ret_addr);
+	if (!strncmp(text, "tcp:", 4))
+		return parse_tcp(text + 4, ret_addr);
+	return -EINVAL;
+}
+
+const char *addr_format(const struct addr *addr, char *buf)
+{
+	if (addr->kind == ADDR_UNIX)
+		snprintf(buf, ADDR_TEXT_MAX, "unix:%s", addr->path);
+	else
+		snprintf(buf, ADDR_TEXT_MAX, strchr(addr->host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s",
+			 addr->host, addr->port);
+	return buf;
+}
+
+static struct sockaddr_un unix_sockaddr(const struct addr *addr)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+
+	strcpy(sun.sun_path, addr->path);
+	return sun;
+}
+
+static int unix_connect(const struct addr *addr, int *ret_fd)
+{
+	struct sockaddr_un sun = unix_sockaddr(addr);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
+
+	if (fd < 0)
+		return -errno;
+	do {
+		r = connect(fd, (struct sockaddr *)&sun, sizeof(sun));
+	} while (r < 0 && errno == EINTR);
+	if (r < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+/* Only a socket that refuses connections is removed: anything else at the path belongs to somebody. */
+static int unix_remove_stale(const struct addr *addr)
+{
+	struct stat st;
+	int fd, r;
+
+	if (lstat(addr->path, &st) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
+	r = unix_connect(addr, &fd);
+	if (!r) {
+		close(fd);
+		return -EADDRINUSE;
+	}
+	if (r != -ECONNREFUSED)
+		return r;
+	return unlink(addr->path) < 0 ? -errno : 0;
+}
+
+static int bind_and_listen(int family, const void *sockaddr, socklen_t len, int *ret_fd)
+{
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1, r;
+
+	if (fd < 0)
+		return -errno;
+	if (family != AF_UNIX)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+	if (bind(fd, sockaddr, len) < 0 || listen(fd, LISTEN_BACKLOG) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+static int unix_listen(const struct addr *addr, int *ret_fd)
+{
+	struct sockaddr_un sun = unix_sockaddr(addr);
+	int r = unix_remove_stale(addr);
+
+	return r < 0 ? r : bind_and_listen(AF_UNIX, &sun, sizeof(sun), ret_fd);
+}
+
+static int resolve(const struct addr *addr, int flags, struct addrinfo **ret_list)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
+	int r = getaddrinfo(addr->host, addr->port, &hints, ret_list);
+
+	switch (r) {
+	case 0: return 0;
+	case EAI_AGAIN: return -EAGAIN;
+	case EAI_MEMORY: return -ENOMEM;
+	case EAI_SYSTEM: return -errno;
+	default: return -EHOSTUNREACH;
+	}
+}
+
+static int tcp_listen(const struct addr *addr, int *ret_fd)
+{
+	struct addrinfo *list, *ai;
+	int r = resolve(addr, AI_PASSIVE, &list);
+
+	if (r < 0)
+		return r;
+	for (ai = list; ai; ai = ai->ai_next) {
+		r = bind_and_listen(ai->ai_family, ai->ai_addr, ai->ai_addrlen, ret_fd);
+		if (!r)
+			break;
+	}
+	freeaddrinfo(list);
+	return r;
+}
+
+static int tcp_connect_one(const struct addrinfo *ai, int *ret_fd)
+{
+	int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, r;
+
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	*ret_fd = fd;
+	return 0;
+}
+
+static int tcp_connect(const struct addr *addr, int *ret_fd)
+{
+	struct addrinfo *list, *ai;
+	int r = resolve(addr, 0, &list);
+
+	if (r < 0)
+		return r;
+	for (ai = list; ai; ai = ai->ai_next) {
+		r = tcp_connect_one(ai, ret_fd);
+		if (!r)
+			break;
+	}
+	freeaddrinfo(list);
+	return r;
+}
+
+int addr_listen(const struct addr *addr, int *ret_fd)
+{
+	return addr->kind == ADDR_UNIX ? unix_listen(addr, ret_fd) : tcp_listen(addr, ret_fd);
+}
+
+void addr_unlink(const struct addr *addr)
+{
+	if (addr->kind == ADDR_UNIX)
+		unlink(addr->path);
+}
+
+int addr_connect(const struct addr *addr, int *ret_fd)
+{
+	return addr->kind == ADDR_UNIX ? unix_connect(addr, ret_fd) : tcp_connect(addr, ret_fd);
+}

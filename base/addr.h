@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * base/addr.h: the addresses that users type: `unix:PATH` and `tcp:HOST:PORT` (IPv6 in brackets).
+ *
+ * All calls come from any thread. Errors are negative errno values; name look-up failures become -EHOSTUNREACH
+ * (no such host) or -EAGAIN (the name service did not answer).
+ */
+#ifndef BASE_ADDR_H
+#define BASE_ADDR_H
+
+#include <stdbool.h>
+
+#define ADDR_PATH_MAX 107 /* what fits sockaddr_un with its final zero */
+#define ADDR_HOST_MAX 255
+#define ADDR_TEXT_MAX (ADDR_HOST_MAX + 16)
+
+enum addr_kind { ADDR_UNIX, ADDR_TCP };
+
+struct addr {
+	enum addr_kind kind;
+	char path[ADDR_PATH_MAX + 1]; /* ADDR_UNIX */
+	char host[ADDR_HOST_MAX + 1]; /* ADDR_TCP: without brackets */
+	char port[6];		      /* ADDR_TCP: 0 to 65535, digits */
+};
+
+/* -EINVAL: neither form, or an empty part; -ENAMETOOLONG: the path or the host is too long. */
+int addr_parse(const char *text, struct addr *ret_addr);
+
+/* The text that addr_parse takes, into buf of ADDR_TEXT_MAX bytes; returns buf. */
+const char *addr_format(const struct addr *addr, char *buf);
+
+/*
+ * A listening socket, non-blocking and close-on-exec. A unix socket that nobody listens on any more is removed first;
+ * -EADDRINUSE when somebody does, -EEXIST when the path holds something else. May wait for the name service.
+ */
+int addr_listen(const struct addr *addr, int *ret_fd);
+
+/* Removes the unix socket of an address that addr_listen made; does nothing for TCP. */
+void addr_unlink(const struct addr *addr);
+
+/* A connected, blocking, close-on-exec socket (TCP_NODELAY for TCP). Waits. */
+int addr_connect(const struct addr *addr, int *ret_fd);
+
+#endif
