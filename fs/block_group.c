@@ -1,0 +1,683 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/block_group.c: the table of groups, device space, giving out and taking back. The commit's part: block_group_commit.c. */
+#include "fs/block_group.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/fs_int.h"
+#include "fs/free_space_cache.h"
+#include "fs/node_format.h"
+#include "fs/space_info.h"
+
+int group_table_init(struct fs *fs)
+{
+	struct group_table *t = &fs->groups;
+	void *map = mmap(NULL, GROUP_INDEX_MAX * sizeof(*t->slot), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (map == MAP_FAILED)
+		return -ENOMEM;
+	t->slot = map;
+	atomic_store(&t->count, 1); /* address 0 is nobody's */
+	lock_init(&t->lock, LOCK_GROUP_LIST);
+	return 0;
+}
+
+void group_free(struct block_group *g)
+{
+	if (!g)
+		return;
+	free_space_free(g->avail);
+	free_space_free(g->committed);
+	mem_free(g->pinned[0]);
+	mem_free(g->pinned[1]);
+	mem_free(g->lost);
+	mem_free(g->cache_buf);
+	lock_fini(&g->lock);
+	mem_free(g);
+}
+
+void group_table_fini(struct fs *fs)
+{
+	struct group_table *t = &fs->groups;
+
+	if (!t->slot)
+		return;
+	for (uint32_t i = 0; i < t->count; i++)
+		group_free(t->slot[i]);
+	munmap((void *)t->slot, GROUP_INDEX_MAX * sizeof(*t->slot));
+	t->slot = NULL;
+	mem_free(t->unallocated);
+	lock_fini(&t->lock);
+}
+
+uint64_t group_size_for(uint64_t pool_bytes)
+{
+	uint64_t size = GROUP_SIZE_MIN;
+
+	while (size < GROUP_SIZE_MAX && size * 2 <= pool_bytes / 64)
+		size *= 2;
+	return size;
+}
+
+uint64_t group_quantum(const struct fs *fs)
+{
+	return max_u64(256u << 10, min_u64(fs->group_size / 16, 1u << 20));
+}
+
+/* ---- device space ---------------------------------------------------------- */
+
+static int ranges_reserve(struct group_table *t)
+{
+	unsigned cap = t->ranges_cap ? t->ranges_cap * 2 : 16;
+	struct device_range *r;
+
+	if (t->ranges + 2 <= t->ranges_cap)
+		return 0;
+	r = mem_realloc(t->unallocated, cap * sizeof(*r));
+	if (!r)
+		return -ENOMEM;
+	t->unallocated = r;
+	t->ranges_cap = cap;
+	return 0;
+}
+
+static int space_add_locked(struct group_table *t, uint64_t off, uint64_t len)
+{
+	unsigned i = 0;
+
+	if (len == 0)
+		return 0;
+	if (ranges_reserve(t))
+		return -ENOMEM;
+	while (i < t->ranges && t->unallocated[i].off < off)
+		i++;
+	memmove(&t->unallocated[i + 1], &t->unallocated[i], (t->ranges - i) * sizeof(*t->unallocated));
+	t->unallocated[i] = (struct device_range){off, len};
+	t->ranges++;
+	for (unsigned j = i ? i - 1 : 0; j + 1 < t->ranges && j <= i + 1;) {
+		struct device_range *a = &t->unallocated[j], *b = a + 1;
+
+		if (a->off + a->len != b->off) {
+			j++;
+			continue;
+		}
+		a->len += b->len;
+		memmove(b, b + 1, (t->ranges - j - 2) * sizeof(*b));
+		t->ranges--;
+	}
+	t->unallocated_bytes += len;
+	return 0;
+}
+
+int group_space_add(struct fs *fs, uint64_t off, uint64_t len)
+{
+	int r;
+
+	lock_take(&fs->groups.lock);
+	r = space_add_locked(&fs->groups, off, len);
+	lock_drop(&fs->groups.lock);
+	return r;
+}
+
+static int space_take_locked(struct group_table *t, uint64_t off, uint64_t len)
+{
+	if (ranges_reserve(t))
+		return -ENOMEM;
+	for (unsigned i = 0; i < t->ranges; i++) {
+		struct device_range *d = &t->unallocated[i];
+		uint64_t end = d->off + d->len;
+
+		if (off < d->off || off >= end)
+			continue;
+		if (len > end - off)
+			return -EUCLEAN;
+		t->unallocated_bytes -= len;
+		if (off + len < end) { /* a rest behind */
+			memmove(d + 1, d, (t->ranges - i) * sizeof(*d));
+			t->ranges++;
+			d[1] = (struct device_range){off + len, end - off - len};
+		}
+		d->len = off - d->off;
+		if (d->len == 0) {
+			memmove(d, d + 1, (t->ranges - i - 1) * sizeof(*d));
+			t->ranges--;
+		}
+		return 0;
+	}
+	return -EUCLEAN;
+}
+
+int group_space_take(struct fs *fs, uint64_t off, uint64_t len)
+{
+	int r;
+
+	lock_take(&fs->groups.lock);
+	r = space_take_locked(&fs->groups, off, len);
+	lock_drop(&fs->groups.lock);
+	return r;
+}
+
+/* First fit. */
+static bool space_find_locked(struct group_table *t, uint64_t len, uint64_t *ret_off)
+{
+	for (unsigned i = 0; i < t->ranges; i++) {
+		if (t->unallocated[i].len >= len) {
+			*ret_off = t->unallocated[i].off;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* ---- look-up --------------------------------------------------------------- */
+
+struct block_group *block_group_find(struct fs *fs, uint64_t addr)
+{
+	uint64_t index = addr / fs->group_size;
+	struct block_group *g = index < GROUP_INDEX_MAX ? atomic_load(&fs->groups.slot[index]) : NULL;
+
+	return g && addr - g->start < g->len ? g : NULL;
+}
+
+int block_group_map(struct fs *fs, uint64_t addr, uint64_t len, uint64_t ret_off[GROUP_STRIPES_MAX])
+{
+	struct block_group *g = block_group_find(fs, addr);
+
+	if (!g || len > g->len - (addr - g->start))
+		return -EUCLEAN;
+	for (unsigned i = 0; i < g->nr_stripes; i++)
+		ret_off[i] = g->stripe[i] + (addr - g->start);
+	return g->nr_stripes;
+}
+
+void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void *arg), void *arg)
+{
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g)
+			fn(g, arg);
+	}
+}
+
+/* ---- making ---------------------------------------------------------------- */
+
+static size_t pinned_bytes(const struct block_group *g) { return (g->nblocks + 63) / 64 * sizeof(uint64_t); }
+
+/* The bitmaps of a group whose committed free space is `committed` (taken over); all of it is available. */
+static int group_set_loaded(struct block_group *g, struct free_space *committed)
+{
+	struct free_space *avail = free_space_new(g->nblocks, false);
+	uint64_t *p0 = mem_zalloc(pinned_bytes(g)), *p1 = mem_zalloc(pinned_bytes(g));
+
+	if (!avail || !p0 || !p1) {
+		free_space_free(avail);
+		mem_free(p0);
+		mem_free(p1);
+		return -ENOMEM;
+	}
+	free_space_clone_into(avail, committed);
+	lock_take(&g->lock);
+	g->avail = avail;
+	g->committed = committed;
+	g->pinned[0] = p0;
+	g->pinned[1] = p1;
+	g->state = GROUP_LOADED;
+	lock_drop(&g->lock);
+	return 0;
+}
+
+int block_group_rebuilt(struct block_group *g, struct free_space *committed) { return group_set_loaded(g, committed); }
+
+static int group_new(struct fs *fs, const struct group_desc *d, struct block_group **ret_group)
+{
+	struct block_group *g = mem_zalloc(sizeof(*g));
+
+	if (!g)
+		return -ENOMEM;
+	lock_init(&g->lock, LOCK_BLOCK_GROUP);
+	g->start = d->start;
+	g->len = d->len;
+	g->type = d->type;
+	g->unit = d->type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE;
+	g->nblocks = (uint32_t)(d->len / g->unit);
+	g->generation = d->generation;
+	g->slot_bytes = d->slot_bytes;
+	g->nr_stripes = d->nr_stripes;
+	memcpy(g->stripe, d->stripe, sizeof(g->stripe));
+	g->used = d->used;
+	g->cache_slot = d->cache_slot;
+	g->cache_generation = d->cache_generation;
+	g->cache_crc = d->cache_crc;
+	g->cache_bytes = d->cache_bytes;
+	*ret_group = g;
+	return 0;
+}
+
+static void table_put_locked(struct fs *fs, struct block_group *g)
+{
+	uint32_t index = (uint32_t)(g->start / fs->group_size);
+
+	atomic_store(&fs->groups.slot[index], g);
+	atomic_fetch_add(&fs->groups.live, g->type != GROUP_SYSTEM);
+	if (index >= atomic_load(&fs->groups.count))
+		atomic_store(&fs->groups.count, index + 1);
+}
+
+static bool desc_is_sane(const struct fs *fs, const struct group_desc *d)
+{
+	uint64_t unit = d->type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE;
+
+	if (d->type != GROUP_DATA && d->type != GROUP_METADATA && d->type != GROUP_SYSTEM)
+		return false;
+	if (d->start == 0 || d->start % fs->group_size || d->start / fs->group_size >= GROUP_INDEX_MAX)
+		return false;
+	if (d->len == 0 || d->len > fs->group_size || d->len % unit || d->used > d->len || d->used % unit)
+		return false;
+	if (d->type != GROUP_SYSTEM && d->slot_bytes < free_space_cache_slot_bytes((uint32_t)(d->len / unit)))
+		return false;
+	if (d->slot_bytes % FS_BLOCK_SIZE || d->slot_bytes > (1u << 20) || d->cache_bytes > d->slot_bytes)
+		return false;
+	return d->nr_stripes >= 1 && d->nr_stripes <= GROUP_STRIPES_MAX;
+}
+
+int block_group_add(struct fs *fs, const struct group_desc *d, struct block_group **ret_group)
+{
+	struct block_group *g;
+	int r = 0;
+
+	if (!desc_is_sane(fs, d) || atomic_load(&fs->groups.slot[d->start / fs->group_size]))
+		return -EUCLEAN;
+	r = group_new(fs, d, &g);
+	if (r)
+		return r;
+	lock_take(&fs->groups.lock);
+	for (unsigned i = 0; r == 0 && i < d->nr_stripes; i++)
+		r = d->type == GROUP_SYSTEM && d->stripe[i] < DEVICE_DATA_START
+			    ? 0
+			    : space_take_locked(&fs->groups, d->stripe[i], d->len + 2ull * d->slot_bytes);
+	if (r == 0)
+		table_put_locked(fs, g);
+	lock_drop(&fs->groups.lock);
+	if (r) {
+		group_free(g);
+		return r;
+	}
+	*ret_group = g;
+	return 0;
+}
+
+/* Finds device space for a new group of `copies` stripes, smaller and smaller until it fits. */
+static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, uint64_t off[], uint64_t *ret_bytes)
+{
+	struct group_table *t = &fs->groups;
+	uint64_t quantum = group_quantum(fs);
+
+	for (; stripe_bytes >= quantum;
+	     stripe_bytes = stripe_bytes > 2 * quantum ? round_up_u64(stripe_bytes / 2, quantum) : stripe_bytes - quantum) {
+		unsigned got = 0;
+
+		while (got < copies && space_find_locked(t, stripe_bytes, &off[got]) &&
+		       space_take_locked(t, off[got], stripe_bytes) == 0)
+			got++;
+		if (got == copies) {
+			*ret_bytes = stripe_bytes;
+			return 0;
+		}
+		while (got > 0)
+			(void)space_add_locked(t, off[--got], stripe_bytes); /* there is room: it was taken from there */
+	}
+	return -ENOSPC;
+}
+
+static uint32_t free_index_locked(const struct group_table *t)
+{
+	uint32_t i = 1;
+
+	while (i < GROUP_INDEX_MAX && t->slot[i])
+		i++;
+	return i;
+}
+
+/* Splits a stripe's bytes into the group and its two cache slots. */
+static void shape(uint64_t stripe_bytes, uint64_t unit, struct group_desc *d)
+{
+	d->slot_bytes = free_space_cache_slot_bytes((uint32_t)(stripe_bytes / unit));
+	d->len = round_down_u64(stripe_bytes - 2ull * d->slot_bytes, unit);
+}
+
+int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes)
+{
+	struct group_desc d = {.type = type, .nr_stripes = type == GROUP_DATA ? 1 : 2, .cache_slot = CACHE_SLOT_NONE};
+	uint64_t stripe_bytes, want = min_u64(max_bytes, fs->group_size) / d.nr_stripes;
+	struct block_group *g = NULL;
+	struct free_space *space = NULL;
+	uint32_t index;
+	int r;
+
+	lock_take(&fs->groups.lock);
+	index = free_index_locked(&fs->groups);
+	r = index == GROUP_INDEX_MAX || fs->groups.live >= fs->groups.live_max ? -ENOSPC
+				     : place_locked(fs, round_down_u64(want, group_quantum(fs)), d.nr_stripes, d.stripe,
+						    &stripe_bytes);
+	if (r == 0) {
+		shape(stripe_bytes, type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE, &d);
+		d.start = index * fs->group_size;
+		d.generation = atomic_load(&fs->running_generation);
+		r = group_new(fs, &d, &g);
+		if (r == 0) {
+			space = free_space_new(g->nblocks, true);
+			r = space ? group_set_loaded(g, space) : -ENOMEM;
+		}
+		if (r == 0) {
+			table_put_locked(fs, g);
+		} else {
+			free_space_free(space);
+			group_free(g);
+			for (unsigned i = 0; i < d.nr_stripes; i++)
+				(void)space_add_locked(&fs->groups, d.stripe[i], stripe_bytes);
+		}
+	}
+	lock_drop(&fs->groups.lock);
+	if (r == 0) {
+		space_group_added(fs, type, d.len);
+		atomic_store(&fs->log.new_groups, true);
+	}
+	return r;
+}
+
+/* ---- giving out ------------------------------------------------------------ */
+
+static uint32_t take_from(struct block_group *g, uint32_t want, uint32_t *ret_start)
+{
+	uint32_t n = 0;
+
+	lock_take(&g->lock);
+	if (g->state == GROUP_LOADED && free_space_count(g->avail) > 0) {
+		n = free_space_alloc(g->avail, g->hint, want, ret_start);
+		g->hint = *ret_start + n;
+	}
+	lock_drop(&g->lock);
+	return n;
+}
+
+/* The loaded data group with the most free space; also whether there is one with free space that is not loaded. */
+static struct block_group *best_data_group(struct fs *fs, bool *ret_unloaded)
+{
+	struct block_group *best = NULL;
+	uint32_t most = 0;
+
+	*ret_unloaded = false;
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (!g || g->type != GROUP_DATA)
+			continue;
+		lock_take(&g->lock);
+		if (g->state == GROUP_UNLOADED && g->used < g->len)
+			*ret_unloaded = true;
+		if (g->state == GROUP_LOADED && free_space_count(g->avail) > most) {
+			most = free_space_count(g->avail);
+			best = g;
+		}
+		lock_drop(&g->lock);
+	}
+	return best;
+}
+
+#define RUN_SHORT 16u /* blocks: a group that gives only this much at a time is left for a better one */
+
+uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded)
+{
+	uint32_t cursor = atomic_load(&fs->groups.data_cursor), start = 0, n = 0;
+	struct block_group *g;
+
+	*ret_unloaded = false;
+	lock_take(&fs->groups.lock); /* so that no group goes away */
+	g = cursor ? atomic_load(&fs->groups.slot[cursor]) : NULL;
+	if (g && g->type == GROUP_DATA)
+		n = take_from(g, want, &start);
+	if (n == 0 || (n < RUN_SHORT && n < want)) {
+		struct block_group *best = best_data_group(fs, ret_unloaded);
+
+		if (best && n == 0) {
+			g = best;
+			n = take_from(g, want, &start);
+		}
+		if (best)
+			atomic_store(&fs->groups.data_cursor, (uint32_t)(best->start / fs->group_size));
+	}
+	lock_drop(&fs->groups.lock);
+	if (n)
+		*ret_addr = g->start + (uint64_t)start * g->unit;
+	return n;
+}
+
+void block_group_give(struct fs *fs, uint64_t addr, uint64_t len)
+{
+	struct block_group *g = block_group_find(fs, addr);
+	bool ok;
+
+	ASSERT(g);
+	lock_take(&g->lock);
+	ok = free_space_give(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit));
+	lock_drop(&g->lock);
+	ASSERT(ok);
+}
+
+int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint64_t len)
+{
+	struct block_group *g = block_group_find(fs, addr);
+	int r;
+
+	if (!g || g->type != GROUP_DATA || len > g->len - (addr - g->start) || addr % g->unit)
+		return -EUCLEAN;
+	r = block_group_load(fs, q, g);
+	if (r)
+		return r;
+	if (g->state != GROUP_LOADED)
+		return -EAGAIN;
+	lock_take(&g->lock);
+	if (!free_space_take(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit)))
+		r = -EUCLEAN;
+	lock_drop(&g->lock);
+	return r;
+}
+
+static void bitmap_set(uint64_t *map, uint32_t start, uint32_t len)
+{
+	for (uint32_t i = start; i < start + len;) {
+		uint32_t bit = i % 64, n = (uint32_t)min_u64(64 - bit, start + len - i);
+		uint64_t mask = n == 64 ? UINT64_MAX : ((1ull << n) - 1) << bit;
+
+		ASSERT((map[i / 64] & mask) == 0);
+		map[i / 64] |= mask;
+		i += n;
+	}
+}
+
+void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation)
+{
+	struct block_group *g = block_group_find(fs, addr);
+	uint32_t n;
+
+	ASSERT(g && len <= g->len - (addr - g->start));
+	n = (uint32_t)(len / g->unit);
+	lock_take(&g->lock);
+	ASSERT(g->state == GROUP_LOADED || g->state == GROUP_REBUILDING);
+	if (g->state == GROUP_LOADED) {
+		bitmap_set(g->pinned[generation & 1], (uint32_t)((addr - g->start) / g->unit), n);
+		g->pinned_blocks[generation & 1] += n;
+	} else {
+		bitmap_set(g->lost, (uint32_t)((addr - g->start) / g->unit), n);
+	}
+	lock_drop(&g->lock);
+	if (g->state == GROUP_LOADED)
+		space_pinned(fs, g->type, len);
+	else
+		space_lost(fs, g->type, len);
+}
+
+static void release_group(struct fs *fs, struct block_group *g, unsigned which)
+{
+	uint64_t released;
+
+	lock_take(&g->lock);
+	released = (uint64_t)g->pinned_blocks[which] * g->unit;
+	for (uint32_t w = 0; released && w < (g->nblocks + 63) / 64; w++) {
+		uint64_t bits = g->pinned[which][w];
+
+		g->pinned[which][w] = 0;
+		while (bits) {
+			unsigned from = (unsigned)__builtin_ctzll(bits);
+			uint64_t rest = ~(bits >> from);
+			unsigned n = rest ? (unsigned)__builtin_ctzll(rest) : 64;
+
+			if (n > 64 - from)
+				n = 64 - from;
+			ASSERT(free_space_give(g->avail, w * 64 + from, n));
+			bits = from + n == 64 ? 0 : bits & ~((((1ull << n) - 1)) << from);
+		}
+	}
+	g->pinned_blocks[which] = 0;
+	lock_drop(&g->lock);
+	if (released)
+		space_released(fs, g->type, released);
+}
+
+void block_group_release_pinned(struct fs *fs, uint64_t generation)
+{
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g && g->pinned[0])
+			release_group(fs, g, generation & 1);
+	}
+}
+
+/* ---- loading --------------------------------------------------------------- */
+
+static int read_cache(struct fs *fs, struct device_queue *q, struct block_group *g, struct free_space **ret_space)
+{
+	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+					       .generation = g->cache_generation};
+	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes, (uint32_t)((g->len - g->used) / g->unit)};
+	uint64_t bytes = round_up_u64(g->cache_bytes, DEVICE_ALIGN);
+	void *buf;
+	int r = -EUCLEAN;
+
+	if (g->cache_slot > 1 || bytes == 0)
+		return -ENOENT;
+	buf = mem_alloc_aligned(DEVICE_ALIGN, bytes);
+	if (!buf)
+		return -ENOMEM;
+	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
+	for (unsigned i = 0; r && r != -ENOMEM && i < g->nr_stripes; i++) {
+		r = device_sync(q, DEVICE_READ, g->stripe[i] + g->len + (uint64_t)g->cache_slot * g->slot_bytes, buf, bytes);
+		if (r == 0)
+			r = free_space_cache_decode(buf, bytes, &ident, &expect, ret_space);
+	}
+	mem_free(buf);
+	return r;
+}
+
+static void start_rebuild_locked(struct fs *fs, struct block_group *g, uint64_t *lost)
+{
+	g->lost = lost;
+	g->state = GROUP_REBUILDING;
+	g->cache_slot = CACHE_SLOT_NONE;
+	atomic_fetch_add(&fs->groups.rebuilding, 1);
+}
+
+int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *g)
+{
+	struct free_space *space = NULL;
+	uint64_t *lost;
+	bool mine;
+	int r;
+
+	lock_take(&fs->load_lock); /* one loader at a time: the state cannot change from UNLOADED meanwhile */
+	mine = g->state == GROUP_UNLOADED;
+	if (!mine) {
+		lock_drop(&fs->load_lock);
+		return 0;
+	}
+	r = read_cache(fs, q, g, &space);
+	if (r == 0) {
+		r = group_set_loaded(g, space);
+		if (r)
+			free_space_free(space);
+		else
+			atomic_fetch_add(&fs->stats.cache_loaded, 1);
+		lock_drop(&fs->load_lock);
+		return r;
+	}
+	if (r == -ENOMEM) {
+		lock_drop(&fs->load_lock);
+		return r;
+	}
+	lost = mem_zalloc(pinned_bytes(g));
+	if (lost) {
+		lock_take(&g->lock);
+		start_rebuild_locked(fs, g, lost);
+		lock_drop(&g->lock);
+	}
+	lock_drop(&fs->load_lock);
+	if (!lost)
+		return -ENOMEM;
+	fs_log(fs, FS_LOG_WARNING, "block group %llu: free-space cache %s (%s), rebuilding it from the trees",
+	       (unsigned long long)g->start, r == -ENOENT ? "is missing" : r == -ESTALE ? "is stale" : "is damaged",
+	       strerror(-r));
+	space_unavailable(fs, g->type, (int64_t)(g->len - g->used));
+	fs_kick_rebuild(fs);
+	return 0;
+}
+
+bool block_group_load_next(struct fs *fs, struct device_queue *q)
+{
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g && g->type == GROUP_DATA && g->state == GROUP_UNLOADED && g->used < g->len)
+			return block_group_load(fs, q, g) == 0;
+	}
+	return false;
+}
+
+int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr)
+{
+	struct group_table *t = &fs->groups;
+
+	for (int round = 0; round < 3; round++) {
+		uint32_t count = atomic_load(&t->count);
+
+		for (uint32_t k = 0; k < count; k++) {
+			uint32_t i = (t->node_cursor + k) % count, start;
+			struct block_group *g = atomic_load(&t->slot[i]);
+
+			if (!g || g->type != type)
+				continue;
+			if (g->state == GROUP_UNLOADED && round == 1) {
+				int r = block_group_load(fs, q, g);
+
+				if (r)
+					return r;
+			}
+			if (take_from(g, 1, &start)) {
+				t->node_cursor = i;
+				*ret_addr = g->start + (uint64_t)start * g->unit;
+				space_allocated_node(fs, type, NODE_SIZE);
+				return 0;
+			}
+		}
+		/* Every loaded group is full: load the others (round 1), then make one (round 2). */
+		if (round == 1 && block_group_create(fs, type, fs->group_size / 2))
+			return -ENOSPC;
+	}
+	return -ENOSPC;
+}

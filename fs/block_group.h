@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/block_group.h: block groups: where logical addresses stand on the device, and which of them are free.
+ *
+ * Each loaded group has four bitmaps: `avail` (what may be given out now), `committed` (what the trees of
+ * the last commit do not use: the content of the free-space cache; the committer alone touches it), and two of pinned
+ * blocks, for the running and for the committing transaction.
+ *
+ * Invariants
+ * 1. A block that a committed tree refers to is not available.
+ * 2. A block that was freed is pinned until the transaction that freed it is committed and no reader is left; then
+ *    it is available. No memory is needed for that.
+ * 3. `committed` changes only when a transaction's delayed refs are run, and equals what its trees say.
+ * 4. A group whose free space is not known (not loaded, or being rebuilt) gives nothing out.
+ * 5. A slot of the cache is written only if the block group item of the last commit names the other one.
+ * 6. An empty group's device space is unallocated only after a commit without the group.
+ */
+#ifndef FS_BLOCK_GROUP_H
+#define FS_BLOCK_GROUP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/lock.h"
+#include "fs/block_group_format.h"
+#include "fs/free_space.h"
+#include "fs/super_format.h"
+
+struct fs;
+struct device_queue;
+struct delayed_refs;
+struct write_batch;
+
+#define GROUP_INDEX_MAX (1u << 22)
+#define GROUP_SIZE_MIN (1ull << 20)
+#define GROUP_SIZE_MAX (1ull << 30)
+
+enum group_state {
+	GROUP_UNLOADED,	  /* the cache has not been read */
+	GROUP_LOADED,
+	GROUP_REBUILDING, /* the cache is not valid: waits for the trees to be walked */
+	GROUP_REMOVING,	  /* empty; leaves with the commit under way */
+};
+
+/* What the commit in progress does with a group's cache (btrfs's disk cache states). */
+enum group_cache_state { CACHE_CLEAR, CACHE_SETUP, CACHE_NEED_WRITE, CACHE_WRITTEN, CACHE_ERROR };
+
+struct block_group {
+	uint64_t start, len; /* logical bytes */
+	uint64_t generation;
+	uint32_t unit;	     /* bytes of a block of the bitmaps: 4096, or NODE_SIZE in metadata and system groups */
+	uint32_t nblocks;
+	uint32_t slot_bytes; /* of a cache slot; 0 in system groups */
+	uint8_t type;
+	uint8_t nr_stripes;
+	uint64_t stripe[GROUP_STRIPES_MAX];
+
+	struct lock lock; /* everything from here to the next remark */
+	enum group_state state;
+	struct free_space *avail;
+	uint64_t *pinned[2];
+	uint32_t pinned_blocks[2];
+	uint32_t hint;
+
+	/* The committer's. */
+	struct free_space *committed;
+	uint64_t used; /* bytes that committed trees refer to */
+	bool in_tree;  /* the group tree has an item for it */
+	bool dirty;
+	struct block_group *dirty_next;
+	uint64_t *lost; /* while rebuilding: blocks freed since the walk began (bitmap) */
+	enum group_cache_state cache_state;
+	uint8_t cache_slot;
+	uint64_t cache_generation;
+	uint32_t cache_crc, cache_bytes;
+	void *cache_buf;
+	int cache_error;
+
+	bool logged; /* LOCK_LOG: a group that no commit knows yet is in the flush log */
+};
+
+struct device_range {
+	uint64_t off, len;
+};
+
+struct group_table {
+	struct lock lock; /* creation, removal, unallocated space */
+	_Atomic(struct block_group *) *slot; /* by logical address / group_size; GROUP_INDEX_MAX entries */
+	_Atomic uint32_t count; /* slots in use are below */
+	struct device_range *unallocated; /* in order of offset */
+	unsigned ranges, ranges_cap;
+	_Atomic uint64_t unallocated_bytes;
+	_Atomic uint32_t data_cursor; /* the group that gave last */
+	/* The committer's: */
+	struct block_group *dirty;
+	uint32_t node_cursor;
+	_Atomic uint32_t rebuilding; /* groups in that state */
+	_Atomic uint32_t live;	     /* groups but for the system's */
+	uint32_t live_max;	     /* that the system groups have room for in the group tree */
+};
+
+int group_table_init(struct fs *fs);
+/* One that is in no table (any more). Accepts NULL. */
+void group_free(struct block_group *g);
+void group_table_fini(struct fs *fs);
+
+/* The size of group addresses' step for a pool of that size, and the smallest piece of device space given to groups. */
+uint64_t group_size_for(uint64_t pool_bytes);
+uint64_t group_quantum(const struct fs *fs);
+
+/* Declares device space as unallocated, or takes it. -ENOMEM; take: -EUCLEAN when it was not unallocated. */
+int group_space_add(struct fs *fs, uint64_t off, uint64_t len);
+int group_space_take(struct fs *fs, uint64_t off, uint64_t len);
+
+/* The group of an address; NULL: none. */
+struct block_group *block_group_find(struct fs *fs, uint64_t addr);
+
+/* Device offsets of each copy of [addr, addr+len): how many, or -EUCLEAN when it is not inside one group. */
+int block_group_map(struct fs *fs, uint64_t addr, uint64_t len, uint64_t ret_off[GROUP_STRIPES_MAX]);
+
+/* Registers a group read from the trees. The stripes' device space is taken. */
+struct group_desc {
+	uint64_t start, len, used, generation;
+	uint32_t slot_bytes;
+	uint8_t type, nr_stripes;
+	uint64_t stripe[GROUP_STRIPES_MAX];
+	uint8_t cache_slot;
+	uint64_t cache_generation;
+	uint32_t cache_crc, cache_bytes;
+};
+int block_group_add(struct fs *fs, const struct group_desc *desc, struct block_group **ret_group);
+
+/*
+ * Makes a group of up to max_bytes (logical) from unallocated space, and accounts it. In memory only: the next commit
+ * writes it. -ENOSPC, -ENOMEM.
+ */
+int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes);
+
+/*
+ * Takes up to want blocks of data space in a row. Returns how many (0: nothing to be had without waiting:
+ * *ret_unloaded tells that a group has to be loaded first). Does not account.
+ */
+uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded);
+
+/* Gives back what was taken (a run's rest; an extent that no tree and no log knows). */
+void block_group_give(struct fs *fs, uint64_t addr, uint64_t len);
+
+/* Marks as allocated what the flush log refers to (replay). -EUCLEAN when it is in use. Loads the group: waits. */
+int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint64_t len);
+
+/* Frees a range in a transaction: pinned until it is committed. The group is loaded. Never fails. */
+void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation);
+
+/* A node's place for the committer. -ENOSPC only if reservations were wrong. May wait for a cache slot to be read. */
+int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr);
+
+/* Reads the free space of a group if need be. 0 also when it turned out to need a rebuild (state tells). Waits. */
+int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *group);
+
+/* Loads the next group with free data space; for workers. True when there was one. */
+bool block_group_load_next(struct fs *fs, struct device_queue *q);
+
+/* Hands over what a rebuild found. Takes `committed` on success. -ENOMEM. */
+int block_group_rebuilt(struct block_group *g, struct free_space *committed);
+
+/* The next commit writes its item and cache. Under the commit lock. */
+void block_group_set_dirty(struct fs *fs, struct block_group *g);
+
+/* ---- the committer's steps, in order --------------------------------------- */
+
+/* Runs settled refs: committed bitmaps, used bytes, pins; dirties groups. -EUCLEAN when the trees contradict the bitmaps. */
+int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct delayed_refs *refs, uint64_t generation);
+
+/* Chooses empty groups to remove, then starts the writes of the dirty groups' caches. -ENOMEM. */
+int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t generation);
+
+/* After the caches' writes: the changes to the group tree (apply with tree_apply). -ENOMEM. */
+struct transaction;
+int block_group_update_tree(struct transaction *txn);
+
+/* The commit is durable: removed groups' space is unallocated, written caches are the valid ones. */
+void block_group_commit_done(struct fs *fs);
+
+/* No reader is left of the transaction's frees: its pins become available. */
+void block_group_release_pinned(struct fs *fs, uint64_t generation);
+
+/* Walks all groups, from any thread; the table's lock is not held in fn. */
+void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void *arg), void *arg);
+
+#endif

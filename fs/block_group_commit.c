@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/block_group_commit.c: what a commit does to block groups: references, caches, items, removal. Committer only. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/delayed_ref.h"
+#include "fs/free_space_cache.h"
+#include "fs/fs_int.h"
+#include "fs/transaction.h"
+#include "fs/write_batch.h"
+
+#define GROUP_KEY_LEN 9u
+#define GROUP_VALUE_MAX (sizeof(struct block_group_item) + GROUP_STRIPES_MAX * sizeof(struct block_group_stripe))
+
+/* btrfs's disk cache states, and the moves between them. */
+static void set_cache_state(struct block_group *g, enum group_cache_state to)
+{
+	static const uint8_t allowed[] = {
+		[CACHE_CLEAR] = 1 << CACHE_SETUP | 1 << CACHE_CLEAR,
+		[CACHE_SETUP] = 1 << CACHE_NEED_WRITE | 1 << CACHE_ERROR | 1 << CACHE_CLEAR,
+		[CACHE_NEED_WRITE] = 1 << CACHE_WRITTEN | 1 << CACHE_ERROR,
+		[CACHE_WRITTEN] = 1 << CACHE_CLEAR,
+		[CACHE_ERROR] = 1 << CACHE_CLEAR,
+	};
+
+	ASSERT(allowed[g->cache_state] & 1 << to);
+	g->cache_state = to;
+}
+
+void block_group_set_dirty(struct fs *fs, struct block_group *g)
+{
+	if (g->dirty || g->type == GROUP_SYSTEM)
+		return;
+	g->dirty = true;
+	g->dirty_next = fs->groups.dirty;
+	fs->groups.dirty = g;
+}
+
+/* ---- references ------------------------------------------------------------ */
+
+static int run_ref(struct fs *fs, const struct delayed_ref *ref, uint64_t generation)
+{
+	struct block_group *g = block_group_find(fs, ref->addr);
+	uint64_t len = (uint64_t)ref->len * FS_BLOCK_SIZE;
+	uint32_t start, n;
+
+	if (!g || len > g->len - (ref->addr - g->start) || len % g->unit || (ref->addr - g->start) % g->unit)
+		return -EUCLEAN;
+	if (g->type == GROUP_SYSTEM) { /* what the group tree uses is found by walking it */
+		if (ref->delta < 0)
+			block_group_pin(fs, ref->addr, len, generation);
+		return 0;
+	}
+	start = (uint32_t)((ref->addr - g->start) / g->unit);
+	n = (uint32_t)(len / g->unit);
+	if (ref->delta > 0 && (g->state != GROUP_LOADED || !free_space_take(g->committed, start, n)))
+		return -EUCLEAN;
+	if (ref->delta < 0) {
+		if (g->used < len || (g->state == GROUP_LOADED && !free_space_give(g->committed, start, n)))
+			return -EUCLEAN;
+		block_group_pin(fs, ref->addr, len, generation);
+	}
+	g->used = ref->delta > 0 ? g->used + len : g->used - len;
+	block_group_set_dirty(fs, g);
+	return 0;
+}
+
+int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct delayed_refs *refs, uint64_t generation)
+{
+	/* First everything that may fail for want of memory; then nothing may. */
+	for (size_t i = 0; i < refs->count; i++) {
+		struct block_group *g = block_group_find(fs, refs->ref[i].addr);
+		int r = g && g->state == GROUP_UNLOADED ? block_group_load(fs, q, g) : 0;
+
+		if (r)
+			return r;
+	}
+	for (size_t i = 0; i < refs->count; i++) {
+		const struct delayed_ref *ref = &refs->ref[i];
+		int r = run_ref(fs, ref, generation);
+
+		if (r) {
+			fs_log(fs, FS_LOG_ERROR, "space at %llu (%u blocks) is %s", (unsigned long long)ref->addr, ref->len,
+			       ref->delta > 0 ? "given out twice" : "freed twice");
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* ---- caches ---------------------------------------------------------------- */
+
+/* Whether an empty group can leave: nobody has anything of it, and enough others have room. */
+static bool try_remove(struct fs *fs, struct block_group *g)
+{
+	bool empty;
+
+	if (g->used || !g->in_tree || g->type == GROUP_SYSTEM || !space_try_remove(fs, g->type, g->len))
+		return false;
+	lock_take(&fs->groups.lock); /* nothing is taken from it meanwhile */
+	lock_take(&g->lock);
+	empty = g->state == GROUP_LOADED && free_space_count(g->avail) == g->nblocks &&
+		!g->pinned_blocks[0] && !g->pinned_blocks[1];
+	if (empty)
+		g->state = GROUP_REMOVING;
+	lock_drop(&g->lock);
+	lock_drop(&fs->groups.lock);
+	if (!empty)
+		space_group_added(fs, g->type, g->len);
+	return empty;
+}
+
+static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group *g, uint64_t generation)
+{
+	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+					       .generation = generation};
+	uint8_t slot = g->cache_slot == 0 ? 1 : 0;
+	int r;
+
+	set_cache_state(g, CACHE_SETUP);
+	if (g->state != GROUP_LOADED) { /* its free space is not known */
+		set_cache_state(g, CACHE_ERROR);
+		return 0;
+	}
+	g->cache_buf = mem_alloc_aligned(DEVICE_ALIGN, g->slot_bytes);
+	if (!g->cache_buf) { /* the commit goes on without */
+		set_cache_state(g, CACHE_ERROR);
+		return 0;
+	}
+	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
+	r = free_space_cache_encode(g->committed, &ident, g->cache_buf, g->slot_bytes, &g->cache_bytes, &g->cache_crc);
+	if (r)
+		return r;
+	set_cache_state(g, CACHE_NEED_WRITE);
+	g->cache_error = 0;
+	g->cache_slot = slot;
+	g->cache_generation = generation;
+	for (unsigned i = 0; r == 0 && i < g->nr_stripes; i++)
+		r = write_batch_buffer(wb, g->cache_buf, round_up_u64(g->cache_bytes, DEVICE_ALIGN),
+				       g->stripe[i] + g->len + (uint64_t)slot * g->slot_bytes, &g->cache_error);
+	return r;
+}
+
+/* Groups that were made since the last commit are dirty too: their items are to be written. */
+static void find_new_groups(struct fs *fs)
+{
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g && !g->in_tree && g->type != GROUP_SYSTEM)
+			block_group_set_dirty(fs, g);
+	}
+}
+
+int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t generation)
+{
+	find_new_groups(fs);
+	for (struct block_group *g = fs->groups.dirty; g; g = g->dirty_next) {
+		int r = try_remove(fs, g) ? 0 : start_cache(fs, wb, g, generation);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* The cache is on the device, or it is as if there were none. */
+static void end_cache(struct fs *fs, struct block_group *g)
+{
+	if (g->cache_state == CACHE_NEED_WRITE && g->cache_error == 0) {
+		set_cache_state(g, CACHE_WRITTEN);
+		atomic_fetch_add(&fs->stats.cache_written, 1);
+		return;
+	}
+	if (g->cache_state == CACHE_NEED_WRITE) {
+		fs_log(fs, FS_LOG_WARNING, "block group %llu: free-space cache could not be written (%s): the next start rebuilds it",
+		       (unsigned long long)g->start, strerror(-g->cache_error));
+		set_cache_state(g, CACHE_ERROR);
+	}
+	g->cache_slot = CACHE_SLOT_NONE;
+	g->cache_bytes = 0;
+}
+
+/* ---- items ----------------------------------------------------------------- */
+
+struct group_change {
+	uint8_t key[GROUP_KEY_LEN];
+	uint8_t value[GROUP_VALUE_MAX];
+	struct block_group *group;
+};
+
+static void pack_key(const struct block_group *g, uint8_t *key)
+{
+	uint64_t be = htobe64(g->start);
+
+	key[0] = GROUP_KEY_TYPE;
+	memcpy(key + 1, &be, sizeof(be));
+}
+
+static uint16_t pack_value(const struct block_group *g, uint8_t *value)
+{
+	struct block_group_item item = {
+		.length = cpu_to_le64(g->len),
+		.used = cpu_to_le64(g->used),
+		.generation = cpu_to_le64(g->generation),
+		.cache_generation = cpu_to_le64(g->cache_generation),
+		.cache_crc = cpu_to_le32(g->cache_crc),
+		.cache_bytes = cpu_to_le32(g->cache_bytes),
+		.slot_bytes = cpu_to_le32(g->slot_bytes),
+		.cache_slot = g->cache_slot,
+		.type = g->type,
+		.nr_stripes = g->nr_stripes,
+	};
+
+	memcpy(value, &item, sizeof(item));
+	for (unsigned i = 0; i < g->nr_stripes; i++) {
+		struct block_group_stripe stripe = {cpu_to_le64(0), cpu_to_le64(g->stripe[i])};
+
+		memcpy(value + sizeof(item) + i * sizeof(stripe), &stripe, sizeof(stripe));
+	}
+	return (uint16_t)(sizeof(item) + g->nr_stripes * sizeof(struct block_group_stripe));
+}
+
+static int by_start(const void *pa, const void *pb)
+{
+	const struct group_change *a = pa, *b = pb;
+
+	return memcmp(a->key, b->key, sizeof(a->key));
+}
+
+int block_group_update_tree(struct transaction *txn)
+{
+	struct fs *fs = txn->fs;
+	struct group_change *gc;
+	struct tree_keyed_change *change;
+	struct tree_keyed_changes changes;
+	size_t n = 0, i = 0;
+	int r = -ENOMEM;
+
+	for (struct block_group *g = fs->groups.dirty; g; g = g->dirty_next)
+		n++;
+	if (n == 0)
+		return 0;
+	gc = mem_zalloc(n * sizeof(*gc));
+	change = mem_zalloc(n * sizeof(*change));
+	if (gc && change) {
+		for (struct block_group *g = fs->groups.dirty; g; g = g->dirty_next, i++) {
+			gc[i].group = g;
+			pack_key(g, gc[i].key);
+		}
+		qsort(gc, n, sizeof(*gc), by_start);
+		for (i = 0; i < n; i++) {
+			struct block_group *g = gc[i].group;
+
+			change[i].key = (struct key){gc[i].key, GROUP_KEY_LEN};
+			if (g->state == GROUP_REMOVING)
+				continue;
+			end_cache(fs, g);
+			change[i].value = (struct value){gc[i].value, pack_value(g, gc[i].value)};
+		}
+		tree_keyed_changes_init(&changes, change, n);
+		r = tree_apply(txn, &txn->group_tree, &changes.base);
+	}
+	mem_free(gc);
+	mem_free(change);
+	return r;
+}
+
+/* ---- afterwards ------------------------------------------------------------ */
+
+static void remove_group(struct fs *fs, struct block_group *g)
+{
+	uint64_t stripe_bytes = g->len + 2ull * g->slot_bytes;
+
+	for (unsigned i = 0; i < g->nr_stripes; i++)
+		if (group_space_add(fs, g->stripe[i], stripe_bytes))
+			fs_log(fs, FS_LOG_WARNING, "out of memory: %llu bytes stay unused until the next start",
+			       (unsigned long long)stripe_bytes);
+	lock_take(&fs->groups.lock);
+	atomic_store(&fs->groups.slot[g->start / fs->group_size], NULL);
+	lock_drop(&fs->groups.lock);
+	atomic_fetch_sub(&fs->groups.live, 1);
+	group_free(g);
+}
+
+void block_group_commit_done(struct fs *fs)
+{
+	struct block_group *next;
+
+	for (struct block_group *g = fs->groups.dirty; g; g = next) {
+		next = g->dirty_next;
+		g->dirty = false;
+		g->dirty_next = NULL;
+		if (g->state == GROUP_REMOVING) {
+			remove_group(fs, g);
+			continue;
+		}
+		g->in_tree = true;
+		set_cache_state(g, CACHE_CLEAR);
+		mem_free(g->cache_buf);
+		g->cache_buf = NULL;
+	}
+	fs->groups.dirty = NULL;
+}

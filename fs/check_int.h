@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/check_int.h: what the checker's parts share. check.c runs it and looks at the superblocks, check_group.c knows
+ * what stands where and what refers to it, check_tree.c walks trees, check_volume.c knows what is in them,
+ * check_data.c reads data, check_log.c reads the flush log.
+ *
+ * Functions return 0 or a negative errno that ends the check (no memory); what is wrong with the pool is a finding.
+ */
+#ifndef FS_CHECK_INT_H
+#define FS_CHECK_INT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fs/block_group_format.h"
+#include "fs/device.h"
+#include "fs/extent.h"
+#include "fs/fs.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+
+#define CHECK_LINES_MAX 10000u /* findings beyond are counted only */
+#define CHECK_DATA_UNDER_WAY 16u
+#define CHECK_SUSPECTS_MAX 4096u
+
+struct check_group {
+	uint64_t start, len, used; /* used: what the item says */
+	uint64_t generation, cache_generation;
+	uint64_t stripe[GROUP_STRIPES_MAX];
+	uint32_t unit, nblocks; /* as in block_group.h */
+	uint32_t slot_bytes, cache_crc, cache_bytes;
+	uint8_t type, nr_stripes, cache_slot;
+	bool has_item;	 /* in the group tree */
+	uint64_t *map;	 /* blocks that the trees refer to; NULL: none */
+	uint64_t mapped; /* bits in map */
+};
+
+/* A tree to be walked: a volume's, or what is left of a deleted one's. */
+struct check_volume {
+	uint64_t id, size, used_blocks, progress;
+	struct tree_root root;
+	bool orphan;
+	char name[FS_NAME_MAX + 16]; /* "volume vm1" */
+};
+
+enum check_range_kind { RANGE_SUPER, RANGE_LOG, RANGE_GROUP };
+
+/* A piece of the device that has an owner. */
+struct check_range {
+	uint64_t off, len, id;
+	enum check_range_kind kind;
+};
+
+struct check_data;
+
+struct check {
+	struct device *dev;
+	struct device_queue *q, *data_q;
+	const struct fs_check_options *opt;
+	struct super_block sb;
+	uint64_t generation, group_size, device_size;
+	uint64_t findings;
+	bool incomplete; /* a part of a tree could not be read: what it refers to is not known */
+	bool contradicts; /* used bytes and trees do not agree: nothing can be rebuilt */
+	bool rebuild;	 /* a cache is to be made anew */
+	bool wrote;
+	struct check_group **group; /* by start / group_size */
+	uint32_t groups;
+	struct check_volume *volume;
+	size_t volumes, volumes_cap;
+	struct check_range *range;
+	size_t ranges, ranges_cap;
+	void *node[NODE_LEVEL_MAX], *twin;
+	struct check_data *data;
+	uint64_t data_done, data_total; /* bytes */
+};
+
+/* One line about what is wrong. */
+void check_finding(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Writes when repairing is allowed: true when it was done. */
+bool check_rewrite(struct check *c, uint64_t off, void *buf, uint64_t len);
+
+/* ---- check_group.c ---- */
+
+/* The groups that the superblock names. */
+int check_system_groups(struct check *c);
+/* Walks the group tree. */
+int check_group_tree(struct check *c);
+/* A group that only the flush log knows. Finds nothing wrong with it, or says so. */
+int check_logged_group(struct check *c, uint64_t start, uint64_t len, uint64_t device_off);
+/* The group that all of [addr, addr + len) lies in; NULL. */
+struct check_group *check_group_find(struct check *c, uint64_t addr, uint64_t len);
+/* The trees refer to this range; *ret_again tells to how many of its blocks they did before. */
+int check_group_mark(struct check_group *g, uint64_t addr, uint64_t len, uint64_t *ret_again);
+/* How many blocks of the range the trees refer to. */
+uint64_t check_group_referenced(const struct check_group *g, uint64_t addr, uint64_t len);
+int check_add_range(struct check *c, enum check_range_kind kind, uint64_t id, uint64_t off, uint64_t len);
+/* No two owners of a piece of the device. */
+void check_ranges(struct check *c);
+/* When all trees are walked: used bytes and free-space caches. */
+int check_group_contents(struct check *c);
+void check_groups_fini(struct check *c);
+
+/* ---- check_tree.c ---- */
+
+struct check_walk {
+	struct check *c;
+	const char *name;
+	const struct tree_root *root;
+	uint8_t node_type; /* of the groups that its nodes stand in */
+	/* Subtrees whose keys are all below it are gone (an orphan's); len 0: none. */
+	struct key from;
+	int (*item)(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value);
+
+	/* Found: */
+	uint64_t nodes, leaves, items;
+	bool skipped, unreadable;
+	uint16_t prev_len; /* the last key seen; 0: none */
+	uint8_t prev[NODE_KEY_MAX];
+};
+
+int check_walk(struct check_walk *w);
+
+/* ---- check_volume.c ---- */
+
+/* Walks the root tree and notes the volumes; then walks each. */
+int check_root_tree(struct check *c);
+int check_volumes(struct check *c);
+
+/* ---- check_data.c ---- */
+
+int check_data_init(struct check *c);
+void check_data_fini(struct check *c);
+/* Reads an extent in each of its copies and compares checksums, some time until check_data_finish. `name` stays until then. */
+int check_data_add(struct check *c, const char *name, const struct extent *e, const struct check_group *g);
+int check_data_finish(struct check *c);
+
+/* ---- check_log.c ---- */
+
+int check_log(struct check *c);
+
+#endif

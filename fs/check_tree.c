@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/check_tree.c: walks a tree and verifies all that holds for every tree. Recursion ends: a child's level is one
+ * less than its parent's, and a node that was visited before is not entered again.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "fs/check_int.h"
+
+typedef unsigned long long ull;
+
+/* What was found in one copy of a node. */
+struct copy {
+	int error;
+	const char *why;
+};
+
+static int read_copy(struct check_walk *w, const struct node_ident *id, uint64_t off, void *buf, struct copy *ret)
+{
+	struct check *c = w->c;
+
+	ret->error = device_sync(c->q, DEVICE_READ, off, buf, NODE_SIZE);
+	if (ret->error) {
+		ret->why = strerror(-ret->error);
+		return ret->error;
+	}
+	ret->error = node_validate(buf, id, c->sb.uuid, &ret->why);
+	return ret->error;
+}
+
+static void report_copies(struct check_walk *w, const struct node_ident *id, const struct check_group *g,
+			  const struct copy *copy, void *good)
+{
+	for (unsigned i = 0; i < g->nr_stripes; i++) {
+		uint64_t off = g->stripe[i] + (id->addr - g->start);
+		const char *what = "";
+
+		if (copy[i].error == 0)
+			continue;
+		if (good)
+			what = check_rewrite(w->c, off, good, NODE_SIZE) ? " (repaired from its twin)" : " (its twin is good)";
+		check_finding(w->c, "%s: node %llu (level %u), copy %u at device offset %llu: %s%s", w->name, (ull)id->addr,
+			      id->level, i, (ull)off, copy[i].why, what);
+	}
+}
+
+/* Reads every copy of a node; the first good one comes into buf. -EUCLEAN: there is none. */
+static int read_node(struct check_walk *w, const struct node_ident *id, const struct check_group *g, void *buf)
+{
+	struct copy copy[GROUP_STRIPES_MAX];
+	bool good = false;
+
+	for (unsigned i = 0; i < g->nr_stripes; i++) {
+		void *into = good ? w->c->twin : buf;
+
+		if (read_copy(w, id, g->stripe[i] + (id->addr - g->start), into, &copy[i]))
+			continue;
+		if (good && memcmp(into, buf, NODE_SIZE) != 0)
+			copy[i] = (struct copy){-EUCLEAN, "valid, but not the same as its twin"};
+		good = true;
+	}
+	report_copies(w, id, g, copy, good ? buf : NULL);
+	return good ? 0 : -EUCLEAN;
+}
+
+/* The place that a node is said to stand in, noted as used. NULL: it cannot be there, or was visited before. */
+static int claim_node(struct check_walk *w, const struct node_ident *id, struct check_group **ret_group)
+{
+	struct check_group *g = check_group_find(w->c, id->addr, NODE_SIZE);
+	uint64_t again;
+	int r;
+
+	*ret_group = NULL;
+	if (!g || g->type != w->node_type || (id->addr - g->start) % NODE_SIZE) {
+		check_finding(w->c, "%s: a node is said to stand at %llu, where no group for it is", w->name, (ull)id->addr);
+		w->unreadable = true;
+		return 0;
+	}
+	r = check_group_mark(g, id->addr, NODE_SIZE, &again);
+	if (r)
+		return r;
+	if (again)
+		check_finding(w->c, "%s: node %llu is referred to more than once", w->name, (ull)id->addr);
+	else
+		*ret_group = g;
+	w->unreadable |= again > 0;
+	return 0;
+}
+
+static int walk_leaf(struct check_walk *w, const struct node_header *node)
+{
+	int r = 0;
+
+	w->leaves++;
+	w->items += node_count(node);
+	if (w->from.len && key_cmp(node_key(node, 0), w->from) < 0)
+		check_finding(w->c, "%s: leaf %llu holds keys from before the place that freeing has come to", w->name,
+			      (ull)le64_to_cpu(node->addr));
+	if (w->prev_len && key_cmp((struct key){w->prev, w->prev_len}, node_key(node, 0)) >= 0)
+		check_finding(w->c, "%s: the keys of leaf %llu do not follow those of the leaf before it", w->name,
+			      (ull)le64_to_cpu(node->addr));
+	for (unsigned i = 0; r == 0 && i < node_count(node); i++)
+		r = w->item(w, node, node_key(node, i), node_value(node, i));
+	struct key last = node_key(node, node_count(node) - 1);
+
+	memcpy(w->prev, last.data, last.len);
+	w->prev_len = last.len;
+	return r;
+}
+
+static int walk_node(struct check_walk *w, const struct node_ident *id, const struct key *first,
+		     const struct key *upper);
+
+static int walk_children(struct check_walk *w, const struct node_header *node, const struct key *upper)
+{
+	for (unsigned i = 0; i < node_count(node); i++) {
+		struct key key = node_key(node, i), bound;
+		const struct key *child_upper = upper;
+		struct node_ident child;
+		int r;
+
+		if (i + 1 < node_count(node)) {
+			bound = node_key(node, i + 1);
+			child_upper = &bound;
+		}
+		if (w->from.len && child_upper && key_cmp(*child_upper, w->from) <= 0) {
+			w->skipped = true;
+			continue;
+		}
+		if (node_child(node, i, w->root->owner, &child)) {
+			check_finding(w->c, "%s: node %llu has an impossible pointer in slot %u", w->name,
+				      (ull)le64_to_cpu(node->addr), i);
+			w->unreadable = true;
+			continue;
+		}
+		r = walk_node(w, &child, &key, child_upper);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* `first`: the key that the parent has for it (NULL: the root); `upper`: that of what comes behind it. */
+static int walk_node(struct check_walk *w, const struct node_ident *id, const struct key *first,
+		     const struct key *upper)
+{
+	struct node_header *node = w->c->node[id->level];
+	struct check_group *g;
+	struct key last;
+	int r = claim_node(w, id, &g);
+
+	if (r || !g)
+		return r;
+	if (read_node(w, id, g, node)) {
+		w->unreadable = true;
+		return 0;
+	}
+	w->nodes++;
+	last = node_key(node, node_count(node) - 1);
+	if (first && key_cmp(*first, node_key(node, 0)) != 0)
+		check_finding(w->c, "%s: node %llu does not begin with the key that its parent has for it", w->name,
+			      (ull)id->addr);
+	if (upper && key_cmp(last, *upper) >= 0)
+		check_finding(w->c, "%s: node %llu holds keys that belong behind it", w->name, (ull)id->addr);
+	return id->level == 0 ? walk_leaf(w, node) : walk_children(w, node, upper);
+}
+
+static void compare_counts(struct check_walk *w)
+{
+	if (w->unreadable) {
+		w->c->incomplete = true;
+		return;
+	}
+	if (w->skipped)
+		return;
+	if (w->nodes != w->root->nodes || w->leaves != w->root->leaves || w->items != w->root->items)
+		check_finding(w->c, "%s: has %llu nodes, %llu leaves and %llu items, its root says %llu, %llu and %llu",
+			      w->name, (ull)w->nodes, (ull)w->leaves, (ull)w->items, (ull)w->root->nodes,
+			      (ull)w->root->leaves, (ull)w->root->items);
+}
+
+int check_walk(struct check_walk *w)
+{
+	struct node_ident id = {w->root->addr, w->root->generation, w->root->owner, w->root->level};
+	int r = 0;
+
+	if (id.addr) {
+		if (id.level >= NODE_LEVEL_MAX || id.generation > w->c->generation) {
+			check_finding(w->c, "%s: its root is impossible (level %u, generation %llu)", w->name, id.level,
+				      (ull)id.generation);
+			w->unreadable = true;
+		} else {
+			r = walk_node(w, &id, NULL, NULL);
+		}
+	}
+	if (r == 0)
+		compare_counts(w);
+	return r;
+}

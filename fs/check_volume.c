@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/check_volume.c: the root tree, and the extents of the volumes that it names. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/check_int.h"
+
+typedef unsigned long long ull;
+
+#define ROOT_KEY_LEN 9u
+#define VOLUME_FLAGS_KNOWN (FS_VOLUME_RESERVED | FS_VOLUME_WRITEBACK | FS_VOLUME_READ_ONLY)
+
+/* ---- the root tree --------------------------------------------------------- */
+
+static bool is_zero(const uint8_t *bytes, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (bytes[i])
+			return false;
+	return true;
+}
+
+static const char *root_fault(const struct check *c, const struct tree_root_item *item)
+{
+	if (!is_zero(item->reserved, sizeof(item->reserved)))
+		return "the reserved bytes of its root are not zero";
+	if (le64_to_cpu(item->addr) == 0 && (le64_to_cpu(item->nodes) || le64_to_cpu(item->items)))
+		return "its tree is empty, and its counts are not zero";
+	if (le64_to_cpu(item->generation) > c->generation)
+		return "its root is younger than the superblock";
+	return NULL;
+}
+
+static const char *unpack_volume(struct check *c, struct value value, struct check_volume *vol)
+{
+	struct volume_item item;
+	char name[FS_NAME_MAX + 1] = "";
+
+	if (value.len < sizeof(item))
+		return "its item is too short";
+	memcpy(&item, value.data, sizeof(item));
+	if (value.len != sizeof(item) + item.name_len)
+		return "the length of its name is wrong";
+	memcpy(name, (const char *)value.data + sizeof(item), item.name_len);
+	if (strlen(name) != item.name_len || !fs_name_is_valid(name))
+		return "its name is not valid";
+	snprintf(vol->name, sizeof(vol->name), "volume %s", name);
+	vol->size = le64_to_cpu(item.size);
+	vol->used_blocks = le64_to_cpu(item.used_blocks);
+	tree_root_unpack(&item.root, vol->id, &vol->root);
+	if (vol->size == 0 || vol->size % FS_BLOCK_SIZE || vol->size > FS_VOLUME_SIZE_MAX)
+		return "its size is impossible";
+	if (le32_to_cpu(item.flags) & ~(uint32_t)VOLUME_FLAGS_KNOWN)
+		return "it has unknown flags";
+	if (!is_zero(item.reserved, sizeof(item.reserved)))
+		return "its reserved bytes are not zero";
+	return root_fault(c, &item.root);
+}
+
+static const char *unpack_orphan(struct check *c, struct value value, struct check_volume *vol)
+{
+	struct orphan_item item;
+
+	if (value.len != sizeof(item))
+		return "its item has the wrong length";
+	memcpy(&item, value.data, sizeof(item));
+	snprintf(vol->name, sizeof(vol->name), "deleted volume %llu", (ull)vol->id);
+	vol->orphan = true;
+	vol->size = FS_VOLUME_SIZE_MAX;
+	vol->used_blocks = le64_to_cpu(item.used_blocks);
+	vol->progress = le64_to_cpu(item.progress);
+	tree_root_unpack(&item.root, vol->id, &vol->root);
+	return root_fault(c, &item.root);
+}
+
+/* A volume with a fault is still walked where its root is known. */
+static int note_volume(struct check *c, const struct check_volume *vol)
+{
+	if (c->volumes == c->volumes_cap) {
+		size_t cap = c->volumes_cap ? c->volumes_cap * 2 : 16;
+		struct check_volume *v = mem_realloc(c->volume, cap * sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		c->volume = v;
+		c->volumes_cap = cap;
+	}
+	c->volume[c->volumes++] = *vol;
+	c->data_total += min_u64(vol->used_blocks, c->device_size / FS_BLOCK_SIZE) * FS_BLOCK_SIZE;
+	return 0;
+}
+
+static int root_item(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value)
+{
+	struct check *c = w->c;
+	struct check_volume vol = {0};
+	const char *fault;
+	uint64_t be = 0;
+
+	if (key.len == ROOT_KEY_LEN)
+		memcpy(&be, key.data + 1, sizeof(be));
+	vol.id = be64toh(be);
+	snprintf(vol.name, sizeof(vol.name), "volume with id %llu", (ull)vol.id);
+	if (key.len != ROOT_KEY_LEN || (key.data[0] != VOLUME_KEY_TYPE && key.data[0] != ORPHAN_KEY_TYPE)) {
+		check_finding(c, "root tree: leaf %llu holds an item of an unknown kind", (ull)le64_to_cpu(leaf->addr));
+		return 0;
+	}
+	fault = key.data[0] == VOLUME_KEY_TYPE ? unpack_volume(c, value, &vol) : unpack_orphan(c, value, &vol);
+	if (!fault && (vol.id < TREE_ID_FIRST_FREE || vol.id >= le64_to_cpu(c->sb.next_id)))
+		fault = "its id was never given out";
+	if (fault) {
+		check_finding(c, "%s: %s", vol.name, fault);
+		c->incomplete |= vol.root.addr == 0;
+	}
+	return note_volume(c, &vol);
+}
+
+static int by_name(const void *pa, const void *pb)
+{
+	const struct check_volume *const *a = pa, *const *b = pb;
+
+	return strcmp((*a)->name, (*b)->name);
+}
+
+static int by_id(const void *pa, const void *pb)
+{
+	const struct check_volume *const *a = pa, *const *b = pb;
+
+	return (*a)->id < (*b)->id ? -1 : (*a)->id > (*b)->id;
+}
+
+static int check_unique(struct check *c)
+{
+	const struct check_volume **v = mem_alloc((c->volumes + 1) * sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	for (size_t i = 0; i < c->volumes; i++)
+		v[i] = &c->volume[i];
+	qsort(v, c->volumes, sizeof(*v), by_name);
+	for (size_t i = 1; i < c->volumes; i++)
+		if (!v[i]->orphan && strcmp(v[i - 1]->name, v[i]->name) == 0)
+			check_finding(c, "%s: another volume has the same name", v[i]->name);
+	qsort(v, c->volumes, sizeof(*v), by_id);
+	for (size_t i = 1; i < c->volumes; i++)
+		if (v[i - 1]->id == v[i]->id)
+			check_finding(c, "%s: %s has the same id", v[i]->name, v[i - 1]->name);
+	mem_free(v);
+	return 0;
+}
+
+int check_root_tree(struct check *c)
+{
+	struct tree_root root;
+	struct check_walk w = {.c = c, .name = "root tree", .root = &root, .node_type = GROUP_METADATA, .item = root_item};
+	int r;
+
+	tree_root_unpack(&c->sb.root_tree, TREE_ID_ROOT, &root);
+	r = check_walk(&w);
+	return r ? r : check_unique(c);
+}
+
+/* ---- extents --------------------------------------------------------------- */
+
+struct volume_walk {
+	struct check_walk base;
+	const struct check_volume *vol;
+	uint64_t end;	 /* of the extent before */
+	uint64_t blocks; /* found */
+};
+
+static int claim_extent(struct volume_walk *vw, const struct extent *e)
+{
+	struct check *c = vw->base.c;
+	uint64_t len = e->nblk * FS_BLOCK_SIZE, again;
+	struct check_group *g = check_group_find(c, e->addr, len);
+	int r;
+
+	if (!g || g->type != GROUP_DATA || !g->has_item) {
+		check_finding(c, "%s: the extent at byte %llu is said to stand at %llu, where no data group is",
+			      vw->vol->name, (ull)(e->blk * FS_BLOCK_SIZE), (ull)e->addr);
+		return 0;
+	}
+	r = check_group_mark(g, e->addr, len, &again);
+	if (r)
+		return r;
+	if (again)
+		check_finding(c, "%s: the extent at byte %llu shares %llu blocks at %llu with another one", vw->vol->name,
+			      (ull)(e->blk * FS_BLOCK_SIZE), (ull)again, (ull)e->addr);
+	return check_data_add(c, vw->vol->name, e, g);
+}
+
+static int extent_item(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value)
+{
+	struct volume_walk *vw = container_of(w, struct volume_walk, base);
+	struct check *c = w->c;
+	const char *name = vw->vol->name;
+	struct extent e;
+	ull byte;
+
+	if (extent_unpack(key, value, &e)) {
+		check_finding(c, "%s: leaf %llu holds an item that is no extent", name, (ull)le64_to_cpu(leaf->addr));
+		w->unreadable = true;
+		return 0;
+	}
+	byte = e.blk * FS_BLOCK_SIZE;
+	if (e.blk < vw->end)
+		check_finding(c, "%s: the extent at byte %llu overlaps the one before it", name, byte);
+	if (e.blk + e.nblk > vw->vol->size / FS_BLOCK_SIZE)
+		check_finding(c, "%s: the extent at byte %llu lies behind the end of the volume", name, byte);
+	if (e.generation > le64_to_cpu(leaf->generation))
+		check_finding(c, "%s: the extent at byte %llu is younger than the node it stands in", name, byte);
+	vw->end = e.blk + e.nblk;
+	vw->blocks += e.nblk;
+	return claim_extent(vw, &e);
+}
+
+static int check_volume(struct check *c, const struct check_volume *vol)
+{
+	struct volume_walk vw = {
+		.base = {.c = c, .name = vol->name, .root = &vol->root, .node_type = GROUP_METADATA, .item = extent_item},
+		.vol = vol,
+	};
+	uint8_t from[EXTENT_KEY_LEN];
+	int r;
+
+	if (vol->orphan && vol->progress) {
+		extent_key_pack(from, vol->progress);
+		vw.base.from = (struct key){from, sizeof(from)};
+	}
+	r = check_walk(&vw.base);
+	if (r == 0 && !vw.base.unreadable && vw.blocks != vol->used_blocks)
+		check_finding(c, "%s: refers to %llu blocks, its item says %llu", vol->name, (ull)vw.blocks,
+			      (ull)vol->used_blocks);
+	return r;
+}
+
+int check_volumes(struct check *c)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < c->volumes; i++)
+		r = check_volume(c, &c->volume[i]);
+	return r ? r : check_data_finish(c);
+}

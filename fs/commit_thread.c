@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/commit_thread.c: when commits happen: every commit interval, when somebody waits for space, for a full flush log
+ * or for many pending changes, and on and on while deleted volumes' space is being freed.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "fs/fs_int.h"
+#include "fs/rebuild.h"
+#include "fs/transaction.h"
+
+#define PINS_RETRY_MS 2u
+
+void fs_kick_commit(struct fs *fs)
+{
+	lock_take(&fs->state_lock);
+	fs->commit_wanted = true;
+	pthread_cond_signal(&fs->state_cond);
+	lock_drop(&fs->state_lock);
+}
+
+void fs_kick_rebuild(struct fs *fs)
+{
+	lock_take(&fs->state_lock);
+	fs->rebuild_wanted = true;
+	pthread_cond_signal(&fs->state_cond);
+	lock_drop(&fs->state_lock);
+}
+
+/* Released pins may serve those who wait for space; the commit itself has tried already. */
+static void after_commit(struct fs *fs)
+{
+	bool waiting;
+
+	lock_take(&fs->commit_lock);
+	(void)transaction_release_pins(fs);
+	lock_drop(&fs->commit_lock);
+	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+	if (fs_is_read_only(fs))
+		space_fail_tickets(fs, -EROFS);
+	else if ((waiting && !atomic_load(&fs->pins_wait)) || atomic_load(&fs->orphans))
+		fs_kick_commit(fs);
+}
+
+static void rebuild_work_fn(struct fs_work *work)
+{
+	struct fs *fs = container_of(work, struct fs, rebuild_work);
+	int r = rebuild_groups(fs, work_queue());
+
+	if (r)
+		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s", strerror(-r));
+	atomic_store(&fs->rebuild_running, false);
+	fs_kick_commit(fs);
+}
+
+void fs_start_rebuild(struct fs *fs)
+{
+	if (atomic_exchange(&fs->rebuild_running, true)) {
+		fs_kick_rebuild(fs); /* again, when that one has ended */
+		return;
+	}
+	fs->rebuild_work.fn = rebuild_work_fn;
+	work_pool_add(&fs->work, &fs->rebuild_work);
+}
+
+static void *commit_thread(void *arg)
+{
+	struct fs *fs = arg;
+
+	lock_take(&fs->state_lock);
+	while (!fs->stop) {
+		uint64_t wait_ms = atomic_load(&fs->pins_wait) ? PINS_RETRY_MS : fs->opt.commit_interval_ms;
+		bool in_time = true, rebuild, pins_only;
+
+		if (!fs->commit_wanted && !(fs->rebuild_wanted && !atomic_load(&fs->rebuild_running)))
+			in_time = lock_wait_ms(&fs->state_lock, &fs->state_cond, wait_ms);
+		if (fs->stop)
+			break;
+		rebuild = fs->rebuild_wanted && !atomic_load(&fs->rebuild_running);
+		if (rebuild)
+			fs->rebuild_wanted = false;
+		pins_only = !fs->commit_wanted && (in_time || wait_ms == PINS_RETRY_MS);
+		fs->commit_wanted = false;
+		lock_drop(&fs->state_lock);
+		if (rebuild)
+			fs_start_rebuild(fs);
+		if (!pins_only && !fs_is_read_only(fs))
+			(void)transaction_commit(fs);
+		after_commit(fs);
+		lock_take(&fs->state_lock);
+	}
+	lock_drop(&fs->state_lock);
+	return NULL;
+}
+
+int commit_thread_start(struct fs *fs)
+{
+	int r = -pthread_create(&fs->commit_thread, NULL, commit_thread, fs);
+
+	fs->commit_thread_runs = r == 0;
+	return r;
+}
+
+void commit_thread_stop(struct fs *fs)
+{
+	if (!fs->commit_thread_runs)
+		return;
+	lock_take(&fs->state_lock);
+	fs->stop = true;
+	pthread_cond_signal(&fs->state_cond);
+	lock_drop(&fs->state_lock);
+	pthread_join(fs->commit_thread, NULL);
+	fs->commit_thread_runs = false;
+}

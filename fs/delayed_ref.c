@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/delayed_ref.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+
+int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes, int delta)
+{
+	ASSERT(addr && len_bytes && addr % 4096 == 0 && len_bytes % 4096 == 0 && len_bytes >> 12 <= UINT32_MAX);
+	if (refs->count == refs->cap) {
+		size_t cap = refs->cap ? refs->cap * 2 : 256;
+		struct delayed_ref *ref = mem_realloc(refs->ref, cap * sizeof(*ref));
+
+		if (!ref)
+			return -ENOMEM;
+		refs->ref = ref;
+		refs->cap = cap;
+	}
+	refs->ref[refs->count++] = (struct delayed_ref){addr, (uint32_t)(len_bytes >> 12), delta};
+	return 0;
+}
+
+static int by_addr(const void *pa, const void *pb)
+{
+	const struct delayed_ref *a = pa, *b = pb;
+
+	if (a->addr != b->addr)
+		return a->addr < b->addr ? -1 : 1;
+	return a->delta - b->delta;
+}
+
+void delayed_refs_settle(struct delayed_refs *refs)
+{
+	size_t out = 0;
+
+	qsort(refs->ref, refs->count, sizeof(*refs->ref), by_addr);
+	for (size_t i = 0; i < refs->count; i++) {
+		struct delayed_ref *last = out ? &refs->ref[out - 1] : NULL, cur = refs->ref[i];
+
+		if (last && last->addr == cur.addr && last->len == cur.len && last->delta == -cur.delta)
+			out--;
+		else if (last && last->delta == cur.delta && last->addr + ((uint64_t)last->len << 12) == cur.addr &&
+			 (uint64_t)last->len + cur.len <= UINT32_MAX)
+			last->len += cur.len;
+		else
+			refs->ref[out++] = cur;
+	}
+	refs->count = out;
+}
+
+void delayed_refs_fini(struct delayed_refs *refs)
+{
+	mem_free(refs->ref);
+	memset(refs, 0, sizeof(*refs));
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/flush_log.c: writing the flush log; flush_log_replay.c reads it. */
+#include "fs/flush_log.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs_int.h"
+
+/* A pending of the largest write, with its header: what may stay empty before the ring's end. */
+#define LOG_ITEM_MAX (40u << 10)
+
+void flush_log_init(struct fs *fs)
+{
+	struct flush_log *log = &fs->log;
+
+	memset(log, 0, sizeof(*log));
+	lock_init(&log->lock, LOCK_LOG);
+	TAILQ_INIT(&log->waiting);
+	TAILQ_INIT(&log->committing);
+	TAILQ_INIT(&log->group.waiters);
+	log->group.fs = fs;
+}
+
+void flush_log_fini(struct fs *fs)
+{
+	ASSERT(TAILQ_EMPTY(&fs->log.waiting) && TAILQ_EMPTY(&fs->log.committing));
+	mem_free(fs->log.group.buf);
+	lock_fini(&fs->log.lock);
+}
+
+static void answer(struct flush_waiter_list *list, int error)
+{
+	struct flush_waiter *w;
+
+	while ((w = TAILQ_FIRST(list))) {
+		TAILQ_REMOVE(list, w, link);
+		w->done(w, error);
+	}
+}
+
+/* ---- building a group ------------------------------------------------------ */
+
+/* Where the next item goes: records are opened and closed as they fill up. */
+struct encoder {
+	struct flush_log *log;
+	struct log_group *g;
+	const uint8_t *pool;
+	struct log_record *rec; /* open, or NULL */
+	uint32_t rec_bytes, rec_items;
+};
+
+static void close_record(struct encoder *en, uint32_t flags)
+{
+	struct log_record *rec = en->rec;
+	uint64_t end;
+
+	if (!rec)
+		return;
+	rec->magic = cpu_to_le32(LOG_MAGIC);
+	memcpy(rec->pool, en->pool, sizeof(rec->pool));
+	rec->seq = cpu_to_le64(en->log->seq++);
+	rec->bytes = cpu_to_le32(en->rec_bytes);
+	rec->items = cpu_to_le32(en->rec_items);
+	rec->flags = cpu_to_le32(flags);
+	rec->reserved = cpu_to_le32(0);
+	end = en->g->used + round_up_u64(en->rec_bytes, LOG_ALIGN);
+	memset((char *)rec + en->rec_bytes, 0, end - en->g->used - en->rec_bytes);
+	rec->crc = cpu_to_le32(crc32c((char *)rec + 4, en->rec_bytes - 4));
+	en->g->used = end;
+	en->rec = NULL;
+}
+
+static int open_record(struct encoder *en)
+{
+	if (en->g->used + LOG_ALIGN > en->g->cap)
+		return -ENOSPC;
+	en->rec = (struct log_record *)(en->g->buf + en->g->used);
+	en->rec_bytes = sizeof(*en->rec);
+	en->rec_items = 0;
+	return 0;
+}
+
+/* Bytes from the current record's start to the end of the ring. */
+static uint64_t to_ring_end(const struct encoder *en)
+{
+	return en->log->size - (en->g->start + en->g->used) % en->log->size;
+}
+
+/* Room for an item of `bytes`, or -ENOSPC. */
+static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
+{
+	uint64_t max = min_u64(LOG_RECORD_MAX, to_ring_end(en));
+	int r;
+
+	if (en->rec && en->rec_bytes + bytes > max)
+		close_record(en, 0);
+	if (!en->rec) {
+		max = min_u64(LOG_RECORD_MAX, to_ring_end(en));
+		if (sizeof(struct log_record) + bytes > max) { /* too near to the ring's end: leave that empty */
+			r = open_record(en);
+			if (r)
+				return r;
+			close_record(en, LOG_PAD);
+			if (to_ring_end(en) != en->log->size)
+				en->g->used += to_ring_end(en);
+		}
+		r = open_record(en);
+		if (r)
+			return r;
+	}
+	if (en->g->used + round_up_u64(en->rec_bytes + bytes, LOG_ALIGN) > en->g->cap)
+		return -ENOSPC;
+	*ret_room = (char *)en->rec + en->rec_bytes;
+	en->rec_bytes += bytes;
+	en->rec_items++;
+	en->g->items++;
+	return 0;
+}
+
+static int put_pending(struct encoder *en, uint64_t volume, const struct pending *p)
+{
+	struct log_item item = {cpu_to_le64(volume), cpu_to_le64(p->blk), cpu_to_le64(p->nblk), cpu_to_le64(p->addr),
+				cpu_to_le64(p->gen)};
+	uint32_t crcs = p->addr ? (uint32_t)p->nblk : 0;
+	void *room;
+	int r = make_room(en, (uint32_t)(sizeof(item) + crcs * sizeof(le32)), &room);
+	le32 *crc;
+
+	if (r)
+		return r;
+	memcpy(room, &item, sizeof(item));
+	crc = (le32 *)((char *)room + sizeof(item));
+	for (uint32_t i = 0; i < crcs; i++)
+		crc[i] = cpu_to_le32(p->crc[i]);
+	en->g->data_bytes += (uint64_t)crcs * FS_BLOCK_SIZE;
+	return 0;
+}
+
+static int put_overlay(struct encoder *en, uint64_t volume, struct overlay *ov)
+{
+	struct pending *p;
+
+	while ((p = overlay_unlogged_first(ov))) {
+		int r = put_pending(en, volume, p);
+
+		if (r)
+			return r;
+		overlay_mark_logged(ov, p);
+	}
+	return 0;
+}
+
+/* Data groups that no commit knows: before anything that may stand in them. */
+static int put_new_groups(struct encoder *en, struct fs *fs)
+{
+	int r = 0;
+
+	if (!atomic_exchange(&en->log->new_groups, false))
+		return 0;
+	lock_take(&fs->groups.lock);
+	for (uint32_t i = 1; r == 0 && i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *bg = atomic_load(&fs->groups.slot[i]);
+		struct log_item item;
+		void *room;
+
+		if (!bg || bg->type != GROUP_DATA || bg->logged || bg->in_tree)
+			continue;
+		item = (struct log_item){cpu_to_le64(LOG_VOLUME_GROUP), cpu_to_le64(bg->start), cpu_to_le64(bg->len),
+					 cpu_to_le64(bg->stripe[0]), cpu_to_le64(bg->generation)};
+		r = make_room(en, sizeof(item), &room);
+		if (r == 0) {
+			memcpy(room, &item, sizeof(item));
+			bg->logged = true;
+		}
+	}
+	lock_drop(&fs->groups.lock);
+	return r;
+}
+
+static int put_volumes(struct encoder *en, struct fs *fs)
+{
+	struct volume_list list = TAILQ_HEAD_INITIALIZER(list);
+	struct fs_volume *vol;
+	int r = 0;
+
+	lock_take(&fs->volumes.dirty_lock);
+	TAILQ_CONCAT(&list, &fs->volumes.unlogged, log_link);
+	lock_drop(&fs->volumes.dirty_lock);
+	while ((vol = TAILQ_FIRST(&list))) {
+		TAILQ_REMOVE(&list, vol, log_link);
+		lock_take(&vol->lock);
+		vol->log_listed = false;
+		if (r == 0)
+			r = put_overlay(en, vol->id, &vol->committing);
+		if (r == 0)
+			r = put_overlay(en, vol->id, &vol->running);
+		lock_drop(&vol->lock);
+		volume_unref(vol);
+	}
+	return r;
+}
+
+/* An upper bound of the bytes that records with so many bytes of items take, padding and the ring's end included. */
+static uint64_t group_bound(uint64_t item_bytes)
+{
+	return round_up_u64(item_bytes, LOG_ALIGN) + (item_bytes / (LOG_RECORD_MAX / 2) + 3) * 2 * LOG_ALIGN + LOG_ITEM_MAX;
+}
+
+static int buffer_reserve(struct log_group *g, uint64_t bytes)
+{
+	uint8_t *buf;
+
+	if (g->cap >= bytes)
+		return 0;
+	buf = mem_alloc_aligned(LOG_ALIGN, round_up_u64(bytes * 2, LOG_ALIGN));
+	if (!buf)
+		return -ENOMEM;
+	mem_free(g->buf);
+	g->buf = buf;
+	g->cap = round_up_u64(bytes * 2, LOG_ALIGN);
+	return 0;
+}
+
+/* 0: records are in the buffer (or there was nothing). -ENOSPC: the log has no room. Any error: flushes must commit. */
+static int build_locked(struct fs *fs, struct log_group *g)
+{
+	struct flush_log *log = &fs->log;
+	struct encoder en = {.log = log, .g = g, .pool = fs->uuid};
+	uint64_t bytes = atomic_load(&log->pending_bytes), need = group_bound(bytes + 256 * sizeof(struct log_item));
+	int r;
+
+	lock_assert_held(&log->lock);
+	g->start = log->head;
+	g->used = g->items = g->data_bytes = 0;
+	g->error = 0;
+	g->flushed_before = false;
+	if (log->head - log->tail + need > log->size)
+		return -ENOSPC;
+	r = buffer_reserve(g, need);
+	if (r)
+		return r;
+	atomic_fetch_sub(&log->pending_bytes, bytes);
+	r = put_new_groups(&en, fs);
+	if (r == 0)
+		r = put_volumes(&en, fs);
+	if (r) { /* some are marked as logged that are not */
+		log->failed = true;
+		log->failed_commits = atomic_load(&fs->commits_started);
+		return r;
+	}
+	close_record(&en, LOG_LAST | (g->data_bytes > FLUSH_VERIFY_BYTES_MAX ? LOG_DATA_DURABLE : 0));
+	log->head += g->used;
+	return 0;
+}
+
+/* ---- a group's way --------------------------------------------------------- */
+
+static void start_group(struct fs *fs, struct fs_ctx *ctx);
+
+static void lead_next(struct ctx_post *post)
+{
+	struct fs *fs = container_of(post, struct fs, log.lead);
+
+	start_group(fs, fs->log.group.ctx);
+}
+
+static void group_ended(struct log_group *g)
+{
+	struct fs *fs = g->fs;
+	struct flush_log *log = &fs->log;
+	struct flush_waiter_list done = TAILQ_HEAD_INITIALIZER(done);
+	bool half_full;
+	int error = g->error;
+
+	lock_take(&log->lock);
+	TAILQ_CONCAT(&done, &g->waiters, link);
+	if (error) {
+		log->failed = true;
+		log->failed_commits = atomic_load(&fs->commits_started);
+	} else if (g->items) {
+		atomic_fetch_add(&log->groups, 1);
+		atomic_fetch_add(&log->bytes, g->used);
+	}
+	half_full = log->head - log->tail > log->size / 2;
+	if (TAILQ_EMPTY(&log->waiting)) {
+		log->busy = false;
+	} else {
+		g->ctx = TAILQ_FIRST(&log->waiting)->ctx;
+		log->lead.fn = lead_next;
+		ctx_post(g->ctx, &log->lead);
+	}
+	lock_drop(&log->lock);
+	answer(&done, error);
+	if (half_full)
+		fs_kick_commit(fs);
+}
+
+static void submit(struct fs_ctx *ctx, struct device_io *io, void (*done)(struct device_io *io), struct log_group *g)
+{
+	io->done = done;
+	io->arg = g;
+	io->error = 0;
+	ctx->q->dev->ops->submit(ctx->q, io);
+	ctx->q->dev->ops->kick(ctx->q);
+}
+
+static void flushed(struct device_io *io)
+{
+	struct log_group *g = io->arg;
+
+	g->error = io->error;
+	if (io->error) /* what is on the device now is not known: no later flush may say that it is safe */
+		fs_set_read_only(g->fs, io->error, "a flush of the device failed");
+	group_ended(g);
+}
+
+static void submit_flush(struct log_group *g, void (*done)(struct device_io *io))
+{
+	g->flush_io = (struct device_io){.op = DEVICE_FLUSH};
+	submit(g->ctx, &g->flush_io, done, g);
+}
+
+static void record_written(struct device_io *io)
+{
+	struct log_group *g = io->arg;
+
+	if (io->error)
+		g->error = io->error;
+	if (--g->ios > 0)
+		return;
+	if (g->error)
+		group_ended(g);
+	else
+		submit_flush(g, flushed);
+}
+
+static void write_records(struct log_group *g)
+{
+	struct flush_log *log = &g->fs->log;
+	uint64_t at = g->start % log->size, first = min_u64(g->used, log->size - at);
+
+	g->ios = g->used > first ? 2 : 1;
+	g->io[0] = (struct device_io){.op = DEVICE_WRITE, .off = log->offset + at, .buf = g->buf, .len = first};
+	g->io[1] = (struct device_io){.op = DEVICE_WRITE, .off = log->offset, .buf = g->buf + first, .len = g->used - first};
+	for (unsigned i = 0, n = g->ios; i < n; i++)
+		submit(g->ctx, &g->io[i], record_written, g);
+}
+
+static void data_flushed(struct device_io *io)
+{
+	struct log_group *g = io->arg;
+
+	if (io->error)
+		flushed(io);
+	else
+		write_records(g);
+}
+
+/* On ctx's thread, which leads; busy is set. */
+static void start_group(struct fs *fs, struct fs_ctx *ctx)
+{
+	struct flush_log *log = &fs->log;
+	struct log_group *g = &log->group;
+	int r;
+
+	g->ctx = ctx;
+	lock_take(&log->lock);
+	TAILQ_CONCAT(&g->waiters, &log->waiting, link);
+	r = fs_is_read_only(fs) ? -EROFS : log->failed ? -EIO : build_locked(fs, g);
+	if (r && r != -EROFS) { /* a commit does it instead */
+		struct flush_waiter *w;
+
+		TAILQ_FOREACH(w, &g->waiters, link)
+			w->commits = atomic_load(&fs->commits_started);
+		TAILQ_CONCAT(&log->committing, &g->waiters, link);
+	}
+	lock_drop(&log->lock);
+	if (r == 0 && g->data_bytes > FLUSH_VERIFY_BYTES_MAX) {
+		submit_flush(g, data_flushed);
+	} else if (r == 0 && g->items) {
+		write_records(g);
+	} else {
+		g->items = 0;
+		g->error = r == -EROFS ? r : 0;
+		group_ended(g);
+		if (r)
+			fs_kick_commit(fs);
+	}
+}
+
+void flush_log_flush(struct fs *fs, struct flush_waiter *w)
+{
+	struct flush_log *log = &fs->log;
+	bool lead = false, nothing;
+
+	atomic_fetch_add(&fs->stats.flushes, 1);
+	lock_take(&log->lock);
+	nothing = !log->busy && !log->failed && !fs_is_read_only(fs) && atomic_load(&log->pending_bytes) == 0;
+	if (!nothing) {
+		TAILQ_INSERT_TAIL(&log->waiting, w, link);
+		lead = !log->busy;
+		log->busy = true;
+	}
+	lock_drop(&log->lock);
+	if (nothing)
+		w->done(w, 0);
+	else if (lead)
+		start_group(fs, w->ctx);
+}
+
+void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t tail)
+{
+	struct flush_log *log = &fs->log;
+	struct flush_waiter_list done = TAILQ_HEAD_INITIALIZER(done);
+	struct flush_waiter *w, *next;
+	bool more;
+
+	lock_take(&log->lock);
+	if (!error && tail != UINT64_MAX)
+		log->tail = tail;
+	if (!error && log->failed && log->failed_commits < commits)
+		log->failed = false;
+	for (w = TAILQ_FIRST(&log->committing); w; w = next) {
+		next = TAILQ_NEXT(w, link);
+		if (error || w->commits < commits) {
+			TAILQ_REMOVE(&log->committing, w, link);
+			TAILQ_INSERT_TAIL(&done, w, link);
+		}
+	}
+	more = !TAILQ_EMPTY(&log->committing);
+	lock_drop(&log->lock);
+	answer(&done, error);
+	if (more)
+		fs_kick_commit(fs);
+}

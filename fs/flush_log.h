@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/flush_log.h: the log that makes a flush durable without a commit.
+ *
+ * A flush appends what is pending and not yet logged, of all volumes, as one group, for all flushes that wait at
+ * that moment; then the device is flushed once. The flush that starts a group leads it: its context does the I/O.
+ *
+ * Invariants
+ * 1. A group is written only after the group before it is durable. So only the last valid group of a log
+ *    can lack data: replay verifies the checksums of its data, unless it says LOG_DATA_DURABLE.
+ * 2. Items that belong to transaction N+1 stand at or behind the position that the commit of N made the tail.
+ * 3. The log never overwrites what is behind the tail of the last durable superblock.
+ * 4. A pending that is marked as logged is in a group that is durable, or whose failure made `failed` true; while it
+ *    is true every flush is done by a commit.
+ * 5. A data group that no commit knows is in the log before the first item that refers to it.
+ */
+#ifndef FS_FLUSH_LOG_H
+#define FS_FLUSH_LOG_H
+
+#include <bsd/sys/queue.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/lock.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+
+struct fs;
+struct fs_ctx;
+struct device_queue;
+
+#define FLUSH_VERIFY_BYTES_MAX (64u << 20) /* of data in a group that replay may have to verify */
+
+/* One flush that waits. The caller's memory until done. */
+struct flush_waiter {
+	struct fs_ctx *ctx;
+	void (*done)(struct flush_waiter *w, int error); /* any thread, no lock held */
+	uint64_t commits; /* when it waits for a commit: one that starts after this many */
+	TAILQ_ENTRY(flush_waiter) link;
+};
+TAILQ_HEAD(flush_waiter_list, flush_waiter);
+
+/* The group under way; there is one at a time, and its leader's thread owns it. */
+struct log_group {
+	struct fs *fs;
+	struct fs_ctx *ctx; /* of the leader */
+	struct flush_waiter_list waiters;
+	uint8_t *buf; /* the records, from `start` on in the ring */
+	uint64_t cap, used;
+	uint64_t start;
+	uint64_t data_bytes; /* that the items refer to */
+	uint64_t items;
+	struct device_io io[2]; /* before and behind the end of the ring */
+	struct device_io flush_io;
+	unsigned ios;
+	int error;
+	bool flushed_before;
+};
+
+struct flush_log {
+	struct lock lock;
+	uint64_t offset, size; /* on the device */
+	uint64_t head, tail;   /* positions in the endless log */
+	uint64_t seq;	       /* of the next record */
+	bool busy;	       /* a group is under way */
+	bool failed;	       /* a group could not be written: flushes commit until a commit has put that right */
+	uint64_t failed_commits; /* started when it failed */
+	struct flush_waiter_list waiting; /* for the next group */
+	struct flush_waiter_list committing; /* for a commit */
+	struct log_group group;
+	struct ctx_post lead; /* hands the lead to the next waiter's thread */
+	_Atomic uint64_t pending_bytes; /* an upper bound of what the next group takes */
+	_Atomic bool new_groups;	/* block groups were made */
+	_Atomic uint64_t groups, bytes;
+};
+
+void flush_log_init(struct fs *fs);
+void flush_log_fini(struct fs *fs);
+
+/* A pending was put into an overlay. */
+static inline void flush_log_note(struct flush_log *log, uint64_t extents, uint64_t blocks)
+{
+	atomic_fetch_add(&log->pending_bytes, extents * 120 + blocks * 4);
+}
+
+/* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ctx's thread. */
+void flush_log_flush(struct fs *fs, struct flush_waiter *w);
+
+/* The committer: the transaction is durable (or failed with error); `commits` have been started. tail UINT64_MAX: unchanged. */
+void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t tail);
+
+/*
+ * At open: brings the log into the running overlays. *ret_items and *ret_groups for the log line.
+ * Nothing is written. -EUCLEAN when the log contradicts the trees.
+ */
+int flush_log_replay(struct fs *fs, struct device_queue *q, uint64_t *ret_groups, uint64_t *ret_items);
+
+#endif

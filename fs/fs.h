@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/fs.h: the one public header of the engine.
+ *
+ * One `struct fs` is one open pool. It owns a commit thread and a small pool of
+ * worker threads. Data requests enter through a *context* (`struct fs_ctx`), of
+ * which every event loop has one: a context owns a device queue, a run of free
+ * space of its own, and the list of its finished requests.
+ *
+ * Threads: an fs_ctx is used by one thread at a time. Every other call may come
+ * from any thread. Calls marked "waits" may do I/O or wait for a commit and must
+ * not be made from an event loop; hand them to fs_work().
+ *
+ * Errors: 0 or a negative errno value. Calls with an `err` argument also fill it
+ * in with one line for people; `err` may be NULL.
+ */
+#ifndef FS_FS_H
+#define FS_FS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct fs;
+struct fs_ctx;
+struct fs_volume;
+struct device;
+
+#define FS_BLOCK_SIZE 4096u
+#define FS_NAME_MAX 255
+#define FS_UUID_LEN 16
+/* The largest request that fs_submit takes with data; TRIM and ZERO have no bound but the volume. */
+#define FS_IO_MAX (32u << 20)
+#define FS_VOLUME_SIZE_MAX ((uint64_t)INT64_MAX & ~(uint64_t)4095)
+#define FS_POOL_SIZE_MIN (16u << 20)
+
+/* One line that says what failed, on what, why and what to do. */
+struct fs_error {
+	char msg[512];
+};
+
+/* ---- pools ---------------------------------------------------------------- */
+
+enum fs_log_level { FS_LOG_ERROR = 3, FS_LOG_WARNING = 4, FS_LOG_NOTICE = 5, FS_LOG_INFO = 6, FS_LOG_DEBUG = 7 };
+
+struct fs_create_options {
+	uint64_t size_bytes; /* of the file; ignored for a block device (all of it is taken) */
+	bool sparse;	     /* do not preallocate the file */
+	bool force;	     /* overwrite a file or a device that already holds something */
+	/* May be NULL: called while the file is preallocated. */
+	void (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *progress_arg;
+};
+
+/* Makes a pool. Waits. -EEXIST: the path holds something and `force` is not set. */
+int fs_create(const char *path, const struct fs_create_options *opt, struct fs_error *err);
+
+enum fs_device_kind {
+	FS_DEVICE_AUTO,	   /* io_uring, threads where it is not allowed */
+	FS_DEVICE_URING,
+	FS_DEVICE_THREADS,
+};
+
+struct fs_options {
+	uint64_t cache_bytes;	     /* nodes and data together; 0: a default */
+	unsigned commit_interval_ms; /* 0: the default, 5000 */
+	unsigned workers;	     /* 0: a default */
+	enum fs_device_kind device_kind;
+	bool read_only;
+	/* Records every write and flush of the device to this file (tests; NULL: not). */
+	const char *write_log;
+	/* May be NULL. Called from any thread, with no lock of the engine held. */
+	void (*log)(void *arg, enum fs_log_level level, const char *msg);
+	void *log_arg;
+};
+
+/*
+ * Opens a pool: reads the superblock, the block groups and the volumes, replays the flush log.
+ * Waits. -EBUSY: another process holds the pool, its pid is in `err`.
+ */
+int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, struct fs_error *err);
+
+/* Commits, stops the threads, closes the device. No context may be left and no volume handle. Waits. Accepts NULL. */
+int fs_close(struct fs *fs);
+
+/* Commits everything that completed before the call. Waits. */
+int fs_commit(struct fs *fs);
+
+/* Grows the pool to new_size bytes (the file is extended, preallocated where the pool was). Waits. */
+int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err);
+
+struct fs_info {
+	uint8_t uuid[FS_UUID_LEN];
+	uint64_t size, data_bytes, metadata_bytes, reserved_bytes, pinned_bytes, free_bytes;
+	uint64_t generation;
+	uint64_t groups_data, groups_metadata, groups_system;
+	uint64_t unallocated_bytes;  /* device space that belongs to no block group */
+	uint64_t global_reserve_bytes;
+	uint64_t volume_reserved_bytes; /* promised to reserved volumes and not yet used */
+	/* free-space cache: groups since start; bytes and time of the last write-out */
+	uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
+	uint64_t last_commit_ms;     /* how long the last commit took */
+	uint64_t commits, flushes, log_groups, log_bytes, device_flushes;
+	uint64_t reclaim_commits, reclaim_groups, enospc; /* steps of reclaim, and refusals */
+	uint64_t node_cache_hits, node_cache_misses;
+	uint64_t data_cache_hits, data_cache_misses;
+	uint64_t volumes, snapshots, objects;
+	uint64_t errors_corrected, errors_checksum, errors_io;
+	bool read_only;		     /* opened so, or turned so by an error */
+	const char *device_kind;     /* "io_uring", "threads", "simulated" */
+	bool direct_io;
+};
+
+void fs_get_info(struct fs *fs, struct fs_info *ret_info);
+
+/*
+ * Reads a whole pool that no process has open and verifies every invariant.
+ * `finding` gets one line for each thing that is wrong. Returns 0 when the check ran
+ * (look at *ret_findings), negative when it could not. `repair` rewrites what can be derived from the trees.
+ */
+struct fs_check_options {
+	bool repair;
+	void (*finding)(void *arg, const char *line);
+	void (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+};
+int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret_findings, struct fs_error *err);
+
+/* ---- volumes -------------------------------------------------------------- */
+
+enum fs_volume_flags { FS_VOLUME_RESERVED = 1, FS_VOLUME_WRITEBACK = 2, FS_VOLUME_READ_ONLY = 4 };
+
+struct fs_volume_info {
+	uint64_t id;
+	char name[FS_NAME_MAX + 1];
+	uint64_t size;
+	uint64_t used_bytes; /* as of the last commit */
+	uint32_t flags;
+	int64_t ctime_ns; /* since 1970, UTC */
+	uint8_t uuid[FS_UUID_LEN];
+};
+
+/* True for 1 to 255 bytes of letters, digits, '.', '_', '-' that do not start with '.' or '-'. */
+bool fs_name_is_valid(const char *name);
+
+/* Each of these is durable when it returns 0. They wait. Sizes: rounded up to 4 KiB by the caller, else -EINVAL. */
+int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_error *err);
+int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err); /* -EBUSY while a handle is open */
+int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err);
+int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err);
+
+/* Calls fn for each volume in order of name, from a copy: fn may call the engine. fn's nonzero return ends the walk and is returned. */
+int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
+
+/* A reference to a volume. Does not wait. -ENOENT. */
+int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol);
+void fs_volume_put(struct fs_volume *vol);
+void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info);
+uint64_t fs_volume_size(const struct fs_volume *vol);
+
+/*
+ * Allocated ranges, for NBD's block status: calls fn for consecutive pieces of [off, off+len) in order;
+ * `hole` pieces read as zeros and have no space. Ends when fn returns nonzero, which is returned. Waits.
+ */
+int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
+		  int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg);
+
+/* ---- requests ------------------------------------------------------------- */
+
+enum fs_op { FS_READ, FS_WRITE, FS_FLUSH, FS_TRIM, FS_ZERO, FS_CACHE };
+enum fs_io_flags { FS_FUA = 1, FS_NO_HOLE = 2 };
+
+/*
+ * One request. The caller fills in the first part and keeps the struct and the buffer untouched until `done` runs.
+ * off and len may have any alignment and must lie within the volume (-EINVAL for reads, -ENOSPC for the rest).
+ * A FLUSH covers every request on any volume that completed before it was submitted.
+ */
+struct fs_io {
+	enum fs_op op;
+	uint32_t flags;
+	struct fs_volume *vol; /* a reference that the caller holds until done */
+	uint64_t off;
+	uint64_t len;
+	void *buf; /* READ: filled in; WRITE: taken from. Any alignment. */
+	void (*done)(struct fs_io *io); /* runs on the context's thread, inside fs_submit or fs_ctx_run */
+	void *arg;			/* the caller's */
+	int error;			/* 0 or negative errno, valid in done */
+
+	/* The engine's; do not touch. */
+	struct {
+		struct fs_io *next;
+		struct fs_ctx *ctx;
+		void *priv;
+	} e;
+};
+
+/* A context for the calling event loop. fs_ctx_fd polls readable when fs_ctx_run has work. */
+int fs_ctx_new(struct fs *fs, struct fs_ctx **ret_ctx);
+void fs_ctx_free(struct fs_ctx *ctx); /* no request may be under way; accepts NULL */
+int fs_ctx_fd(struct fs_ctx *ctx);
+
+/*
+ * Starts n requests as one batch (chained by the array's order; they are not ordered among each other).
+ * Never waits. Requests that need no I/O finish inside the call.
+ */
+void fs_submit(struct fs_ctx *ctx, struct fs_io *const *ios, size_t n);
+
+/* Runs what has finished: device completions, requests that had to wait. Never waits. */
+void fs_ctx_run(struct fs_ctx *ctx);
+
+/*
+ * For threads without an event loop (plugin, tests, tools): submits one request on a private context
+ * and waits for it. Returns its error.
+ */
+int fs_io_wait(struct fs *fs, struct fs_io *io);
+
+/* Runs fn(arg) on a worker thread. Does not wait. For calls marked "waits". */
+struct fs_work {
+	void (*fn)(struct fs_work *work);
+	struct fs_work *next;
+};
+void fs_work(struct fs *fs, struct fs_work *work);
+
+#endif

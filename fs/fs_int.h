@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/fs_int.h: the open pool, as the engine's units see it. Each unit owns its part of struct fs and documents it
+ * in its own header; nothing else may write there.
+ */
+#ifndef FS_FS_INT_H
+#define FS_FS_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "base/lock.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/lock_rank.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/work.h"
+
+struct fs_stats {
+	_Atomic uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
+	_Atomic uint64_t last_commit_us, flushes;
+	_Atomic uint64_t errors_corrected, errors_checksum, errors_io;
+};
+
+struct fs {
+	struct device *dev;
+	struct cache *cache;
+	uint8_t uuid[FS_UUID_LEN];
+	uint64_t group_size;
+	struct fs_options opt;
+	bool simulated; /* no threads: the caller runs workers and commits */
+	_Atomic int read_only; /* 0, or the errno that turned the pool read-only, or EROFS when opened so */
+
+	struct group_table groups;
+	struct lock load_lock; /* reading of a group's cache */
+	struct space_info space;
+	struct epoch epoch;
+	struct volume_table volumes;
+	struct flush_log log;
+	struct work_pool work;
+	struct fs_stats stats;
+
+	/* Contexts, for taking back their runs. */
+	struct lock ctx_lock;
+	struct fs_ctx *ctxs;
+
+	/* The committer: everything below is under commit_lock but where said otherwise. */
+	struct lock commit_lock;
+	struct super_block super; /* of the last commit */
+	struct tree_root root_tree, group_tree;
+	struct device_queue *commit_q;
+	bool super_dirty; /* something but the trees changed that the superblock has */
+	_Atomic uint64_t running_generation; /* of the running transaction */
+	_Atomic uint64_t root_tree_nodes_bound;
+	_Atomic uint64_t next_id;
+	_Atomic uint64_t orphans; /* deleted volumes whose space is not yet freed */
+	_Atomic bool pins_wait;	  /* the last commit's pins are not yet released */
+
+	/* The commit thread: LOCK_COMMIT_STATE. */
+	struct lock state_lock;
+	pthread_cond_t state_cond, done_cond;
+	pthread_t commit_thread;
+	bool commit_thread_runs, stop;
+	bool commit_wanted, rebuild_wanted;
+	_Atomic uint64_t commits_started, commits_done; /* a commit that starts after X completed contains X */
+	struct fs_work rebuild_work;
+	_Atomic bool rebuild_running;
+};
+
+static inline bool fs_is_read_only(struct fs *fs) { return atomic_load(&fs->read_only) != 0; }
+
+/* Turns the pool read-only for good: one line in the log, the first time. */
+void fs_set_read_only(struct fs *fs, int error, const char *what);
+
+void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* Fills in err (may be NULL) and returns code. */
+int fs_fail(struct fs_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* Asks for a commit soon; for a rebuild of groups whose cache was bad. Never wait. */
+void fs_kick_commit(struct fs *fs);
+void fs_kick_rebuild(struct fs *fs);
+/* Puts the rebuild on a worker, unless one is under way. */
+void fs_start_rebuild(struct fs *fs);
+
+/* Milliseconds and microseconds of the monotonic clock. */
+uint64_t fs_now_us(void);
+
+#endif

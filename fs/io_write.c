@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/io_write.c: writes, trims and zeroes.
+ *
+ * A write: reserve, lock, fill pages (reading what it covers only in part), allocate, write, and only when all of that is on the
+ * device put the extents into the overlay. Writes of one batch take neighbouring addresses and leave as one device write.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/fs_int.h"
+#include "fs/io.h"
+
+#define RUN_IOV_MAX 256u
+
+/* A device write that is being put together: neighbours in the pool, from any number of requests. */
+struct write_run {
+	struct device_io dev;
+	struct fs_ctx *ctx;
+	uint64_t addr, blocks;
+	unsigned segs;
+	struct io *seg[RUN_IOV_MAX];
+	struct iovec iov[RUN_IOV_MAX];
+};
+
+static void write_parts_done(struct io *io);
+static void allocate(struct io *io);
+
+/* ---- device writes --------------------------------------------------------- */
+
+static void part_done(struct io *io, int error)
+{
+	if (error && !io->error)
+		io->error = error;
+	if (--io->parts == 0)
+		write_parts_done(io);
+}
+
+static void run_done(struct device_io *dev)
+{
+	struct write_run *run = container_of(dev, struct write_run, dev);
+
+	if (dev->error) {
+		atomic_fetch_add(&run->ctx->fs->stats.errors_io, 1);
+		fs_log(run->ctx->fs, FS_LOG_ERROR, "data of %llu blocks could not be written: %s",
+		       (unsigned long long)run->blocks, strerror(-dev->error));
+	}
+	for (unsigned i = 0; i < run->segs; i++)
+		part_done(run->seg[i], dev->error);
+	mem_free(run);
+}
+
+void io_submit_open_write(struct fs_ctx *ctx)
+{
+	struct write_run *run = ctx->open_write;
+	uint64_t off[GROUP_STRIPES_MAX];
+
+	ctx->open_write = NULL;
+	if (!run)
+		return;
+	/* Data has one stripe; a mirrored group will submit one write for each. */
+	ASSERT(block_group_map(ctx->fs, run->addr, run->blocks * FS_BLOCK_SIZE, off) == 1);
+	run->dev = (struct device_io){.op = DEVICE_WRITE, .off = off[0], .len = run->blocks * FS_BLOCK_SIZE,
+				      .iov = run->iov, .iovcnt = (int)run->blocks, .done = run_done};
+	ctx->q->dev->ops->submit(ctx->q, &run->dev);
+}
+
+/* Adds pages of a request that were given [addr, + n blocks). */
+static int add_to_run(struct io *io, uint64_t page, uint64_t addr, uint64_t n)
+{
+	struct fs_ctx *ctx = io->ctx;
+
+	while (n) {
+		struct write_run *run = ctx->open_write;
+		uint64_t take;
+
+		if (run && (run->addr + run->blocks * FS_BLOCK_SIZE != addr || run->blocks == RUN_IOV_MAX ||
+			    block_group_find(io->fs, run->addr) != block_group_find(io->fs, addr))) {
+			io_submit_open_write(ctx);
+			run = NULL;
+		}
+		if (!run) {
+			run = mem_alloc(sizeof(*run));
+			if (!run)
+				return -ENOMEM;
+			run->ctx = ctx;
+			run->addr = addr;
+			run->blocks = run->segs = 0;
+			ctx->open_write = run;
+		}
+		take = min_u64(n, RUN_IOV_MAX - run->blocks);
+		for (uint64_t i = 0; i < take; i++)
+			run->iov[run->blocks + i] = (struct iovec){io->page[page + i]->data, FS_BLOCK_SIZE};
+		run->seg[run->segs++] = io;
+		run->blocks += take;
+		io->parts++;
+		page += take;
+		addr += take * FS_BLOCK_SIZE;
+		n -= take;
+	}
+	return 0;
+}
+
+/* ---- the end of a write ---------------------------------------------------- */
+
+static void insert_pendings(struct io *io)
+{
+	struct pending *p;
+
+	lock_take(&io->vol->lock);
+	while ((p = TAILQ_FIRST(&io->pendings))) {
+		TAILQ_REMOVE(&io->pendings, p, log_link);
+		volume_insert_locked(io->vol, p, &io->ctx->spare);
+	}
+	lock_drop(&io->vol->lock);
+}
+
+static void publish_pages(struct io *io)
+{
+	struct pending *p;
+
+	TAILQ_FOREACH(p, &io->pendings, log_link)
+		for (uint64_t i = 0; i < p->nblk; i++)
+			cache_publish(io->fs->cache, io->page[p->blk - io->blk + i], p->addr + i * FS_BLOCK_SIZE);
+}
+
+static void write_parts_done(struct io *io)
+{
+	int error = io->error;
+
+	if (!error && fs_is_read_only(io->fs))
+		error = -EROFS;
+	if (!error) /* the extents of one write split at most one older pending */
+		error = overlay_insert_prealloc(&io->ctx->spare);
+	if (error) {
+		io_end(io, error);
+		return;
+	}
+	publish_pages(io);
+	insert_pendings(io);
+	space_pend(io->fs, &io->ticket.want,
+		   (struct space_pending){io->ticket.want.pending.touches, volume_item_bytes(io->nr_pendings + 2, io->nblk)});
+	io->reserved = false;
+	unlock_extent(&io->vol->states, &io->lock);
+	io->locked = false;
+	io_succeed(io);
+}
+
+/* ---- allocation ------------------------------------------------------------ */
+
+static void allocate_posted(struct ctx_post *post) { allocate(container_of(post, struct io, post)); }
+
+static void load_on_worker(struct fs_work *work)
+{
+	struct io *io = container_of(work, struct io, work);
+
+	(void)block_group_load_next(io->fs, work_queue());
+	io->post.fn = allocate_posted;
+	ctx_post(io->ctx, &io->post);
+}
+
+/* The space is reserved, but nobody could give it yet: a group has to be read, or another thread has it in its hands. */
+static void allocate_later(struct io *io)
+{
+	if (++io->alloc_tries > IO_ALLOC_TRIES) {
+		fs_log(io->fs, FS_LOG_ERROR, "reserved space could not be found; run a check of the pool");
+		part_done(io, -ENOSPC);
+		return;
+	}
+	io->work.fn = load_on_worker;
+	work_pool_add(&io->fs->work, &io->work);
+}
+
+static int add_extent(struct io *io, uint64_t addr, uint32_t n)
+{
+	struct pending *p = pending_new(n, true);
+	int r;
+
+	if (!p) {
+		block_group_give(io->fs, addr, (uint64_t)n * FS_BLOCK_SIZE);
+		return -ENOMEM;
+	}
+	p->blk = io->blk + io->allocated;
+	p->addr = addr;
+	for (uint32_t i = 0; i < n; i++)
+		p->crc[i] = crc32c(io->page[io->allocated + i]->data, FS_BLOCK_SIZE);
+	space_allocate(io->fs, &io->ticket.want, (uint64_t)n * FS_BLOCK_SIZE);
+	TAILQ_INSERT_TAIL(&io->pendings, p, log_link);
+	io->nr_pendings++;
+	r = add_to_run(io, io->allocated, addr, n);
+	io->allocated += n;
+	return r;
+}
+
+/* io->parts counts one for this function until everything is allocated. */
+static void allocate(struct io *io)
+{
+	int r = 0;
+
+	while (r == 0 && io->allocated < io->nblk) {
+		bool unloaded;
+		uint64_t addr;
+		uint32_t n = ctx_take_blocks(io->ctx, (uint32_t)(io->nblk - io->allocated), &addr, &unloaded);
+
+		if (n == 0) {
+			allocate_later(io);
+			return;
+		}
+		r = add_extent(io, addr, n);
+	}
+	part_done(io, r);
+}
+
+/* ---- pages ----------------------------------------------------------------- */
+
+static void fill_pages(struct io *io)
+{
+	for (uint64_t i = 0; i < io->nblk; i++)
+		io_copy_in(io, i, io->page[i]->data);
+	io->parts = 1;
+	allocate(io);
+}
+
+static void edge_read(struct fs_io *child)
+{
+	struct io *io = child->arg;
+
+	if (child->error && !io->error)
+		io->error = child->error;
+	if (--io->parts > 0)
+		return;
+	if (io->error)
+		io_end(io, io->error);
+	else
+		fill_pages(io);
+}
+
+static void read_edge(struct io *io, unsigned which, uint64_t index)
+{
+	io->child[which] = (struct fs_io){.op = FS_READ, .vol = io->vol, .off = (io->blk + index) * FS_BLOCK_SIZE,
+					  .len = FS_BLOCK_SIZE, .buf = io->page[index]->data, .done = edge_read, .arg = io};
+	io->parts++;
+	io_start(io->ctx, &io->child[which]);
+}
+
+static int get_pages(struct io *io)
+{
+	if (io->nblk > IO_INLINE_BLOCKS) {
+		io->page = mem_alloc(io->nblk * sizeof(*io->page));
+		if (!io->page) {
+			io->page = io->page_inline;
+			return -ENOMEM;
+		}
+	}
+	if (!cache_alloc_many(io->fs->cache, CACHE_DATA, io->nblk, io->page))
+		return -ENOMEM;
+	io->pages = io->nblk;
+	return 0;
+}
+
+/* The range is locked. */
+static void write_locked(struct io *io)
+{
+	uint64_t off = io->user->off, end = off + io->user->len, last = io->nblk - 1;
+	bool head = off % FS_BLOCK_SIZE, tail = end % FS_BLOCK_SIZE;
+	int r = end > atomic_load(&io->vol->size) ? -ENOSPC : get_pages(io);
+
+	if (r) {
+		io_end(io, r);
+		return;
+	}
+	if (!head && !tail) {
+		fill_pages(io);
+		return;
+	}
+	io->parts = 1;
+	if (head || last == 0)
+		read_edge(io, 0, 0);
+	if (tail && last > 0)
+		read_edge(io, 1, last);
+	edge_read(&(struct fs_io){.arg = io}); /* the starter's part */
+}
+
+/* ---- reservation and lock -------------------------------------------------- */
+
+static void hole_locked(struct io *io);
+
+static void locked(struct io *io)
+{
+	io->locked = true;
+	if (io->user->op == FS_WRITE)
+		write_locked(io);
+	else
+		hole_locked(io);
+}
+
+static void locked_posted(struct ctx_post *post) { locked(container_of(post, struct io, post)); }
+
+static void lock_granted(struct extent_lock *lk)
+{
+	struct io *io = container_of(lk, struct io, lock);
+
+	io->post.fn = locked_posted;
+	ctx_post(io->ctx, &io->post);
+}
+
+static void take_lock(struct io *io)
+{
+	extent_lock_init(&io->lock, io->blk * FS_BLOCK_SIZE, (io->blk + io->nblk) * FS_BLOCK_SIZE,
+			 io->user->op == FS_WRITE ? EXTENT_DELALLOC : 0, lock_granted);
+	if (lock_extent_async(&io->vol->states, &io->lock))
+		locked(io);
+}
+
+static void reserved_posted(struct ctx_post *post)
+{
+	struct io *io = container_of(post, struct io, post);
+
+	if (io->error) {
+		io_end(io, io->error);
+		return;
+	}
+	io->reserved = true;
+	take_lock(io);
+}
+
+static void reserve_done(struct space_ticket *t, int error)
+{
+	struct io *io = container_of(t, struct io, ticket);
+
+	io->error = error;
+	io->post.fn = reserved_posted;
+	ctx_post(io->ctx, &io->post);
+}
+
+static void reserve(struct io *io, uint64_t data_bytes, struct space_pending pending, uint32_t flags)
+{
+	int r;
+
+	io->ticket.want = (struct space_reservation){data_bytes, pending};
+	io->ticket.flags = flags;
+	io->ticket.done = reserve_done;
+	r = space_reserve(io->fs, &io->ticket);
+	if (r == -EINPROGRESS)
+		return;
+	if (r) {
+		io_end(io, r);
+		return;
+	}
+	io->reserved = true;
+	take_lock(io);
+}
+
+void io_write(struct io *io)
+{
+	struct space_pending pending = {io->nblk > 1 ? 2 : 1, volume_item_bytes(io->nblk + 2, io->nblk)};
+
+	reserve(io, io->nblk * FS_BLOCK_SIZE, pending, io->user->flags & IO_FREEING ? SPACE_FREEING : 0);
+}
+
+/* ---- holes ----------------------------------------------------------------- */
+
+static void hole_locked(struct io *io)
+{
+	struct pending *p = NULL;
+	int r = io->user->off + io->user->len > atomic_load(&io->vol->size) ? -ENOSPC : 0;
+
+	if (r == 0 && fs_is_read_only(io->fs))
+		r = -EROFS;
+	if (r == 0) {
+		p = pending_new(io->nblk, false);
+		r = p ? overlay_insert_prealloc(&io->ctx->spare) : -ENOMEM;
+	}
+	if (r) {
+		pending_free(p);
+		io_end(io, r);
+		return;
+	}
+	p->blk = io->blk;
+	lock_take(&io->vol->lock);
+	volume_insert_locked(io->vol, p, &io->ctx->spare);
+	lock_drop(&io->vol->lock);
+	space_pend(io->fs, &io->ticket.want, io->ticket.want.pending);
+	io->reserved = false;
+	unlock_extent(&io->vol->states, &io->lock);
+	io->locked = false;
+	io_succeed(io);
+}
+
+void io_hole(struct io *io)
+{
+	reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0)}, SPACE_FREEING);
+}
+
+/* ---- requests made of others ----------------------------------------------- */
+
+static void child_done(struct fs_io *child)
+{
+	struct io *io = child->arg;
+
+	if (child->error && !io->error)
+		io->error = child->error;
+	if (--io->parts > 0)
+		return;
+	if (io->error)
+		io_end(io, io->error);
+	else
+		io_succeed(io);
+}
+
+static void start_child(struct io *io, unsigned which, enum fs_op op, uint32_t flags, uint64_t off, uint64_t len)
+{
+	if (len == 0)
+		return;
+	io->child[which] = (struct fs_io){.op = op, .flags = flags, .vol = io->vol, .off = off, .len = len,
+					  .done = child_done, .arg = io};
+	io->parts++;
+	io_start(io->ctx, &io->child[which]);
+}
+
+/* True when the block is known to be a hole: its edge need not be written. */
+static bool is_hole(struct io *io, uint64_t blk)
+{
+	unsigned epoch = epoch_enter(&io->fs->epoch);
+	struct volume_piece vp;
+	uint32_t crc;
+	bool hole = volume_lookup(io->vol, NULL, blk, 1, &vp, &crc) == 0 && vp.addr == 0;
+
+	epoch_leave(&io->fs->epoch, epoch);
+	return hole;
+}
+
+static void zero_edge(struct io *io, unsigned which, uint64_t off, uint64_t len)
+{
+	if (len && !is_hole(io, off / FS_BLOCK_SIZE))
+		start_child(io, which, FS_WRITE, IO_ZEROS | IO_FREEING, off, len);
+}
+
+/* Whole blocks become holes, parts of blocks at the edges are overwritten with zeros. */
+void io_discard(struct io *io)
+{
+	uint64_t off = io->user->off, end = off + io->user->len;
+	uint64_t first = round_up_u64(off, FS_BLOCK_SIZE), last = round_down_u64(end, FS_BLOCK_SIZE);
+
+	io->parts = 1;
+	if (first > last) {
+		zero_edge(io, 0, off, end - off);
+	} else {
+		start_child(io, 1, FS_TRIM, 0, first, last - first);
+		zero_edge(io, 0, off, first - off);
+		zero_edge(io, 2, last, end - last);
+	}
+	child_done(&(struct fs_io){.arg = io});
+}
+
+static void zero_next(struct fs_io *child);
+
+static void zero_chunk(struct io *io)
+{
+	uint64_t len = min_u64(io->user->len - io->zero_pos, IO_ZERO_CHUNK);
+
+	io->child[0] = (struct fs_io){.op = FS_WRITE, .flags = IO_ZEROS, .vol = io->vol, .off = io->user->off + io->zero_pos,
+				      .len = len, .done = zero_next, .arg = io};
+	io->zero_pos += len;
+	io_start(io->ctx, &io->child[0]);
+}
+
+static void zero_next_posted(struct ctx_post *post) { zero_chunk(container_of(post, struct io, post)); }
+
+static void zero_next(struct fs_io *child)
+{
+	struct io *io = child->arg;
+
+	if (child->error) {
+		io_end(io, child->error);
+	} else if (io->zero_pos == io->user->len) {
+		io_succeed(io);
+	} else { /* not from here: a chunk may have ended at once, and its successors would nest */
+		io->post.fn = zero_next_posted;
+		ctx_post(io->ctx, &io->post);
+	}
+}
+
+/* Zeros that keep their space: written, some at a time. */
+void io_zero_fill(struct io *io)
+{
+	io->zero_pos = 0;
+	zero_chunk(io);
+}

@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/pool.c: opening and closing a pool; making one is in pool_format.c, the commit thread in commit_thread.c. */
+#include "fs/pool.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/fs_int.h"
+#include "fs/super.h"
+#include "fs/transaction.h"
+
+#define DEFAULT_CACHE_BYTES (1ull << 30)
+#define DEFAULT_COMMIT_INTERVAL_MS 5000u
+#define DEFAULT_WORKERS 8u
+#define LOG_SEQ_JUMP (1ull << 24) /* more than a ring holds: what an earlier life wrote is never taken for ours */
+
+/* ---- small things ---------------------------------------------------------- */
+
+uint64_t fs_now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)
+{
+	char msg[512];
+	va_list ap;
+
+	if (!fs->opt.log)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof(msg), fmt, ap);
+	va_end(ap);
+	fs->opt.log(fs->opt.log_arg, level, msg);
+}
+
+int fs_fail(struct fs_error *err, int code, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (err) {
+		va_start(ap, fmt);
+		vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+		va_end(ap);
+	}
+	return code;
+}
+
+void fs_set_read_only(struct fs *fs, int error, const char *what)
+{
+	int none = 0;
+
+	if (atomic_compare_exchange_strong(&fs->read_only, &none, error ? -error : EROFS))
+		fs_log(fs, FS_LOG_ERROR,
+		       "%s (%s): the pool is read-only from now on; what was flushed is safe, restart when the cause is mended",
+		       what, strerror(error ? -error : EROFS));
+}
+
+void fs_work(struct fs *fs, struct fs_work *work) { work_pool_add(&fs->work, work); }
+
+/* ---- opening --------------------------------------------------------------- */
+
+static int add_system_groups(struct fs *fs)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < SUPER_SYSTEM_GROUPS; i++) {
+		const struct super_system_group *sg = &fs->super.system[i];
+		struct group_desc d = {.start = le64_to_cpu(sg->start), .len = le64_to_cpu(sg->length), .type = GROUP_SYSTEM,
+				       .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE};
+		struct free_space *space;
+		struct block_group *g;
+		int r;
+
+		if (d.start == 0)
+			continue;
+		for (unsigned s = 0; s < GROUP_STRIPES_MAX; s++)
+			d.stripe[s] = le64_to_cpu(sg->stripe[s].offset);
+		r = block_group_add(fs, &d, &g);
+		if (r)
+			return r;
+		space = free_space_new(g->nblocks, true);
+		r = space ? block_group_rebuilt(g, space) : -ENOMEM;
+		if (r) {
+			free_space_free(space);
+			return r;
+		}
+		g->in_tree = true;
+		space_loaded_group(fs, GROUP_SYSTEM, d.len, 0);
+		bytes += d.len;
+	}
+	/* A third of it for items in half-full nodes; the rest for the old tree while the new one is written. */
+	fs->groups.live_max = (uint32_t)(bytes / 3 / NODE_SIZE * (NODE_CAPACITY / 2) / 96);
+	return bytes ? 0 : -EUCLEAN;
+}
+
+/* The group tree's nodes are what is used of the system groups. */
+static int take_system_node(struct fs *fs, uint64_t addr)
+{
+	struct block_group *g = block_group_find(fs, addr);
+
+	if (!g || g->type != GROUP_SYSTEM || (addr - g->start) % NODE_SIZE ||
+	    !free_space_take(g->avail, (uint32_t)((addr - g->start) / NODE_SIZE), 1))
+		return -EUCLEAN;
+	space_allocated_node(fs, GROUP_SYSTEM, NODE_SIZE);
+	return 0;
+}
+
+static int add_group_item(struct fs *fs, struct key key, struct value value)
+{
+	struct block_group_item item;
+	struct group_desc d;
+	struct block_group *g;
+	uint64_t be;
+	int r;
+
+	if (key.len != 9 || key.data[0] != GROUP_KEY_TYPE || value.len < sizeof(item))
+		return -EUCLEAN;
+	memcpy(&be, key.data + 1, sizeof(be));
+	memcpy(&item, value.data, sizeof(item));
+	if (item.nr_stripes < 1 || item.nr_stripes > GROUP_STRIPES_MAX ||
+	    value.len != sizeof(item) + item.nr_stripes * sizeof(struct block_group_stripe))
+		return -EUCLEAN;
+	d = (struct group_desc){
+		.start = be64toh(be),
+		.len = le64_to_cpu(item.length),
+		.used = le64_to_cpu(item.used),
+		.generation = le64_to_cpu(item.generation),
+		.slot_bytes = le32_to_cpu(item.slot_bytes),
+		.type = item.type,
+		.nr_stripes = item.nr_stripes,
+		.cache_slot = item.cache_slot,
+		.cache_generation = le64_to_cpu(item.cache_generation),
+		.cache_crc = le32_to_cpu(item.cache_crc),
+		.cache_bytes = le32_to_cpu(item.cache_bytes),
+	};
+	for (unsigned i = 0; i < item.nr_stripes; i++) {
+		struct block_group_stripe stripe;
+
+		memcpy(&stripe, (const char *)value.data + sizeof(item) + i * sizeof(stripe), sizeof(stripe));
+		d.stripe[i] = le64_to_cpu(stripe.offset);
+	}
+	r = block_group_add(fs, &d, &g);
+	if (r)
+		return r;
+	g->in_tree = true;
+	space_loaded_group(fs, d.type, d.len, d.used);
+	return 0;
+}
+
+static int walk_group_nodes(struct fs *fs, const struct node_ident *id)
+{
+	struct cache_entry *entry;
+	int r = node_read(fs, fs->commit_q, id, &entry);
+
+	if (r)
+		return r;
+	r = take_system_node(fs, id->addr);
+	for (unsigned i = 0; r == 0 && i < node_count(node_header(entry)); i++) {
+		const struct node_header *node = node_header(entry);
+		struct node_ident child;
+
+		if (id->level == 0) {
+			r = add_group_item(fs, node_key(node, i), node_value(node, i));
+		} else {
+			r = node_child(node, i, id->owner, &child);
+			if (r == 0)
+				r = walk_group_nodes(fs, &child);
+		}
+	}
+	cache_put(fs->cache, entry);
+	return r;
+}
+
+static int read_group_tree(struct fs *fs)
+{
+	struct node_ident id = {fs->group_tree.addr, fs->group_tree.generation, TREE_ID_GROUP, fs->group_tree.level};
+
+	if (id.addr == 0)
+		return 0;
+	if (id.level >= NODE_LEVEL_MAX || id.addr % NODE_SIZE)
+		return -EUCLEAN;
+	return walk_group_nodes(fs, &id);
+}
+
+static int read_root_tree(struct fs *fs)
+{
+	struct tree_iter it;
+	int r;
+
+	tree_iter_init(&it, fs, fs->commit_q, &fs->root_tree);
+	r = tree_iter_first(&it);
+	while (r == 0 && it.valid) {
+		struct key key = tree_iter_key(&it);
+		uint64_t be;
+
+		if (key.len != 9) {
+			r = -EUCLEAN;
+			break;
+		}
+		memcpy(&be, key.data + 1, sizeof(be));
+		if (key.data[0] == VOLUME_KEY_TYPE)
+			r = volume_add_item(fs, be64toh(be), tree_iter_value(&it));
+		else if (key.data[0] == ORPHAN_KEY_TYPE)
+			r = orphan_add_item(fs, be64toh(be), tree_iter_value(&it));
+		else
+			r = -EUCLEAN;
+		if (r == 0)
+			r = tree_iter_next(&it);
+	}
+	tree_iter_fini(&it);
+	return r;
+}
+
+static int add_device_space(struct fs *fs)
+{
+	uint64_t log = le64_to_cpu(fs->super.log_offset), log_size = le64_to_cpu(fs->super.log_size);
+	int r = group_space_add(fs, DEVICE_DATA_START, fs->dev->size - DEVICE_DATA_START);
+
+	return r ? r : group_space_take(fs, log, log_size);
+}
+
+static int replay(struct fs *fs)
+{
+	uint64_t start = fs_now_us(), groups, items;
+	int r;
+
+	fs->log.offset = le64_to_cpu(fs->super.log_offset);
+	fs->log.size = le64_to_cpu(fs->super.log_size);
+	fs->log.head = fs->log.tail = le64_to_cpu(fs->super.log_tail);
+	fs->log.seq = le64_to_cpu(fs->super.log_seq);
+	r = flush_log_replay(fs, fs->commit_q, &groups, &items);
+	if (groups)
+		fs_log(fs, FS_LOG_NOTICE, "flush log: %llu flushes with %llu changes replayed in %llu ms",
+		       (unsigned long long)groups, (unsigned long long)items, (unsigned long long)(fs_now_us() - start) / 1000);
+	/* Flushes commit until the first commit has put the new sequence into the superblock. */
+	fs->log.seq += LOG_SEQ_JUMP;
+	fs->log.failed = true;
+	fs->super_dirty = true;
+	return r;
+}
+
+static int load_pool(struct fs *fs, struct fs_error *err)
+{
+	struct super_block *sb = &fs->super;
+	unsigned bad;
+	int r = super_read(fs->commit_q, fs->dev->size, sb, &bad, err);
+
+	if (r)
+		return r;
+	if (bad)
+		fs_log(fs, FS_LOG_WARNING, "%u of %u superblocks are damaged; the next commit writes them anew", bad, SUPER_COPIES);
+	if (le64_to_cpu(sb->ro_compat) & ~FEATURE_RO_COMPAT_KNOWN)
+		fs_set_read_only(fs, -EROFS, "the pool uses features that this version can only read");
+	memcpy(fs->uuid, sb->uuid, sizeof(fs->uuid));
+	fs->group_size = le64_to_cpu(sb->group_size);
+	fs->dev->size = le64_to_cpu(sb->device_size);
+	atomic_store(&fs->next_id, max_u64(le64_to_cpu(sb->next_id), TREE_ID_FIRST_FREE));
+	atomic_store(&fs->running_generation, le64_to_cpu(sb->generation) + 1);
+	tree_root_unpack(&sb->root_tree, TREE_ID_ROOT, &fs->root_tree);
+	tree_root_unpack(&sb->group_tree, TREE_ID_GROUP, &fs->group_tree);
+	atomic_store(&fs->root_tree_nodes_bound, 2 * fs->root_tree.nodes + 16);
+	space_info_init(fs);
+	r = add_device_space(fs);
+	if (r == 0)
+		r = add_system_groups(fs);
+	if (r == 0)
+		r = read_group_tree(fs);
+	if (r)
+		return fs_fail(err, r, "the block groups cannot be read (%s): run a check of the pool", strerror(-r));
+	r = read_root_tree(fs);
+	if (r)
+		return fs_fail(err, r, "the volumes cannot be read (%s): run a check of the pool", strerror(-r));
+	r = replay(fs);
+	return r ? fs_fail(err, r, "the flush log cannot be replayed (%s): run a check of the pool", strerror(-r)) : 0;
+}
+
+static void set_options(struct fs *fs, const struct fs_options *opt)
+{
+	fs->opt = *opt;
+	if (!fs->opt.cache_bytes)
+		fs->opt.cache_bytes = DEFAULT_CACHE_BYTES;
+	if (!fs->opt.commit_interval_ms)
+		fs->opt.commit_interval_ms = DEFAULT_COMMIT_INTERVAL_MS;
+	if (!fs->opt.workers)
+		fs->opt.workers = DEFAULT_WORKERS;
+	if (opt->read_only)
+		atomic_store(&fs->read_only, EROFS);
+}
+
+static void init_locks(struct fs *fs)
+{
+	lock_init(&fs->load_lock, LOCK_GROUP_LOAD);
+	lock_init(&fs->ctx_lock, LOCK_CTX);
+	lock_init(&fs->commit_lock, LOCK_COMMIT);
+	lock_init(&fs->state_lock, LOCK_COMMIT_STATE);
+	lock_cond_init(&fs->state_cond);
+	lock_cond_init(&fs->done_cond);
+	lock_init(&fs->space.lock, LOCK_SPACE_INFO);
+	TAILQ_INIT(&fs->space.tickets);
+	volume_table_init(fs);
+	flush_log_init(fs);
+}
+
+/* Frees everything; nothing is written. */
+static void destroy(struct fs *fs)
+{
+	work_pool_fini(&fs->work);
+	ASSERT(!fs->ctxs);
+	flush_log_fini(fs);
+	volume_table_fini(fs);
+	space_info_fini(fs);
+	group_table_fini(fs);
+	if (fs->commit_q)
+		fs->dev->ops->queue_free(fs->commit_q);
+	cache_free(fs->cache);
+	device_close(fs->dev);
+	lock_fini(&fs->load_lock);
+	lock_fini(&fs->ctx_lock);
+	lock_fini(&fs->commit_lock);
+	lock_fini(&fs->state_lock);
+	pthread_cond_destroy(&fs->state_cond);
+	pthread_cond_destroy(&fs->done_cond);
+	mem_free(fs);
+}
+
+static int start(struct fs *fs, struct fs_error *err)
+{
+	int r = group_table_init(fs);
+
+	if (r == 0)
+		r = cache_new(fs->opt.cache_bytes, &fs->cache);
+	if (r == 0)
+		r = fs->dev->ops->queue_new(fs->dev, &fs->commit_q);
+	if (r == 0)
+		r = work_pool_init(&fs->work, fs->dev, fs->simulated ? 0 : fs->opt.workers);
+	if (r)
+		return fs_fail(err, r, "%s", strerror(-r));
+	r = load_pool(fs, err);
+	if (r)
+		return r;
+	if (!fs->simulated && !fs_is_read_only(fs)) {
+		r = commit_thread_start(fs);
+		if (r)
+			return fs_fail(err, r, "no thread can be started: %s", strerror(-r));
+	}
+	if (!fs_is_read_only(fs))
+		fs_kick_commit(fs);
+	return 0;
+}
+
+int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, struct fs **ret_fs, struct fs_error *err)
+{
+	struct fs *fs = mem_zalloc(sizeof(*fs));
+	int r;
+
+	if (!fs) {
+		device_close(dev);
+		return fs_fail(err, -ENOMEM, "out of memory");
+	}
+	fs->dev = dev;
+	fs->simulated = simulated;
+	set_options(fs, opt);
+	init_locks(fs);
+	r = start(fs, err);
+	if (r) {
+		destroy(fs);
+		return r;
+	}
+	*ret_fs = fs;
+	return 0;
+}
+
+static int open_device(const char *path, const struct fs_options *opt, struct device **ret_dev, int *ret_holder)
+{
+	int r = -ENOSYS;
+
+	if (opt->device_kind != FS_DEVICE_THREADS)
+		r = device_open_uring(path, !opt->read_only, ret_dev, ret_holder);
+	if (opt->device_kind == FS_DEVICE_THREADS || (opt->device_kind == FS_DEVICE_AUTO && (r == -ENOSYS || r == -EPERM)))
+		r = device_open_threads(path, !opt->read_only, ret_dev, ret_holder);
+	return r;
+}
+
+int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, struct fs_error *err)
+{
+	struct fs_error inner = {""};
+	struct device *dev;
+	int holder = 0, r = open_device(path, opt, &dev, &holder);
+
+	if (r == -EBUSY && holder)
+		return fs_fail(err, r, "pool %s: held by process %d: stop that first, or talk to it", path, holder);
+	if (r == -EBUSY)
+		return fs_fail(err, r, "pool %s: held by another process: stop that first, or talk to it", path);
+	if (r)
+		return fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r));
+	if (opt->write_log) {
+		struct device *recorded;
+
+		r = device_record(dev, opt->write_log, &recorded);
+		if (r) {
+			device_close(dev);
+			return fs_fail(err, r, "write log %s: cannot be written: %s", opt->write_log, strerror(-r));
+		}
+		dev = recorded;
+	}
+	r = pool_open(dev, opt, false, ret_fs, &inner);
+	if (r)
+		return fs_fail(err, r, "pool %s: %s", path, inner.msg);
+	if (!(*ret_fs)->dev->direct)
+		fs_log(*ret_fs, FS_LOG_WARNING, "pool %s: its file system has no direct I/O: data is cached twice", path);
+	return 0;
+}
+
+/* ---- closing --------------------------------------------------------------- */
+
+int fs_close(struct fs *fs)
+{
+	int r = 0;
+
+	if (!fs)
+		return 0;
+	commit_thread_stop(fs);
+	if (!fs_is_read_only(fs)) {
+		ctx_return_runs(fs);
+		/* Once more until nothing is left to do: deleted volumes are freed in several commits. */
+		do
+			r = fs_commit(fs);
+		while (r == 0 && atomic_load(&fs->orphans));
+	}
+	destroy(fs);
+	return r;
+}
+
+void pool_abandon(struct fs *fs)
+{
+	commit_thread_stop(fs);
+	space_fail_tickets(fs, -EIO);
+	destroy(fs);
+}
+
+int fs_commit(struct fs *fs) { return transaction_commit(fs); }
+
+bool pool_step(struct fs *fs)
+{
+	if (work_run_one(&fs->work))
+		return true;
+	if (fs->rebuild_wanted) {
+		fs->rebuild_wanted = false;
+		fs_start_rebuild(fs);
+		return true;
+	}
+	if (!fs->commit_wanted)
+		return false;
+	fs->commit_wanted = false;
+	return transaction_commit(fs) != -EAGAIN;
+}
+
+/* ---- figures --------------------------------------------------------------- */
+
+static void count_group(struct block_group *g, void *arg)
+{
+	struct fs_info *info = arg;
+
+	if (g->type == GROUP_DATA)
+		info->groups_data++;
+	else if (g->type == GROUP_METADATA)
+		info->groups_metadata++;
+	else
+		info->groups_system++;
+}
+
+static void space_figures(struct fs *fs, struct fs_info *info)
+{
+	struct space_info *si = &fs->space;
+
+	info->free_bytes = space_free_bytes(fs);
+	lock_take(&si->lock);
+	info->data_bytes = si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned;
+	info->metadata_bytes = si->kind[SPACE_METADATA].allocated - si->kind[SPACE_METADATA].pinned +
+			       si->kind[SPACE_SYSTEM].allocated - si->kind[SPACE_SYSTEM].pinned;
+	info->reserved_bytes = si->kind[SPACE_DATA].may_use;
+	info->pinned_bytes = si->kind[SPACE_DATA].pinned + si->kind[SPACE_METADATA].pinned;
+	info->global_reserve_bytes = si->global_reserve;
+	info->volume_reserved_bytes = si->volume_reserved;
+	info->reclaim_commits = si->reclaim_commits;
+	info->reclaim_groups = si->reclaim_groups;
+	info->enospc = si->enospc;
+	lock_drop(&si->lock);
+}
+
+void fs_get_info(struct fs *fs, struct fs_info *info)
+{
+	struct cache_stats cs;
+
+	memset(info, 0, sizeof(*info));
+	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
+	info->size = fs->dev->size;
+	space_figures(fs, info);
+	info->generation = atomic_load(&fs->running_generation) - 1;
+	info->unallocated_bytes = atomic_load(&fs->groups.unallocated_bytes);
+	lock_take(&fs->groups.lock);
+	block_group_each(fs, count_group, info);
+	lock_drop(&fs->groups.lock);
+	info->cache_loaded = atomic_load(&fs->stats.cache_loaded);
+	info->cache_written = atomic_load(&fs->stats.cache_written);
+	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
+	info->cache_last_bytes = atomic_load(&fs->stats.cache_last_bytes);
+	info->cache_last_us = atomic_load(&fs->stats.cache_last_us);
+	info->last_commit_ms = (atomic_load(&fs->stats.last_commit_us) + 999) / 1000;
+	info->commits = atomic_load(&fs->commits_done);
+	info->flushes = atomic_load(&fs->stats.flushes);
+	info->log_groups = atomic_load(&fs->log.groups);
+	info->log_bytes = atomic_load(&fs->log.bytes);
+	info->device_flushes = __atomic_load_n(&fs->dev->flushes, __ATOMIC_RELAXED);
+	cache_get_stats(fs->cache, &cs);
+	info->node_cache_hits = cs.hits[CACHE_NODE];
+	info->node_cache_misses = cs.misses[CACHE_NODE];
+	info->data_cache_hits = cs.hits[CACHE_DATA];
+	info->data_cache_misses = cs.misses[CACHE_DATA];
+	lock_take(&fs->volumes.lock);
+	info->volumes = fs->volumes.count;
+	lock_drop(&fs->volumes.lock);
+	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
+	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
+	info->errors_io = atomic_load(&fs->stats.errors_io);
+	info->read_only = fs_is_read_only(fs);
+	info->device_kind = fs->dev->ops->name;
+	info->direct_io = fs->dev->direct;
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/pool_format.c: making and growing pools: the first superblock; and the file under it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/fs_int.h"
+#include "fs/pool.h"
+#include "fs/super.h"
+
+#define LOG_SIZE_MAX (32ull << 20)
+#define LOG_SIZE_MIN (256ull << 10)
+#define SYSTEM_STRIPE_MAX (3ull << 20) /* two of them fit into the system area */
+#define PREALLOCATE_STEP (1ull << 30)
+
+static uint64_t log_size_for(uint64_t size)
+{
+	return round_down_u64(min_u64(max_u64(size / 128, LOG_SIZE_MIN), LOG_SIZE_MAX), 256u << 10);
+}
+
+/* Room for the items of as many groups as the pool can have, three times over; see pool.c about live_max. */
+static uint64_t system_size_for(uint64_t size)
+{
+	uint64_t groups = size / group_size_for(size) * 2 + 256;
+	uint64_t bytes = round_up_u64(groups * 96 * 2 * 3, 1u << 20);
+
+	return min_u64(max_u64(bytes, 1u << 20), SYSTEM_STRIPE_MAX);
+}
+
+static int fill_super(struct device *dev, bool sparse, struct super_block *sb)
+{
+	struct timespec now;
+	uint64_t sys = system_size_for(dev->size);
+
+	memset(sb, 0, sizeof(*sb));
+	clock_gettime(CLOCK_REALTIME, &now);
+	sb->version = cpu_to_le32(SUPER_VERSION);
+	sb->magic = cpu_to_le64(SUPER_MAGIC);
+	sb->generation = cpu_to_le64(1);
+	if (getrandom(sb->uuid, sizeof(sb->uuid), 0) != sizeof(sb->uuid))
+		return -EIO;
+	sb->flags = cpu_to_le64(sparse ? SUPER_FLAG_SPARSE : 0);
+	sb->device_size = cpu_to_le64(dev->size);
+	sb->group_size = cpu_to_le64(max_u64(group_size_for(dev->size), sys));
+	if (le64_to_cpu(sb->group_size) & (le64_to_cpu(sb->group_size) - 1))
+		sb->group_size = cpu_to_le64(4u << 20); /* a system group of 3 MiB in a small pool */
+	sb->block_size = cpu_to_le32(FS_BLOCK_SIZE);
+	sb->node_size = cpu_to_le32(NODE_SIZE);
+	sb->ctime_ns = cpu_to_le64((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
+	sb->next_id = cpu_to_le64(TREE_ID_FIRST_FREE);
+	sb->log_size = cpu_to_le64(log_size_for(dev->size));
+	sb->log_offset = cpu_to_le64(DEVICE_DATA_START);
+	sb->log_seq = cpu_to_le64(1);
+	sb->system[0] = (struct super_system_group){
+		.start = cpu_to_le64(le64_to_cpu(sb->group_size)),
+		.length = cpu_to_le64(sys),
+		.stripe = {{cpu_to_le64(0), cpu_to_le64(SYSTEM_AREA_START)},
+			   {cpu_to_le64(0), cpu_to_le64(SYSTEM_AREA_START + sys)}},
+	};
+	return 0;
+}
+
+int pool_format(struct device *dev, bool sparse, struct fs_error *err)
+{
+	struct super_block sb;
+	struct device_queue *q;
+	int r;
+
+	if (dev->size < FS_POOL_SIZE_MIN)
+		return fs_fail(err, -EINVAL, "%llu bytes are too few: a pool has at least 16 MiB", (unsigned long long)dev->size);
+	r = fill_super(dev, sparse, &sb);
+	if (r == 0)
+		r = dev->ops->queue_new(dev, &q);
+	if (r)
+		return fs_fail(err, r, "%s", strerror(-r));
+	r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+	if (r == 0)
+		r = super_write_all(q, &sb);
+	if (r == 0)
+		r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+	dev->ops->queue_free(q);
+	return r ? fs_fail(err, r, "the superblocks cannot be written: %s", strerror(-r)) : 0;
+}
+
+/* ---- files ----------------------------------------------------------------- */
+
+/* Whether there is anything but zeros at the start, where file systems, partition tables and pools have their marks. */
+static int holds_something(int fd, bool *ret_holds)
+{
+	static const size_t len = 128u << 10;
+	uint8_t *buf = mem_alloc(len);
+	ssize_t n;
+
+	if (!buf)
+		return -ENOMEM;
+	n = pread(fd, buf, len, 0);
+	*ret_holds = false;
+	for (ssize_t i = 0; i < n; i++)
+		*ret_holds |= buf[i] != 0;
+	mem_free(buf);
+	return n < 0 ? -errno : 0;
+}
+
+static int preallocate(int fd, uint64_t size, const struct fs_create_options *opt)
+{
+	for (uint64_t at = 0; at < size; at += PREALLOCATE_STEP) {
+		if (fallocate(fd, 0, (off_t)at, (off_t)min_u64(PREALLOCATE_STEP, size - at)) < 0)
+			return -errno;
+		if (opt->progress)
+			opt->progress(opt->progress_arg, min_u64(at + PREALLOCATE_STEP, size), size);
+	}
+	return 0;
+}
+
+static int prepare_file(int fd, const char *path, bool existed, const struct fs_create_options *opt, struct fs_error *err)
+{
+	uint64_t size = round_up_u64(opt->size_bytes, FS_BLOCK_SIZE);
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return fs_fail(err, -errno, "pool %s: %s", path, strerror(errno));
+	if (existed && st.st_size > 0 && !opt->force)
+		return fs_fail(err, -EEXIST, "pool %s: the file exists and is not empty: choose another name, or --force to overwrite it",
+			       path);
+	if (size < FS_POOL_SIZE_MIN)
+		return fs_fail(err, -EINVAL, "pool %s: %llu bytes are too few: a pool has at least 16 MiB", path,
+			       (unsigned long long)size);
+	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)size) < 0)
+		return fs_fail(err, -errno, "pool %s: cannot be set to %llu bytes: %s", path, (unsigned long long)size,
+			       strerror(errno));
+	r = opt->sparse ? 0 : preallocate(fd, size, opt);
+	if (r)
+		return fs_fail(err, r, "pool %s: %llu bytes cannot be preallocated: %s: make it smaller, or --sparse", path,
+			       (unsigned long long)size, strerror(-r));
+	return 0;
+}
+
+static int prepare_device(int fd, const char *path, const struct fs_create_options *opt, struct fs_error *err)
+{
+	bool holds;
+	int r = holds_something(fd, &holds);
+
+	if (r)
+		return fs_fail(err, r, "device %s: cannot be read: %s", path, strerror(-r));
+	if (holds && !opt->force)
+		return fs_fail(err, -EEXIST, "device %s: holds something: --force to overwrite it", path);
+	return 0;
+}
+
+/* Locked by a process that serves it: nobody overwrites that. */
+static int open_to_format(const char *path, struct device **ret_dev, struct fs_error *err)
+{
+	int holder = 0, r = device_open_threads(path, true, ret_dev, &holder);
+
+	if (r == -EBUSY)
+		return fs_fail(err, r, "pool %s: held by process %d: stop that first", path, holder);
+	return r ? fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r)) : 0;
+}
+
+/* The file is there and is the caller's to overwrite; if it is made here and this fails, it is removed again. */
+static int create_on(const char *path, bool existed, const struct fs_create_options *opt, struct fs_error *err)
+{
+	struct device *dev = NULL;
+	struct fs_error inner;
+	struct stat st;
+	int r = 0, fd;
+
+	if (existed) { /* is it in use? The lock is dropped again: what follows changes its size */
+		if (stat(path, &st) == 0 && st.st_size >= (off_t)DEVICE_ALIGN)
+			r = open_to_format(path, &dev, err);
+		device_close(dev);
+		dev = NULL;
+		if (r)
+			return r;
+	}
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return fs_fail(err, -errno, "pool %s: cannot be created: %s", path, strerror(errno));
+	if (fstat(fd, &st) == 0 && S_ISBLK(st.st_mode))
+		r = prepare_device(fd, path, opt, err);
+	else
+		r = prepare_file(fd, path, existed, opt, err);
+	close(fd);
+	if (r == 0)
+		r = open_to_format(path, &dev, err);
+	if (r)
+		return r;
+	r = pool_format(dev, opt->sparse, &inner);
+	device_close(dev);
+	return r ? fs_fail(err, r, "pool %s: %s", path, inner.msg) : 0;
+}
+
+int fs_create(const char *path, const struct fs_create_options *opt, struct fs_error *err)
+{
+	bool existed = access(path, F_OK) == 0;
+	int r = create_on(path, existed, opt, err);
+
+	if (r && !existed)
+		(void)unlink(path);
+	return r;
+}
+
+int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
+{
+	uint64_t old = fs->dev->size;
+	bool sparse = le64_to_cpu(fs->super.flags) & SUPER_FLAG_SPARSE;
+	int r;
+
+	new_size = round_up_u64(new_size, FS_BLOCK_SIZE);
+	if (fs_is_read_only(fs))
+		return fs_fail(err, -EROFS, "the pool is read-only and cannot grow");
+	if (new_size <= old)
+		return fs_fail(err, -EINVAL, "the pool has %llu bytes already: it can only grow", (unsigned long long)old);
+	lock_take(&fs->volumes.op_lock);
+	r = fs->dev->ops->grow(fs->dev, new_size, !sparse);
+	if (r == 0) {
+		r = group_space_add(fs, old, new_size - old);
+		if (r == 0) {
+			lock_take(&fs->commit_lock);
+			fs->super_dirty = true;
+			lock_drop(&fs->commit_lock);
+			r = fs_commit(fs);
+		}
+	}
+	lock_drop(&fs->volumes.op_lock);
+	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), true);
+	return r ? fs_fail(err, r, "the pool cannot grow to %llu bytes: %s", (unsigned long long)new_size, strerror(-r)) : 0;
+}

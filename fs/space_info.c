@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/space_info.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/volume_format.h"
+
+#define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
+#define FREEING_RESERVE_BYTES (256u << 10)
+#define TICKET_COMMITS_MAX 8u /* that a ticket waits for before it is refused, even if others go on freeing */
+/* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
+#define PENDING_COMMIT 400000u
+#define PENDING_MAX 1600000u
+
+static enum space_kind kind_of(uint8_t group_type)
+{
+	return group_type == GROUP_DATA ? SPACE_DATA : group_type == GROUP_METADATA ? SPACE_METADATA : SPACE_SYSTEM;
+}
+
+static void check_locked(struct space_info *si)
+{
+#ifdef BYRE_DEBUG
+	for (int k = 0; k < SPACE_KINDS; k++) {
+		struct space_counts *c = &si->kind[k];
+
+		ASSERT(c->pinned <= c->allocated);
+		ASSERT(c->allocated + c->may_use + c->unavailable <= c->total);
+	}
+#endif
+	lock_assert_held(&si->lock);
+}
+
+void space_info_init(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+
+	si->global_reserve = round_up_u64(max_u64(16 * NODE_SIZE, min_u64(fs->dev->size / 256, 256u << 20)), NODE_SIZE);
+	si->freeing_reserve = min_u64(FREEING_RESERVE_BYTES, fs->dev->size / 1024);
+	si->freeing_reserve = round_up_u64(si->freeing_reserve, FS_BLOCK_SIZE);
+}
+
+void space_info_fini(struct fs *fs)
+{
+	ASSERT(TAILQ_EMPTY(&fs->space.tickets));
+	lock_fini(&fs->space.lock);
+}
+
+/* ---- bounds ---------------------------------------------------------------- */
+
+/*
+ * Bytes of nodes that one commit of these changes writes at the most: each touched leaf and one neighbour that it
+ * may be merged with are written anew; each may split, once for each touch and for what the new items fill;
+ * above them every interior node; and the root tree.
+ */
+static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
+{
+	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches);
+	uint64_t fill = 2 * p.bytes / NODE_CAPACITY + 1;
+	uint64_t out = leaves + min_u64(p.touches, leaves + fill) + fill;
+	uint64_t interior = si->tree_nodes - si->tree_leaves;
+
+	return (out + interior + out / 64 + fs->root_tree_nodes_bound) * NODE_SIZE;
+}
+
+/* What trims can make of the trees at the worst: every second block freed, each of the others an item of its own. */
+static uint64_t trim_growth(const struct space_info *si)
+{
+	uint64_t blocks = (si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned) / FS_BLOCK_SIZE;
+
+	return blocks > si->tree_items ? (blocks - si->tree_items) / 2 * EXTENT_ITEM_BYTES * 2 : 0;
+}
+
+static struct space_pending all_pending(const struct space_info *si)
+{
+	return (struct space_pending){si->in_flight.touches + si->running.touches + si->committing.touches,
+				      si->in_flight.bytes + si->running.bytes + si->committing.bytes};
+}
+
+static uint64_t metadata_capacity(const struct space_info *si, uint64_t unallocated)
+{
+	const struct space_counts *m = &si->kind[SPACE_METADATA];
+
+	return m->total - m->unavailable + unallocated / 2;
+}
+
+static bool metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags,
+			  uint64_t new_data)
+{
+	const struct space_info *si = &fs->space;
+	struct space_pending p = all_pending(si);
+	uint64_t need = si->kind[SPACE_METADATA].allocated;
+
+	p.touches += extra.touches;
+	p.bytes += extra.bytes;
+	need += commit_bound(si, fs, p);
+	if (!(flags & SPACE_FREEING))
+		need += si->global_reserve + trim_growth(si) + new_data / FS_BLOCK_SIZE * EXTENT_ITEM_BYTES;
+	return need <= metadata_capacity(si, unallocated);
+}
+
+/* ---- growing --------------------------------------------------------------- */
+
+/*
+ * Makes a data group of what unallocated space metadata does not need to keep. `wanted` is how much is lacking;
+ * the group is as large as it may be. False: there is none to be had.
+ */
+static bool grow_data_locked(struct fs *fs, struct space_pending extra)
+{
+	struct space_info *si = &fs->space;
+	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t bytes = min_u64(round_down_u64(unallocated, quantum), fs->group_size);
+	int r = -ENOSPC;
+
+	while (bytes >= quantum && !metadata_fits(fs, extra, unallocated - bytes, 0, bytes))
+		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
+	if (bytes >= quantum) {
+		lock_drop(&si->lock); /* the group accounts itself */
+		r = block_group_create(fs, GROUP_DATA, bytes);
+		lock_take(&si->lock);
+	}
+	return r == 0;
+}
+
+static bool data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags)
+{
+	const struct space_counts *d = &si->kind[SPACE_DATA];
+	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes;
+
+	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total;
+}
+
+static bool try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
+{
+	struct space_info *si = &fs->space;
+
+	if (all_pending(si).touches > PENDING_MAX)
+		return false;
+	if (want->data_bytes)
+		while (!data_fits(si, want->data_bytes, flags))
+			if (!grow_data_locked(fs, want->pending))
+				return false;
+	if (!metadata_fits(fs, want->pending, atomic_load(&fs->groups.unallocated_bytes), flags, 0))
+		return false;
+	si->kind[SPACE_DATA].may_use += want->data_bytes;
+	si->in_flight.touches += want->pending.touches;
+	si->in_flight.bytes += want->pending.bytes;
+	check_locked(si);
+	return true;
+}
+
+/* ---- tickets --------------------------------------------------------------- */
+
+/* Whether a commit could free anything: something pinned, or pending that may replace or drop extents. */
+static bool can_reclaim_locked(const struct fs *fs)
+{
+	const struct space_info *si = &fs->space;
+
+	return si->kind[SPACE_DATA].pinned || si->kind[SPACE_METADATA].pinned || si->running.touches ||
+	       si->committing.touches || si->in_flight.touches || atomic_load(&fs->orphans) ||
+	       atomic_load(&fs->groups.rebuilding);
+}
+
+int space_reserve(struct fs *fs, struct space_ticket *t)
+{
+	struct space_info *si = &fs->space;
+	int r = 0;
+
+	if (fs_is_read_only(fs))
+		return -EROFS;
+	lock_take(&si->lock);
+	/* Nobody overtakes those who wait, but what frees space helps them. */
+	if ((TAILQ_EMPTY(&si->tickets) || (t->flags & SPACE_FREEING)) && try_reserve_locked(fs, &t->want, t->flags)) {
+		r = 0;
+	} else if (!can_reclaim_locked(fs) && TAILQ_EMPTY(&si->tickets)) {
+		si->enospc++;
+		r = -ENOSPC;
+	} else if (t->flags & SPACE_NOTICKET) {
+		r = -EAGAIN;
+	} else {
+		t->commits = atomic_load(&fs->commits_started);
+		if (t->flags & SPACE_FREEING)
+			TAILQ_INSERT_HEAD(&si->tickets, t, link);
+		else
+			TAILQ_INSERT_TAIL(&si->tickets, t, link);
+		si->nr_tickets++;
+		r = -EINPROGRESS;
+	}
+	lock_drop(&si->lock);
+	if (r == -EINPROGRESS)
+		fs_kick_commit(fs);
+	return r;
+}
+
+/* The first ticket that can be answered: *ret_error tells how. */
+static struct space_ticket *next_answer_locked(struct fs *fs, uint64_t commits, bool reclaimable, int *ret_error)
+{
+	struct space_info *si = &fs->space;
+	struct space_ticket *t = TAILQ_FIRST(&si->tickets);
+
+	if (!t)
+		return NULL;
+	if (try_reserve_locked(fs, &t->want, t->flags))
+		*ret_error = 0;
+	else if (commits > t->commits + TICKET_COMMITS_MAX ||
+		 (commits > t->commits && !reclaimable && !can_reclaim_locked(fs)))
+		*ret_error = -ENOSPC;
+	else
+		return NULL;
+	TAILQ_REMOVE(&si->tickets, t, link);
+	si->nr_tickets--;
+	si->enospc += *ret_error != 0;
+	return t;
+}
+
+bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable)
+{
+	struct space_info *si = &fs->space;
+	struct space_ticket *t;
+	bool waiting;
+
+	lock_take(&si->lock);
+	for (int error; (t = next_answer_locked(fs, commits, reclaimable, &error));) {
+		lock_drop(&si->lock);
+		t->done(t, error);
+		lock_take(&si->lock);
+	}
+	waiting = !TAILQ_EMPTY(&si->tickets);
+	lock_drop(&si->lock);
+	return waiting;
+}
+
+void space_fail_tickets(struct fs *fs, int error)
+{
+	struct space_info *si = &fs->space;
+	struct space_ticket *t;
+
+	lock_take(&si->lock);
+	while ((t = TAILQ_FIRST(&si->tickets))) {
+		TAILQ_REMOVE(&si->tickets, t, link);
+		si->nr_tickets--;
+		lock_drop(&si->lock);
+		t->done(t, error);
+		lock_take(&si->lock);
+	}
+	lock_drop(&si->lock);
+}
+
+/* ---- a reservation's life -------------------------------------------------- */
+
+static void pending_sub(struct space_pending *from, struct space_pending *what)
+{
+	ASSERT(from->touches >= what->touches && from->bytes >= what->bytes);
+	from->touches -= what->touches;
+	from->bytes -= what->bytes;
+	memset(what, 0, sizeof(*what));
+}
+
+void space_allocate(struct fs *fs, struct space_reservation *res, uint64_t bytes)
+{
+	struct space_counts *d = &fs->space.kind[SPACE_DATA];
+
+	lock_take(&fs->space.lock);
+	ASSERT(res->data_bytes >= bytes && d->may_use >= bytes);
+	res->data_bytes -= bytes;
+	d->may_use -= bytes;
+	d->allocated += bytes;
+	check_locked(&fs->space);
+	lock_drop(&fs->space.lock);
+}
+
+void space_deallocate(struct fs *fs, uint64_t bytes)
+{
+	struct space_counts *d = &fs->space.kind[SPACE_DATA];
+
+	lock_take(&fs->space.lock);
+	ASSERT(d->allocated >= bytes);
+	d->allocated -= bytes;
+	check_locked(&fs->space);
+	lock_drop(&fs->space.lock);
+}
+
+static void give_data_back_locked(struct space_info *si, struct space_reservation *res)
+{
+	ASSERT(si->kind[SPACE_DATA].may_use >= res->data_bytes);
+	si->kind[SPACE_DATA].may_use -= res->data_bytes;
+	res->data_bytes = 0;
+}
+
+void space_pend(struct fs *fs, struct space_reservation *res, struct space_pending actual)
+{
+	struct space_info *si = &fs->space;
+	bool many;
+
+	lock_take(&si->lock);
+	ASSERT(actual.touches <= res->pending.touches && actual.bytes <= res->pending.bytes);
+	give_data_back_locked(si, res);
+	pending_sub(&si->in_flight, &res->pending);
+	si->running.touches += actual.touches;
+	si->running.bytes += actual.bytes;
+	many = si->running.touches > PENDING_COMMIT && !si->committing.touches;
+	check_locked(si);
+	lock_drop(&si->lock);
+	if (many)
+		fs_kick_commit(fs);
+}
+
+void space_unreserve(struct fs *fs, struct space_reservation *res)
+{
+	if (!res->data_bytes && !res->pending.touches && !res->pending.bytes)
+		return;
+	lock_take(&fs->space.lock);
+	give_data_back_locked(&fs->space, res);
+	pending_sub(&fs->space.in_flight, &res->pending);
+	check_locked(&fs->space);
+	lock_drop(&fs->space.lock);
+}
+
+void space_replayed(struct fs *fs, uint64_t data_bytes, struct space_pending pending)
+{
+	struct space_info *si = &fs->space;
+
+	lock_take(&si->lock);
+	si->kind[SPACE_DATA].allocated += data_bytes;
+	si->running.touches += pending.touches;
+	si->running.bytes += pending.bytes;
+	check_locked(si);
+	lock_drop(&si->lock);
+}
+
+void space_freeze(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+
+	lock_take(&si->lock);
+	si->committing.touches += si->running.touches;
+	si->committing.bytes += si->running.bytes;
+	memset(&si->running, 0, sizeof(si->running));
+	lock_drop(&si->lock);
+}
+
+void space_commit_done(struct fs *fs, int64_t nodes, int64_t leaves, int64_t items)
+{
+	struct space_info *si = &fs->space;
+
+	lock_take(&si->lock);
+	memset(&si->committing, 0, sizeof(si->committing));
+	si->tree_nodes += (uint64_t)nodes;
+	si->tree_leaves += (uint64_t)leaves;
+	si->tree_items += (uint64_t)items;
+	lock_drop(&si->lock);
+}
+
+/* ---- groups ---------------------------------------------------------------- */
+
+#define CHANGE(fs, type, body)                                       \
+	do {                                                         \
+		struct space_counts *c = &(fs)->space.kind[kind_of(type)]; \
+		lock_take(&(fs)->space.lock);                        \
+		body;                                                \
+		check_locked(&(fs)->space);                          \
+		lock_drop(&(fs)->space.lock);                        \
+	} while (0)
+
+void space_group_added(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->total += bytes); }
+void space_allocated_node(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->allocated += bytes); }
+void space_deallocated_node(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->allocated -= bytes); }
+void space_loaded_group(struct fs *fs, uint8_t type, uint64_t total, uint64_t used)
+{
+	CHANGE(fs, type, (c->total += total, c->allocated += used));
+}
+
+bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	struct space_counts *c = &fs->space.kind[kind_of(type)];
+	bool may;
+
+	lock_take(&fs->space.lock);
+	may = c->total - c->allocated - c->may_use - c->unavailable >= 2 * bytes;
+	if (may)
+		c->total -= bytes;
+	lock_drop(&fs->space.lock);
+	return may;
+}
+
+void space_pinned(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->pinned += bytes); }
+void space_released(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	CHANGE(fs, type, (c->pinned -= bytes, c->allocated -= bytes));
+}
+void space_lost(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	CHANGE(fs, type, (c->allocated -= bytes, c->unavailable += bytes));
+}
+void space_unavailable(struct fs *fs, uint8_t type, int64_t bytes) { CHANGE(fs, type, c->unavailable += (uint64_t)bytes); }
+
+/* ---- promises and figures -------------------------------------------------- */
+
+int space_promise(struct fs *fs, int64_t bytes, uint64_t *ret_missing)
+{
+	struct space_info *si = &fs->space;
+	struct space_pending none = {0, 0};
+	int r = 0;
+
+	lock_take(&si->lock);
+	if (bytes > 0) {
+		while (!data_fits(si, (uint64_t)bytes, 0) && grow_data_locked(fs, none))
+			;
+		if (!data_fits(si, (uint64_t)bytes, 0)) {
+			const struct space_counts *d = &si->kind[SPACE_DATA];
+
+			*ret_missing = d->allocated + d->may_use + d->unavailable + si->volume_reserved +
+				       (uint64_t)bytes + si->freeing_reserve - d->total;
+			r = -ENOSPC;
+		}
+	}
+	if (r == 0)
+		si->volume_reserved += (uint64_t)bytes;
+	lock_drop(&si->lock);
+	return r;
+}
+
+/* What grow_data_locked could still make into data groups, by bisection on the same condition. */
+static uint64_t growable_locked(const struct fs *fs)
+{
+	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t lo = 0, hi = unallocated / quantum;
+	struct space_pending none = {0, 0};
+
+	while (lo < hi) {
+		uint64_t mid = (lo + hi + 1) / 2;
+
+		if (metadata_fits(fs, none, unallocated - mid * quantum, 0, mid * quantum))
+			lo = mid;
+		else
+			hi = mid - 1;
+	}
+	return lo * quantum;
+}
+
+uint64_t space_free_bytes(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+	const struct space_counts *d = &si->kind[SPACE_DATA];
+	uint64_t have, taken;
+
+	lock_take(&si->lock);
+	have = d->total + growable_locked(fs);
+	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
+	lock_drop(&si->lock);
+	return have > taken ? have - taken : 0;
+}

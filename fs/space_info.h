@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/space_info.h: the counters behind "full is never fatal": who may take how much space.
+ *
+ * Kinds: data, metadata, system. All counters are bytes of logical space.
+ *   total       in block groups of this kind
+ *   allocated   given out: referred to by trees, overlays or writes under way, or pinned
+ *   pinned      the part of allocated that was freed and waits for its commit
+ *   may_use     data: reserved by requests that have not yet allocated
+ *   unavailable in groups that give nothing out (their free space is being rebuilt)
+ * Metadata is not reserved by adding up worst cases of single items (that would promise a hundred times what a commit
+ * can need) but by one bound on what the next commit writes, from the number of pending changes and the size of
+ * the trees (struct space_pending, space_commit_bound).
+ *
+ * Invariants, checked at every change in debug builds
+ * 1. allocated + may_use + unavailable + reserve <= total (data), where reserve is for requests that free space only.
+ * 2. metadata: allocated + bound(pending) + global reserve + trim growth <= total + unallocated/2,
+ *    at the moment of each reservation and after each data group was made.
+ * 3. What was reserved is given back exactly once: by space_allocate, space_unreserve, or a commit.
+ * docs/design.md has the proof that the committer then always finds room.
+ */
+#ifndef FS_SPACE_INFO_H
+#define FS_SPACE_INFO_H
+
+#include <bsd/sys/queue.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/lock.h"
+
+struct fs;
+
+enum space_kind { SPACE_DATA, SPACE_METADATA, SPACE_SYSTEM, SPACE_KINDS };
+
+struct space_counts {
+	uint64_t total, allocated, pinned, may_use, unavailable;
+};
+
+/* Changes to trees that some commit has to make. */
+struct space_pending {
+	uint64_t touches; /* leaves that may have to be rewritten */
+	uint64_t bytes;	  /* of new items */
+};
+
+enum space_flags {
+	SPACE_FREEING = 1, /* frees more than it takes: may use the global reserve */
+	SPACE_NOTICKET = 2,
+};
+
+/* What one request holds. Start with {0}. */
+struct space_reservation {
+	uint64_t data_bytes;
+	struct space_pending pending;
+};
+
+/* A request that waits for space. The caller's memory, until done. */
+struct space_ticket {
+	struct space_reservation want;
+	uint32_t flags;
+	void (*done)(struct space_ticket *t, int error); /* 0: reserved. Any thread, no lock held. */
+	uint64_t commits; /* completed when it was last tried */
+	TAILQ_ENTRY(space_ticket) link;
+};
+TAILQ_HEAD(space_ticket_list, space_ticket);
+
+struct space_info {
+	struct lock lock;
+	struct space_counts kind[SPACE_KINDS];
+	struct space_pending in_flight;	 /* of requests under way */
+	struct space_pending running;	 /* in the running overlays */
+	struct space_pending committing; /* in the frozen ones */
+	uint64_t tree_nodes, tree_leaves, tree_items; /* of all volumes, as of the last commit */
+	uint64_t volume_reserved; /* promised to reserved volumes, not allocated */
+	uint64_t global_reserve;  /* metadata */
+	uint64_t freeing_reserve; /* data */
+	struct space_ticket_list tickets;
+	uint64_t nr_tickets;
+	uint64_t enospc, reclaim_commits, reclaim_groups;
+};
+
+/* Sets the reserves from the device's size, which may have grown. */
+void space_info_init(struct fs *fs);
+void space_info_fini(struct fs *fs);
+
+/*
+ * Takes the reservation, or queues the ticket behind those that wait (t->done is called later), or refuses.
+ * 0: reserved. -EINPROGRESS: queued. -ENOSPC: nothing that could be reclaimed would help. -EROFS.
+ * With SPACE_NOTICKET: -EAGAIN instead of queueing.
+ */
+int space_reserve(struct fs *fs, struct space_ticket *t);
+
+/* Part of a reservation (data bytes) became an allocation. */
+void space_allocate(struct fs *fs, struct space_reservation *res, uint64_t bytes);
+/* An allocation that no tree and no overlay knows goes back, with the reservation it was made from. */
+void space_deallocate(struct fs *fs, uint64_t bytes);
+/* Its change is in a running overlay: what it really takes replaces what was reserved. Data that is left goes back. */
+void space_pend(struct fs *fs, struct space_reservation *res, struct space_pending actual);
+/* Gives back what is left. */
+void space_unreserve(struct fs *fs, struct space_reservation *res);
+
+/* From replay: data that the log refers to, and the changes. */
+void space_replayed(struct fs *fs, uint64_t data_bytes, struct space_pending pending);
+
+/* The overlays were frozen / their commit ended (trees' new sizes). */
+void space_freeze(struct fs *fs);
+void space_commit_done(struct fs *fs, int64_t nodes, int64_t leaves, int64_t items);
+/* The commit was given up; its overlays stay frozen. */
+void space_commit_failed(struct fs *fs);
+
+/*
+ * After pins were released: grants tickets in order; refuses those that had their commit and that nothing can help.
+ * Returns true while some still wait.
+ */
+bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable);
+/* Ends every ticket with this error. */
+void space_fail_tickets(struct fs *fs, int error);
+
+/* From block_group.c, by type of group. */
+void space_group_added(struct fs *fs, uint8_t group_type, uint64_t bytes);
+void space_allocated_node(struct fs *fs, uint8_t group_type, uint64_t bytes);
+void space_deallocated_node(struct fs *fs, uint8_t group_type, uint64_t bytes);
+/* Takes an empty group's bytes out of the total if it is not needed: others keep as much room again. */
+bool space_try_remove(struct fs *fs, uint8_t group_type, uint64_t bytes);
+void space_loaded_group(struct fs *fs, uint8_t group_type, uint64_t total, uint64_t used);
+void space_pinned(struct fs *fs, uint8_t group_type, uint64_t bytes);
+void space_released(struct fs *fs, uint8_t group_type, uint64_t bytes);
+void space_lost(struct fs *fs, uint8_t group_type, uint64_t bytes);
+void space_unavailable(struct fs *fs, uint8_t group_type, int64_t bytes);
+
+/* Promises more (or less) to reserved volumes. -ENOSPC: *ret_missing bytes are lacking. */
+int space_promise(struct fs *fs, int64_t bytes, uint64_t *ret_missing);
+
+/* How much new data can be written, by the same rule that reserves. */
+uint64_t space_free_bytes(struct fs *fs);
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/super.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/fs_int.h"
+
+static const uint64_t offsets[SUPER_COPIES] = SUPER_OFFSETS;
+
+static bool is_power_of_two(uint64_t v) { return v && !(v & (v - 1)); }
+
+int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes, const char **ret_why)
+{
+	uint64_t size = le64_to_cpu(sb->device_size), log = le64_to_cpu(sb->log_offset), log_size = le64_to_cpu(sb->log_size);
+	const char *why = NULL;
+
+	if (le64_to_cpu(sb->magic) != SUPER_MAGIC)
+		why = "is not that of a Byre pool";
+	else if (le32_to_cpu(sb->crc) != crc32c((const char *)sb + 4, SUPER_SIZE - 4))
+		why = "has a wrong checksum";
+	else if (le64_to_cpu(sb->offset) != offset)
+		why = "was written to another place";
+	else if (le32_to_cpu(sb->version) != SUPER_VERSION)
+		why = "is of an unknown version";
+	else if (le32_to_cpu(sb->block_size) != FS_BLOCK_SIZE || le32_to_cpu(sb->node_size) != NODE_SIZE)
+		why = "has an unknown block size";
+	else if (size < FS_POOL_SIZE_MIN || size % FS_BLOCK_SIZE)
+		why = "has an impossible size";
+	else if (!is_power_of_two(le64_to_cpu(sb->group_size)) || le64_to_cpu(sb->group_size) < GROUP_SIZE_MIN ||
+		 le64_to_cpu(sb->group_size) > GROUP_SIZE_MAX)
+		why = "has an impossible group size";
+	else if (log < DEVICE_DATA_START || log % FS_BLOCK_SIZE || log_size < (64u << 10) || log_size % FS_BLOCK_SIZE ||
+		 log_size > size || log > size - log_size)
+		why = "has an impossible flush log";
+	else if (device_bytes && size > device_bytes)
+		why = "says that the pool is larger than the file: the file was truncated";
+	if (!why)
+		return 0;
+	*ret_why = why;
+	return -EUCLEAN;
+}
+
+int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block *ret_sb, unsigned *ret_bad,
+	       struct fs_error *err)
+{
+	struct super_block *sb = mem_alloc_aligned(DEVICE_ALIGN, SUPER_SIZE);
+	const char *why = "cannot be read";
+	bool found = false, ours = false;
+	int r = 0;
+
+	if (!sb)
+		return fs_fail(err, -ENOMEM, "out of memory");
+	*ret_bad = 0;
+	for (unsigned i = 0; i < SUPER_COPIES; i++) {
+		r = offsets[i] + SUPER_SIZE <= device_bytes ? device_sync(q, DEVICE_READ, offsets[i], sb, SUPER_SIZE) : -EIO;
+		if (r == 0) {
+			ours |= le64_to_cpu(sb->magic) == SUPER_MAGIC;
+			r = super_validate(sb, offsets[i], device_bytes, &why);
+		}
+		if (r)
+			(*ret_bad)++;
+		else if (!found || le64_to_cpu(sb->generation) > le64_to_cpu(ret_sb->generation)) {
+			*ret_sb = *sb;
+			found = true;
+		}
+	}
+	mem_free(sb);
+	if (!found)
+		return ours ? fs_fail(err, -EUCLEAN, "no superblock is valid (the last one %s): restore the file from a copy", why)
+			    : fs_fail(err, -EINVAL, "not a Byre pool: no superblock found");
+	if (le64_to_cpu(ret_sb->incompat) & ~FEATURE_INCOMPAT_KNOWN)
+		return fs_fail(err, -ENOTSUP, "the pool uses features that this version does not know (0x%llx): use a newer one",
+			       (unsigned long long)(le64_to_cpu(ret_sb->incompat) & ~FEATURE_INCOMPAT_KNOWN));
+	return 0;
+}
+
+int super_write_copy(struct device_queue *q, const struct super_block *sb, unsigned copy)
+{
+	struct super_block *out = mem_alloc_aligned(DEVICE_ALIGN, SUPER_SIZE);
+	int r;
+
+	if (!out)
+		return -ENOMEM;
+	*out = *sb;
+	out->offset = cpu_to_le64(offsets[copy]);
+	out->crc = cpu_to_le32(crc32c((char *)out + 4, SUPER_SIZE - 4));
+	r = device_sync(q, DEVICE_WRITE, offsets[copy], out, SUPER_SIZE);
+	mem_free(out);
+	return r;
+}
+
+int super_write_all(struct device_queue *q, const struct super_block *sb)
+{
+	int r = super_write_copy(q, sb, 0);
+
+	if (r == 0)
+		r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+	/* The commit is durable. The other copies follow; the next commit's first flush covers them. */
+	for (unsigned i = 1; r == 0 && i < SUPER_COPIES; i++)
+		r = super_write_copy(q, sb, i);
+	return r;
+}

@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/transaction.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/extent.h"
+#include "fs/fs_int.h"
+#include "fs/orphan.h"
+#include "fs/super.h"
+
+#define COMMIT_MEMORY_TRIES 20
+#define ROOT_KEY_LEN 9u
+
+/* ---- nodes ----------------------------------------------------------------- */
+
+int transaction_alloc_node(struct transaction *txn, uint8_t group_type, uint64_t *ret_addr)
+{
+	int r = block_group_alloc_node(txn->fs, txn->q, group_type, ret_addr);
+
+	if (r)
+		return r;
+	r = delayed_ref_add(&txn->refs, *ret_addr, NODE_SIZE, +1);
+	if (r) {
+		block_group_give(txn->fs, *ret_addr, NODE_SIZE);
+		space_deallocated_node(txn->fs, group_type, NODE_SIZE);
+	}
+	return r;
+}
+
+int transaction_write_node(struct transaction *txn, struct cache_entry *entry, uint64_t addr)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+	int n = block_group_map(txn->fs, addr, NODE_SIZE, off);
+
+	ASSERT(n > 0);
+	cache_publish(txn->fs->cache, entry, addr);
+	return write_batch_node(&txn->wb, entry, off, n);
+}
+
+/* ---- freeze ---------------------------------------------------------------- */
+
+static void freeze_volume(struct transaction *txn, struct fs_volume *vol)
+{
+	lock_take(&vol->lock);
+	lock_take(&txn->fs->volumes.dirty_lock);
+	vol->dirty_listed = false;
+	lock_drop(&txn->fs->volumes.dirty_lock);
+	overlay_move(&vol->committing, &vol->running);
+	vol->frozen_item = (struct volume_item){
+		.size = cpu_to_le64(atomic_load(&vol->size)),
+		.ctime_ns = cpu_to_le64((uint64_t)vol->ctime_ns),
+		.flags = cpu_to_le32(vol->flags),
+		.name_len = (uint8_t)strlen(vol->name),
+	};
+	memcpy(vol->frozen_item.uuid, vol->uuid, sizeof(vol->uuid));
+	strcpy(vol->frozen_name, vol->name);
+	vol->frozen_deleted = vol->deleted;
+	vol->meta_dirty = false;
+	lock_drop(&vol->lock);
+}
+
+static void freeze(struct transaction *txn)
+{
+	struct fs *fs = txn->fs;
+	struct fs_volume *vol;
+
+	/* Under the log's lock: what belongs to the next transaction is logged behind this place. */
+	lock_take(&fs->log.lock);
+	lock_take(&fs->volumes.dirty_lock);
+	TAILQ_FOREACH(vol, &fs->volumes.dirty, dirty_link)
+		TAILQ_INSERT_TAIL(&txn->frozen, vol, frozen_link);
+	TAILQ_INIT(&fs->volumes.dirty);
+	txn->generation = atomic_fetch_add(&fs->running_generation, 1);
+	txn->log_tail = fs->log.head;
+	txn->log_seq = fs->log.seq;
+	lock_drop(&fs->volumes.dirty_lock);
+	lock_drop(&fs->log.lock);
+	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+		freeze_volume(txn, vol);
+	space_freeze(fs);
+}
+
+/* ---- the trees ------------------------------------------------------------- */
+
+static void account_tree(struct transaction *txn, const struct tree_root *from, const struct tree_root *to)
+{
+	txn->nodes += (int64_t)(to->nodes - from->nodes);
+	txn->leaves += (int64_t)(to->leaves - from->leaves);
+	txn->items += (int64_t)(to->items - from->items);
+}
+
+static int add_orphan(struct transaction *txn, struct fs_volume *vol)
+{
+	struct orphan *o;
+
+	if (vol->new_root.addr == 0)
+		return 0;
+	o = mem_zalloc(sizeof(*o));
+	if (!o)
+		return -ENOMEM;
+	o->root = vol->new_root;
+	o->used_blocks = vol->new_used_blocks;
+	TAILQ_INSERT_TAIL(&txn->fs->volumes.orphans, o, link);
+	atomic_fetch_add(&txn->fs->orphans, 1);
+	return 0;
+}
+
+static int apply_volumes(struct transaction *txn)
+{
+	struct fs_volume *vol;
+
+	TAILQ_FOREACH(vol, &txn->frozen, frozen_link) {
+		int r;
+
+		vol->new_root = vol->root;
+		vol->new_used_blocks = vol->used_blocks;
+		r = overlay_first(&vol->committing) ? extent_apply(txn, &vol->new_root, &vol->committing, &vol->new_used_blocks) : 0;
+		if (r == 0 && vol->frozen_deleted)
+			r = add_orphan(txn, vol);
+		if (r)
+			return r;
+		account_tree(txn, &vol->root, &vol->new_root);
+	}
+	return 0;
+}
+
+struct root_change {
+	uint8_t key[ROOT_KEY_LEN];
+	uint16_t len; /* 0: delete */
+	uint8_t value[sizeof(struct volume_item) + FS_NAME_MAX];
+};
+
+static void pack_root_key(struct root_change *rc, uint8_t type, uint64_t id)
+{
+	uint64_t be = htobe64(id);
+
+	rc->key[0] = type;
+	memcpy(rc->key + 1, &be, sizeof(be));
+}
+
+static void pack_volume(struct root_change *rc, struct fs_volume *vol)
+{
+	struct volume_item *item = &vol->frozen_item;
+
+	pack_root_key(rc, VOLUME_KEY_TYPE, vol->id);
+	if (vol->frozen_deleted)
+		return;
+	tree_root_pack(&vol->new_root, &item->root);
+	item->used_blocks = cpu_to_le64(vol->new_used_blocks);
+	memcpy(rc->value, item, sizeof(*item));
+	memcpy(rc->value + sizeof(*item), vol->frozen_name, item->name_len);
+	rc->len = (uint16_t)(sizeof(*item) + item->name_len);
+}
+
+static void pack_orphan(struct root_change *rc, const struct orphan *o)
+{
+	struct orphan_item item = {.used_blocks = cpu_to_le64(o->new_used_blocks), .progress = cpu_to_le64(o->new_progress)};
+
+	pack_root_key(rc, ORPHAN_KEY_TYPE, o->root.owner);
+	if (o->done)
+		return;
+	tree_root_pack(&o->root, &item.root);
+	memcpy(rc->value, &item, sizeof(item));
+	rc->len = sizeof(item);
+}
+
+static int by_key(const void *a, const void *b) { return memcmp(a, b, ROOT_KEY_LEN); }
+
+static int apply_root_changes(struct transaction *txn, struct root_change *rc, struct tree_keyed_change *change, size_t cap)
+{
+	struct tree_keyed_changes changes;
+	struct fs_volume *vol;
+	struct orphan *o;
+	size_t n = 0;
+
+	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+		pack_volume(&rc[n++], vol);
+	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
+		pack_orphan(&rc[n++], o);
+	ASSERT(n == cap);
+	qsort(rc, n, sizeof(*rc), by_key);
+	for (size_t i = 0; i < n; i++) {
+		change[i].key = (struct key){rc[i].key, ROOT_KEY_LEN};
+		change[i].value = (struct value){rc[i].len ? rc[i].value : NULL, rc[i].len};
+	}
+	tree_keyed_changes_init(&changes, change, n);
+	return tree_apply(txn, &txn->root_tree, &changes.base);
+}
+
+static int apply_root(struct transaction *txn)
+{
+	struct root_change *rc;
+	struct tree_keyed_change *change;
+	struct fs_volume *vol;
+	struct orphan *o;
+	size_t n = 0;
+	int r = -ENOMEM;
+
+	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+		n++;
+	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
+		n++;
+	if (n == 0)
+		return 0;
+	rc = mem_zalloc(n * sizeof(*rc));
+	change = mem_zalloc(n * sizeof(*change));
+	if (rc && change)
+		r = apply_root_changes(txn, rc, change, n);
+	mem_free(rc);
+	mem_free(change);
+	return r;
+}
+
+/* Everything that can still be given up. */
+static int build_trees(struct transaction *txn)
+{
+	unsigned budget = ORPHAN_LEAVES_PER_COMMIT;
+	struct orphan *o;
+	int r;
+
+	txn->root_tree = txn->fs->root_tree;
+	txn->group_tree = txn->fs->group_tree;
+	txn->nodes = txn->leaves = txn->items = 0;
+	r = apply_volumes(txn);
+	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
+		if (r == 0)
+			r = orphan_drop(txn, o, &budget);
+	return r ? r : apply_root(txn);
+}
+
+/* Takes back what build_trees did: new nodes' space, new orphans. The overlays stay frozen. */
+static void give_up(struct transaction *txn)
+{
+	struct fs *fs = txn->fs;
+	struct orphan *o, *next;
+
+	(void)write_batch_wait(&txn->wb);
+	for (size_t i = 0; i < txn->refs.count; i++) {
+		struct delayed_ref *ref = &txn->refs.ref[i];
+		struct block_group *g = block_group_find(fs, ref->addr);
+
+		if (ref->delta > 0 && g && g->type != GROUP_DATA) {
+			cache_invalidate(fs->cache, CACHE_NODE, ref->addr);
+			block_group_give(fs, ref->addr, NODE_SIZE);
+			space_deallocated_node(fs, g->type, NODE_SIZE);
+		}
+	}
+	txn->refs.count = 0;
+	for (o = TAILQ_FIRST(&fs->volumes.orphans); o; o = next) {
+		next = TAILQ_NEXT(o, link);
+		if (!o->in_tree && o->root.generation >= txn->generation) {
+			TAILQ_REMOVE(&fs->volumes.orphans, o, link);
+			atomic_fetch_sub(&fs->orphans, 1);
+			mem_free(o);
+		}
+	}
+}
+
+static int build_trees_patiently(struct transaction *txn)
+{
+	int r = -ENOMEM;
+
+	for (int i = 0; r == -ENOMEM && i < COMMIT_MEMORY_TRIES; i++) {
+		r = build_trees(txn);
+		if (r == -ENOMEM) {
+			give_up(txn);
+			if (!txn->fs->simulated)
+				nanosleep(&(struct timespec){0, 50000000}, NULL);
+		}
+	}
+	return r;
+}
+
+/* ---- to the device --------------------------------------------------------- */
+
+static int write_out(struct transaction *txn)
+{
+	struct fs *fs = txn->fs;
+	uint64_t start = fs_now_us(), before = txn->wb.bytes, bytes;
+	int r;
+
+	delayed_refs_settle(&txn->refs);
+	r = block_group_run_refs(fs, txn->q, &txn->refs, txn->generation);
+	txn->refs.count = 0;
+	start = fs_now_us();
+	if (r == 0)
+		r = block_group_write_caches(fs, &txn->wb, txn->generation);
+	bytes = txn->wb.bytes - before;
+	if (r == 0) /* nodes too; from how the caches went, the items */
+		r = write_batch_wait(&txn->wb);
+	atomic_store(&fs->stats.cache_last_bytes, bytes);
+	atomic_store(&fs->stats.cache_last_us, fs_now_us() - start);
+	if (r == 0)
+		r = block_group_update_tree(txn);
+	if (r == 0)
+		r = write_batch_wait(&txn->wb);
+	if (r == 0) {
+		delayed_refs_settle(&txn->refs); /* the group tree's own nodes */
+		r = block_group_run_refs(fs, txn->q, &txn->refs, txn->generation);
+	}
+	return r;
+}
+
+static int write_super(struct transaction *txn)
+{
+	struct fs *fs = txn->fs;
+	struct super_block *sb = &fs->super;
+	int r = device_sync(txn->q, DEVICE_FLUSH, 0, NULL, 0);
+
+	if (r)
+		return r;
+	sb->generation = cpu_to_le64(txn->generation);
+	sb->next_id = cpu_to_le64(atomic_load(&fs->next_id));
+	sb->device_size = cpu_to_le64(fs->dev->size);
+	sb->log_tail = cpu_to_le64(txn->log_tail);
+	sb->log_seq = cpu_to_le64(txn->log_seq);
+	tree_root_pack(&txn->root_tree, &sb->root_tree);
+	tree_root_pack(&txn->group_tree, &sb->group_tree);
+	return super_write_all(txn->q, sb);
+}
+
+/* ---- publish --------------------------------------------------------------- */
+
+static void publish_volume(struct fs_volume *vol)
+{
+	struct overlay old;
+
+	overlay_init(&old);
+	lock_take(&vol->lock);
+	vol->root = vol->new_root;
+	vol->used_blocks = vol->new_used_blocks;
+	overlay_move(&old, &vol->committing);
+	lock_drop(&vol->lock);
+	overlay_clear(&old);
+	volume_unref(vol); /* the dirty list's */
+}
+
+static void publish_orphans(struct fs *fs)
+{
+	struct orphan *o, *next;
+
+	for (o = TAILQ_FIRST(&fs->volumes.orphans); o; o = next) {
+		next = TAILQ_NEXT(o, link);
+		o->in_tree = true;
+		o->progress = o->new_progress;
+		o->used_blocks = o->new_used_blocks;
+		if (o->done) {
+			TAILQ_REMOVE(&fs->volumes.orphans, o, link);
+			atomic_fetch_sub(&fs->orphans, 1);
+			mem_free(o);
+		}
+	}
+}
+
+static void publish(struct transaction *txn)
+{
+	struct fs *fs = txn->fs;
+	struct fs_volume *vol;
+
+	while ((vol = TAILQ_FIRST(&txn->frozen))) {
+		TAILQ_REMOVE(&txn->frozen, vol, frozen_link);
+		publish_volume(vol);
+	}
+	publish_orphans(fs);
+	fs->root_tree = txn->root_tree;
+	fs->group_tree = txn->group_tree;
+	atomic_store(&fs->root_tree_nodes_bound, 2 * txn->root_tree.nodes + 16);
+	block_group_commit_done(fs);
+	space_commit_done(fs, txn->nodes, txn->leaves, txn->items);
+	atomic_store(&fs->pins_wait, true);
+	epoch_advance(&fs->epoch);
+}
+
+bool transaction_release_pins(struct fs *fs)
+{
+	if (!atomic_load(&fs->pins_wait))
+		return true;
+	if (!epoch_previous_is_empty(&fs->epoch))
+		return false;
+	block_group_release_pinned(fs, le64_to_cpu(fs->super.generation));
+	atomic_store(&fs->pins_wait, false);
+	return true;
+}
+
+/* ---- all of it ------------------------------------------------------------- */
+
+static bool is_needed(struct fs *fs)
+{
+	bool dirty;
+
+	lock_take(&fs->volumes.dirty_lock);
+	dirty = !TAILQ_EMPTY(&fs->volumes.dirty);
+	lock_drop(&fs->volumes.dirty_lock);
+	return dirty || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty;
+}
+
+static int commit_locked(struct fs *fs)
+{
+	struct transaction txn = {.fs = fs, .q = fs->commit_q};
+	uint64_t start = fs_now_us();
+	int r;
+
+	TAILQ_INIT(&txn.frozen);
+	write_batch_init(&txn.wb, fs->cache, txn.q);
+	freeze(&txn);
+	r = build_trees_patiently(&txn);
+	if (r == 0)
+		r = write_out(&txn);
+	if (r == 0)
+		r = write_super(&txn);
+	else
+		(void)write_batch_wait(&txn.wb);
+	delayed_refs_fini(&txn.refs);
+	if (r) {
+		struct fs_volume *vol;
+
+		fs_set_read_only(fs, r, "a commit failed");
+		space_fail_tickets(fs, -EROFS);
+		TAILQ_FOREACH(vol, &txn.frozen, frozen_link)
+			volume_unref(vol); /* the dirty list's; the table still has it */
+	} else {
+		fs->super_dirty = false;
+		publish(&txn);
+	}
+	/* On failure the frozen overlays stay where they are, for readers. */
+	flush_log_commit_done(fs, r, atomic_load(&fs->commits_started), txn.log_tail);
+	atomic_store(&fs->stats.last_commit_us, fs_now_us() - start);
+	return r;
+}
+
+int transaction_commit(struct fs *fs)
+{
+	int r = 0;
+
+	lock_take(&fs->commit_lock);
+	if (fs_is_read_only(fs)) {
+		r = -EROFS;
+	} else if (!transaction_release_pins(fs) && fs->simulated) {
+		r = -EAGAIN;
+	} else {
+		while (!transaction_release_pins(fs))
+			nanosleep(&(struct timespec){0, 100000}, NULL);
+		atomic_fetch_add(&fs->commits_started, 1);
+		if (is_needed(fs))
+			r = commit_locked(fs);
+		else
+			flush_log_commit_done(fs, 0, atomic_load(&fs->commits_started), UINT64_MAX);
+		if (r == 0)
+			atomic_store(&fs->commits_done, atomic_load(&fs->commits_started));
+		(void)transaction_release_pins(fs);
+	}
+	lock_drop(&fs->commit_lock);
+	if (r == 0)
+		(void)space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+	return r;
+}

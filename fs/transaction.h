@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/transaction.h: the commit: from frozen overlays to a superblock.
+ *
+ * One transaction of generation N, in this order:
+ *   1. the pins of N-1 have been released (no reader is left of what N-1 replaced)
+ *   2. freeze: the running generation becomes N+1; each dirty volume's overlay is frozen
+ *   3. each frozen overlay is merged into its volume's tree; orphans are dropped further; the root tree
+ *   4. delayed refs run: now what the trees of N refer to is known
+ *   5. caches of dirty groups and nodes are written, together; then the group tree, from how that went
+ *   6. device flush; superblock copy 0; device flush; the other copies
+ *   7. publish: volumes' roots; epoch; the flush log's tail; pins wait for readers
+ * A failure for want of memory up to 3 gives up and is tried again; any other failure turns the pool read-only.
+ */
+#ifndef FS_TRANSACTION_H
+#define FS_TRANSACTION_H
+
+#include <stdint.h>
+
+#include "fs/delayed_ref.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/write_batch.h"
+
+struct fs;
+
+struct transaction {
+	struct fs *fs;
+	struct device_queue *q;
+	uint64_t generation;
+	struct delayed_refs refs;
+	struct write_batch wb;
+	struct volume_list frozen;
+	struct tree_root root_tree, group_tree;
+	uint64_t log_tail, log_seq; /* where replay of what comes after N starts */
+	int64_t nodes, leaves, items; /* changes to the sums over all volumes */
+};
+
+/* For tree_apply: a node's place, with its delayed ref. -ENOSPC, -ENOMEM. */
+int transaction_alloc_node(struct transaction *txn, uint8_t group_type, uint64_t *ret_addr);
+/* Publishes the node in the cache and starts its writes. Takes the pin. */
+int transaction_write_node(struct transaction *txn, struct cache_entry *entry, uint64_t addr);
+
+/*
+ * One commit; the commit thread's body, or a caller's in a simulated pool. 0 also when there was nothing to do.
+ * Waits. Everything that completed before the call is durable on success.
+ */
+int transaction_commit(struct fs *fs);
+
+/* Releases the last commit's pins if its readers are gone. True when none are left to release. */
+bool transaction_release_pins(struct fs *fs);
+
+/* The commit thread. */
+int commit_thread_start(struct fs *fs);
+void commit_thread_stop(struct fs *fs);
+
+#endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/tree.h: copy-on-write B-trees: roots, walking, and the bulk update that a commit does.
+ *
+ * A tree is never changed in place: tree_apply merges a sorted stream of changes into it and writes each touched
+ * node anew, once. Whoever holds the old root (and its generation, see epoch.h) goes on reading the old tree.
+ *
+ * Invariants
+ * 1. A parent's key for a child is exactly the child's first key.
+ * 2. No node but an empty tree's is empty; all leaves are at level 0, at equal depth.
+ * 3. A node of generation g has no descendant younger than g.
+ * 4. Nodes written by tree_apply are at least a third full, but for the last one of each level.
+ */
+#ifndef FS_TREE_H
+#define FS_TREE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fs/node.h"
+
+struct tree_root {
+	uint64_t owner;
+	uint64_t addr; /* 0: empty */
+	uint64_t generation;
+	uint64_t nodes, leaves, items;
+	uint8_t level; /* of the root node */
+};
+
+void tree_root_pack(const struct tree_root *root, struct tree_root_item *ret_item);
+/* Any bytes are accepted: what they point to is checked when it is read. */
+void tree_root_unpack(const struct tree_root_item *item, uint64_t owner, struct tree_root *ret_root);
+
+/* ---- walking --------------------------------------------------------------- */
+
+/* A place in a tree, which pins the nodes on its path. Start with tree_iter_init, end with tree_iter_fini. */
+struct tree_iter {
+	struct fs *fs;
+	struct device_queue *q; /* NULL: cache only */
+	struct tree_root root;
+	struct cache_entry *node[NODE_LEVEL_MAX];
+	unsigned slot[NODE_LEVEL_MAX];
+	bool valid; /* stands on an item */
+};
+
+void tree_iter_init(struct tree_iter *it, struct fs *fs, struct device_queue *q, const struct tree_root *root);
+void tree_iter_fini(struct tree_iter *it);
+/* To the last item with a key <= key, else to the first item. The iterator is not valid in an empty tree. */
+int tree_iter_seek(struct tree_iter *it, struct key key);
+/* To the first item of the tree. */
+int tree_iter_first(struct tree_iter *it);
+/* To the next item; not valid behind the last. */
+int tree_iter_next(struct tree_iter *it);
+/* The item; points into a pinned node. */
+struct key tree_iter_key(const struct tree_iter *it);
+struct value tree_iter_value(const struct tree_iter *it);
+
+/* The item with exactly this key, copied to buf (at most cap bytes). -ENOENT. */
+int tree_get(struct fs *fs, struct device_queue *q, const struct tree_root *root, struct key key, void *buf, size_t cap,
+	     size_t *ret_len);
+
+/* ---- the bulk update ------------------------------------------------------- */
+
+struct tree_writer;
+
+/* Where the changes come from. */
+struct tree_changes {
+	/* The key where the next change begins; false: there are no more. */
+	bool (*next)(struct tree_changes *ch, struct key *ret_key);
+	/*
+	 * Merges a leaf (NULL in an empty tree) with all changes before `upper` (NULL: to the end), putting the outcome
+	 * out with tree_emit in ascending order. A change that reaches beyond goes on with the next leaf.
+	 */
+	int (*merge)(struct tree_changes *ch, struct tree_writer *w, const struct node_header *leaf, const struct key *upper);
+};
+
+/* Puts an item out, from merge. */
+int tree_emit(struct tree_writer *w, struct key key, struct value value);
+
+struct transaction;
+
+/*
+ * Merges the changes into the tree at *root. On success *root is the new tree, whose nodes are on their way to the
+ * device (transaction_wait_writes), and the transaction's delayed refs know every node that came and went.
+ * On failure *root is untouched. One thread at a time (the committer).
+ */
+int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_changes *changes);
+
+/* Changes by key, sorted by the caller: value.data NULL deletes. */
+struct tree_keyed_change {
+	struct key key;
+	struct value value;
+};
+struct tree_keyed_changes {
+	struct tree_changes base;
+	const struct tree_keyed_change *change;
+	size_t count, pos;
+};
+void tree_keyed_changes_init(struct tree_keyed_changes *kc, const struct tree_keyed_change *change, size_t count);
+
+#endif

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/volume.c: the table, the items, look-ups and pendings. What users do to volumes is in volume_op.c. */
+#include "fs/volume.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/extent.h"
+#include "fs/fs_int.h"
+#include "fs/volume_int.h"
+
+static int name_order(const struct fs_volume *a, const struct fs_volume *b) { return strcmp(a->name, b->name); }
+
+/* Not RB_GENERATE_STATIC: it needs __unused, which libbsd does not define here. */
+RB_GENERATE_INTERNAL(volume_tree, fs_volume, by_name, name_order, __attribute__((unused)) static)
+
+void volume_table_init(struct fs *fs)
+{
+	struct volume_table *t = &fs->volumes;
+
+	lock_init(&t->op_lock, LOCK_VOLUME_OP);
+	lock_init(&t->lock, LOCK_VOLUME_TABLE);
+	lock_init(&t->dirty_lock, LOCK_DIRTY_VOLUMES);
+	RB_INIT(&t->by_name);
+	TAILQ_INIT(&t->dirty);
+	TAILQ_INIT(&t->unlogged);
+	TAILQ_INIT(&t->orphans);
+}
+
+void volume_table_fini(struct fs *fs)
+{
+	struct volume_table *t = &fs->volumes;
+	struct fs_volume *vol;
+	struct orphan *o;
+
+	while ((vol = TAILQ_FIRST(&t->unlogged))) {
+		TAILQ_REMOVE(&t->unlogged, vol, log_link);
+		volume_unref(vol);
+	}
+	while ((vol = TAILQ_FIRST(&t->dirty))) {
+		TAILQ_REMOVE(&t->dirty, vol, dirty_link);
+		volume_unref(vol);
+	}
+	while ((vol = RB_MIN(volume_tree, &t->by_name)))
+		volume_table_remove_locked(t, vol);
+	while ((o = TAILQ_FIRST(&t->orphans))) {
+		TAILQ_REMOVE(&t->orphans, o, link);
+		mem_free(o);
+	}
+	lock_fini(&t->op_lock);
+	lock_fini(&t->lock);
+	lock_fini(&t->dirty_lock);
+}
+
+struct fs_volume *volume_new(struct fs *fs, uint64_t id, const char *name)
+{
+	struct fs_volume *vol = mem_zalloc(sizeof(*vol));
+
+	if (!vol)
+		return NULL;
+	vol->fs = fs;
+	vol->id = id;
+	atomic_store(&vol->refs, 1);
+	strcpy(vol->name, name);
+	lock_init(&vol->lock, LOCK_VOLUME);
+	extent_state_tree_init(&vol->states, NULL, NULL);
+	overlay_init(&vol->running);
+	overlay_init(&vol->committing);
+	vol->root.owner = id;
+	return vol;
+}
+
+void volume_unref(struct fs_volume *vol)
+{
+	if (atomic_fetch_sub(&vol->refs, 1) > 1)
+		return;
+	overlay_clear(&vol->running);
+	overlay_clear(&vol->committing);
+	extent_state_tree_fini(&vol->states);
+	lock_fini(&vol->lock);
+	mem_free(vol);
+}
+
+struct fs_volume *volume_table_find_locked(struct volume_table *t, const char *name)
+{
+	struct fs_volume key;
+
+	lock_assert_held(&t->lock);
+	if (strlen(name) > FS_NAME_MAX)
+		return NULL;
+	strcpy(key.name, name);
+	return RB_FIND(volume_tree, &t->by_name, &key);
+}
+
+bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol)
+{
+	if (RB_INSERT(volume_tree, &t->by_name, vol))
+		return false;
+	t->count++;
+	return true;
+}
+
+void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol)
+{
+	RB_REMOVE(volume_tree, &t->by_name, vol);
+	t->count--;
+	volume_unref(vol);
+}
+
+void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, const char *name)
+{
+	RB_REMOVE(volume_tree, &t->by_name, vol);
+	lock_take(&vol->lock);
+	strcpy(vol->name, name);
+	lock_drop(&vol->lock);
+	ASSERT(!RB_INSERT(volume_tree, &t->by_name, vol));
+}
+
+struct fs_volume *volume_table_next_locked(struct volume_table *t, const char *after)
+{
+	struct fs_volume key, *vol;
+
+	strcpy(key.name, after);
+	vol = RB_NFIND(volume_tree, &t->by_name, &key);
+	return vol && strcmp(vol->name, after) == 0 && after[0] ? RB_NEXT(volume_tree, &t->by_name, vol) : vol;
+}
+
+struct fs_volume *volume_by_id(struct fs *fs, uint64_t id)
+{
+	struct fs_volume *vol;
+
+	RB_FOREACH(vol, volume_tree, &fs->volumes.by_name)
+		if (vol->id == id)
+			return vol;
+	return NULL;
+}
+
+int volume_add_item(struct fs *fs, uint64_t id, struct value value)
+{
+	struct volume_item item;
+	char name[FS_NAME_MAX + 1] = "";
+	struct fs_volume *vol;
+	bool ok;
+
+	if (value.len < sizeof(item) || id < TREE_ID_FIRST_FREE)
+		return -EUCLEAN;
+	memcpy(&item, value.data, sizeof(item));
+	if (value.len != sizeof(item) + item.name_len)
+		return -EUCLEAN;
+	memcpy(name, (const char *)value.data + sizeof(item), item.name_len);
+	if (!fs_name_is_valid(name) || strlen(name) != item.name_len || le64_to_cpu(item.size) > FS_VOLUME_SIZE_MAX ||
+	    le64_to_cpu(item.size) % FS_BLOCK_SIZE || le64_to_cpu(item.size) == 0)
+		return -EUCLEAN;
+	vol = volume_new(fs, id, name);
+	if (!vol)
+		return -ENOMEM;
+	atomic_store(&vol->size, le64_to_cpu(item.size));
+	vol->flags = le32_to_cpu(item.flags);
+	vol->ctime_ns = (int64_t)le64_to_cpu(item.ctime_ns);
+	vol->used_blocks = le64_to_cpu(item.used_blocks);
+	memcpy(vol->uuid, item.uuid, sizeof(vol->uuid));
+	tree_root_unpack(&item.root, id, &vol->root);
+	lock_take(&fs->volumes.lock);
+	ok = volume_table_insert_locked(&fs->volumes, vol);
+	lock_drop(&fs->volumes.lock);
+	if (!ok) {
+		volume_unref(vol);
+		return -EUCLEAN;
+	}
+	space_commit_done(fs, (int64_t)vol->root.nodes, (int64_t)vol->root.leaves, (int64_t)vol->root.items);
+	return 0;
+}
+
+int orphan_add_item(struct fs *fs, uint64_t id, struct value value)
+{
+	struct orphan_item item;
+	struct orphan *o;
+
+	if (value.len != sizeof(item))
+		return -EUCLEAN;
+	memcpy(&item, value.data, sizeof(item));
+	o = mem_zalloc(sizeof(*o));
+	if (!o)
+		return -ENOMEM;
+	tree_root_unpack(&item.root, id, &o->root);
+	o->used_blocks = le64_to_cpu(item.used_blocks);
+	o->progress = le64_to_cpu(item.progress);
+	o->in_tree = true;
+	TAILQ_INSERT_TAIL(&fs->volumes.orphans, o, link);
+	atomic_fetch_add(&fs->orphans, 1);
+	return 0;
+}
+
+/* ---- pendings -------------------------------------------------------------- */
+
+void volume_set_dirty_locked(struct fs_volume *vol)
+{
+	struct volume_table *t = &vol->fs->volumes;
+
+	lock_assert_held(&vol->lock);
+	lock_take(&t->dirty_lock);
+	if (!vol->dirty_listed) {
+		vol->dirty_listed = true;
+		vol->running_generation = atomic_load(&vol->fs->running_generation);
+		volume_ref(vol);
+		TAILQ_INSERT_TAIL(&t->dirty, vol, dirty_link);
+	}
+	lock_drop(&t->dirty_lock);
+}
+
+static void set_unlogged_locked(struct fs_volume *vol)
+{
+	struct volume_table *t = &vol->fs->volumes;
+
+	if (vol->log_listed)
+		return;
+	lock_take(&t->dirty_lock);
+	vol->log_listed = true;
+	volume_ref(vol);
+	TAILQ_INSERT_TAIL(&t->unlogged, vol, log_link);
+	lock_drop(&t->dirty_lock);
+}
+
+static void pin_replaced(void *arg, uint64_t addr, uint64_t nblk)
+{
+	struct fs_volume *vol = arg;
+
+	block_group_pin(vol->fs, addr, nblk * FS_BLOCK_SIZE, vol->running_generation);
+}
+
+void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pending **spare)
+{
+	uint64_t blocks = p->addr ? p->nblk : 0;
+
+	if (!vol->dirty_listed)
+		volume_set_dirty_locked(vol);
+	p->gen = vol->running_generation;
+	overlay_insert(&vol->running, p, spare, pin_replaced, vol);
+	flush_log_note(&vol->fs->log, 1, blocks);
+	set_unlogged_locked(vol);
+}
+
+/* ---- look-up --------------------------------------------------------------- */
+
+/* The overlays' answer; false: neither knows, and up to *max blocks are to be looked for in *ret_root. */
+static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max, struct volume_piece *ret_piece,
+			    uint32_t *crc, struct tree_root *ret_root)
+{
+	struct overlay_piece op;
+
+	lock_take(&vol->lock);
+	overlay_lookup(&vol->running, blk, &op);
+	if (!op.found) {
+		*max = min_u64(*max, op.nblk);
+		overlay_lookup(&vol->committing, blk, &op);
+	}
+	*max = min_u64(*max, op.nblk);
+	if (op.found) {
+		*ret_piece = (struct volume_piece){op.addr, *max, op.gen};
+		if (op.addr && crc)
+			memcpy(crc, op.crc, *max * sizeof(*crc));
+	} else {
+		*ret_root = vol->root;
+	}
+	lock_drop(&vol->lock);
+	return op.found;
+}
+
+int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece,
+		  uint32_t *crc)
+{
+	struct tree_root root;
+	struct extent_piece ep;
+	int r;
+
+	if (lookup_overlays(vol, blk, &max, ret_piece, crc, &root))
+		return 0;
+	r = extent_lookup(vol->fs, q, &root, blk, &ep);
+	if (r)
+		return r;
+	max = min_u64(max, ep.nblk);
+	*ret_piece = (struct volume_piece){ep.addr, max, ep.generation};
+	for (uint64_t i = 0; ep.addr && crc && i < max; i++)
+		crc[i] = le32_to_cpu(ep.crc[i]);
+	cache_put(vol->fs->cache, ep.entry);
+	return 0;
+}
+
+uint64_t volume_item_bytes(uint64_t extents, uint64_t blocks)
+{
+	return extents * (sizeof(struct node_slot) + EXTENT_KEY_LEN + sizeof(struct extent_item)) + blocks * sizeof(le32);
+}

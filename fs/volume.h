@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/volume.h: volumes: what is pending of them, where their committed tree is, and the table of them all.
+ *
+ * Invariants
+ * 1. A block's newest state is in `running`, else in `committing` (while a commit is under way), else in the tree at
+ *    `root`. The three change together under the volume's lock, so a look-up under it is consistent.
+ * 2. A volume with anything in `running`, or with meta_dirty, is on the list of dirty volumes.
+ * 3. A volume with unlogged pendings is on the log's list.
+ * 4. size is a multiple of FS_BLOCK_SIZE; no extent lies beyond it in any overlay or tree of one generation.
+ */
+#ifndef FS_VOLUME_H
+#define FS_VOLUME_H
+
+#include <bsd/sys/queue.h>
+#include <bsd/sys/tree.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/lock.h"
+#include "fs/extent_state.h"
+#include "fs/fs.h"
+#include "fs/overlay.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
+
+struct fs_volume {
+	struct fs *fs;
+	uint64_t id;
+	_Atomic uint32_t refs; /* the table's, handles, lists */
+
+	/* volume table lock */
+	RB_ENTRY(fs_volume) by_name;
+	uint32_t handles;
+	char name[FS_NAME_MAX + 1]; /* also stable under the volume's lock */
+	bool hidden; /* not yet committed: nobody may open it */
+
+	uint32_t flags;
+	int64_t ctime_ns;
+	uint8_t uuid[FS_UUID_LEN];
+
+	struct extent_state_tree states;
+
+	struct lock lock;
+	_Atomic uint64_t size;
+	struct overlay running, committing;
+	uint64_t running_generation; /* of `running`, valid when it is on the dirty list */
+	struct tree_root root;
+	uint64_t used_blocks; /* of root */
+	bool meta_dirty, deleted;
+
+	/* LOCK_DIRTY_VOLUMES */
+	bool dirty_listed, log_listed;
+	TAILQ_ENTRY(fs_volume) dirty_link, log_link;
+
+	/* The committer's copy, as of the freeze. */
+	TAILQ_ENTRY(fs_volume) frozen_link;
+	struct volume_item frozen_item;
+	char frozen_name[FS_NAME_MAX + 1];
+	bool frozen_deleted;
+	struct tree_root new_root;
+	uint64_t new_used_blocks;
+};
+
+RB_HEAD(volume_tree, fs_volume);
+TAILQ_HEAD(volume_list, fs_volume);
+
+/* A deleted volume whose space is being freed, some leaves in each commit. The committer's. */
+struct orphan {
+	TAILQ_ENTRY(orphan) link;
+	struct tree_root root;
+	uint64_t used_blocks;
+	uint64_t progress; /* first block that is not yet freed */
+	bool in_tree;	   /* the root tree has an item for it */
+	/* what the commit under way makes of it: */
+	uint64_t new_progress, new_used_blocks;
+	bool done;
+};
+TAILQ_HEAD(orphan_list, orphan);
+
+struct volume_table {
+	struct lock op_lock; /* one metadata operation at a time */
+	struct lock lock;
+	struct volume_tree by_name;
+	uint64_t count;
+	struct lock dirty_lock;
+	struct volume_list dirty; /* changes for the next commit */
+	struct volume_list unlogged; /* pendings for the next flush */
+	struct orphan_list orphans; /* the committer's */
+};
+
+void volume_table_init(struct fs *fs);
+void volume_table_fini(struct fs *fs);
+
+/* From the root tree, at open. -EUCLEAN on impossible items. */
+int volume_add_item(struct fs *fs, uint64_t id, struct value value);
+int orphan_add_item(struct fs *fs, uint64_t id, struct value value);
+/* By id, for replay (walks the table). NULL: none. No reference is taken. */
+struct fs_volume *volume_by_id(struct fs *fs, uint64_t id);
+
+static inline void volume_ref(struct fs_volume *vol) { atomic_fetch_add(&vol->refs, 1); }
+void volume_unref(struct fs_volume *vol);
+
+/* Puts the volume on the dirty list and sets the generation that its changes now belong to. */
+void volume_set_dirty_locked(struct fs_volume *vol);
+
+/*
+ * Puts a pending into the running overlay, pinning what it replaces there. Sets p->gen. Takes p and may take *spare
+ * (see overlay_insert).
+ */
+void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pending **spare);
+
+/* Where one piece of a volume stands. */
+struct volume_piece {
+	uint64_t addr; /* 0: a hole */
+	uint64_t nblk; /* 1 to the number asked for */
+	uint64_t generation;
+};
+
+/*
+ * Looks up blk, max blocks at the most. crc (room for max; may be NULL) gets the checksums of a piece that is no hole.
+ * The caller is in an epoch. q NULL: -EAGAIN when a node is not in the cache.
+ */
+int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece,
+		  uint32_t *crc);
+
+/* The bytes that a pending's item takes at the worst, for reservations: `extents` of them with `blocks` altogether. */
+uint64_t volume_item_bytes(uint64_t extents, uint64_t blocks);
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/volume_format.h: items of the root tree and of the volumes' trees.
+ *
+ * Root tree:   VOLUME_KEY_TYPE, be64 id -> struct volume_item, name (name_len bytes)
+ *              ORPHAN_KEY_TYPE, be64 id -> struct orphan_item (a deleted volume whose space is being freed)
+ * Volume tree: EXTENT_KEY_TYPE, be64 first block -> struct extent_item, one CRC32C for each block
+ * A range of a volume without an extent is a hole and reads as zeros. Extents do not overlap.
+ */
+#ifndef FS_VOLUME_FORMAT_H
+#define FS_VOLUME_FORMAT_H
+
+#include <assert.h>
+
+#include "base/le.h"
+#include "fs/node_format.h"
+
+#define TREE_ID_ROOT 1ull
+#define TREE_ID_GROUP 2ull
+#define TREE_ID_REFCOUNT 3ull /* of snapshots; not in use yet */
+#define TREE_ID_FIRST_FREE 256ull
+
+#define VOLUME_KEY_TYPE 0x01
+#define ORPHAN_KEY_TYPE 0x02
+#define EXTENT_KEY_TYPE 0x10
+
+#define EXTENT_BLOCKS_MAX 128u
+
+struct volume_item {
+	struct tree_root_item root;
+	le64 size;
+	le64 used_blocks; /* that the tree refers to */
+	le64 ctime_ns;
+	uint8_t uuid[16];
+	le32 flags; /* enum fs_volume_flags */
+	uint8_t name_len;
+	uint8_t reserved[3];
+};
+static_assert(sizeof(struct volume_item) == 96, "volume_item");
+
+struct orphan_item {
+	struct tree_root_item root;
+	le64 used_blocks; /* still to be freed */
+	le64 progress;	  /* everything before this block is freed, with the nodes that held it */
+};
+static_assert(sizeof(struct orphan_item) == 64, "orphan_item");
+
+struct extent_item {
+	le64 addr; /* logical, a multiple of 4096, never 0 */
+	le64 generation; /* of birth */
+	le32 blocks; /* 1 to EXTENT_BLOCKS_MAX */
+	le32 flags;  /* 0; for compression */
+};
+static_assert(sizeof(struct extent_item) == 24, "extent_item");
+
+#endif

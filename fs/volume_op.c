@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/volume_op.c: what users do to volumes: create, delete, rename, resize, list, open, map. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/fs_int.h"
+#include "fs/io.h"
+#include "fs/transaction.h"
+#include "fs/volume_int.h"
+
+bool fs_name_is_valid(const char *name)
+{
+	size_t len = strlen(name);
+
+	if (len < 1 || len > FS_NAME_MAX || name[0] == '.' || name[0] == '-')
+		return false;
+	for (size_t i = 0; i < len; i++) {
+		char c = name[i];
+
+		if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+		      c == '-'))
+			return false;
+	}
+	return true;
+}
+
+static int bad_name(struct fs_error *err, const char *name)
+{
+	return fs_fail(err, -EINVAL, "volume %.64s: not a valid name: 1 to 255 letters, digits, '.', '_', '-', not starting with '.' or '-'",
+		       name);
+}
+
+static int check_size(struct fs_error *err, const char *name, uint64_t size)
+{
+	if (size == 0 || size % FS_BLOCK_SIZE || size > FS_VOLUME_SIZE_MAX)
+		return fs_fail(err, -EINVAL, "volume %s: size %llu is not a multiple of 4 KiB from 4 KiB to 8 EiB less 4 KiB", name,
+			       (unsigned long long)size);
+	return 0;
+}
+
+/* ---- reservations that wait ------------------------------------------------ */
+
+struct waiting {
+	struct space_ticket ticket;
+	struct fs *fs;
+	bool done;
+	int error;
+};
+
+static void ticket_done(struct space_ticket *t, int error)
+{
+	struct waiting *w = container_of(t, struct waiting, ticket);
+
+	lock_take(&w->fs->state_lock);
+	w->error = error;
+	w->done = true;
+	pthread_cond_broadcast(&w->fs->done_cond);
+	lock_drop(&w->fs->state_lock);
+}
+
+/* Room in the metadata for a change to the root tree. Waits. The commit that carries it out takes it over. */
+static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservation *ret_res)
+{
+	struct waiting w = {.fs = fs, .ticket = {.want = {0, {1, 1024}}, .flags = flags, .done = ticket_done}};
+	int r = space_reserve(fs, &w.ticket);
+
+	if (r == -EINPROGRESS && fs->simulated) {
+		while (!w.done && transaction_commit(fs) == 0)
+			;
+		r = w.done ? w.error : -EROFS;
+	} else if (r == -EINPROGRESS) {
+		lock_take(&fs->state_lock);
+		while (!w.done)
+			lock_wait(&fs->state_lock, &fs->done_cond);
+		lock_drop(&fs->state_lock);
+		r = w.error;
+	}
+	if (r == 0)
+		*ret_res = w.ticket.want;
+	return r;
+}
+
+static int commit_change(struct fs *fs, struct fs_volume *vol, struct space_reservation *res)
+{
+	lock_take(&vol->lock);
+	vol->meta_dirty = true;
+	volume_set_dirty_locked(vol);
+	lock_drop(&vol->lock);
+	space_pend(fs, res, res->pending);
+	return fs_commit(fs);
+}
+
+/* ---- create ---------------------------------------------------------------- */
+
+static int add_volume(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_volume **ret_vol)
+{
+	struct fs_volume *vol = volume_new(fs, atomic_fetch_add(&fs->next_id, 1), name);
+	struct timespec now;
+	bool ok;
+
+	if (!vol)
+		return -ENOMEM;
+	clock_gettime(CLOCK_REALTIME, &now);
+	vol->ctime_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	vol->flags = flags;
+	vol->hidden = true;
+	atomic_store(&vol->size, size);
+	if (getrandom(vol->uuid, sizeof(vol->uuid), 0) != sizeof(vol->uuid))
+		memcpy(vol->uuid, &vol->id, sizeof(vol->id));
+	lock_take(&fs->volumes.lock);
+	ok = volume_table_insert_locked(&fs->volumes, vol);
+	lock_drop(&fs->volumes.lock);
+	if (!ok) {
+		volume_unref(vol);
+		return -EEXIST;
+	}
+	*ret_vol = vol;
+	return 0;
+}
+
+static int create(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_error *err)
+{
+	struct space_reservation res;
+	struct fs_volume *vol;
+	int r = reserve_change(fs, 0, &res);
+
+	if (r)
+		return fs_fail(err, r, "volume %s: cannot be created: %s", name, strerror(-r));
+	r = add_volume(fs, name, size, flags, &vol);
+	if (r) {
+		space_unreserve(fs, &res);
+		return fs_fail(err, r, r == -EEXIST ? "volume %s: exists already" : "volume %s: out of memory", name);
+	}
+	r = commit_change(fs, vol, &res);
+	lock_take(&fs->volumes.lock);
+	if (r)
+		volume_table_remove_locked(&fs->volumes, vol);
+	else
+		vol->hidden = false;
+	lock_drop(&fs->volumes.lock);
+	return r ? fs_fail(err, r, "volume %s: cannot be created: the commit failed: %s", name, strerror(-r)) : 0;
+}
+
+int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_error *err)
+{
+	int r;
+
+	if (!fs_name_is_valid(name))
+		return bad_name(err, name);
+	r = check_size(err, name, size);
+	if (r)
+		return r;
+	if (flags & ~(uint32_t)FS_VOLUME_READ_ONLY)
+		return fs_fail(err, -ENOTSUP, "volume %s: reserved and write-back volumes are not supported by this version: create it without",
+			       name);
+	if (fs_is_read_only(fs))
+		return fs_fail(err, -EROFS, "volume %s: cannot be created: the pool is read-only", name);
+	lock_take(&fs->volumes.op_lock);
+	r = create(fs, name, size, flags, err);
+	lock_drop(&fs->volumes.op_lock);
+	return r;
+}
+
+/* ---- the other operations, each on an existing volume ---------------------- */
+
+/* With a reference for the caller. */
+static int find(struct fs *fs, const char *name, struct fs_volume **ret_vol, struct fs_error *err)
+{
+	struct fs_volume *vol;
+
+	lock_take(&fs->volumes.lock);
+	vol = volume_table_find_locked(&fs->volumes, name);
+	if (vol && !vol->hidden)
+		volume_ref(vol);
+	else
+		vol = NULL;
+	lock_drop(&fs->volumes.lock);
+	if (!vol)
+		return fs_fail(err, -ENOENT, "volume %.255s: does not exist", name);
+	if (fs_is_read_only(fs)) {
+		volume_unref(vol);
+		return fs_fail(err, -EROFS, "volume %s: cannot be changed: the pool is read-only", name);
+	}
+	*ret_vol = vol;
+	return 0;
+}
+
+static int do_delete(struct fs *fs, struct fs_volume *vol, const char *name, struct fs_error *err)
+{
+	struct space_reservation res;
+	bool busy;
+	int r = reserve_change(fs, SPACE_FREEING, &res);
+
+	if (r)
+		return fs_fail(err, r, "volume %s: cannot be deleted: %s", name, strerror(-r));
+	lock_take(&fs->volumes.lock);
+	busy = vol->handles > 0;
+	if (!busy) {
+		vol->hidden = true; /* keeps its name until the commit */
+		lock_take(&vol->lock);
+		vol->deleted = true;
+		lock_drop(&vol->lock);
+	}
+	lock_drop(&fs->volumes.lock);
+	if (busy) {
+		space_unreserve(fs, &res);
+		return fs_fail(err, -EBUSY, "volume %s: in use by a client: disconnect it first", name);
+	}
+	r = commit_change(fs, vol, &res);
+	if (r)
+		return fs_fail(err, r, "volume %s: cannot be deleted: the commit failed: %s", name, strerror(-r));
+	lock_take(&fs->volumes.lock);
+	volume_table_remove_locked(&fs->volumes, vol);
+	lock_drop(&fs->volumes.lock);
+	fs_kick_commit(fs); /* its space is freed by the next ones */
+	return 0;
+}
+
+int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err)
+{
+	struct fs_volume *vol;
+	int r;
+
+	lock_take(&fs->volumes.op_lock);
+	r = find(fs, name, &vol, err);
+	if (r == 0) {
+		r = do_delete(fs, vol, name, err);
+		volume_unref(vol);
+	}
+	lock_drop(&fs->volumes.op_lock);
+	return r;
+}
+
+static int do_rename(struct fs *fs, struct fs_volume *vol, const char *from, const char *to, struct fs_error *err)
+{
+	struct space_reservation res;
+	bool taken;
+	int r = reserve_change(fs, 0, &res);
+
+	if (r)
+		return fs_fail(err, r, "volume %s: cannot be renamed: %s", from, strerror(-r));
+	lock_take(&fs->volumes.lock);
+	taken = volume_table_find_locked(&fs->volumes, to) != NULL;
+	if (!taken)
+		volume_table_rename_locked(&fs->volumes, vol, to);
+	lock_drop(&fs->volumes.lock);
+	if (taken) {
+		space_unreserve(fs, &res);
+		return fs_fail(err, -EEXIST, "volume %s: exists already", to);
+	}
+	r = commit_change(fs, vol, &res);
+	return r ? fs_fail(err, r, "volume %s: cannot be renamed: the commit failed: %s", from, strerror(-r)) : 0;
+}
+
+int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err)
+{
+	struct fs_volume *vol;
+	int r;
+
+	if (!fs_name_is_valid(to))
+		return bad_name(err, to);
+	lock_take(&fs->volumes.op_lock);
+	r = find(fs, from, &vol, err);
+	if (r == 0) {
+		r = do_rename(fs, vol, from, to, err);
+		volume_unref(vol);
+	}
+	lock_drop(&fs->volumes.op_lock);
+	return r;
+}
+
+/*
+ * What lies beyond the new end goes in the same step as the size: no commit sees one without the other. Requests
+ * that are under way there are waited for; later ones find the new size.
+ */
+static int set_size(struct fs *fs, struct fs_volume *vol, uint64_t size)
+{
+	uint64_t old = atomic_load(&vol->size);
+	struct pending *p = NULL, *spare = NULL;
+	struct extent_lock lk;
+	int r = 0;
+
+	if (size < old) {
+		p = pending_new((old - size) / FS_BLOCK_SIZE, false);
+		r = p ? overlay_insert_prealloc(&spare) : -ENOMEM;
+		if (r) {
+			pending_free(p);
+			return r;
+		}
+		p->blk = size / FS_BLOCK_SIZE;
+		extent_lock_init(&lk, size, old, 0, NULL);
+		lock_extent(&vol->states, &lk);
+	}
+	lock_take(&vol->lock);
+	atomic_store(&vol->size, size);
+	if (p)
+		volume_insert_locked(vol, p, &spare);
+	lock_drop(&vol->lock);
+	if (p)
+		unlock_extent(&vol->states, &lk);
+	pending_free(spare);
+	return 0;
+}
+
+static int do_resize(struct fs *fs, struct fs_volume *vol, const char *name, uint64_t size, struct fs_error *err)
+{
+	struct space_reservation res;
+	int r = reserve_change(fs, size < atomic_load(&vol->size) ? SPACE_FREEING : 0, &res);
+
+	if (r)
+		return fs_fail(err, r, "volume %s: cannot be resized: %s", name, strerror(-r));
+	r = set_size(fs, vol, size);
+	if (r) {
+		space_unreserve(fs, &res);
+		return fs_fail(err, r, "volume %s: cannot be resized: %s", name, strerror(-r));
+	}
+	r = commit_change(fs, vol, &res);
+	return r ? fs_fail(err, r, "volume %s: cannot be resized: the commit failed: %s", name, strerror(-r)) : 0;
+}
+
+int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err)
+{
+	struct fs_volume *vol;
+	int r = check_size(err, name, size);
+
+	if (r)
+		return r;
+	lock_take(&fs->volumes.op_lock);
+	r = find(fs, name, &vol, err);
+	if (r == 0) {
+		r = do_resize(fs, vol, name, size, err);
+		volume_unref(vol);
+	}
+	lock_drop(&fs->volumes.op_lock);
+	return r;
+}
+
+/* ---- looking --------------------------------------------------------------- */
+
+int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol)
+{
+	struct fs_volume *vol;
+
+	lock_take(&fs->volumes.lock);
+	vol = volume_table_find_locked(&fs->volumes, name);
+	if (vol && vol->hidden)
+		vol = NULL;
+	if (vol) {
+		vol->handles++;
+		volume_ref(vol);
+	}
+	lock_drop(&fs->volumes.lock);
+	if (!vol)
+		return -ENOENT;
+	*ret_vol = vol;
+	return 0;
+}
+
+void fs_volume_put(struct fs_volume *vol)
+{
+	lock_take(&vol->fs->volumes.lock);
+	vol->handles--;
+	lock_drop(&vol->fs->volumes.lock);
+	volume_unref(vol);
+}
+
+void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
+{
+	memset(ret_info, 0, sizeof(*ret_info));
+	lock_take(&vol->lock);
+	ret_info->id = vol->id;
+	strcpy(ret_info->name, vol->name);
+	ret_info->size = atomic_load(&vol->size);
+	ret_info->used_bytes = vol->used_blocks * FS_BLOCK_SIZE;
+	ret_info->flags = vol->flags;
+	ret_info->ctime_ns = vol->ctime_ns;
+	memcpy(ret_info->uuid, vol->uuid, sizeof(vol->uuid));
+	lock_drop(&vol->lock);
+}
+
+uint64_t fs_volume_size(const struct fs_volume *vol) { return atomic_load(&((struct fs_volume *)(uintptr_t)vol)->size); }
+
+/* The first volume behind `after` that may be seen. */
+static bool next_info(struct fs *fs, const char *after, struct fs_volume_info *ret_info)
+{
+	struct fs_volume *vol;
+
+	lock_take(&fs->volumes.lock);
+	vol = volume_table_next_locked(&fs->volumes, after);
+	while (vol && vol->hidden)
+		vol = volume_table_next_locked(&fs->volumes, vol->name);
+	if (vol)
+		fs_volume_get_info(vol, ret_info);
+	lock_drop(&fs->volumes.lock);
+	return vol != NULL;
+}
+
+int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+{
+	struct fs_volume_info info;
+	char after[FS_NAME_MAX + 1] = "";
+	int r = 0;
+
+	while (r == 0 && next_info(fs, after, &info)) {
+		strcpy(after, info.name);
+		r = fn(arg, &info);
+	}
+	return r;
+}
+
+/* ---- map ------------------------------------------------------------------- */
+
+/* The next piece in whole blocks, in an epoch of its own. */
+static int map_piece(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece)
+{
+	unsigned epoch = epoch_enter(&vol->fs->epoch);
+	int r = volume_lookup(vol, q, blk, max, ret_piece, NULL);
+
+	epoch_leave(&vol->fs->epoch, epoch);
+	return r;
+}
+
+int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
+		  int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg)
+{
+	uint64_t end = off + len, size = atomic_load(&vol->size);
+	struct device_queue *q;
+	int r = 0;
+
+	if (off > size || len > size - off)
+		return -EINVAL;
+	r = vol->fs->dev->ops->queue_new(vol->fs->dev, &q);
+	if (r)
+		return r;
+	for (uint64_t pos = off; r == 0 && pos < end;) {
+		uint64_t blk = pos / FS_BLOCK_SIZE, upto = (end + FS_BLOCK_SIZE - 1) / FS_BLOCK_SIZE;
+		struct volume_piece vp;
+
+		r = map_piece(vol, q, blk, upto - blk, &vp);
+		if (r == 0) {
+			uint64_t next = min_u64((blk + vp.nblk) * FS_BLOCK_SIZE, end);
+
+			r = fn(arg, pos, next - pos, vp.addr == 0);
+			pos = next;
+		}
+	}
+	q->dev->ops->queue_free(q);
+	return r;
+}
