@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * byre.h: libbyre, the C client library of the Byre storage server.
+ *
+ *	struct byre_error err;
+ *	struct byre *b;
+ *
+ *	if (byre_connect(NULL, &b, &err) || byre_volume_create(b, "vm1", 10ull << 30, 0, &err))
+ *		fprintf(stderr, "%s\n", err.text);
+ *	byre_close(b);
+ *
+ * Threads: a `struct byre` is one connection and is used by one thread at a time; different ones are
+ * independent. Calls block until the daemon has answered. No call changes signals or other process-wide state.
+ *
+ * Errors: 0 or a negative errno value. `err`, which may be NULL, is filled in on failure with the same value and
+ * one line for people; results are untouched then. What the daemon refuses leaves the connection usable; after a
+ * failure of the connection itself every further call fails with -ENOTCONN.
+ *
+ * Sizes are bytes. Names are 1 to 255 bytes of letters, digits, '.', '_' and '-' that begin with neither '.'
+ * nor '-'.
+ */
+#ifndef CLIENT_BYRE_H
+#define CLIENT_BYRE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define BYRE_NAME_MAX 255
+#define BYRE_UUID_LEN 16
+/* Volume sizes are multiples of this. */
+#define BYRE_BLOCK_SIZE 4096
+#define BYRE_VOLUME_SIZE_MAX ((uint64_t)INT64_MAX & ~(uint64_t)4095)
+#define BYRE_DEFAULT_ADDRESS "unix:/run/byre/rpc.sock"
+
+struct byre;
+
+struct byre_error {
+	int code; /* a negative errno value */
+	char text[512];
+};
+
+/* The library's version, such as "0.1.0". */
+const char *byre_version(void);
+
+/* Where clients look for the daemon: $BYRE_CONNECT if it is set and not empty, else BYRE_DEFAULT_ADDRESS. */
+const char *byre_default_address(void);
+
+bool byre_name_is_valid(const char *name);
+
+/*
+ * Connects to a daemon: `unix:PATH` or `tcp:HOST:PORT` (IPv6 in brackets); NULL: byre_default_address().
+ * -EINVAL: no such form of address; -EPROTO: what answers there is no Byre daemon; else what connecting failed with.
+ */
+int byre_connect(const char *address, struct byre **ret_byre, struct byre_error *err);
+
+/* Accepts NULL. */
+void byre_close(struct byre *b);
+
+/* ---- the daemon and its pool ------------------------------------------------ */
+
+struct byre_pool_info {
+	uint8_t uuid[BYRE_UUID_LEN];
+	uint64_t size, data_bytes, metadata_bytes;
+	uint64_t reserved_bytes; /* for writes under way */
+	uint64_t pinned_bytes;	 /* freed, usable after the next commit */
+	uint64_t free_bytes;	 /* what new data can use */
+	uint64_t generation;
+	uint64_t groups_data, groups_metadata, groups_system; /* block groups */
+	uint64_t unallocated_bytes;			      /* in no block group */
+	uint64_t global_reserve_bytes;
+	uint64_t volume_reserved_bytes; /* promised to reserved volumes and not yet used */
+	/* The free-space cache: block groups since start, and its last writing. */
+	uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
+	uint64_t last_commit_ms; /* how long it took */
+	/* Counted since start. */
+	uint64_t commits, flushes, log_groups, log_bytes, device_flushes;
+	uint64_t reclaim_commits, reclaim_groups, enospc;
+	uint64_t node_cache_hits, node_cache_misses, data_cache_hits, data_cache_misses;
+	uint64_t volumes, snapshots, objects;
+	uint64_t errors_corrected, errors_checksum, errors_io;
+	bool read_only;
+	bool direct_io;
+	char device_kind[32]; /* "io_uring", "threads", ... */
+};
+
+int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info, struct byre_error *err);
+
+/* To new_size bytes, a multiple of BYRE_BLOCK_SIZE. */
+int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err);
+
+struct byre_stats {
+	struct byre_pool_info pool;
+	uint64_t uptime_ms;
+	uint64_t rpc_connections; /* open now */
+	uint64_t rpc_connections_total, rpc_requests, rpc_errors, rpc_bad_frames;
+};
+
+int byre_stats(struct byre *b, struct byre_stats *ret_stats, struct byre_error *err);
+
+/* Makes everything durable in a new generation, whose number *ret_generation (NULL: not wanted) becomes. */
+int byre_commit(struct byre *b, uint64_t *ret_generation, struct byre_error *err);
+
+/*
+ * Asks the daemon to stop: it finishes what is under way, commits and exits. Returns when it has agreed, not when it is gone.
+ */
+int byre_shutdown(struct byre *b, struct byre_error *err);
+
+/* ---- volumes ---------------------------------------------------------------- */
+
+enum byre_volume_flags {
+	BYRE_VOLUME_RESERVED = 1,  /* writes cannot fail for space */
+	BYRE_VOLUME_WRITEBACK = 2, /* else direct */
+	BYRE_VOLUME_READ_ONLY = 4, /* reported only */
+};
+
+struct byre_volume_info {
+	uint64_t id;
+	char name[BYRE_NAME_MAX + 1];
+	uint64_t size;
+	uint64_t used_bytes; /* as of the last commit */
+	uint32_t flags;
+	int64_t ctime_ns; /* since 1970, UTC */
+	uint8_t uuid[BYRE_UUID_LEN];
+};
+
+/* Each change is durable when it returns 0. Sizes: a multiple of BYRE_BLOCK_SIZE from one to BYRE_VOLUME_SIZE_MAX. */
+int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
+int byre_volume_info(struct byre *b, const char *name, struct byre_volume_info *ret_info, struct byre_error *err);
+int byre_volume_resize(struct byre *b, const char *name, uint64_t size, struct byre_error *err);
+int byre_volume_rename(struct byre *b, const char *from, const char *to, struct byre_error *err);
+int byre_volume_delete(struct byre *b, const char *name, struct byre_error *err);
+
+/*
+ * Calls fn for each volume in bytewise order of the names; fn may not use `b`. A nonzero return of fn ends the
+ * walk and is returned (with err untouched). Fetched in pages: volumes that come or go meanwhile may be seen or not.
+ */
+int byre_volume_list(struct byre *b, int (*fn)(void *arg, const struct byre_volume_info *info), void *arg,
+		     struct byre_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * client/cli.h: what the files of the command line `byre` share. Commands stand in a table (commands.c), one function
+ * each; their options are parsed in one place (cli_args.c) before anything runs.
+ *
+ * Invariants
+ * 1. Exit codes: CLI_OK; CLI_FAILED with exactly one line on standard error; CLI_USAGE when the command line is wrong
+ *    by itself, whatever the pool holds, and then nothing has been tried.
+ * 2. Standard output holds results only; notes, errors and progress go to standard error.
+ */
+#ifndef CLIENT_CLI_H
+#define CLIENT_CLI_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "client/byre.h"
+
+enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
+
+/* A command's options, as bits of struct command's `options`. */
+enum cli_option {
+	CLI_JSON = 1 << 0,
+	CLI_CONNECT = 1 << 1,
+	CLI_POOL = 1 << 2,
+	CLI_SIZE = 1 << 3,
+	CLI_SPARSE = 1 << 4,
+	CLI_FORCE = 1 << 5,
+	CLI_REPAIR = 1 << 6,
+	CLI_RESERVED = 1 << 7,
+	CLI_CACHE = 1 << 8,
+	CLI_HELP = 1 << 9,
+	CLI_VERSION = 1 << 10,
+};
+
+#define CLI_ARGS_MAX 4
+
+struct command;
+
+/* A size as it was typed, and rounded up to a multiple of 4 KiB. */
+struct cli_size {
+	uint64_t asked, bytes;
+};
+
+/* A parsed command line. Strings belong to argv. */
+struct cli {
+	const struct command *command;
+	unsigned given;	     /* enum cli_option: what was there */
+	const char *connect; /* NULL: the default */
+	const char *pool;    /* NULL: ask the daemon */
+	struct cli_size size; /* of --size */
+	bool writeback;	     /* of --cache */
+	int nr_args;	     /* behind the command's own words */
+	const char *args[CLI_ARGS_MAX];
+};
+
+struct command {
+	const char *group; /* "volume", or NULL for commands of one word */
+	const char *name;
+	const char *synopsis; /* what follows the name */
+	const char *summary;  /* one line */
+	const char *details;  /* for --help; lines that end in a newline */
+	unsigned options;     /* enum cli_option */
+	int args_min, args_max;
+	enum cli_exit (*run)(const struct cli *cli);
+};
+
+/* ---- commands.c: the table and its help ---- */
+
+extern const struct command commands[];
+extern const unsigned nr_commands;
+bool command_group_exists(const char *group);
+const struct command *command_find(const char *group, const char *name);
+/* "volume create" into buf; returns buf. */
+const char *command_title(const struct command *cmd, char *buf, size_t len);
+void help_program(void);
+void help_group(const char *group);
+void help_command(const struct command *cmd);
+
+/* ---- cli_args.c: from argv to struct cli ---- */
+
+/*
+ * True: *ret_cli is a command to run. False: all is said (help, version, or what was wrong), *ret_exit is the exit code.
+ */
+bool cli_parse(int argc, char **argv, struct cli *ret_cli, enum cli_exit *ret_exit);
+
+/* For arguments that commands check themselves: one line and the usage; returns CLI_USAGE. */
+enum cli_exit cli_usage(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* One line; returns CLI_FAILED. */
+enum cli_exit cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+enum cli_exit cli_fail_err(const struct byre_error *err);
+/* One line that is no error. */
+void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* Each prints the usage when the argument is wrong. */
+bool cli_check_name(const struct cli *cli, const char *name);
+bool cli_parse_size(const struct cli *cli, const char *text, struct cli_size *ret_size);
+/* Says so if the size was rounded; for when the work is done, as a failure has one line only. */
+void cli_note_rounding(const struct cli_size *size);
+
+/* ---- cli_output.c: results ---- */
+
+/* Prints and drops `value`. */
+void print_json(json_t *value);
+json_t *pool_json(const struct byre_pool_info *info);
+json_t *volume_json(const struct byre_volume_info *info);
+void print_pool(const struct byre_pool_info *info);
+void print_volume(const struct byre_volume_info *info);
+
+#define TABLE_COLUMNS_MAX 8
+#define CELL_MAX 256
+
+/* Lines under headings, columns as wide as they need to be. */
+struct table {
+	unsigned columns, rows;
+	unsigned right; /* bits: columns that stand to the right */
+	char (*cells)[CELL_MAX];
+};
+
+/* `headings` has `columns` strings. -ENOMEM. */
+int table_init(struct table *t, unsigned columns, unsigned right, const char *const *headings);
+int table_add(struct table *t, const char *const *cells);
+void table_print(const struct table *t);
+void table_fini(struct table *t);
+int cli_volume_table_init(struct table *t);
+int volume_table_add(struct table *t, const struct byre_volume_info *info);
+
+/* ---- one function a command ---- */
+
+enum cli_exit run_pool_create(const struct cli *cli);
+enum cli_exit run_pool_info(const struct cli *cli);
+enum cli_exit run_pool_check(const struct cli *cli);
+enum cli_exit run_pool_grow(const struct cli *cli);
+enum cli_exit run_volume_create(const struct cli *cli);
+enum cli_exit run_volume_list(const struct cli *cli);
+enum cli_exit run_volume_info(const struct cli *cli);
+enum cli_exit run_volume_resize(const struct cli *cli);
+enum cli_exit run_volume_rename(const struct cli *cli);
+enum cli_exit run_volume_delete(const struct cli *cli);
+enum cli_exit run_stats(const struct cli *cli);
+enum cli_exit run_commit(const struct cli *cli);
+enum cli_exit run_shutdown(const struct cli *cli);
+
+#endif

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* client/cli_daemon.c: the commands that talk to the daemon about itself: stats, commit, shutdown. */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/size.h"
+#include "client/cli.h"
+
+static json_t *stats_json(const struct byre_stats *s)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "uptime_ms", (json_int_t)s->uptime_ms,
+			 "rpc_connections", (json_int_t)s->rpc_connections, "rpc_connections_total",
+			 (json_int_t)s->rpc_connections_total, "rpc_requests", (json_int_t)s->rpc_requests,
+			 "rpc_errors", (json_int_t)s->rpc_errors, "rpc_bad_frames",
+			 (json_int_t)s->rpc_bad_frames, "pool", pool_json(&s->pool));
+}
+
+static void show(const char *label, uint64_t value)
+{
+	printf("%-24s %" PRIu64 "\n", label, value);
+}
+
+static void show_hits(const char *label, uint64_t hits, uint64_t misses)
+{
+	uint64_t total = hits + misses;
+
+	printf("%-24s %" PRIu64 " hits, %" PRIu64 " misses", label, hits, misses);
+	if (total)
+		printf(" (%.1f %%)", 100.0 * (double)hits / (double)total);
+	putchar('\n');
+}
+
+static void print_stats(const struct byre_stats *s)
+{
+	const struct byre_pool_info *p = &s->pool;
+	char buf[SIZE_FORMAT_MAX];
+
+	printf("%-24s %" PRIu64 ".%" PRIu64 " s\n", "uptime", s->uptime_ms / 1000, s->uptime_ms % 1000 / 100);
+	show("commits", p->commits);
+	show("flushes", p->flushes);
+	show("flush log groups", p->log_groups);
+	printf("%-24s %s\n", "flush log written", size_format(p->log_bytes, buf, sizeof(buf)));
+	show("device flushes", p->device_flushes);
+	show_hits("node cache", p->node_cache_hits, p->node_cache_misses);
+	show_hits("data cache", p->data_cache_hits, p->data_cache_misses);
+	show("reclaim: commits", p->reclaim_commits);
+	show("reclaim: block groups", p->reclaim_groups);
+	show("refused for space", p->enospc);
+	show("checksum errors", p->errors_checksum);
+	show("I/O errors", p->errors_io);
+	show("errors corrected", p->errors_corrected);
+	show("rpc: connections", s->rpc_connections);
+	show("rpc: connections, total", s->rpc_connections_total);
+	show("rpc: requests", s->rpc_requests);
+	show("rpc: failed requests", s->rpc_errors);
+	show("rpc: bad frames", s->rpc_bad_frames);
+}
+
+enum cli_exit run_stats(const struct cli *cli)
+{
+	struct byre_stats stats;
+	struct byre_error err;
+	struct byre *b;
+	int r;
+
+	if (byre_connect(cli->connect, &b, &err))
+		return cli_fail_err(&err);
+	r = byre_stats(b, &stats, &err);
+	byre_close(b);
+	if (r)
+		return cli_fail_err(&err);
+
+	if (cli->given & CLI_JSON)
+		print_json(stats_json(&stats));
+	else
+		print_stats(&stats);
+	return CLI_OK;
+}
+
+enum cli_exit run_commit(const struct cli *cli)
+{
+	struct byre_error err;
+	uint64_t generation;
+	struct byre *b;
+	int r;
+
+	if (byre_connect(cli->connect, &b, &err))
+		return cli_fail_err(&err);
+	r = byre_commit(b, &generation, &err);
+	byre_close(b);
+	if (r)
+		return cli_fail_err(&err);
+	if (cli->given & CLI_JSON)
+		print_json(json_pack("{s:I}", "generation", (json_int_t)generation));
+	return CLI_OK;
+}
+
+enum cli_exit run_shutdown(const struct cli *cli)
+{
+	struct byre_error err;
+	struct byre *b;
+	int r;
+
+	if (byre_connect(cli->connect, &b, &err))
+		return cli_fail_err(&err);
+	r = byre_shutdown(b, &err);
+	byre_close(b);
+	if (r)
+		return cli_fail_err(&err);
+	if (cli->given & CLI_JSON)
+		print_json(json_pack("{s:b}", "stopping", 1));
+	return CLI_OK;
+}

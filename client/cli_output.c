@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * client/cli_output.c: results, for people and as JSON. The JSON's fields are stable: they may get company, but none is
+ * renamed or changes its meaning.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "client/cli.h"
+
+#define TIME_MAX 32
+#define UUID_TEXT_MAX 37
+
+static const char *uuid_text(const uint8_t uuid[BYRE_UUID_LEN], char buf[UUID_TEXT_MAX])
+{
+	char *p = buf;
+
+	for (int i = 0; i < BYRE_UUID_LEN; i++) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*p++ = '-';
+		p += sprintf(p, "%02x", uuid[i]);
+	}
+	return buf;
+}
+
+/* RFC 3339, UTC, whole seconds. */
+static const char *time_text(int64_t ns, char buf[TIME_MAX])
+{
+	time_t seconds = (time_t)(ns / 1000000000);
+	struct tm tm;
+
+	if (!gmtime_r(&seconds, &tm) || !strftime(buf, TIME_MAX, "%Y-%m-%dT%H:%M:%SZ", &tm))
+		strcpy(buf, "?");
+	return buf;
+}
+
+/* ---- JSON ----------------------------------------------------------------- */
+
+void print_json(json_t *value)
+{
+	json_dumpf(value, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(value);
+}
+
+static void put_number(json_t *obj, const char *key, uint64_t value)
+{
+	json_object_set_new(obj, key, json_integer((json_int_t)value));
+}
+
+static json_t *block_groups_json(const struct byre_pool_info *i)
+{
+	json_t *obj = json_object();
+
+	put_number(obj, "data", i->groups_data);
+	put_number(obj, "metadata", i->groups_metadata);
+	put_number(obj, "system", i->groups_system);
+	return obj;
+}
+
+static json_t *free_space_cache_json(const struct byre_pool_info *i)
+{
+	json_t *obj = json_object();
+
+	put_number(obj, "loaded", i->cache_loaded);
+	put_number(obj, "written", i->cache_written);
+	put_number(obj, "rebuilt", i->cache_rebuilt);
+	put_number(obj, "last_bytes", i->cache_last_bytes);
+	put_number(obj, "last_us", i->cache_last_us);
+	return obj;
+}
+
+/* Long and flat: one line a field. */
+json_t *pool_json(const struct byre_pool_info *i)
+{
+	json_t *obj = json_object();
+	char uuid[UUID_TEXT_MAX];
+
+	json_object_set_new(obj, "uuid", json_string(uuid_text(i->uuid, uuid)));
+	put_number(obj, "size", i->size);
+	put_number(obj, "data_bytes", i->data_bytes);
+	put_number(obj, "metadata_bytes", i->metadata_bytes);
+	put_number(obj, "reserved_bytes", i->reserved_bytes);
+	put_number(obj, "pinned_bytes", i->pinned_bytes);
+	put_number(obj, "free_bytes", i->free_bytes);
+	put_number(obj, "unallocated_bytes", i->unallocated_bytes);
+	put_number(obj, "global_reserve_bytes", i->global_reserve_bytes);
+	put_number(obj, "volume_reserved_bytes", i->volume_reserved_bytes);
+	put_number(obj, "generation", i->generation);
+	json_object_set_new(obj, "block_groups", block_groups_json(i));
+	json_object_set_new(obj, "free_space_cache", free_space_cache_json(i));
+	put_number(obj, "last_commit_ms", i->last_commit_ms);
+	put_number(obj, "volumes", i->volumes);
+	put_number(obj, "snapshots", i->snapshots);
+	put_number(obj, "objects", i->objects);
+	put_number(obj, "commits", i->commits);
+	put_number(obj, "flushes", i->flushes);
+	put_number(obj, "log_groups", i->log_groups);
+	put_number(obj, "log_bytes", i->log_bytes);
+	put_number(obj, "device_flushes", i->device_flushes);
+	put_number(obj, "reclaim_commits", i->reclaim_commits);
+	put_number(obj, "reclaim_groups", i->reclaim_groups);
+	put_number(obj, "enospc", i->enospc);
+	put_number(obj, "node_cache_hits", i->node_cache_hits);
+	put_number(obj, "node_cache_misses", i->node_cache_misses);
+	put_number(obj, "data_cache_hits", i->data_cache_hits);
+	put_number(obj, "data_cache_misses", i->data_cache_misses);
+	put_number(obj, "errors_corrected", i->errors_corrected);
+	put_number(obj, "errors_checksum", i->errors_checksum);
+	put_number(obj, "errors_io", i->errors_io);
+	json_object_set_new(obj, "read_only", json_boolean(i->read_only));
+	json_object_set_new(obj, "device", json_string(i->device_kind));
+	json_object_set_new(obj, "direct_io", json_boolean(i->direct_io));
+	return obj;
+}
+
+static const char *cache_text(uint32_t flags)
+{
+	return flags & BYRE_VOLUME_WRITEBACK ? "writeback" : "direct";
+}
+
+json_t *volume_json(const struct byre_volume_info *i)
+{
+	json_t *obj = json_object();
+	char uuid[UUID_TEXT_MAX], when[TIME_MAX];
+
+	json_object_set_new(obj, "name", json_string(i->name));
+	json_object_set_new(obj, "uuid", json_string(uuid_text(i->uuid, uuid)));
+	put_number(obj, "id", i->id);
+	put_number(obj, "size", i->size);
+	put_number(obj, "used_bytes", i->used_bytes);
+	json_object_set_new(obj, "reserved", json_boolean(i->flags & BYRE_VOLUME_RESERVED));
+	json_object_set_new(obj, "cache", json_string(cache_text(i->flags)));
+	json_object_set_new(obj, "read_only", json_boolean(i->flags & BYRE_VOLUME_READ_ONLY));
+	json_object_set_new(obj, "created", json_string(time_text(i->ctime_ns, when)));
+	return obj;
+}
+
+/* ---- for people ----------------------------------------------------------- */
+
+static void show(const char *label, const char *value)
+{
+	printf("%-20s %s\n", label, value);
+}
+
+static void show_size(const char *label, uint64_t bytes)
+{
+	char buf[SIZE_FORMAT_MAX];
+
+	show(label, size_format(bytes, buf, sizeof(buf)));
+}
+
+static void show_number(const char *label, uint64_t value)
+{
+	char buf[24];
+
+	snprintf(buf, sizeof(buf), "%" PRIu64, value);
+	show(label, buf);
+}
+
+static void show_block_groups(const struct byre_pool_info *i)
+{
+	printf("%-20s %" PRIu64 " data, %" PRIu64 " metadata, %" PRIu64 " system\n", "block groups",
+	       i->groups_data, i->groups_metadata, i->groups_system);
+	printf("%-20s %" PRIu64 " loaded, %" PRIu64 " written, %" PRIu64 " rebuilt\n", "free-space cache",
+	       i->cache_loaded, i->cache_written, i->cache_rebuilt);
+}
+
+void print_pool(const struct byre_pool_info *i)
+{
+	char uuid[UUID_TEXT_MAX];
+
+	show("pool", uuid_text(i->uuid, uuid));
+	show("state", i->read_only ? "read-only" : "writable");
+	show_size("size", i->size);
+	show_size("free", i->free_bytes);
+	show_size("data", i->data_bytes);
+	show_size("metadata", i->metadata_bytes);
+	show_size("reserved", i->reserved_bytes);
+	show_size("volume reservations", i->volume_reserved_bytes);
+	show_size("pinned", i->pinned_bytes);
+	show_size("unallocated", i->unallocated_bytes);
+	show_block_groups(i);
+	show_number("volumes", i->volumes);
+	show_number("snapshots", i->snapshots);
+	show_number("objects", i->objects);
+	show_number("generation", i->generation);
+	printf("%-20s %" PRIu64 " ms\n", "last commit took", i->last_commit_ms);
+	printf("%-20s %" PRIu64 " checksum, %" PRIu64 " I/O, %" PRIu64 " corrected\n", "errors",
+	       i->errors_checksum, i->errors_io, i->errors_corrected);
+	printf("%-20s %s, %s\n", "device", i->device_kind, i->direct_io ? "direct" : "buffered");
+}
+
+void print_volume(const struct byre_volume_info *i)
+{
+	char uuid[UUID_TEXT_MAX], when[TIME_MAX];
+
+	show("volume", i->name);
+	show("uuid", uuid_text(i->uuid, uuid));
+	show_size("size", i->size);
+	show_size("used", i->used_bytes);
+	show("space", i->flags & BYRE_VOLUME_RESERVED ? "reserved" : "thin");
+	show("cache", cache_text(i->flags));
+	if (i->flags & BYRE_VOLUME_READ_ONLY)
+		show("access", "read-only");
+	show("created", time_text(i->ctime_ns, when));
+}
+
+/* ---- tables --------------------------------------------------------------- */
+
+int table_init(struct table *t, unsigned columns, unsigned right, const char *const *headings)
+{
+	ASSERT(columns <= TABLE_COLUMNS_MAX);
+	*t = (struct table){.columns = columns, .right = right};
+	return table_add(t, headings);
+}
+
+int table_add(struct table *t, const char *const *cells)
+{
+	void *grown = mem_realloc(t->cells, (size_t)(t->rows + 1) * t->columns * CELL_MAX);
+
+	if (!grown)
+		return -ENOMEM;
+	t->cells = grown;
+	for (unsigned c = 0; c < t->columns; c++)
+		snprintf(t->cells[t->rows * t->columns + c], CELL_MAX, "%s", cells[c]);
+	t->rows++;
+	return 0;
+}
+
+static int column_width(const struct table *t, unsigned column)
+{
+	size_t width = 0;
+
+	for (unsigned r = 0; r < t->rows; r++)
+		width = max_u64(width, strlen(t->cells[r * t->columns + column]));
+	return (int)width;
+}
+
+void table_print(const struct table *t)
+{
+	int widths[TABLE_COLUMNS_MAX];
+
+	for (unsigned c = 0; c < t->columns; c++)
+		widths[c] = column_width(t, c);
+
+	for (unsigned r = 0; r < t->rows; r++) {
+		for (unsigned c = 0; c < t->columns; c++) {
+			const char *cell = t->cells[r * t->columns + c];
+			bool last = c + 1 == t->columns;
+
+			if (t->right & 1u << c)
+				printf("%*s", widths[c], cell);
+			else
+				printf("%-*s", last ? 0 : widths[c], cell);
+			fputs(last ? "\n" : "  ", stdout);
+		}
+	}
+}
+
+void table_fini(struct table *t)
+{
+	mem_free(t->cells);
+	*t = (struct table){0};
+}
+
+int cli_volume_table_init(struct table *t)
+{
+	static const char *const headings[] = {"NAME", "SIZE", "USED", "SPACE", "CACHE", "CREATED"};
+
+	return table_init(t, ARRAY_SIZE(headings), 1u << 1 | 1u << 2, headings);
+}
+
+int volume_table_add(struct table *t, const struct byre_volume_info *i)
+{
+	char size[SIZE_FORMAT_MAX], used[SIZE_FORMAT_MAX], when[TIME_MAX];
+	const char *cells[] = {
+		i->name,
+		size_format(i->size, size, sizeof(size)),
+		size_format(i->used_bytes, used, sizeof(used)),
+		i->flags & BYRE_VOLUME_RESERVED ? "reserved" : "thin",
+		cache_text(i->flags),
+		time_text(i->ctime_ns, when),
+	};
+
+	return table_add(t, cells);
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* client/cli_pool.c: the commands that begin with `byre pool`. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "client/backend.h"
+#include "client/cli.h"
+#include "client/progress.h"
+
+/* Prints a pool as far as it is wanted, and closes the backend. */
+static enum cli_exit finish_with_info(struct backend *b, const struct cli *cli, bool quiet,
+				      struct byre_error *err)
+{
+	struct byre_pool_info info;
+	struct byre_error close_err;
+	int r;
+
+	r = b->ops->pool_info(b, &info, err);
+	if (!r && cli->given & CLI_JSON)
+		print_json(pool_json(&info));
+	else if (!r && !quiet)
+		print_pool(&info);
+
+	if (b->ops->close(b, &close_err) && !r)
+		return cli_fail_err(&close_err);
+	return r ? cli_fail_err(err) : CLI_OK;
+}
+
+static bool is_block_device(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+enum cli_exit run_pool_create(const struct cli *cli)
+{
+	const char *path = cli->args[0];
+	struct progress progress;
+	struct fs_create_options opt = {
+		.size_bytes = cli->size.bytes,
+		.sparse = (cli->given & CLI_SPARSE) != 0,
+		.force = (cli->given & CLI_FORCE) != 0,
+		.progress = progress_update,
+		.progress_arg = &progress,
+	};
+	struct fs_error fe = {""};
+	struct byre_error err;
+	struct backend b;
+	int r;
+
+	if (!(cli->given & CLI_SIZE) && !is_block_device(path))
+		return cli_usage(cli, "--size is missing: how large shall %s be?", path);
+
+	progress_init(&progress, "allocating");
+	r = fs_create(path, &opt, &fe);
+	progress_clear(&progress);
+	if (r) {
+		backend_fs_error(r, &fe, "cannot create pool", path, &err);
+		return cli_fail_err(&err);
+	}
+
+	cli_note_rounding(&cli->size);
+	if (opt.sparse)
+		cli_note("note: %s is sparse: if the file system under it runs full, writes to the pool fail",
+			 path);
+	if (!(cli->given & CLI_JSON))
+		return CLI_OK;
+	if (backend_open_file(&b, path, true, &err))
+		return cli_fail_err(&err);
+	return finish_with_info(&b, cli, true, &err);
+}
+
+enum cli_exit run_pool_info(const struct cli *cli)
+{
+	struct byre_error err;
+	struct backend b;
+	int r;
+
+	if (cli->nr_args && cli->given & CLI_CONNECT)
+		return cli_usage(cli, "FILE is read without a daemon: give it or --connect");
+	r = cli->nr_args ? backend_open_file(&b, cli->args[0], true, &err)
+			 : backend_open_daemon(&b, cli->connect, &err);
+	if (r)
+		return cli_fail_err(&err);
+	return finish_with_info(&b, cli, false, &err);
+}
+
+enum cli_exit run_pool_grow(const struct cli *cli)
+{
+	struct byre_error err, close_err;
+	struct backend b;
+	struct cli_size size;
+
+	if (!cli_parse_size(cli, cli->args[0], &size))
+		return CLI_USAGE;
+	if (backend_open(&b, cli, false, &err))
+		return cli_fail_err(&err);
+	if (b.ops->pool_grow(&b, size.bytes, &err)) {
+		b.ops->close(&b, &close_err);
+		return cli_fail_err(&err);
+	}
+	cli_note_rounding(&size);
+	return finish_with_info(&b, cli, true, &err);
+}
+
+/* ---- pool check ----------------------------------------------------------- */
+
+struct check {
+	struct progress progress;
+	bool quiet;    /* findings are counted only */
+	json_t *lines; /* NULL: printed as they come */
+};
+
+static void on_finding(void *arg, const char *line)
+{
+	struct check *check = arg;
+
+	if (check->quiet)
+		return;
+	if (check->lines) {
+		json_array_append_new(check->lines, json_string(line));
+		return;
+	}
+	progress_clear(&check->progress);
+	printf("%s\n", line);
+}
+
+static void on_check_progress(void *arg, uint64_t done, uint64_t total)
+{
+	struct check *check = arg;
+
+	progress_update(&check->progress, done, total);
+}
+
+static int check_once(const char *path, bool repair, struct check *check, uint64_t *ret_findings,
+		      struct byre_error *err)
+{
+	const struct fs_check_options opt = {
+		.repair = repair,
+		.finding = on_finding,
+		.progress = on_check_progress,
+		.arg = check,
+	};
+	struct fs_error fe = {""};
+	int r;
+
+	progress_init(&check->progress, repair ? "repairing" : "checking");
+	r = fs_check(path, &opt, ret_findings, &fe);
+	progress_clear(&check->progress);
+	return r ? backend_fs_error(r, &fe, "cannot check pool", path, err) : 0;
+}
+
+static const char *plural(uint64_t n)
+{
+	return n == 1 ? "" : "s";
+}
+
+/* Prints what came out of it: `left` of `found` findings are still there. */
+static enum cli_exit check_verdict(const struct cli *cli, uint64_t found, uint64_t left, json_t *lines)
+{
+	const char *path = cli->args[0];
+	bool repair = (cli->given & CLI_REPAIR) != 0;
+
+	if (lines)
+		print_json(json_pack("{s:s, s:b, s:I, s:I, s:O}", "path", path, "clean", left == 0, "findings",
+				     (json_int_t)found, "left", (json_int_t)left, "lines", lines));
+	else if (!found)
+		printf("%s: nothing is wrong\n", path);
+	else if (!left)
+		printf("%s: %" PRIu64 " finding%s, all repaired\n", path, found, plural(found));
+
+	if (!left)
+		return CLI_OK;
+	return cli_fail("pool check %s: %" PRIu64 " finding%s%s: %s", path, left, plural(left),
+			repair ? " left after the repair" : "",
+			repair ? "copy off what you can read, and restore the pool from a backup"
+			       : "run it again with --repair");
+}
+
+enum cli_exit run_pool_check(const struct cli *cli)
+{
+	bool repair = (cli->given & CLI_REPAIR) != 0;
+	struct check check = {.lines = cli->given & CLI_JSON ? json_array() : NULL};
+	uint64_t found = 0, left;
+	struct byre_error err;
+	enum cli_exit code;
+	int r;
+
+	r = check_once(cli->args[0], repair, &check, &found, &err);
+	left = found;
+	if (!r && repair && found) {
+		check.quiet = true; /* what is left was among what was told */
+		r = check_once(cli->args[0], false, &check, &left, &err);
+	}
+
+	code = r ? cli_fail_err(&err) : check_verdict(cli, found, left, check.lines);
+	json_decref(check.lines);
+	return code;
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* client/cli_volume.c: the commands that begin with `byre volume`. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client/backend.h"
+#include "client/cli.h"
+
+/* Closes the backend after an operation that returned r; what failed first is what is told. */
+static enum cli_exit finish(struct backend *b, int r, const struct byre_error *err)
+{
+	struct byre_error close_err;
+	int close_r = b->ops->close(b, &close_err);
+
+	if (r)
+		return cli_fail_err(err);
+	return close_r ? cli_fail_err(&close_err) : CLI_OK;
+}
+
+/* After a change: JSON shows the volume as it is now, people hear nothing. */
+static enum cli_exit finish_with_volume(struct backend *b, int r, const struct cli *cli, const char *name,
+					struct byre_error *err)
+{
+	struct byre_volume_info info;
+
+	if (!r && cli->given & CLI_JSON) {
+		r = b->ops->volume_info(b, name, &info, err);
+		if (!r)
+			print_json(volume_json(&info));
+	}
+	return finish(b, r, err);
+}
+
+enum cli_exit run_volume_create(const struct cli *cli)
+{
+	const char *name = cli->args[0];
+	uint32_t flags = (cli->given & CLI_RESERVED ? BYRE_VOLUME_RESERVED : 0) |
+			 (cli->writeback ? BYRE_VOLUME_WRITEBACK : 0);
+	struct byre_error err;
+	struct backend b;
+	struct cli_size size;
+	int r;
+
+	if (!cli_check_name(cli, name) || !cli_parse_size(cli, cli->args[1], &size))
+		return CLI_USAGE;
+	if (backend_open(&b, cli, false, &err))
+		return cli_fail_err(&err);
+	r = b.ops->volume_create(&b, name, size.bytes, flags, &err);
+	if (!r)
+		cli_note_rounding(&size);
+	return finish_with_volume(&b, r, cli, name, &err);
+}
+
+/* One of the two is used. */
+struct list {
+	struct table table;
+	json_t *array;
+};
+
+static int list_add(void *arg, const struct byre_volume_info *info)
+{
+	struct list *list = arg;
+
+	if (list->array)
+		return json_array_append_new(list->array, volume_json(info)) ? -ENOMEM : 0;
+	return volume_table_add(&list->table, info);
+}
+
+enum cli_exit run_volume_list(const struct cli *cli)
+{
+	struct list list = {.array = cli->given & CLI_JSON ? json_array() : NULL};
+	struct byre_error err = {.code = -ENOMEM, .text = "volume list: out of memory"};
+	struct backend b;
+	enum cli_exit code;
+	int r;
+
+	if (backend_open(&b, cli, true, &err)) {
+		json_decref(list.array);
+		return cli_fail_err(&err);
+	}
+	r = list.array ? 0 : cli_volume_table_init(&list.table);
+	if (!r)
+		r = b.ops->volume_list(&b, list_add, &list, &err);
+
+	code = finish(&b, r, &err);
+	if (code == CLI_OK && list.array)
+		print_json(json_incref(list.array));
+	else if (code == CLI_OK)
+		table_print(&list.table);
+	json_decref(list.array);
+	table_fini(&list.table);
+	return code;
+}
+
+enum cli_exit run_volume_info(const struct cli *cli)
+{
+	struct byre_volume_info info;
+	struct byre_error err;
+	struct backend b;
+	int r;
+
+	if (!cli_check_name(cli, cli->args[0]))
+		return CLI_USAGE;
+	if (backend_open(&b, cli, true, &err))
+		return cli_fail_err(&err);
+	r = b.ops->volume_info(&b, cli->args[0], &info, &err);
+	if (!r && cli->given & CLI_JSON)
+		print_json(volume_json(&info));
+	else if (!r)
+		print_volume(&info);
+	return finish(&b, r, &err);
+}
+
+enum cli_exit run_volume_resize(const struct cli *cli)
+{
+	const char *name = cli->args[0];
+	struct byre_error err;
+	struct backend b;
+	struct cli_size size;
+	int r;
+
+	if (!cli_check_name(cli, name) || !cli_parse_size(cli, cli->args[1], &size))
+		return CLI_USAGE;
+	if (backend_open(&b, cli, false, &err))
+		return cli_fail_err(&err);
+	r = b.ops->volume_resize(&b, name, size.bytes, &err);
+	if (!r)
+		cli_note_rounding(&size);
+	return finish_with_volume(&b, r, cli, name, &err);
+}
+
+enum cli_exit run_volume_rename(const struct cli *cli)
+{
+	const char *from = cli->args[0], *to = cli->args[1];
+	struct byre_error err;
+	struct backend b;
+	int r;
+
+	if (!cli_check_name(cli, from) || !cli_check_name(cli, to))
+		return CLI_USAGE;
+	if (backend_open(&b, cli, false, &err))
+		return cli_fail_err(&err);
+	r = b.ops->volume_rename(&b, from, to, &err);
+	return finish_with_volume(&b, r, cli, to, &err);
+}
+
+enum cli_exit run_volume_delete(const struct cli *cli)
+{
+	const char *name = cli->args[0];
+	struct byre_error err;
+	struct backend b;
+	int r;
+
+	if (!cli_check_name(cli, name))
+		return CLI_USAGE;
+	if (backend_open(&b, cli, false, &err))
+		return cli_fail_err(&err);
+	r = b.ops->volume_delete(&b, name, &err);
+	if (!r && cli->given & CLI_JSON)
+		print_json(json_pack("{s:s, s:b}", "name", name, "deleted", 1));
+	return finish(&b, r, &err);
+}

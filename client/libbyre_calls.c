@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* client/libbyre_calls.c: libbyre's calls: arguments into messages, messages into results. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client/libbyre_int.h"
+
+static const Byre__Empty no_arguments = BYRE__EMPTY__INIT;
+
+/* A reply in which something is missing that every daemon sends. */
+static int incomplete(const char *what, struct byre_error *err)
+{
+	return libbyre_fail(err, -EPROTO, "%s: the daemon's answer is incomplete: is it an older version?",
+			    what);
+}
+
+static void copy_uuid(uint8_t *to, const ProtobufCBinaryData *from)
+{
+	memset(to, 0, BYRE_UUID_LEN);
+	if (from->len == BYRE_UUID_LEN)
+		memcpy(to, from->data, BYRE_UUID_LEN);
+}
+
+/* Long and flat: one line a field. */
+static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *ret_info)
+{
+	*ret_info = (struct byre_pool_info){
+		.size = m->size,
+		.data_bytes = m->data_bytes,
+		.metadata_bytes = m->metadata_bytes,
+		.reserved_bytes = m->reserved_bytes,
+		.pinned_bytes = m->pinned_bytes,
+		.free_bytes = m->free_bytes,
+		.generation = m->generation,
+		.groups_data = m->groups_data,
+		.groups_metadata = m->groups_metadata,
+		.groups_system = m->groups_system,
+		.unallocated_bytes = m->unallocated_bytes,
+		.global_reserve_bytes = m->global_reserve_bytes,
+		.volume_reserved_bytes = m->volume_reserved_bytes,
+		.cache_loaded = m->cache_loaded,
+		.cache_written = m->cache_written,
+		.cache_rebuilt = m->cache_rebuilt,
+		.cache_last_bytes = m->cache_last_bytes,
+		.cache_last_us = m->cache_last_us,
+		.last_commit_ms = m->last_commit_ms,
+		.commits = m->commits,
+		.flushes = m->flushes,
+		.log_groups = m->log_groups,
+		.log_bytes = m->log_bytes,
+		.device_flushes = m->device_flushes,
+		.reclaim_commits = m->reclaim_commits,
+		.reclaim_groups = m->reclaim_groups,
+		.enospc = m->enospc,
+		.node_cache_hits = m->node_cache_hits,
+		.node_cache_misses = m->node_cache_misses,
+		.data_cache_hits = m->data_cache_hits,
+		.data_cache_misses = m->data_cache_misses,
+		.volumes = m->volumes,
+		.snapshots = m->snapshots,
+		.objects = m->objects,
+		.errors_corrected = m->errors_corrected,
+		.errors_checksum = m->errors_checksum,
+		.errors_io = m->errors_io,
+		.read_only = m->read_only,
+		.direct_io = m->direct_io,
+	};
+	copy_uuid(ret_info->uuid, &m->uuid);
+	snprintf(ret_info->device_kind, sizeof(ret_info->device_kind), "%s", m->device_kind);
+}
+
+static void volume_from_message(const Byre__Volume *m, struct byre_volume_info *ret_info)
+{
+	*ret_info = (struct byre_volume_info){
+		.id = m->id,
+		.size = m->size,
+		.used_bytes = m->used_bytes,
+		.flags = (m->reserved ? BYRE_VOLUME_RESERVED : 0) | (m->writeback ? BYRE_VOLUME_WRITEBACK : 0) |
+			 (m->read_only ? BYRE_VOLUME_READ_ONLY : 0),
+		.ctime_ns = m->ctime_ns,
+	};
+	snprintf(ret_info->name, sizeof(ret_info->name), "%s", m->name);
+	copy_uuid(ret_info->uuid, &m->uuid);
+}
+
+/* ---- the daemon and its pool ---------------------------------------------- */
+
+int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info, struct byre_error *err)
+{
+	ProtobufCMessage *reply;
+	const Byre__PoolInfo *pool;
+	int r;
+
+	r = libbyre_call(b, BYRE__METHOD__METHOD_POOL_INFO, "pool info", &no_arguments.base,
+			 &byre__pool_info_reply__descriptor, &reply, err);
+	if (r)
+		return r;
+
+	pool = ((const Byre__PoolInfoReply *)reply)->pool;
+	if (pool)
+		pool_from_message(pool, ret_info);
+	else
+		r = incomplete("pool info", err);
+	libbyre_free(reply);
+	return r;
+}
+
+int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err)
+{
+	Byre__PoolGrowRequest rq = BYRE__POOL_GROW_REQUEST__INIT;
+
+	rq.size = new_size;
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_POOL_GROW, "pool grow", &rq.base, err);
+}
+
+int byre_stats(struct byre *b, struct byre_stats *ret_stats, struct byre_error *err)
+{
+	ProtobufCMessage *reply;
+	const Byre__StatsReply *m;
+	int r;
+
+	r = libbyre_call(b, BYRE__METHOD__METHOD_STATS, "stats", &no_arguments.base,
+			 &byre__stats_reply__descriptor, &reply, err);
+	if (r)
+		return r;
+
+	m = (const Byre__StatsReply *)reply;
+	if (m->pool) {
+		*ret_stats = (struct byre_stats){
+			.uptime_ms = m->uptime_ms,
+			.rpc_connections = m->rpc_connections,
+			.rpc_connections_total = m->rpc_connections_total,
+			.rpc_requests = m->rpc_requests,
+			.rpc_errors = m->rpc_errors,
+			.rpc_bad_frames = m->rpc_bad_frames,
+		};
+		pool_from_message(m->pool, &ret_stats->pool);
+	} else {
+		r = incomplete("stats", err);
+	}
+	libbyre_free(reply);
+	return r;
+}
+
+int byre_commit(struct byre *b, uint64_t *ret_generation, struct byre_error *err)
+{
+	ProtobufCMessage *reply;
+	int r;
+
+	r = libbyre_call(b, BYRE__METHOD__METHOD_COMMIT, "commit", &no_arguments.base,
+			 &byre__commit_reply__descriptor, &reply, err);
+	if (r)
+		return r;
+	if (ret_generation)
+		*ret_generation = ((const Byre__CommitReply *)reply)->generation;
+	libbyre_free(reply);
+	return 0;
+}
+
+int byre_shutdown(struct byre *b, struct byre_error *err)
+{
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_SHUTDOWN, "shutdown", &no_arguments.base, err);
+}
+
+/* ---- volumes -------------------------------------------------------------- */
+
+static int check_name(const char *name, struct byre_error *err)
+{
+	char shown[80];
+
+	if (byre_name_is_valid(name))
+		return 0;
+	libbyre_one_line(shown, sizeof(shown), name);
+	return libbyre_fail(err, -EINVAL,
+			    "'%s' is not a valid name: use 1 to %d letters, digits, '.', '_' or '-', "
+			    "and begin with neither '.' nor '-'",
+			    shown, BYRE_NAME_MAX);
+}
+
+int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err)
+{
+	Byre__VolumeCreateRequest rq = BYRE__VOLUME_CREATE_REQUEST__INIT;
+
+	if (check_name(name, err))
+		return -EINVAL;
+	if (flags & ~(uint32_t)(BYRE_VOLUME_RESERVED | BYRE_VOLUME_WRITEBACK))
+		return libbyre_fail(err, -EINVAL, "volume create %s: unknown flags %#x", name, flags);
+
+	rq.name = (char *)name;
+	rq.size = size;
+	rq.reserved = (flags & BYRE_VOLUME_RESERVED) != 0;
+	rq.writeback = (flags & BYRE_VOLUME_WRITEBACK) != 0;
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_CREATE, "volume create", &rq.base, err);
+}
+
+int byre_volume_info(struct byre *b, const char *name, struct byre_volume_info *ret_info, struct byre_error *err)
+{
+	Byre__VolumeInfoRequest rq = BYRE__VOLUME_INFO_REQUEST__INIT;
+	ProtobufCMessage *reply;
+	const Byre__Volume *volume;
+	int r;
+
+	if (check_name(name, err))
+		return -EINVAL;
+	rq.name = (char *)name;
+	r = libbyre_call(b, BYRE__METHOD__METHOD_VOLUME_INFO, "volume info", &rq.base,
+			 &byre__volume_info_reply__descriptor, &reply, err);
+	if (r)
+		return r;
+
+	volume = ((const Byre__VolumeInfoReply *)reply)->volume;
+	if (volume)
+		volume_from_message(volume, ret_info);
+	else
+		r = incomplete("volume info", err);
+	libbyre_free(reply);
+	return r;
+}
+
+int byre_volume_resize(struct byre *b, const char *name, uint64_t size, struct byre_error *err)
+{
+	Byre__VolumeResizeRequest rq = BYRE__VOLUME_RESIZE_REQUEST__INIT;
+
+	if (check_name(name, err))
+		return -EINVAL;
+	rq.name = (char *)name;
+	rq.size = size;
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_RESIZE, "volume resize", &rq.base, err);
+}
+
+int byre_volume_rename(struct byre *b, const char *from, const char *to, struct byre_error *err)
+{
+	Byre__VolumeRenameRequest rq = BYRE__VOLUME_RENAME_REQUEST__INIT;
+
+	if (check_name(from, err) || check_name(to, err))
+		return -EINVAL;
+	rq.from = (char *)from;
+	rq.to = (char *)to;
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_RENAME, "volume rename", &rq.base, err);
+}
+
+int byre_volume_delete(struct byre *b, const char *name, struct byre_error *err)
+{
+	Byre__VolumeDeleteRequest rq = BYRE__VOLUME_DELETE_REQUEST__INIT;
+
+	if (check_name(name, err))
+		return -EINVAL;
+	rq.name = (char *)name;
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_DELETE, "volume delete", &rq.base, err);
+}
+
+/* Hands one page to fn. *ret_more: there is another, behind `after`, which is set to the last name. */
+static int walk_page(const Byre__VolumeListReply *page,
+		     int (*fn)(void *arg, const struct byre_volume_info *info), void *arg, char *after,
+		     bool *ret_more)
+{
+	struct byre_volume_info info;
+	int r;
+
+	for (size_t i = 0; i < page->n_volumes; i++) {
+		volume_from_message(page->volumes[i], &info);
+		r = fn(arg, &info);
+		if (r)
+			return r;
+	}
+
+	/* A page that brings nothing new would be asked for for ever. */
+	*ret_more = page->more && page->n_volumes && strcmp(info.name, after) > 0;
+	if (*ret_more)
+		snprintf(after, BYRE_NAME_MAX + 1, "%s", info.name);
+	return 0;
+}
+
+int byre_volume_list(struct byre *b, int (*fn)(void *arg, const struct byre_volume_info *info), void *arg,
+		     struct byre_error *err)
+{
+	Byre__VolumeListRequest rq = BYRE__VOLUME_LIST_REQUEST__INIT;
+	char after[BYRE_NAME_MAX + 1] = "";
+	ProtobufCMessage *reply;
+	bool more = true;
+	int r = 0;
+
+	rq.after = after;
+	while (!r && more) {
+		r = libbyre_call(b, BYRE__METHOD__METHOD_VOLUME_LIST, "volume list", &rq.base,
+				 &byre__volume_list_reply__descriptor, &reply, err);
+		if (r)
+			return r;
+		r = walk_page((const Byre__VolumeListReply *)reply, fn, arg, after, &more);
+		libbyre_free(reply);
+	}
+	return r;
+}

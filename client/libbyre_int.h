@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* client/libbyre_int.h: what libbyre's files share: one connection, and one blocking exchange on it. */
+#ifndef CLIENT_LIBBYRE_INT_H
+#define CLIENT_LIBBYRE_INT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "client/byre.h"
+#include "proto/byre.pb-c.h"
+#include "proto/rpc_frame.h"
+
+struct byre {
+	int fd; /* -1 after the connection failed */
+	uint64_t last_id;
+	struct rpc_parser parser;
+	char address[ADDR_TEXT_MAX];
+};
+
+/* Fills in err unless it is NULL; returns `code`. */
+int libbyre_fail(struct byre_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* Copies words of a stranger, cut at len, with a space for whatever a terminal might obey. */
+void libbyre_one_line(char *to, size_t len, const char *from);
+
+/*
+ * Sends a request and waits for its answer, unpacked as `type` (libbyre_free). `what` begins the lines of errors
+ * that the daemon has not worded itself.
+ */
+int libbyre_call(struct byre *b, uint16_t method, const char *what, const ProtobufCMessage *request,
+		 const ProtobufCMessageDescriptor *type, ProtobufCMessage **ret_reply, struct byre_error *err);
+/* As libbyre_call for answers without contents. */
+int libbyre_call_empty(struct byre *b, uint16_t method, const char *what, const ProtobufCMessage *request,
+		       struct byre_error *err);
+/* Accepts NULL. */
+void libbyre_free(ProtobufCMessage *msg);
+
+#endif

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "server/config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "base/util.h"
+
+#define RUN_DIR "/run/byre"
+#define NBD_TCP_DEFAULT "tcp:127.0.0.1:10809"
+
+static int fail(struct config_error *err, const char *name, const char *value, const char *why)
+{
+	snprintf(err->msg, sizeof(err->msg), "%s: '%.300s' %s", name, value, why);
+	return -EINVAL;
+}
+
+static int set_path(char path[PATH_MAX], const char *name, const char *value, struct config_error *err)
+{
+	if (!*value || strlen(value) >= PATH_MAX)
+		return fail(err, name, value, "is no path");
+	strcpy(path, value);
+	return 0;
+}
+
+static int parse_unsigned(const char *text, unsigned max, unsigned *ret_value)
+{
+	char *end;
+	unsigned long v;
+
+	if (*text < '0' || *text > '9')
+		return -EINVAL;
+	errno = 0;
+	v = strtoul(text, &end, 10);
+	if (errno || *end || v > max)
+		return -EINVAL;
+	*ret_value = v;
+	return 0;
+}
+
+/* A list from a stronger source starts anew; one from a weaker source is not looked at further. */
+static int add_addr(struct config_list *list, unsigned max, const char *name, const char *value,
+		    enum config_source source, struct config_error *err)
+{
+	struct addr addr;
+	int r = addr_parse(value, &addr);
+
+	if (r == -ENAMETOOLONG)
+		return fail(err, name, value, "is too long for an address");
+	if (r < 0)
+		return fail(err, name, value, "is no address; use unix:PATH or tcp:HOST:PORT");
+	if (source < list->source)
+		return 0;
+	if (source > list->source)
+		list->count = 0;
+	list->source = source;
+	if (list->count == max)
+		return fail(err, name, value, "is one address too many");
+	list->addrs[list->count++] = addr;
+	return 0;
+}
+
+static int set_pool(struct config *c, const char *value, struct config_error *err)
+{
+	return set_path(c->pool, "pool", value, err);
+}
+
+static int set_cache(struct config *c, const char *value, struct config_error *err)
+{
+	uint64_t bytes;
+
+	if (size_parse(value, &bytes) < 0)
+		return fail(err, "cache-size", value, "is no size; use bytes, or a number with K, M, G or T");
+	c->cache_bytes = bytes;
+	return 0;
+}
+
+static int set_commit(struct config *c, const char *value, struct config_error *err)
+{
+	unsigned seconds;
+
+	if (parse_unsigned(value, CONFIG_COMMIT_INTERVAL_MAX_S, &seconds) < 0 || !seconds)
+		return fail(err, "commit-interval", value, "is not a number of seconds from 1 to 3600");
+	c->commit_interval_ms = seconds * 1000;
+	return 0;
+}
+
+static int set_threads(struct config *c, const char *value, struct config_error *err)
+{
+	unsigned threads;
+
+	if (parse_unsigned(value, SERVER_THREADS_MAX, &threads) < 0 || !threads)
+		return fail(err, "threads", value, "is not a number from 1 to 256");
+	c->threads = threads;
+	return 0;
+}
+
+static int set_level(struct config *c, const char *value, struct config_error *err)
+{
+	if (log_level_parse(value, &c->log_level) < 0)
+		return fail(err, "log-level", value, "is none of error, warning, notice, info, debug");
+	return 0;
+}
+
+static const struct single {
+	const char *name;
+	int (*set)(struct config *c, const char *value, struct config_error *err);
+	size_t source; /* offset of its enum config_source */
+} singles[] = {
+	{"pool", set_pool, offsetof(struct config, pool_source)},
+	{"cache-size", set_cache, offsetof(struct config, cache_source)},
+	{"commit-interval", set_commit, offsetof(struct config, commit_source)},
+	{"threads", set_threads, offsetof(struct config, threads_source)},
+	{"log-level", set_level, offsetof(struct config, level_source)},
+};
+
+static const struct {
+	const char *name;
+	size_t list;
+	unsigned max;
+} lists[] = {
+	{"nbd", offsetof(struct config, nbd), SERVER_LISTENERS_MAX},
+	{"rpc", offsetof(struct config, rpc), SERVER_LISTENERS_MAX},
+	{"http", offsetof(struct config, http), 1},
+};
+
+void config_init(struct config *c)
+{
+	memset(c, 0, sizeof(*c));
+	c->log_level = LOG_LEVEL_INFO;
+}
+
+/* A weaker source's value is checked all the same, but lands in a copy that is thrown away. */
+static int set_single(struct config *c, const struct single *single, const char *value,
+		      enum config_source source, struct config_error *err)
+{
+	enum config_source *have = (enum config_source *)((char *)c + single->source);
+	struct config scratch;
+	int r;
+
+	if (source < *have)
+		return single->set(&scratch, value, err);
+	r = single->set(c, value, err);
+	if (!r)
+		*have = source;
+	return r;
+}
+
+int config_set(struct config *c, const char *name, const char *value, enum config_source source,
+	       struct config_error *err)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
+		if (!strcmp(name, lists[i].name))
+			return add_addr((struct config_list *)((char *)c + lists[i].list), lists[i].max, name,
+					value, source, err);
+	for (size_t i = 0; i < ARRAY_SIZE(singles); i++)
+		if (!strcmp(name, singles[i].name))
+			return set_single(c, &singles[i], value, source, err);
+	return fail(err, name, value, "sets something that is not known");
+}
+
+static const char *parent_dir(const char *path, char buf[PATH_MAX])
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash)
+		return ".";
+	if (slash == path)
+		return "/";
+	snprintf(buf, PATH_MAX, "%.*s", (int)(slash - path), path);
+	return buf;
+}
+
+static int default_socket(struct config_list *list, const char *dir, const char *file, struct config_error *err)
+{
+	struct addr *addr = &list->addrs[list->count];
+	size_t len = strlen(dir);
+	int n;
+
+	addr->kind = ADDR_UNIX;
+	n = snprintf(addr->path, sizeof(addr->path), "%s%s%s", dir, len && dir[len - 1] == '/' ? "" : "/",
+		     file);
+	if (n < 0 || (size_t)n >= sizeof(addr->path)) {
+		snprintf(err->msg, sizeof(err->msg),
+			 "the folder %.300s is too long for the name of a unix socket; give --nbd and --rpc",
+			 dir);
+		return -ENAMETOOLONG;
+	}
+	list->count++;
+	return 0;
+}
+
+int config_default_addrs(struct config *c, const char *runtime_dir, bool block_device, struct config_error *err)
+{
+	char buf[PATH_MAX];
+	const char *dir = block_device ? RUN_DIR : parent_dir(c->pool, buf);
+	int r = 0;
+
+	if (runtime_dir && *runtime_dir) { /* may be a list: the first is ours */
+		snprintf(buf, sizeof(buf), "%.*s", (int)strcspn(runtime_dir, ":"), runtime_dir);
+		dir = buf;
+	}
+	if (c->nbd.source == CONFIG_UNSET) {
+		c->nbd.count = 0;
+		r = default_socket(&c->nbd, dir, "nbd.sock", err);
+		if (!r)
+			r = addr_parse(NBD_TCP_DEFAULT, &c->nbd.addrs[c->nbd.count++]);
+	}
+	if (!r && c->rpc.source == CONFIG_UNSET) {
+		c->rpc.count = 0;
+		r = default_socket(&c->rpc, dir, "rpc.sock", err);
+	}
+	return r;
+}
+
+static bool lists_differ(const struct config_list *a, const struct config_list *b)
+{
+	char ta[ADDR_TEXT_MAX], tb[ADDR_TEXT_MAX];
+
+	if (a->count != b->count)
+		return true;
+	for (unsigned i = 0; i < a->count; i++)
+		if (strcmp(addr_format(&a->addrs[i], ta), addr_format(&b->addrs[i], tb)) != 0)
+			return true;
+	return false;
+}
+
+void config_diff(const struct config *a, const struct config *b, char *buf, size_t size)
+{
+	const struct {
+		const char *name;
+		bool differs;
+	} items[] = {
+		{"pool", strcmp(a->pool, b->pool) != 0},
+		{"nbd", lists_differ(&a->nbd, &b->nbd)},
+		{"rpc", lists_differ(&a->rpc, &b->rpc)},
+		{"http", lists_differ(&a->http, &b->http)},
+		{"cache-size", a->cache_bytes != b->cache_bytes},
+		{"commit-interval", a->commit_interval_ms != b->commit_interval_ms},
+		{"threads", a->threads != b->threads},
+	};
+	size_t len = 0;
+
+	*buf = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(items); i++)
+		if (items[i].differs && len < size)
+			len += snprintf(buf + len, size - len, "%s%s", len ? " " : "", items[i].name);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/config.h: what byred is told: by its command line, by a file (--config), and by default.
+ * The command line wins over the file; a list given there (--nbd, --rpc) replaces the file's.
+ */
+#ifndef SERVER_CONFIG_H
+#define SERVER_CONFIG_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "base/log.h"
+#include "server/limits.h"
+
+#define CONFIG_ERROR_MAX 512
+#define CONFIG_COMMIT_INTERVAL_MAX_S 3600
+
+enum config_source { CONFIG_UNSET, CONFIG_FROM_FILE, CONFIG_FROM_ARGS };
+
+struct config_list {
+	enum config_source source;
+	unsigned count;
+	struct addr addrs[SERVER_LISTENERS_MAX];
+};
+
+struct config {
+	char pool[PATH_MAX];
+	char file[PATH_MAX];		   /* --config; empty: none */
+	struct config_list nbd, rpc, http; /* http: one at most */
+	uint64_t cache_bytes;		   /* 0: the engine's default */
+	unsigned commit_interval_ms;	   /* 0: likewise */
+	unsigned threads;		   /* 0: one a core */
+	enum log_level log_level;
+
+	/* Where each single value came from. */
+	enum config_source pool_source, cache_source, commit_source, threads_source, level_source;
+};
+
+struct config_error {
+	char msg[CONFIG_ERROR_MAX];
+};
+
+/* All defaults, but for the addresses (see config_default_addrs). */
+void config_init(struct config *c);
+
+/*
+ * Sets one value by its name (that of the long option, without dashes) from `source`; a value that a stronger source
+ * has set stays. -EINVAL: unknown name or wrong value, told in `err`.
+ */
+int config_set(struct config *c, const char *name, const char *value, enum config_source source,
+	       struct config_error *err);
+
+/*
+ * Reads an INI file: `name = value` lines under [byred], `nbd` and `rpc` may repeat; comments start with # or ;.
+ * -EINVAL: the line that is wrong is told in `err`; others: it cannot be read. Waits.
+ */
+int config_read_file(struct config *c, const char *path, struct config_error *err);
+
+/*
+ * Addresses that nothing was said about: NBD unix:$DIR/nbd.sock and tcp:127.0.0.1:10809, RPC unix:$DIR/rpc.sock.
+ * $DIR is `runtime_dir` (systemd's $RUNTIME_DIRECTORY; NULL: not set), else the pool's folder, and for a block device
+ * /run/byre. -ENAMETOOLONG: $DIR does not fit a unix socket's name.
+ */
+int config_default_addrs(struct config *c, const char *runtime_dir, bool block_device,
+			 struct config_error *err);
+
+/* Names, separated by spaces, of what differs between two configurations and takes a restart to change. */
+void config_diff(const struct config *a, const struct config *b, char *buf, size_t size);
+
+#endif

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "server/nbd_conn.h"
+
+#include <errno.h>
+#include <event2/event_struct.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+
+struct nbd_conn {
+	struct nbd_worker *worker;
+	struct nbd_session *session;
+	struct nbd_conn *next, **pprev; /* in worker->conns */
+	struct nbd_conn *dirty_next;
+	bool is_dirty;
+	bool reading, writing, timed; /* the events are added */
+	int fd;
+	struct event read_event, write_event, timer;
+	struct task adopt_task;
+};
+
+static void on_dirty(struct nbd_session *s)
+{
+	struct nbd_conn *conn = s->owner;
+	struct nbd_worker *w = conn->worker;
+
+	if (conn->is_dirty)
+		return;
+	conn->is_dirty = true;
+	conn->dirty_next = NULL;
+	*w->dirty_tail = conn;
+	w->dirty_tail = &conn->dirty_next;
+}
+
+static void on_post(struct nbd_env *env, struct task *task)
+{
+	loop_post(container_of(env, struct nbd_worker, env)->loop, task);
+}
+
+/* ---- sockets -------------------------------------------------------------- */
+
+static void want_read(struct nbd_conn *conn, bool want)
+{
+	if (conn->reading == want)
+		return;
+	conn->reading = want;
+	if (want)
+		event_add(&conn->read_event, NULL);
+	else
+		event_del(&conn->read_event);
+}
+
+/* A client that is being let go, and takes nothing for a while, is cut off. Each bit of progress starts the time anew. */
+static void want_write(struct nbd_conn *conn, bool want)
+{
+	const struct timeval *timeout = conn->session->state == NBD_CLOSING ? &conn->worker->linger_timeout
+									    : NULL;
+
+	if (conn->writing && (!want || timeout)) {
+		event_del(&conn->write_event);
+		conn->writing = false;
+	}
+	if (want && !conn->writing) {
+		event_add(&conn->write_event, timeout);
+		conn->writing = true;
+	}
+}
+
+/* Sends what there is until the socket is full. False when it is. */
+static bool send_replies(struct nbd_conn *conn)
+{
+	struct iovec iov[NBD_TX_IOV];
+	struct msghdr msg = {.msg_iov = iov};
+	ssize_t n;
+
+	while ((n = nbd_session_tx(conn->session, iov, NBD_TX_IOV))) {
+		msg.msg_iovlen = n;
+		n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n >= 0)
+			nbd_session_sent(conn->session, n);
+		else if (errno == EAGAIN)
+			return false;
+		else if (errno != EINTR)
+			nbd_session_break(conn->session);
+	}
+	return true;
+}
+
+static void conn_free(struct nbd_conn *conn)
+{
+	struct nbd_worker *w = conn->worker;
+
+	event_del(&conn->read_event);
+	event_del(&conn->write_event);
+	event_del(&conn->timer);
+	close(conn->fd);
+	nbd_session_free(conn->session);
+	*conn->pprev = conn->next;
+	if (conn->next)
+		conn->next->pprev = conn->pprev;
+	mem_free(conn);
+	atomic_fetch_sub_explicit(&w->env.stats.connections, 1, memory_order_relaxed);
+}
+
+/* Input is wanted when the session has room; asking has no effect, so it is asked for that alone. */
+static bool wants_input(struct nbd_session *s)
+{
+	struct iovec iov[2];
+
+	return nbd_session_rx(s, iov) > 0;
+}
+
+/* Sends replies, goes on with stalled input, and sees what the connection waits for next. May free it. */
+static void progress(struct nbd_conn *conn)
+{
+	struct nbd_session *s = conn->session;
+	bool sent;
+
+	do {
+		sent = send_replies(conn);
+	} while (nbd_session_resume(s));
+	if (conn->timed && s->state != NBD_HANDSHAKE) {
+		event_del(&conn->timer);
+		conn->timed = false;
+	}
+	want_read(conn, wants_input(s));
+	want_write(conn, !sent && s->state != NBD_BROKEN);
+	if (nbd_session_is_over(s) && !conn->is_dirty)
+		conn_free(conn);
+}
+
+static void check_drained(struct nbd_worker *w)
+{
+	void (*drained)(void *arg);
+
+	/* The thread that asks for a drain sets `drained` first: not to be looked at before. */
+	if (!w->draining || w->conns || !w->drained)
+		return;
+	drained = w->drained;
+	w->drained = NULL;
+	drained(w->drained_arg);
+}
+
+static void flush_dirty(struct nbd_worker *w)
+{
+	struct nbd_conn *conn;
+
+	while ((conn = w->dirty)) {
+		w->dirty = conn->dirty_next;
+		if (!w->dirty)
+			w->dirty_tail = &w->dirty;
+		conn->is_dirty = false;
+		progress(conn);
+	}
+	check_drained(w);
+}
+
+static void after_io(struct loop *loop)
+{
+	flush_dirty(loop->owner);
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+	struct nbd_conn *conn = arg;
+	struct nbd_worker *w = conn->worker;
+	struct iovec iov[2];
+	int places = nbd_session_rx(conn->session, iov);
+	ssize_t n = -1;
+
+	errno = EAGAIN;
+	if (places)
+		n = readv(fd, iov, places);
+	if (n > 0)
+		nbd_session_received(conn->session, n);
+	else if (n == 0)
+		nbd_session_drain(conn->session);
+	else if (errno != EAGAIN && errno != EINTR)
+		nbd_session_break(conn->session);
+	on_dirty(conn->session);
+	flush_dirty(w);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+	struct nbd_conn *conn = arg;
+	struct nbd_worker *w = conn->worker;
+
+	if (what & EV_TIMEOUT)
+		nbd_session_break(conn->session);
+	on_dirty(conn->session);
+	flush_dirty(w);
+}
+
+static void on_handshake_timeout(evutil_socket_t fd, short what, void *arg)
+{
+	struct nbd_conn *conn = arg;
+	struct nbd_worker *w = conn->worker;
+
+	nbd_session_break(conn->session);
+	flush_dirty(w);
+}
+
+/* ---- the worker ----------------------------------------------------------- */
+
+/* On the loop's thread: the connection begins. */
+static void adopt(struct task *task)
+{
+	struct nbd_conn *conn = container_of(task, struct nbd_conn, adopt_task);
+	struct nbd_worker *w = conn->worker;
+	struct event_base *base = w->loop->base;
+
+	conn->session = nbd_session_new(&w->env, conn);
+	if (!conn->session) {
+		atomic_fetch_sub_explicit(&w->env.stats.connections, 1, memory_order_relaxed);
+		close(conn->fd);
+		mem_free(conn);
+		return;
+	}
+	event_assign(&conn->read_event, base, conn->fd, EV_READ | EV_PERSIST, on_readable, conn);
+	event_assign(&conn->write_event, base, conn->fd, EV_WRITE | EV_PERSIST, on_writable, conn);
+	evtimer_assign(&conn->timer, base, on_handshake_timeout, conn);
+	event_add(&conn->timer, &w->handshake_timeout);
+	conn->timed = true;
+	conn->next = w->conns;
+	conn->pprev = &w->conns;
+	if (conn->next)
+		conn->next->pprev = &conn->next;
+	w->conns = conn;
+	if (w->draining)
+		nbd_session_break(conn->session);
+	on_dirty(conn->session); /* the greeting */
+}
+
+static void set_options(int fd)
+{
+	int one = 1;
+
+	/* These fail on unix sockets, which need neither. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+}
+
+int nbd_worker_accept(struct nbd_worker *w, int fd)
+{
+	struct nbd_conn *conn = mem_zalloc(sizeof(*conn));
+
+	if (!conn) {
+		close(fd);
+		return -ENOMEM;
+	}
+	set_options(fd);
+	conn->worker = w;
+	conn->fd = fd;
+	conn->adopt_task.fn = adopt;
+	atomic_fetch_add_explicit(&w->env.stats.connections, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&w->env.stats.connections_total, 1, memory_order_relaxed);
+	loop_post(w->loop, &conn->adopt_task);
+	return 0;
+}
+
+static void begin_drain(struct task *task)
+{
+	struct nbd_worker *w = container_of(task, struct nbd_worker, drain_task);
+
+	w->draining = true;
+	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
+		nbd_session_drain(conn->session);
+	/* The loop's after_io, which follows every batch of tasks, does the rest. */
+}
+
+void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *arg)
+{
+	w->drained = drained;
+	w->drained_arg = arg;
+	w->drain_task.fn = begin_drain;
+	loop_post(w->loop, &w->drain_task);
+}
+
+void nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs)
+{
+	*w = (struct nbd_worker){
+		.loop = loop,
+		.env = {.fs = fs, .ctx = loop->ctx, .dirty = on_dirty, .post = on_post},
+		.handshake_timeout = {.tv_sec = NBD_HANDSHAKE_TIMEOUT_S},
+		.linger_timeout = {.tv_sec = NBD_LINGER_TIMEOUT_S},
+	};
+	w->dirty_tail = &w->dirty;
+	nbd_env_init(&w->env);
+	loop->after_io = after_io;
+	loop->owner = w;
+}
+
+void nbd_worker_fini(struct nbd_worker *w)
+{
+	ASSERT(!w->conns);
+	nbd_env_fini(&w->env);
+}

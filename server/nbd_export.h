@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* server/nbd_export.h: what NBD clients can open: names to volumes, their flags, and the engine's errors in NBD's words. */
+#ifndef SERVER_NBD_EXPORT_H
+#define SERVER_NBD_EXPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fs/fs.h"
+
+struct nbd_export {
+	struct fs_volume *vol; /* a reference */
+	bool read_only;
+};
+
+/*
+ * Opens the export that a client named (`name` has `len` bytes and no final zero). The one place that knows how names
+ * map to volumes. -ENOENT with a line for the client in `err`: there is none of that name, or the name is empty.
+ */
+int nbd_export_open(struct fs *fs, const char *name, size_t len, struct nbd_export *ret_export,
+		    struct fs_error *err);
+void nbd_export_close(struct nbd_export *export); /* may be called again */
+
+/* Calls fn with the name of each export; a nonzero return ends the walk and is returned. */
+int nbd_export_list(struct fs *fs, int (*fn)(void *arg, const char *name), void *arg);
+
+/* The 16 bits of transmission flags. */
+uint16_t nbd_export_flags(const struct nbd_export *export, bool structured);
+
+/* The engine's negative errno (or 0) as the error field of a reply. */
+uint32_t nbd_error(int error);
+
+#endif

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "server/nbd_request.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+
+#define SLAB_REQUESTS 64
+
+struct nbd_request_slab {
+	struct nbd_request_slab *next;
+	struct nbd_request requests[SLAB_REQUESTS];
+};
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	/* One writer: no need for a locked instruction. */
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+			      memory_order_relaxed);
+}
+
+/* ---- requests ------------------------------------------------------------- */
+
+static bool grow_slabs(struct nbd_env *env)
+{
+	struct nbd_request_slab *slab = mem_alloc(sizeof(*slab));
+
+	if (!slab)
+		return false;
+	slab->next = env->slabs;
+	env->slabs = slab;
+	for (int i = 0; i < SLAB_REQUESTS; i++) {
+		slab->requests[i].next = env->spare;
+		env->spare = &slab->requests[i];
+	}
+	return true;
+}
+
+void nbd_request_slabs_free(struct nbd_env *env)
+{
+	struct nbd_request_slab *slab = env->slabs, *next;
+
+	for (; slab; slab = next) {
+		next = slab->next;
+		mem_free(slab);
+	}
+	env->slabs = NULL;
+	env->spare = NULL;
+}
+
+struct nbd_request *nbd_request_new(struct nbd_session *s, const struct nbd_header *h)
+{
+	struct nbd_request *req = s->env->spare;
+
+	if (!req) {
+		if (!grow_slabs(s->env))
+			return NULL;
+		req = s->env->spare;
+	}
+	s->env->spare = req->next;
+	memset(req, 0, offsetof(struct nbd_request, head));
+	req->session = s;
+	req->cookie = h->cookie;
+	req->command = h->type;
+	req->flags = h->flags;
+	req->io.vol = s->export.vol;
+	req->io.off = h->off;
+	req->io.len = h->len;
+	s->under_way++;
+	return req;
+}
+
+void nbd_request_charge(struct nbd_request *req, uint32_t len)
+{
+	req->len = len;
+	req->session->bytes += len;
+	req->session->env->bytes += len;
+}
+
+static void release_data(struct nbd_request *req)
+{
+	struct buf_pool *pool = &req->session->env->pool;
+
+	if (req->rx)
+		rx_buf_put(pool, req->rx);
+	if (req->buf)
+		buf_pool_put(pool, req->buf, req->buf_len);
+	req->rx = NULL;
+	req->buf = NULL;
+	req->body_len = 0;
+}
+
+void nbd_request_release(struct nbd_request *req)
+{
+	struct nbd_session *s = req->session;
+
+	release_data(req);
+	s->bytes -= req->len;
+	s->env->bytes -= req->len;
+	ASSERT(s->under_way > 0);
+	s->under_way--;
+	req->next = s->env->spare;
+	s->env->spare = req;
+}
+
+bool nbd_request_own_buffer(struct nbd_request *req, uint32_t len)
+{
+	req->buf = buf_pool_get(&req->session->env->pool, len);
+	req->buf_len = len;
+	return req->buf;
+}
+
+struct nbd_request *nbd_request_next(const struct nbd_request *req)
+{
+	return req->next;
+}
+
+size_t nbd_request_reply_bytes(const struct nbd_request *req)
+{
+	return (size_t)req->head_len + req->body_len;
+}
+
+struct iovec nbd_request_space(const struct nbd_request *req, uint32_t filled)
+{
+	return (struct iovec){(uint8_t *)req->buf + filled, req->io.len - filled};
+}
+
+int nbd_request_iov(const struct nbd_request *req, size_t skip, struct iovec iov[2])
+{
+	int n = 0;
+
+	if (skip < req->head_len)
+		iov[n++] = (struct iovec){(void *)(req->head + skip), req->head_len - skip};
+	skip = skip > req->head_len ? skip - req->head_len : 0;
+	if (skip < req->body_len)
+		iov[n++] = (struct iovec){(uint8_t *)req->buf + skip, req->body_len - skip};
+	return n;
+}
+
+/* ---- replies -------------------------------------------------------------- */
+
+static void simple_head(struct nbd_request *req, int error)
+{
+	struct nbd_simple_reply rep = {
+		.magic = cpu_to_be32(NBD_SIMPLE_REPLY_MAGIC),
+		.error = cpu_to_be32(nbd_error(error)),
+		.cookie = req->cookie,
+	};
+
+	memcpy(req->head, &rep, sizeof(rep));
+	req->head_len = sizeof(rep);
+}
+
+static struct nbd_chunk chunk(const struct nbd_request *req, uint16_t type, uint32_t len)
+{
+	return (struct nbd_chunk){
+		.magic = cpu_to_be32(NBD_STRUCTURED_REPLY_MAGIC),
+		.flags = cpu_to_be16(NBD_CHUNK_DONE),
+		.type = cpu_to_be16(type),
+		.cookie = req->cookie,
+		.len = cpu_to_be32(len),
+	};
+}
+
+static void error_head(struct nbd_request *req, int error)
+{
+	struct nbd_chunk_error rep = {
+		.chunk = chunk(req, NBD_CHUNK_ERROR, sizeof(rep) - sizeof(rep.chunk)),
+		.error = cpu_to_be32(nbd_error(error)),
+	};
+
+	memcpy(req->head, &rep, sizeof(rep));
+	req->head_len = sizeof(rep);
+}
+
+static void data_head(struct nbd_request *req)
+{
+	struct nbd_chunk_data rep = {
+		.chunk = chunk(req, NBD_CHUNK_OFFSET_DATA, sizeof(rep.off) + req->body_len),
+		.off = cpu_to_be64(req->io.off),
+	};
+
+	memcpy(req->head, &rep, sizeof(rep));
+	req->head_len = sizeof(rep);
+}
+
+static void status_head(struct nbd_request *req)
+{
+	struct nbd_chunk_status rep = {
+		.chunk = chunk(req, NBD_CHUNK_BLOCK_STATUS, sizeof(rep.context) + req->body_len),
+		.context = cpu_to_be32(NBD_ALLOCATION_ID),
+	};
+
+	memcpy(req->head, &rep, sizeof(rep));
+	req->head_len = sizeof(rep);
+}
+
+static void none_head(struct nbd_request *req)
+{
+	struct nbd_chunk rep = chunk(req, NBD_CHUNK_NONE, 0);
+
+	memcpy(req->head, &rep, sizeof(rep));
+	req->head_len = sizeof(rep);
+}
+
+static void make_head(struct nbd_request *req, int error)
+{
+	bool structured = req->session->structured &&
+			  (req->command == NBD_CMD_READ || req->command == NBD_CMD_BLOCK_STATUS);
+
+	if (!structured)
+		simple_head(req, error);
+	else if (error)
+		error_head(req, error);
+	else if (!req->body_len)
+		none_head(req);
+	else if (req->command == NBD_CMD_READ)
+		data_head(req);
+	else
+		status_head(req);
+}
+
+static void count_reply(struct nbd_stats *st, const struct nbd_request *req, int error)
+{
+	if (error)
+		count(&st->errors, 1);
+	switch (req->command) {
+	case NBD_CMD_READ:
+		count(&st->reads, 1);
+		count(&st->read_bytes, req->body_len);
+		break;
+	case NBD_CMD_WRITE:
+		count(&st->writes, 1);
+		count(&st->written_bytes, error ? 0 : req->io.len);
+		break;
+	case NBD_CMD_FLUSH: count(&st->flushes, 1); break;
+	default: count(&st->others, 1);
+	}
+}
+
+void nbd_request_finish(struct nbd_request *req, int error)
+{
+	struct nbd_session *s = req->session;
+
+	if (error || (req->command != NBD_CMD_READ && req->command != NBD_CMD_BLOCK_STATUS))
+		release_data(req);
+	count_reply(&s->env->stats, req, error);
+	if (s->state == NBD_BROKEN) {
+		nbd_request_release(req);
+	} else {
+		make_head(req, error);
+		req->next = NULL;
+		*s->out_tail = req;
+		s->out_tail = &req->next;
+	}
+	s->env->dirty(s);
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/nbd_request.h: one request of the transmission phase, its memory and its reply. Private to nbd_request.c and
+ * nbd_transmit.c; the invariants are in nbd_session.h.
+ */
+#ifndef SERVER_NBD_REQUEST_H
+#define SERVER_NBD_REQUEST_H
+
+#include "server/nbd_session.h"
+
+#define NBD_ALLOCATION_ID 1 /* of the metadata context base:allocation */
+
+struct nbd_request {
+	struct fs_io io;
+	struct nbd_session *session;
+	struct nbd_request *next; /* spare, or the session's output list */
+	be64 cookie;
+	uint32_t len;	   /* data that counts in session->bytes */
+	uint16_t command;  /* enum nbd_command */
+	uint16_t flags;	   /* the client's */
+	int error;	   /* of a refused one */
+	struct rx_buf *rx; /* WRITE: the receive buffer that io.buf points into, or */
+	void *buf;	   /* a buffer of its own */
+	uint32_t buf_len;
+	uint32_t body_len;	       /* bytes of buf that follow the head of the reply */
+	uint32_t extents, extents_max; /* BLOCK_STATUS */
+	uint8_t head_len;
+
+	/* From here on nothing is cleared for a new request. */
+	uint8_t head[sizeof(struct nbd_chunk_data)];
+	struct fs_work work; /* BLOCK_STATUS */
+	struct task task;
+};
+
+/* A request as it came, in the processor's byte order. */
+struct nbd_header {
+	uint16_t flags, type;
+	uint64_t off;
+	uint32_t len;
+	be64 cookie;
+};
+
+/* NULL: no memory. Counts in s->under_way from here to nbd_request_release. */
+struct nbd_request *nbd_request_new(struct nbd_session *s, const struct nbd_header *h);
+/* Counts `len` bytes of data for the request, until its release. */
+void nbd_request_charge(struct nbd_request *req, uint32_t len);
+/* Gives it a buffer of its own. False: no memory. */
+bool nbd_request_own_buffer(struct nbd_request *req, uint32_t len);
+/*
+ * The request is done, with 0 or a negative errno: its reply (with body_len bytes of its buffer) joins the session's
+ * output, unless nobody is there to read it.
+ */
+void nbd_request_finish(struct nbd_request *req, int error);
+
+#endif

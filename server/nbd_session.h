@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/nbd_session.h: one NBD client as a state machine over bytes, without a socket. The connection (nbd_conn.c)
+ * moves bytes between it and a socket; tests and fuzzers feed it by hand.
+ *
+ *      HANDSHAKE ──► TRANSMIT ──► CLOSING ──► BROKEN
+ *          └────────────┴────────────┴──────────┘      (any may skip ahead, none goes back)
+ *
+ * CLOSING: no more input; what is under way finishes, its replies are sent. BROKEN: nothing goes in or out.
+ *
+ * 1. Everything but the work of BLOCK_STATUS runs on the loop's thread.
+ * 2. A request is in exactly one place: with the engine (or a worker), filling (its data still comes in), refused (its
+ *    data is being thrown away), or in the output list. `under_way` counts them all.
+ * 3. A session goes away only when `under_way` is 0: the engine never calls back into a dead one.
+ * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the header to the last byte of
+ *    the reply.
+ * 5. Between nbd_session_rx and nbd_session_received of one session no other session of the environment may be given
+ *    input: they share the receive buffer.
+ */
+#ifndef SERVER_NBD_SESSION_H
+#define SERVER_NBD_SESSION_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "fs/fs.h"
+#include "proto/nbd-protocol.h"
+#include "server/buf_pool.h"
+#include "server/limits.h"
+#include "server/nbd_export.h"
+#include "server/task.h"
+
+struct nbd_request;
+struct nbd_request_slab;
+struct nbd_session;
+struct nbd_handshake;
+
+/* Written by the loop's thread, read by any. */
+struct nbd_stats {
+	_Atomic uint64_t connections, connections_total;
+	_Atomic uint64_t reads, writes, flushes, others, errors;
+	_Atomic uint64_t read_bytes, written_bytes;
+};
+
+/* What the sessions of one loop share. The caller fills in the first part. */
+struct nbd_env {
+	struct fs *fs;
+	struct fs_ctx *ctx;
+	/* A session may have got output, room for input, or come to its end: call nbd_session_resume and look. Must not
+	 * call the session from inside. */
+	void (*dirty)(struct nbd_session *s);
+	/* Runs a task on the loop's thread; called from any thread. */
+	void (*post)(struct nbd_env *env, struct task *task);
+
+	struct buf_pool pool;
+	struct nbd_stats stats;
+	uint64_t bytes; /* invariant 4 */
+	struct nbd_request *spare;
+	struct nbd_request_slab *slabs;
+	struct fs_io *batch[NBD_REQUESTS_MAX];
+	size_t batch_len;
+};
+
+void nbd_env_init(struct nbd_env *env);
+void nbd_env_fini(struct nbd_env *env); /* no session may be left */
+
+enum nbd_session_state { NBD_HANDSHAKE, NBD_TRANSMIT, NBD_CLOSING, NBD_BROKEN };
+
+struct nbd_session {
+	struct nbd_env *env;
+	void *owner; /* the caller's */
+	enum nbd_session_state state;
+	struct nbd_handshake *hs; /* until its last output is sent */
+	struct nbd_export export;
+	bool structured, allocation;
+
+	unsigned under_way; /* invariant 2 */
+	uint64_t bytes;	    /* invariant 4 */
+
+	/* input */
+	struct nbd_request *filling;
+	uint32_t filled;
+	struct nbd_request *refused;
+	uint32_t discard; /* bytes of its data still to come */
+	uint8_t partial[sizeof(struct nbd_request_header)];
+	uint8_t partial_len;
+	struct rx_buf *stalled; /* input that waits for room: [stalled_pos, stalled_end) of it */
+	uint32_t stalled_pos, stalled_end;
+
+	/* output */
+	struct nbd_request *out, **out_tail;
+	size_t out_sent; /* bytes of the first one */
+};
+
+/* NULL: no memory. */
+struct nbd_session *nbd_session_new(struct nbd_env *env, void *owner);
+/* Asserts nbd_session_is_over. Accepts NULL. */
+void nbd_session_free(struct nbd_session *s);
+
+/* Where input may be put now, one or two places; 0: none is wanted. */
+int nbd_session_rx(struct nbd_session *s, struct iovec iov[2]);
+/* `len` bytes were put there (filling the places in order). Submits the requests among them as one batch. */
+void nbd_session_received(struct nbd_session *s, size_t len);
+
+/* What is to be sent, at most `max` pieces; 0: nothing. */
+int nbd_session_tx(struct nbd_session *s, struct iovec *iov, int max);
+void nbd_session_sent(struct nbd_session *s, size_t len);
+
+/* Goes on with input that waited for room. True when that was done: there may be output again. */
+bool nbd_session_resume(struct nbd_session *s);
+
+/* No more input (the client ended its side, or the server stops): finish what is under way, then be over. */
+void nbd_session_drain(struct nbd_session *s);
+/* The connection is gone, both ways. */
+void nbd_session_break(struct nbd_session *s);
+
+bool nbd_session_is_over(const struct nbd_session *s);
+
+/* ---- between nbd_session.c, nbd_transmit.c and nbd_request.c ------------------------------ */
+
+void nbd_session_move(struct nbd_session *s, enum nbd_session_state to);
+
+/* Serves data[pos, end) of rx; returns how far it came (short of `end`: a partial header, or no room now). */
+uint32_t nbd_transmit_input(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end);
+/* The data of s->filling is complete. */
+void nbd_transmit_filled(struct nbd_session *s);
+/* Hands the batch to the engine. */
+void nbd_transmit_submit(struct nbd_env *env);
+/* Where the data of a filling request goes after its first `filled` bytes. */
+struct iovec nbd_request_space(const struct nbd_request *req, uint32_t filled);
+/* The pieces of one reply, after the first `skip` bytes. Returns how many (0 to 2). */
+int nbd_request_iov(const struct nbd_request *req, size_t skip, struct iovec iov[2]);
+size_t nbd_request_reply_bytes(const struct nbd_request *req);
+struct nbd_request *nbd_request_next(const struct nbd_request *req);
+/* Takes the request from its session and gives its buffers back. */
+void nbd_request_release(struct nbd_request *req);
+void nbd_request_slabs_free(struct nbd_env *env);
+
+#endif

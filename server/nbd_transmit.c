@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/nbd_transmit.c: the transmission phase: requests from bytes, to the engine, and back to replies.
+ * The states of a session and its invariants are in nbd_session.h.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "server/nbd_request.h"
+
+struct command {
+	uint16_t flags; /* allowed; FUA always is */
+	bool modifies;
+	int past_end; /* error for a range that leaves the volume */
+	enum fs_op op;
+	void (*start)(struct nbd_session *s, struct nbd_request *req);
+};
+
+static void io_done(struct fs_io *io)
+{
+	nbd_request_finish(container_of(io, struct nbd_request, io), io->error);
+}
+
+/* ---- commands ------------------------------------------------------------- */
+
+void nbd_transmit_submit(struct nbd_env *env)
+{
+	size_t n = env->batch_len;
+
+	env->batch_len = 0;
+	if (n)
+		fs_submit(env->ctx, env->batch, n);
+}
+
+static void queue(struct nbd_request *req)
+{
+	struct nbd_env *env = req->session->env;
+
+	if (env->batch_len == ARRAY_SIZE(env->batch))
+		nbd_transmit_submit(env);
+	env->batch[env->batch_len++] = &req->io;
+}
+
+static void start_read(struct nbd_session *s, struct nbd_request *req)
+{
+	if (!nbd_request_own_buffer(req, req->io.len)) {
+		nbd_request_finish(req, -ENOMEM);
+		return;
+	}
+	nbd_request_charge(req, req->io.len);
+	req->io.buf = req->buf;
+	req->body_len = req->io.len;
+	queue(req);
+}
+
+static void start_simple(struct nbd_session *s, struct nbd_request *req)
+{
+	if (req->flags & NBD_CMD_FLAG_FUA)
+		req->io.flags |= FS_FUA;
+	queue(req);
+}
+
+static void start_cache(struct nbd_session *s, struct nbd_request *req)
+{
+	req->io.len = min_u64(req->io.len, NBD_IO_MAX); /* it is a hint: a part of it will do */
+	queue(req);
+}
+
+static void start_zero(struct nbd_session *s, struct nbd_request *req)
+{
+	if (req->flags & NBD_CMD_FLAG_NO_HOLE)
+		req->io.flags |= FS_NO_HOLE;
+	/* Punching a hole is a matter of metadata. Keeping the space means writing zeros: no faster than the client. */
+	if ((req->flags & NBD_CMD_FLAG_FAST_ZERO) && (req->flags & NBD_CMD_FLAG_NO_HOLE))
+		nbd_request_finish(req, -EOPNOTSUPP);
+	else
+		start_simple(s, req);
+}
+
+/* One piece of the map; equal neighbours become one extent. Nonzero ends the walk: there is no room for more. */
+static int add_extent(void *arg, uint64_t off, uint64_t len, bool hole)
+{
+	struct nbd_request *req = arg;
+	uint32_t flags = hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0;
+	struct nbd_extent *ext = req->buf;
+
+	if (!len)
+		return 0;
+	if (req->extents && be32_to_cpu(ext[req->extents - 1].flags) == flags) {
+		ext += req->extents - 1;
+		ext->len = cpu_to_be32(be32_to_cpu(ext->len) + len);
+		return 0;
+	}
+	if (req->extents == req->extents_max)
+		return 1;
+	ext[req->extents++] = (struct nbd_extent){cpu_to_be32(len), cpu_to_be32(flags)};
+	return 0;
+}
+
+static void status_done(struct task *task)
+{
+	struct nbd_request *req = container_of(task, struct nbd_request, task);
+
+	if (!req->error && !req->extents) /* "unknown" is always a valid answer */
+		add_extent(req, req->io.off, req->io.len, false);
+	req->body_len = req->extents * sizeof(struct nbd_extent);
+	nbd_request_finish(req, req->error);
+}
+
+/* On a worker thread. */
+static void status_work(struct fs_work *work)
+{
+	struct nbd_request *req = container_of(work, struct nbd_request, work);
+	struct nbd_env *env = req->session->env;
+	int r = fs_volume_map(req->io.vol, req->io.off, req->io.len, add_extent, req);
+
+	req->error = r < 0 ? r : 0;
+	env->post(env, &req->task);
+}
+
+static void start_status(struct nbd_session *s, struct nbd_request *req)
+{
+	req->extents_max = req->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : NBD_EXTENTS_MAX;
+	if (!nbd_request_own_buffer(req, req->extents_max * sizeof(struct nbd_extent))) {
+		nbd_request_finish(req, -ENOMEM);
+		return;
+	}
+	req->work.fn = status_work;
+	req->task.fn = status_done;
+	fs_work(s->env->fs, &req->work);
+}
+
+/* WRITE has no start: its data comes first (see take_write). DISC has no entry: it is no request to answer. */
+static const struct command commands[] = {
+	[NBD_CMD_READ] = {NBD_CMD_FLAG_DF, false, -EINVAL, FS_READ, start_read},
+	[NBD_CMD_WRITE] = {0, true, -ENOSPC, FS_WRITE, start_simple},
+	[NBD_CMD_FLUSH] = {0, false, -EINVAL, FS_FLUSH, start_simple},
+	[NBD_CMD_TRIM] = {0, true, -EINVAL, FS_TRIM, start_simple},
+	[NBD_CMD_CACHE] = {0, false, -EINVAL, FS_CACHE, start_cache},
+	[NBD_CMD_WRITE_ZEROES] = {NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, true, -ENOSPC, FS_ZERO,
+				  start_zero},
+	[NBD_CMD_BLOCK_STATUS] = {NBD_CMD_FLAG_REQ_ONE, false, -EINVAL, 0, start_status},
+};
+
+static const struct command *command_find(uint16_t type)
+{
+	return type < ARRAY_SIZE(commands) && commands[type].start ? &commands[type] : NULL;
+}
+
+static bool has_data(uint16_t type)
+{
+	return type == NBD_CMD_READ || type == NBD_CMD_WRITE;
+}
+
+static int check_flags(const struct nbd_session *s, const struct command *cmd, const struct nbd_header *h)
+{
+	uint16_t allowed = cmd->flags | NBD_CMD_FLAG_FUA;
+
+	if (!s->structured)
+		allowed &= ~NBD_CMD_FLAG_DF;
+	return h->flags & ~allowed ? -EINVAL : 0;
+}
+
+static int check_range(const struct nbd_session *s, const struct command *cmd, const struct nbd_header *h)
+{
+	uint64_t size = fs_volume_size(s->export.vol);
+
+	if (h->type == NBD_CMD_FLUSH)
+		return h->off || h->len ? -EINVAL : 0;
+	if (has_data(h->type) && h->len > NBD_IO_MAX)
+		return h->flags & NBD_CMD_FLAG_DF ? -EOVERFLOW : -EINVAL;
+	return h->off > size || h->len > size - h->off ? cmd->past_end : 0;
+}
+
+static int check(const struct nbd_session *s, const struct command *cmd, const struct nbd_header *h)
+{
+	int r;
+
+	if (!cmd)
+		return -EINVAL;
+	if (h->type == NBD_CMD_BLOCK_STATUS && (!s->allocation || !h->len))
+		return -EINVAL;
+	r = check_flags(s, cmd, h);
+	if (r < 0)
+		return r;
+	if (cmd->modifies && s->export.read_only)
+		return -EROFS;
+	return check_range(s, cmd, h);
+}
+
+/* ---- input ---------------------------------------------------------------- */
+
+static struct nbd_header decode(const struct nbd_request_header *wire)
+{
+	return (struct nbd_header){
+		.flags = be16_to_cpu(wire->flags),
+		.type = be16_to_cpu(wire->type),
+		.off = be64_to_cpu(wire->off),
+		.len = be32_to_cpu(wire->len),
+		.cookie = wire->cookie,
+	};
+}
+
+/* Back-pressure. A session with nothing under way always has room, so that nobody waits for others' sake for ever. */
+static bool has_room(const struct nbd_session *s, const struct nbd_header *h)
+{
+	uint64_t len = has_data(h->type) && h->len <= NBD_IO_MAX ? h->len : 0;
+
+	if (s->under_way >= NBD_REQUESTS_MAX)
+		return false;
+	if (!s->bytes || !len)
+		return true;
+	return s->bytes + len <= NBD_CONN_BYTES_MAX && s->env->bytes + len <= NBD_LOOP_BYTES_MAX;
+}
+
+/* Throws `len` bytes of data away before the request is answered with `error`. */
+static void refuse(struct nbd_session *s, struct nbd_request *req, int error, uint32_t len)
+{
+	if (!len) {
+		nbd_request_finish(req, error);
+		return;
+	}
+	req->error = error;
+	s->refused = req;
+	s->discard = len;
+}
+
+/*
+ * A write's data starts at rx->data + pos. If all of it is there it stays there, else the request gets a buffer of its
+ * own, into which the rest is received. Returns where the data (as far as it is there) ends.
+ */
+static uint32_t take_write(struct nbd_session *s, struct nbd_request *req, struct rx_buf *rx, uint32_t pos,
+			   uint32_t end)
+{
+	uint32_t len = req->io.len, have = min_u64(len, end - pos);
+
+	if (have < len && !nbd_request_own_buffer(req, len)) {
+		refuse(s, req, -ENOMEM, len);
+		return pos;
+	}
+	nbd_request_charge(req, len);
+	if (have == len) {
+		req->rx = rx_buf_get(rx);
+		req->io.buf = rx->data + pos;
+		start_simple(s, req);
+	} else {
+		memcpy(req->buf, rx->data + pos, have);
+		req->io.buf = req->buf;
+		s->filling = req;
+		s->filled = have;
+	}
+	return pos + have;
+}
+
+void nbd_transmit_filled(struct nbd_session *s)
+{
+	struct nbd_request *req = s->filling;
+
+	s->filling = NULL;
+	start_simple(s, req);
+}
+
+static uint32_t serve(struct nbd_session *s, struct nbd_request *req, const struct nbd_header *h,
+		      struct rx_buf *rx, uint32_t pos, uint32_t end)
+{
+	const struct command *cmd = command_find(h->type);
+	int error = check(s, cmd, h);
+
+	if (error || (!h->len && h->type != NBD_CMD_FLUSH)) {
+		refuse(s, req, error, h->type == NBD_CMD_WRITE ? h->len : 0);
+		return pos;
+	}
+	req->io.op = cmd->op;
+	req->io.done = io_done;
+	if (h->type == NBD_CMD_WRITE)
+		return take_write(s, req, rx, pos, end);
+	cmd->start(s, req);
+	return pos;
+}
+
+/* Takes one request from its header on. Returns where it ends; `pos` itself when there is no room for it now. */
+static uint32_t take_request(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end)
+{
+	const struct nbd_request_header *wire = (const struct nbd_request_header *)(rx->data + pos);
+	struct nbd_header h = decode(wire);
+	struct nbd_request *req;
+
+	/* After a wrong magic nothing that follows can be told apart; what came before it is still answered. */
+	if (be32_to_cpu(wire->magic) != NBD_REQUEST_MAGIC || h.type == NBD_CMD_DISC) {
+		nbd_session_drain(s);
+		return end;
+	}
+	if (!has_room(s, &h))
+		return pos;
+	req = nbd_request_new(s, &h);
+	if (!req) {
+		nbd_session_break(s);
+		return end;
+	}
+	return serve(s, req, &h, rx, pos + sizeof(*wire), end);
+}
+
+static uint32_t discard(struct nbd_session *s, uint32_t pos, uint32_t end)
+{
+	uint32_t n = min_u64(s->discard, end - pos);
+	struct nbd_request *req = s->refused;
+
+	s->discard -= n;
+	if (!s->discard) {
+		s->refused = NULL;
+		nbd_request_finish(req, req->error);
+	}
+	return pos + n;
+}
+
+uint32_t nbd_transmit_input(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end)
+{
+	while (pos < end && s->state == NBD_TRANSMIT) {
+		uint32_t from = pos;
+
+		if (s->refused)
+			pos = discard(s, pos, end);
+		else if (end - pos >= sizeof(struct nbd_request_header))
+			pos = take_request(s, rx, pos, end);
+		if (pos == from)
+			break;
+	}
+	return pos;
+}

@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* server/rpc.c: the RPC server: sockets, calls on their way to the engine and back, and the end of it all. */
+#include "server/rpc.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "proto/rpc_status.h"
+#include "server/rpc_int.h"
+
+static void *pb_alloc(void *data, size_t size)
+{
+	return mem_alloc(size);
+}
+
+static void pb_free(void *data, void *ptr)
+{
+	mem_free(ptr);
+}
+
+ProtobufCAllocator *rpc_allocator(void)
+{
+	/* protobuf-c asks for a pointer to non-const, and only reads it. */
+	static const ProtobufCAllocator allocator = {.alloc = pb_alloc, .free = pb_free};
+
+	return (ProtobufCAllocator *)&allocator;
+}
+
+/* ---- calls ---------------------------------------------------------------- */
+
+int rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *reply)
+{
+	size_t len = protobuf_c_message_get_packed_size(reply);
+
+	ASSERT(!call->reply);
+	if (len > RPC_MESSAGE_MAX)
+		return rpc_call_fail(call, -EOVERFLOW, "%s: the answer is too long", call->method->name);
+
+	call->reply = mem_alloc(len + 1); /* an empty message is a reply too */
+	if (!call->reply)
+		return -ENOMEM;
+	protobuf_c_message_pack(reply, call->reply);
+	call->reply_len = (uint32_t)len;
+	return 0;
+}
+
+int rpc_call_fail(struct rpc_call *call, int error, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (call->err.msg[0])
+		return error;
+	va_start(ap, fmt);
+	vsnprintf(call->err.msg, sizeof(call->err.msg), fmt, ap);
+	va_end(ap);
+	return error;
+}
+
+static void call_free(struct rpc_call *call)
+{
+	protobuf_c_message_free_unpacked(call->request, rpc_allocator());
+	mem_free(call->reply);
+	mem_free(call);
+}
+
+static void call_run(struct rpc_call *call)
+{
+	call->error = call->method->run(call);
+	if (call->error)
+		rpc_call_fail(call, call->error, "%s: %s", call->method->name, strerror(-call->error));
+}
+
+/* On the loop, after run: the answer leaves, if anybody still waits for it. */
+static void call_complete(struct rpc_call *call)
+{
+	struct rpc_server *s = call->server;
+	void (*after)(struct rpc_server *) = call->error ? NULL : call->method->after;
+
+	s->nr_calls--;
+	s->stats.requests++;
+	s->stats.errors += call->error != 0;
+
+	if (call->conn)
+		rpc_conn_answer(call->conn, call);
+	call_free(call);
+	if (after)
+		after(s);
+	if (s->stopping)
+		rpc_server_sweep(s);
+}
+
+static void call_work(struct fs_work *work)
+{
+	struct rpc_call *call = container_of(work, struct rpc_call, work);
+	struct rpc_server *s = call->server;
+	const uint64_t one = 1;
+	ssize_t n;
+
+	call_run(call);
+
+	/*
+	 * The wake-up is written with the lock held: the loop takes the call only after that, so that
+	 * the server cannot be gone under this thread. An eventfd that is full is readable anyway.
+	 */
+	lock_take(&s->done_lock);
+	STAILQ_INSERT_TAIL(&s->done, call, done_entry);
+	n = write(s->done_fd, &one, sizeof(one));
+	ASSERT(n == sizeof(one) || errno == EAGAIN);
+	lock_drop(&s->done_lock);
+}
+
+static void on_done(evutil_socket_t fd, short what, void *arg)
+{
+	struct rpc_server *s = arg;
+	struct rpc_call_list done = STAILQ_HEAD_INITIALIZER(done);
+	struct rpc_call *call;
+	uint64_t count;
+	ssize_t n;
+
+	n = read(fd, &count, sizeof(count));
+	ASSERT(n == sizeof(count) || errno == EAGAIN || errno == EINTR);
+
+	lock_take(&s->done_lock);
+	STAILQ_CONCAT(&done, &s->done);
+	lock_drop(&s->done_lock);
+
+	while ((call = STAILQ_FIRST(&done))) {
+		STAILQ_REMOVE_HEAD(&done, done_entry);
+		call_complete(call);
+	}
+}
+
+int rpc_call_start(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id,
+		   ProtobufCMessage *request)
+{
+	struct rpc_server *s = conn->server;
+	struct rpc_call *call = mem_zalloc(sizeof(*call));
+
+	if (!call)
+		return -ENOMEM;
+
+	call->work.fn = call_work;
+	call->server = s;
+	call->method = method;
+	call->id = id;
+	call->request = request;
+	call->conn = conn;
+	LIST_INSERT_HEAD(&conn->calls, call, conn_entry);
+	conn->nr_calls++;
+	s->nr_calls++;
+
+	if (method->waits) {
+		fs_work(s->opt.fs, &call->work);
+	} else {
+		call_run(call);
+		call_complete(call);
+	}
+	return 0;
+}
+
+/* ---- sockets -------------------------------------------------------------- */
+
+/* One frame without a connection around it; what the socket does not take at once is lost. */
+static void turn_away(int fd)
+{
+	Byre__Error error = BYRE__ERROR__INIT;
+	uint8_t buf[RPC_HEADER_LEN + 128];
+	struct rpc_header header;
+	struct rpc_frame frame = {.kind = RPC_REPLY, .status = rpc_status_from_errno(-EAGAIN)};
+
+	error.text = (char *)"too many connections: try again later";
+	frame.message_len = (uint32_t)byre__error__get_packed_size(&error);
+	ASSERT(frame.message_len <= sizeof(buf) - RPC_HEADER_LEN);
+	rpc_frame_encode(&frame, &header);
+	memcpy(buf, &header, sizeof(header));
+	byre__error__pack(&error, buf + sizeof(header));
+
+	(void)!send(fd, buf, sizeof(header) + frame.message_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	close(fd);
+}
+
+static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *sa, int len, void *arg)
+{
+	struct rpc_server *s = arg;
+
+	if (s->nr_conns >= RPC_CONNECTIONS_MAX)
+		turn_away(fd);
+	else if (rpc_conn_new(s, fd) == 0)
+		s->stats.connections_total++;
+}
+
+/* Without a pause, a process that is out of descriptors would spin here. */
+static void on_accept_error(struct evconnlistener *l, void *arg)
+{
+	struct rpc_server *s = arg;
+	const struct timeval pause = {.tv_usec = RPC_ACCEPT_PAUSE_MS * 1000};
+
+	for (unsigned i = 0; i < s->nr_listeners; i++)
+		evconnlistener_disable(s->listeners[i]);
+	evtimer_add(s->accept_ev, &pause);
+}
+
+static void on_accept_again(evutil_socket_t fd, short what, void *arg)
+{
+	struct rpc_server *s = arg;
+
+	for (unsigned i = 0; i < s->nr_listeners; i++)
+		evconnlistener_enable(s->listeners[i]);
+}
+
+int rpc_server_listen(struct rpc_server *s, int listen_fd)
+{
+	const unsigned flags = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC;
+	struct evconnlistener *l = NULL;
+
+	ASSERT(!s->stopping);
+	if (s->nr_listeners < RPC_LISTENERS_MAX && evutil_make_socket_nonblocking(listen_fd) == 0)
+		l = evconnlistener_new(s->base, on_accept, s, flags, -1, listen_fd);
+	if (!l) {
+		int error = s->nr_listeners < RPC_LISTENERS_MAX ? -errno : -EMFILE;
+
+		close(listen_fd);
+		return error ? error : -ENOMEM;
+	}
+
+	evconnlistener_set_error_cb(l, on_accept_error);
+	s->listeners[s->nr_listeners++] = l;
+	return 0;
+}
+
+/* ---- the end -------------------------------------------------------------- */
+
+void rpc_server_sweep(struct rpc_server *s)
+{
+	event_active(s->sweep_ev, 0, 0);
+}
+
+static void close_listeners(struct rpc_server *s)
+{
+	for (unsigned i = 0; i < s->nr_listeners; i++)
+		evconnlistener_free(s->listeners[i]);
+	s->nr_listeners = 0;
+}
+
+static void on_sweep(evutil_socket_t fd, short what, void *arg)
+{
+	struct rpc_server *s = arg;
+	struct rpc_conn *conn, *next;
+	void (*drained)(void *) = s->drained;
+
+	for (conn = LIST_FIRST(&s->conns); conn; conn = next) {
+		next = LIST_NEXT(conn, entry);
+		if (conn->state == RPC_CONN_OPEN)
+			rpc_conn_finish(conn);
+	}
+	if (s->nr_conns || s->nr_calls || !drained)
+		return;
+
+	/* libevent closes a freed bufferevent's socket by a callback of its own: let those that are queued run. */
+	if (!s->swept) {
+		s->swept = true;
+		rpc_server_sweep(s);
+		return;
+	}
+
+	/* Last: `drained` may free the server. */
+	evtimer_del(s->stop_ev);
+	s->drained = NULL;
+	drained(s->drained_arg);
+}
+
+static void on_stop_timeout(evutil_socket_t fd, short what, void *arg)
+{
+	struct rpc_server *s = arg;
+
+	while (!LIST_EMPTY(&s->conns))
+		rpc_conn_free(LIST_FIRST(&s->conns));
+	rpc_server_sweep(s);
+}
+
+void rpc_server_stop(struct rpc_server *s, void (*drained)(void *arg), void *arg)
+{
+	const struct timeval patience = {.tv_sec = RPC_STOP_MS / 1000};
+
+	ASSERT(!s->stopping);
+	s->stopping = true;
+	s->drained = drained;
+	s->drained_arg = arg;
+
+	evtimer_del(s->accept_ev);
+	close_listeners(s);
+	evtimer_add(s->stop_ev, &patience);
+	rpc_server_sweep(s);
+}
+
+static void on_shutdown(evutil_socket_t fd, short what, void *arg)
+{
+	struct rpc_server *s = arg;
+
+	s->opt.shutdown(s->opt.arg);
+}
+
+static void free_event(struct event *ev)
+{
+	if (ev)
+		event_free(ev);
+}
+
+void rpc_server_free(struct rpc_server *s)
+{
+	if (!s)
+		return;
+
+	ASSERT(s->nr_calls == 0);
+	close_listeners(s);
+	while (!LIST_EMPTY(&s->conns))
+		rpc_conn_free(LIST_FIRST(&s->conns));
+	free_event(s->accept_ev);
+	free_event(s->done_ev);
+	free_event(s->sweep_ev);
+	free_event(s->stop_ev);
+	free_event(s->shutdown_ev);
+	if (s->done_fd >= 0)
+		close(s->done_fd);
+	lock_fini(&s->done_lock);
+	mem_free(s);
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static int server_init(struct rpc_server *s)
+{
+	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->done_fd < 0)
+		return -errno;
+
+	s->done_ev = event_new(s->base, s->done_fd, EV_READ | EV_PERSIST, on_done, s);
+	s->accept_ev = evtimer_new(s->base, on_accept_again, s);
+	s->sweep_ev = evtimer_new(s->base, on_sweep, s);
+	s->stop_ev = evtimer_new(s->base, on_stop_timeout, s);
+	s->shutdown_ev = evtimer_new(s->base, on_shutdown, s);
+	if (!s->done_ev || !s->accept_ev || !s->sweep_ev || !s->stop_ev || !s->shutdown_ev)
+		return -ENOMEM;
+	return event_add(s->done_ev, NULL) ? -ENOMEM : 0;
+}
+
+int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt, struct rpc_server **ret)
+{
+	struct rpc_server *s = mem_zalloc(sizeof(*s));
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+
+	s->base = base;
+	s->opt = *opt;
+	s->done_fd = -1;
+	s->stats.start_ms = now_ms();
+	LIST_INIT(&s->conns);
+	STAILQ_INIT(&s->done);
+	lock_init(&s->done_lock, RPC_DONE_LOCK_RANK);
+
+	r = server_init(s);
+	if (r) {
+		rpc_server_free(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}

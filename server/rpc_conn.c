@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/rpc_conn.c: one RPC connection: frames in, answers out.
+ *
+ * Invariants
+ * 1. Frames are read only while the connection is OPEN and its client takes the answers: what waits for one
+ *    client is at most RPC_OUTPUT_MAX, the answers of RPC_REQUESTS_MAX calls, and one frame half read.
+ * 2. A frame that breaks the protocol is answered once, with id 0, and nothing follows it.
+ */
+#include <errno.h>
+#include <event2/buffer.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "proto/rpc_status.h"
+#include "server/rpc_int.h"
+
+static void set_state(struct rpc_conn *conn, enum rpc_conn_state to)
+{
+	static const bool allowed[RPC_CONN_STATES][RPC_CONN_STATES] = {
+		[RPC_CONN_OPEN] = {[RPC_CONN_FINISHING] = true, [RPC_CONN_REFUSED] = true},
+	};
+
+	ASSERT(allowed[conn->state][to]);
+	conn->state = to;
+}
+
+static size_t output_len(const struct rpc_conn *conn)
+{
+	return evbuffer_get_length(bufferevent_get_output(conn->bev));
+}
+
+static bool is_choked(const struct rpc_conn *conn)
+{
+	return output_len(conn) > RPC_OUTPUT_MAX;
+}
+
+static void detach_calls(struct rpc_conn *conn)
+{
+	struct rpc_call *call;
+
+	while ((call = LIST_FIRST(&conn->calls))) {
+		LIST_REMOVE(call, conn_entry);
+		call->conn = NULL;
+	}
+	conn->nr_calls = 0;
+}
+
+void rpc_conn_free(struct rpc_conn *conn)
+{
+	struct rpc_server *s = conn->server;
+
+	detach_calls(conn);
+	LIST_REMOVE(conn, entry);
+	s->nr_conns--;
+	bufferevent_free(conn->bev);
+	rpc_parser_fini(&conn->parser);
+	mem_free(conn);
+	if (s->stopping)
+		rpc_server_sweep(s);
+}
+
+/* Frees a connection that has nothing left to do. Nothing may touch it after this. */
+static void settle(struct rpc_conn *conn)
+{
+	if (conn->state == RPC_CONN_FINISHING && !conn->nr_calls && !output_len(conn))
+		rpc_conn_free(conn);
+}
+
+/* A failure to queue is out of memory; the client then sees the connection end. */
+static void send_frame(struct rpc_conn *conn, struct rpc_frame *frame)
+{
+	struct evbuffer *out = bufferevent_get_output(conn->bev);
+	struct rpc_header header;
+
+	rpc_frame_encode(frame, &header);
+	if (evbuffer_expand(out, sizeof(header) + frame->message_len)) {
+		shutdown(bufferevent_getfd(conn->bev), SHUT_RDWR);
+		return;
+	}
+	evbuffer_add(out, &header, sizeof(header));
+	if (frame->message_len)
+		evbuffer_add(out, frame->message, frame->message_len);
+}
+
+static void send_error(struct rpc_conn *conn, uint64_t id, int error, const char *text)
+{
+	Byre__Error msg = BYRE__ERROR__INIT;
+	uint8_t buf[sizeof(struct fs_error) + 16];
+	struct rpc_frame frame = {.kind = RPC_REPLY, .id = id, .status = rpc_status_from_errno(error)};
+
+	msg.text = (char *)text;
+	frame.message_len = (uint32_t)byre__error__get_packed_size(&msg);
+	ASSERT(frame.message_len <= sizeof(buf));
+	byre__error__pack(&msg, buf);
+	frame.message = buf;
+	send_frame(conn, &frame);
+}
+
+static void refuse(struct rpc_conn *conn, int error, const char *why)
+{
+	const struct timeval linger = {.tv_sec = RPC_LINGER_MS / 1000, .tv_usec = RPC_LINGER_MS % 1000 * 1000};
+	char text[256];
+
+	conn->server->stats.bad_frames++;
+	detach_calls(conn);
+	set_state(conn, RPC_CONN_REFUSED);
+	snprintf(text, sizeof(text), "bad frame: %s; the connection is closed", why);
+	send_error(conn, 0, error, text);
+	/* Closing with input unread would reset the connection and might take the message with it. */
+	bufferevent_set_timeouts(conn->bev, &linger, &linger);
+}
+
+void rpc_conn_answer(struct rpc_conn *conn, struct rpc_call *call)
+{
+	struct rpc_frame frame = {
+		.kind = RPC_REPLY,
+		.id = call->id,
+		.message = call->reply,
+		.message_len = call->reply_len,
+	};
+
+	LIST_REMOVE(call, conn_entry);
+	call->conn = NULL;
+	conn->nr_calls--;
+
+	if (call->error)
+		send_error(conn, call->id, call->error, call->err.msg);
+	else
+		send_frame(conn, &frame);
+	/* Frees only a FINISHING connection, and none of those is inside the parser's loop. */
+	settle(conn);
+}
+
+/* ---- frames in ------------------------------------------------------------ */
+
+static bool id_is_used(const struct rpc_conn *conn, uint64_t id)
+{
+	const struct rpc_call *call;
+
+	LIST_FOREACH(call, &conn->calls, conn_entry)
+	{
+		if (call->id == id)
+			return true;
+	}
+	return false;
+}
+
+static void on_request(struct rpc_conn *conn, const struct rpc_frame *f)
+{
+	const struct rpc_method *method = rpc_method_find(f->method);
+	ProtobufCMessage *request;
+	char text[96];
+
+	if (id_is_used(conn, f->id)) {
+		refuse(conn, -EPROTO, "the request id is in use");
+		return;
+	}
+	if (conn->nr_calls >= RPC_REQUESTS_MAX) {
+		send_error(conn, f->id, -EBUSY,
+			   "too many requests under way on this connection: wait for an answer");
+		return;
+	}
+	if (!method) {
+		snprintf(text, sizeof(text), "method %u is not known to this server", f->method);
+		send_error(conn, f->id, -ENOSYS, text);
+		return;
+	}
+	if (f->bulk_len || (f->flags & RPC_MORE)) {
+		snprintf(text, sizeof(text), "%s: takes no bulk data", method->name);
+		send_error(conn, f->id, -EINVAL, text);
+		return;
+	}
+
+	request = protobuf_c_message_unpack(method->request, rpc_allocator(), f->message_len, f->message);
+	if (!request) {
+		snprintf(text, sizeof(text), "%s: the message cannot be decoded", method->name);
+		send_error(conn, f->id, -EINVAL, text);
+		return;
+	}
+	if (rpc_call_start(conn, method, f->id, request)) {
+		protobuf_c_message_free_unpacked(request, rpc_allocator());
+		send_error(conn, f->id, -ENOMEM, "the server is out of memory");
+	}
+}
+
+static void on_frame(struct rpc_conn *conn, const struct rpc_frame *f)
+{
+	switch (f->kind) {
+	case RPC_REQUEST: on_request(conn, f); return;
+	case RPC_REPLY: refuse(conn, -EPROTO, "replies come from the server"); return;
+	case RPC_DATA:
+	case RPC_CREDIT:
+	case RPC_CANCEL:
+		/*
+		 * No method takes or gives bulk data, and none can be stopped half-way: these are what
+		 * a client had sent before it saw its answer.
+		 */
+		return;
+	}
+}
+
+/* False when there is nothing more to parse for now. */
+static bool parse_some(struct rpc_conn *conn)
+{
+	struct evbuffer *in = bufferevent_get_input(conn->bev);
+	struct evbuffer_iovec v;
+	struct rpc_frame frame;
+	size_t used;
+	int r;
+
+	if (conn->state != RPC_CONN_OPEN || is_choked(conn))
+		return false;
+	if (evbuffer_peek(in, -1, NULL, &v, 1) < 1 || !v.iov_len)
+		return false;
+
+	r = rpc_parser_feed(&conn->parser, v.iov_base, v.iov_len, &used, &frame);
+	if (r < 0) {
+		refuse(conn, r, conn->parser.why);
+		return false;
+	}
+	evbuffer_drain(in, used);
+	if (r > 0)
+		on_frame(conn, &frame);
+	return true;
+}
+
+static void throw_away_input(struct rpc_conn *conn)
+{
+	struct evbuffer *in = bufferevent_get_input(conn->bev);
+	size_t len = evbuffer_get_length(in);
+
+	evbuffer_drain(in, len);
+	conn->lingered_bytes += (uint32_t)len;
+	if (conn->lingered_bytes > RPC_LINGER_BYTES)
+		rpc_conn_free(conn);
+}
+
+static void on_readable(struct bufferevent *bev, void *arg)
+{
+	struct rpc_conn *conn = arg;
+
+	while (parse_some(conn))
+		;
+	if (is_choked(conn))
+		bufferevent_disable(bev, EV_READ);
+	if (conn->state == RPC_CONN_REFUSED)
+		throw_away_input(conn);
+}
+
+/* ---- the rest of a connection's life -------------------------------------- */
+
+/* All output has left. */
+static void on_written(struct bufferevent *bev, void *arg)
+{
+	struct rpc_conn *conn = arg;
+
+	switch (conn->state) {
+	case RPC_CONN_OPEN:
+		bufferevent_enable(bev, EV_READ);
+		on_readable(bev, conn); /* what was read before the client choked raises no event of its own */
+		return;
+	case RPC_CONN_REFUSED: shutdown(bufferevent_getfd(bev), SHUT_WR); return;
+	default: settle(conn);
+	}
+}
+
+void rpc_conn_finish(struct rpc_conn *conn)
+{
+	set_state(conn, RPC_CONN_FINISHING);
+	bufferevent_disable(conn->bev, EV_READ);
+	settle(conn);
+}
+
+static void on_event(struct bufferevent *bev, short what, void *arg)
+{
+	struct rpc_conn *conn = arg;
+
+	/* A client may close its sending side and still wait for answers. */
+	if ((what & BEV_EVENT_EOF) && conn->state == RPC_CONN_OPEN)
+		rpc_conn_finish(conn);
+	else
+		rpc_conn_free(conn);
+}
+
+static void set_socket_options(int fd)
+{
+	const int on = 1;
+
+	/* Best effort: a unix socket has neither. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
+int rpc_conn_new(struct rpc_server *s, int fd)
+{
+	const struct timeval write_timeout = {.tv_sec = RPC_WRITE_TIMEOUT_S};
+	struct rpc_conn *conn = mem_zalloc(sizeof(*conn));
+
+	if (conn)
+		conn->bev = bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE);
+	if (!conn || !conn->bev) {
+		mem_free(conn);
+		close(fd);
+		return -ENOMEM;
+	}
+
+	set_socket_options(fd);
+	conn->server = s;
+	conn->state = RPC_CONN_OPEN;
+	rpc_parser_init(&conn->parser);
+	LIST_INIT(&conn->calls);
+	LIST_INSERT_HEAD(&s->conns, conn, entry);
+	s->nr_conns++;
+
+	bufferevent_setcb(conn->bev, on_readable, on_written, on_event, conn);
+	bufferevent_setwatermark(conn->bev, EV_READ, 0, RPC_INPUT_MAX);
+	bufferevent_set_timeouts(conn->bev, NULL, &write_timeout);
+	bufferevent_enable(conn->bev, EV_READ | EV_WRITE);
+	return 0;
+}

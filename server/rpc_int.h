@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/rpc_int.h: what rpc.c (the server and its calls), rpc_conn.c (one connection) and rpc_method.c (what
+ * requests do) share.
+ *
+ * Invariants
+ * 1. Only the loop's thread touches servers and connections. A worker touches one call, from fs_work() until it
+ *    has put it on the server's `done` list; of the server it touches `done`, under done_lock, and opt.fs.
+ * 2. A call outlives its connection: `conn` is NULL once nobody waits for the answer.
+ * 3. Everything that a client can make grow has a maximum below.
+ */
+#ifndef SERVER_RPC_INT_H
+#define SERVER_RPC_INT_H
+
+#include <event2/bufferevent.h>
+#include <event2/event.h>
+#include <event2/listener.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "base/lock.h"
+#include "fs/fs.h"
+#include "proto/byre.pb-c.h"
+#include "proto/rpc_frame.h"
+#include "server/rpc.h"
+
+#define RPC_CONNECTIONS_MAX 256u
+#define RPC_REQUESTS_MAX 64u	       /* under way on one connection */
+#define RPC_LISTENERS_MAX 16u
+#define RPC_INPUT_MAX (256u << 10)     /* read ahead of the parser */
+#define RPC_OUTPUT_MAX (1u << 20)      /* answers not taken by the client: above it, nothing more is read */
+#define RPC_WRITE_TIMEOUT_S 60	       /* a client that takes nothing for so long is dropped */
+#define RPC_LINGER_MS 2000	       /* how long a refused client has to read why */
+#define RPC_LINGER_BYTES (4u << 20)    /* and what is thrown away meanwhile */
+#define RPC_STOP_MS 5000
+#define RPC_ACCEPT_PAUSE_MS 500	       /* after accept failed (no descriptors left) */
+
+/* Innermost, below the engine's (fs/lock_rank.h): nothing is taken, and nothing is called, with it held. */
+#define RPC_DONE_LOCK_RANK 1300
+
+struct rpc_call;
+struct rpc_conn;
+
+struct rpc_method {
+	uint16_t id;
+	const char *name;
+	const ProtobufCMessageDescriptor *request;
+	bool waits; /* runs on a worker */
+	/*
+	 * Does the request; 0 or a negative errno value, with call->err filled in where there is more to say.
+	 * Success without rpc_call_reply answers with the empty message.
+	 */
+	int (*run)(struct rpc_call *call);
+	void (*after)(struct rpc_server *s); /* or NULL: runs on the loop once the answer of a success is queued */
+};
+
+/* NULL: there is no such method. */
+const struct rpc_method *rpc_method_find(uint16_t id);
+
+struct rpc_call {
+	struct fs_work work;
+	struct rpc_server *server;
+	struct rpc_conn *conn;
+	LIST_ENTRY(rpc_call) conn_entry; /* while conn is set */
+	STAILQ_ENTRY(rpc_call) done_entry;
+	const struct rpc_method *method;
+	uint64_t id;
+	ProtobufCMessage *request;
+	uint8_t *reply; /* packed */
+	uint32_t reply_len;
+	int error;
+	struct fs_error err;
+};
+
+/* Packs the answer. -ENOMEM; -EOVERFLOW when it fits no frame. At most once for each call. */
+int rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *reply);
+/* Notes why the call fails, unless something was noted before; returns `error`. */
+int rpc_call_fail(struct rpc_call *call, int error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+struct rpc_stats {
+	uint64_t start_ms; /* CLOCK_MONOTONIC */
+	uint64_t connections_total, requests, errors, bad_frames;
+};
+
+struct rpc_server {
+	struct event_base *base;
+	struct rpc_server_options opt;
+	struct evconnlistener *listeners[RPC_LISTENERS_MAX];
+	unsigned nr_listeners;
+	struct event *accept_ev; /* timer: accept again */
+	struct event *done_ev;	 /* done_fd is readable */
+	struct event *sweep_ev;	 /* made active by hand: looks whether the stop is complete */
+	struct event *stop_ev;	 /* timer: the stop has taken too long */
+	struct event *shutdown_ev; /* made active by hand: tells the daemon */
+
+	LIST_HEAD(, rpc_conn) conns;
+	unsigned nr_conns;
+	unsigned nr_calls; /* under way, of all connections and of those that are gone */
+	bool stopping;
+	bool swept; /* nothing was left at the last look */
+	void (*drained)(void *arg);
+	void *drained_arg;
+	struct rpc_stats stats;
+
+	int done_fd; /* eventfd */
+	struct lock done_lock; /* protects done */
+	STAILQ_HEAD(rpc_call_list, rpc_call) done;
+};
+
+/* Starts a request; the answer goes to `conn`. Takes `request`. -ENOMEM: nothing was started or taken. */
+int rpc_call_start(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id, ProtobufCMessage *request);
+/* The loop looks soon whether a stop is complete. */
+void rpc_server_sweep(struct rpc_server *s);
+ProtobufCAllocator *rpc_allocator(void);
+
+/*
+ * OPEN:      requests are read.
+ * FINISHING: nothing is read; goes when the calls are answered and the answers are out.
+ * REFUSED:   a last frame says why; what comes in is thrown away until the client goes or lingers too long.
+ */
+enum rpc_conn_state { RPC_CONN_OPEN, RPC_CONN_FINISHING, RPC_CONN_REFUSED, RPC_CONN_STATES };
+
+struct rpc_conn {
+	struct rpc_server *server;
+	LIST_ENTRY(rpc_conn) entry;
+	struct bufferevent *bev;
+	struct rpc_parser parser;
+	enum rpc_conn_state state;
+	LIST_HEAD(, rpc_call) calls;
+	unsigned nr_calls;
+	uint32_t lingered_bytes;
+};
+
+/* Takes the descriptor, on failure too. */
+int rpc_conn_new(struct rpc_server *s, int fd);
+/* Calls under way go on and lose their connection. */
+void rpc_conn_free(struct rpc_conn *conn);
+/* Reads no more; frees itself once all is answered, which may be now. */
+void rpc_conn_finish(struct rpc_conn *conn);
+/* A call is complete: detaches it and queues its answer. May free the connection. */
+void rpc_conn_answer(struct rpc_conn *conn, struct rpc_call *call);
+
+#endif

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/rpc_method.c: what requests do: one function a method, dispatched by the table at the end.
+ * Functions of methods that wait run on a worker and see nothing of the server but its pool.
+ *
+ * Everything in a request comes from outside: names and sizes are checked before the engine sees them.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "server/rpc_int.h"
+
+/* Volumes on one page of a list: bounded so that the reply always fits a frame. */
+#define LIST_PAGE_MAX 512u
+#define VOLUME_PACKED_MAX 400u /* a name, a uuid and ten scalars of at most 11 bytes, with their tags */
+static_assert(FS_NAME_MAX + FS_UUID_LEN + 10 * 11 <= VOLUME_PACKED_MAX,
+	      "a volume fits what is reckoned for it");
+static_assert(LIST_PAGE_MAX * VOLUME_PACKED_MAX + 16 <= RPC_MESSAGE_MAX, "a page of volumes fits a message");
+
+/* ---- checking what came in ------------------------------------------------ */
+
+/* A name from outside, fit to be shown on one line: cut, and without what a terminal would obey. */
+static const char *printable(const char *name, char *buf, size_t len)
+{
+	size_t i;
+
+	for (i = 0; name[i] && i + 1 < len; i++)
+		buf[i] = name[i] > 0x20 && name[i] < 0x7f ? name[i] : '?';
+	buf[i] = '\0';
+	return buf;
+}
+
+static int check_name(struct rpc_call *call, const char *name)
+{
+	char buf[80];
+
+	if (fs_name_is_valid(name))
+		return 0;
+	return rpc_call_fail(call, -EINVAL,
+			     "%s: '%s' is not a valid name: use 1 to %d letters, digits, '.', '_' or '-', "
+			     "and begin with neither '.' nor '-'",
+			     call->method->name, printable(name, buf, sizeof(buf)), FS_NAME_MAX);
+}
+
+static int check_volume_size(struct rpc_call *call, const char *name, uint64_t size)
+{
+	if (size && size <= FS_VOLUME_SIZE_MAX && size % FS_BLOCK_SIZE == 0)
+		return 0;
+	return rpc_call_fail(call, -EINVAL,
+			     "%s %s: a size of %" PRIu64
+			     " bytes is not possible: use a multiple of %u from %u to %" PRIu64,
+			     call->method->name, name, size, FS_BLOCK_SIZE, FS_BLOCK_SIZE, FS_VOLUME_SIZE_MAX);
+}
+
+/* ---- the engine's structs as messages ------------------------------------- */
+
+static ProtobufCBinaryData as_bytes(const uint8_t *data, size_t len)
+{
+	return (ProtobufCBinaryData){.data = (uint8_t *)data, .len = len};
+}
+
+/* Borrows from `i`. Long and flat: one line a field. */
+static void pool_message(const struct fs_info *i, Byre__PoolInfo *ret_msg)
+{
+	byre__pool_info__init(ret_msg);
+	ret_msg->uuid = as_bytes(i->uuid, sizeof(i->uuid));
+	ret_msg->size = i->size;
+	ret_msg->data_bytes = i->data_bytes;
+	ret_msg->metadata_bytes = i->metadata_bytes;
+	ret_msg->reserved_bytes = i->reserved_bytes;
+	ret_msg->pinned_bytes = i->pinned_bytes;
+	ret_msg->free_bytes = i->free_bytes;
+	ret_msg->generation = i->generation;
+	ret_msg->groups_data = i->groups_data;
+	ret_msg->groups_metadata = i->groups_metadata;
+	ret_msg->groups_system = i->groups_system;
+	ret_msg->unallocated_bytes = i->unallocated_bytes;
+	ret_msg->global_reserve_bytes = i->global_reserve_bytes;
+	ret_msg->volume_reserved_bytes = i->volume_reserved_bytes;
+	ret_msg->cache_loaded = i->cache_loaded;
+	ret_msg->cache_written = i->cache_written;
+	ret_msg->cache_rebuilt = i->cache_rebuilt;
+	ret_msg->cache_last_bytes = i->cache_last_bytes;
+	ret_msg->cache_last_us = i->cache_last_us;
+	ret_msg->last_commit_ms = i->last_commit_ms;
+	ret_msg->commits = i->commits;
+	ret_msg->flushes = i->flushes;
+	ret_msg->log_groups = i->log_groups;
+	ret_msg->log_bytes = i->log_bytes;
+	ret_msg->device_flushes = i->device_flushes;
+	ret_msg->reclaim_commits = i->reclaim_commits;
+	ret_msg->reclaim_groups = i->reclaim_groups;
+	ret_msg->enospc = i->enospc;
+	ret_msg->node_cache_hits = i->node_cache_hits;
+	ret_msg->node_cache_misses = i->node_cache_misses;
+	ret_msg->data_cache_hits = i->data_cache_hits;
+	ret_msg->data_cache_misses = i->data_cache_misses;
+	ret_msg->volumes = i->volumes;
+	ret_msg->snapshots = i->snapshots;
+	ret_msg->objects = i->objects;
+	ret_msg->errors_corrected = i->errors_corrected;
+	ret_msg->errors_checksum = i->errors_checksum;
+	ret_msg->errors_io = i->errors_io;
+	ret_msg->read_only = i->read_only;
+	ret_msg->device_kind = (char *)(i->device_kind ? i->device_kind : "");
+	ret_msg->direct_io = i->direct_io;
+}
+
+/* Borrows from `i`. */
+static void volume_message(const struct fs_volume_info *i, Byre__Volume *ret_msg)
+{
+	byre__volume__init(ret_msg);
+	ret_msg->id = i->id;
+	ret_msg->name = (char *)i->name;
+	ret_msg->size = i->size;
+	ret_msg->used_bytes = i->used_bytes;
+	ret_msg->reserved = (i->flags & FS_VOLUME_RESERVED) != 0;
+	ret_msg->writeback = (i->flags & FS_VOLUME_WRITEBACK) != 0;
+	ret_msg->read_only = (i->flags & FS_VOLUME_READ_ONLY) != 0;
+	ret_msg->ctime_ns = i->ctime_ns;
+	ret_msg->uuid = as_bytes(i->uuid, sizeof(i->uuid));
+}
+
+/* ---- the daemon ----------------------------------------------------------- */
+
+static int run_hello(struct rpc_call *call)
+{
+	Byre__HelloReply reply = BYRE__HELLO_REPLY__INIT;
+	struct fs_info info;
+
+	fs_get_info(call->server->opt.fs, &info);
+	reply.server = (char *)"byred " BYRE_VERSION;
+	reply.requests_max = RPC_REQUESTS_MAX;
+	reply.message_max = RPC_MESSAGE_MAX;
+	reply.bulk_max = RPC_BULK_MAX;
+	reply.initial_credit = RPC_INITIAL_CREDIT;
+	reply.pool_uuid = as_bytes(info.uuid, sizeof(info.uuid));
+	return rpc_call_reply(call, &reply.base);
+}
+
+static uint64_t ms_since(uint64_t start_ms)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000 - start_ms;
+}
+
+/* On the loop: it reads the server's counters. */
+static int run_stats(struct rpc_call *call)
+{
+	const struct rpc_server *s = call->server;
+	Byre__StatsReply reply = BYRE__STATS_REPLY__INIT;
+	Byre__PoolInfo pool;
+	struct fs_info info;
+
+	fs_get_info(s->opt.fs, &info);
+	pool_message(&info, &pool);
+	reply.pool = &pool;
+	reply.uptime_ms = ms_since(s->stats.start_ms);
+	reply.rpc_connections = s->nr_conns;
+	reply.rpc_connections_total = s->stats.connections_total;
+	reply.rpc_requests = s->stats.requests;
+	reply.rpc_errors = s->stats.errors;
+	reply.rpc_bad_frames = s->stats.bad_frames;
+	return rpc_call_reply(call, &reply.base);
+}
+
+static int run_commit(struct rpc_call *call)
+{
+	Byre__CommitReply reply = BYRE__COMMIT_REPLY__INIT;
+	struct fs_info info;
+	int r;
+
+	r = fs_commit(call->server->opt.fs);
+	if (r)
+		return r;
+	fs_get_info(call->server->opt.fs, &info);
+	reply.generation = info.generation;
+	return rpc_call_reply(call, &reply.base);
+}
+
+static int run_shutdown(struct rpc_call *call)
+{
+	if (!call->server->opt.shutdown)
+		return rpc_call_fail(call, -EOPNOTSUPP, "shutdown: this server cannot be stopped by a request");
+	return 0;
+}
+
+static void after_shutdown(struct rpc_server *s)
+{
+	event_active(s->shutdown_ev, 0, 0);
+}
+
+/* ---- the pool ------------------------------------------------------------- */
+
+static int run_pool_info(struct rpc_call *call)
+{
+	Byre__PoolInfoReply reply = BYRE__POOL_INFO_REPLY__INIT;
+	Byre__PoolInfo pool;
+	struct fs_info info;
+
+	fs_get_info(call->server->opt.fs, &info);
+	pool_message(&info, &pool);
+	reply.pool = &pool;
+	return rpc_call_reply(call, &reply.base);
+}
+
+static int run_pool_grow(struct rpc_call *call)
+{
+	const Byre__PoolGrowRequest *rq = (const Byre__PoolGrowRequest *)call->request;
+
+	if (!rq->size || rq->size % FS_BLOCK_SIZE)
+		return rpc_call_fail(call, -EINVAL,
+				     "pool grow: a size of %" PRIu64
+				     " bytes is not possible: use a multiple of %u",
+				     rq->size, FS_BLOCK_SIZE);
+	return fs_grow(call->server->opt.fs, rq->size, &call->err);
+}
+
+/* ---- volumes -------------------------------------------------------------- */
+
+static int run_volume_create(struct rpc_call *call)
+{
+	const Byre__VolumeCreateRequest *rq = (const Byre__VolumeCreateRequest *)call->request;
+	uint32_t flags = (rq->reserved ? FS_VOLUME_RESERVED : 0) | (rq->writeback ? FS_VOLUME_WRITEBACK : 0);
+	int r;
+
+	r = check_name(call, rq->name);
+	if (!r)
+		r = check_volume_size(call, rq->name, rq->size);
+	if (!r)
+		r = fs_volume_create(call->server->opt.fs, rq->name, rq->size, flags, &call->err);
+	return r;
+}
+
+/* One page of the list while it is collected. */
+struct page {
+	const char *after;
+	uint32_t limit;
+	uint32_t count;
+	bool more;
+	struct fs_volume_info *infos;
+};
+
+static int page_add(void *arg, const struct fs_volume_info *info)
+{
+	struct page *page = arg;
+
+	if (strcmp(info->name, page->after) <= 0)
+		return 0;
+	if (page->count == page->limit) {
+		page->more = true;
+		return 1;
+	}
+	page->infos[page->count++] = *info;
+	return 0;
+}
+
+static int page_reply(struct rpc_call *call, const struct page *page)
+{
+	Byre__VolumeListReply reply = BYRE__VOLUME_LIST_REPLY__INIT;
+	Byre__Volume *msgs = mem_alloc((page->count + 1) * sizeof(*msgs));
+	Byre__Volume **ptrs = mem_alloc((page->count + 1) * sizeof(*ptrs));
+	int r = -ENOMEM;
+
+	if (msgs && ptrs) {
+		for (uint32_t i = 0; i < page->count; i++) {
+			volume_message(&page->infos[i], &msgs[i]);
+			ptrs[i] = &msgs[i];
+		}
+		reply.n_volumes = page->count;
+		reply.volumes = ptrs;
+		reply.more = page->more;
+		r = rpc_call_reply(call, &reply.base);
+	}
+	mem_free(ptrs);
+	mem_free(msgs);
+	return r;
+}
+
+static int run_volume_list(struct rpc_call *call)
+{
+	const Byre__VolumeListRequest *rq = (const Byre__VolumeListRequest *)call->request;
+	struct page page = {.after = rq->after};
+	int r;
+
+	page.limit = rq->limit && rq->limit < LIST_PAGE_MAX ? rq->limit : LIST_PAGE_MAX;
+	page.infos = mem_alloc(page.limit * sizeof(*page.infos));
+	if (!page.infos)
+		return -ENOMEM;
+
+	r = fs_volume_list(call->server->opt.fs, page_add, &page);
+	if (r >= 0)
+		r = page_reply(call, &page);
+	mem_free(page.infos);
+	return r;
+}
+
+static int run_volume_info(struct rpc_call *call)
+{
+	const Byre__VolumeInfoRequest *rq = (const Byre__VolumeInfoRequest *)call->request;
+	Byre__VolumeInfoReply reply = BYRE__VOLUME_INFO_REPLY__INIT;
+	struct fs_volume_info info;
+	struct fs_volume *vol;
+	Byre__Volume msg;
+	int r;
+
+	r = check_name(call, rq->name);
+	if (r)
+		return r;
+	r = fs_volume_get(call->server->opt.fs, rq->name, &vol);
+	if (r == -ENOENT)
+		return rpc_call_fail(
+			call, r, "volume info %s: there is no such volume: see 'byre volume list'", rq->name);
+	if (r)
+		return r;
+
+	fs_volume_get_info(vol, &info);
+	fs_volume_put(vol);
+	volume_message(&info, &msg);
+	reply.volume = &msg;
+	return rpc_call_reply(call, &reply.base);
+}
+
+static int run_volume_resize(struct rpc_call *call)
+{
+	const Byre__VolumeResizeRequest *rq = (const Byre__VolumeResizeRequest *)call->request;
+	int r;
+
+	r = check_name(call, rq->name);
+	if (!r)
+		r = check_volume_size(call, rq->name, rq->size);
+	if (!r)
+		r = fs_volume_resize(call->server->opt.fs, rq->name, rq->size, &call->err);
+	return r;
+}
+
+static int run_volume_rename(struct rpc_call *call)
+{
+	const Byre__VolumeRenameRequest *rq = (const Byre__VolumeRenameRequest *)call->request;
+	int r;
+
+	r = check_name(call, rq->from);
+	if (!r)
+		r = check_name(call, rq->to);
+	if (!r)
+		r = fs_volume_rename(call->server->opt.fs, rq->from, rq->to, &call->err);
+	return r;
+}
+
+static int run_volume_delete(struct rpc_call *call)
+{
+	const Byre__VolumeDeleteRequest *rq = (const Byre__VolumeDeleteRequest *)call->request;
+	int r;
+
+	r = check_name(call, rq->name);
+	if (!r)
+		r = fs_volume_delete(call->server->opt.fs, rq->name, &call->err);
+	return r;
+}
+
+/* ---- the table ------------------------------------------------------------ */
+
+static const struct rpc_method methods[] = {
+	{BYRE__METHOD__METHOD_HELLO, "hello", &byre__hello_request__descriptor, false, run_hello, NULL},
+	{BYRE__METHOD__METHOD_STATS, "stats", &byre__empty__descriptor, false, run_stats, NULL},
+	{BYRE__METHOD__METHOD_COMMIT, "commit", &byre__empty__descriptor, true, run_commit, NULL},
+	{BYRE__METHOD__METHOD_SHUTDOWN, "shutdown", &byre__empty__descriptor, false, run_shutdown,
+	 after_shutdown},
+	{BYRE__METHOD__METHOD_POOL_INFO, "pool info", &byre__empty__descriptor, false, run_pool_info, NULL},
+	{BYRE__METHOD__METHOD_POOL_GROW, "pool grow", &byre__pool_grow_request__descriptor, true,
+	 run_pool_grow, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_CREATE, "volume create", &byre__volume_create_request__descriptor, true,
+	 run_volume_create, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_LIST, "volume list", &byre__volume_list_request__descriptor, true,
+	 run_volume_list, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_INFO, "volume info", &byre__volume_info_request__descriptor, true,
+	 run_volume_info, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_RESIZE, "volume resize", &byre__volume_resize_request__descriptor, true,
+	 run_volume_resize, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_RENAME, "volume rename", &byre__volume_rename_request__descriptor, true,
+	 run_volume_rename, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_DELETE, "volume delete", &byre__volume_delete_request__descriptor, true,
+	 run_volume_delete, NULL},
+};
+
+const struct rpc_method *rpc_method_find(uint16_t id)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(methods); i++) {
+		if (methods[i].id == id)
+			return &methods[i];
+	}
+	return NULL;
+}

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/server.c: starting and stopping.
+ *
+ * 1. The thread that calls server_run runs loop 0, on which everything but NBD's data lives: accepting, RPC, HTTP,
+ *    signals, the state below.
+ * 2. Stopping: sockets are closed to newcomers, then every worker and the RPC server drain. `undrained` counts those that
+ *    have not; at 0 the loops end, and only then the engine's contexts and the pool are closed.
+ */
+#include "server/server.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/fs.h"
+#include "server/http.h"
+#include "server/listener.h"
+#include "server/loop.h"
+#include "server/nbd_conn.h"
+#include "server/rpc.h"
+
+struct server;
+
+/* One loop, its NBD connections, and the tasks that stop it. */
+struct unit {
+	struct server *srv;
+	struct loop loop;
+	struct task drained_task, stop_task;
+	bool started;
+};
+
+struct server {
+	const struct server_options *opt;
+	struct config config; /* in force */
+	struct log *log;
+	struct fs *fs;
+	struct unit *units;
+	struct nbd_worker *workers;
+	unsigned count, inited; /* units; of them, initialized */
+	struct listener_group listeners;
+	struct rpc_server *rpc;
+	unsigned rpc_listening;
+	struct http_server *http;
+	struct event *signals[3];
+	bool stopping;
+	unsigned undrained;
+};
+
+static void say(struct server *srv, const char *what, const struct addr *addr, int error)
+{
+	char text[ADDR_TEXT_MAX];
+
+	addr_format(addr, text);
+	if (error)
+		log_line(srv->log, LOG_LEVEL_ERROR, "%s: cannot listen on %s: %s", what, text,
+			 strerror(-error));
+	else
+		log_line(srv->log, LOG_LEVEL_INFO, "%s listens on %s", what, text);
+}
+
+/* ---- stopping ------------------------------------------------------------- */
+
+static void stop_unit(struct task *task)
+{
+	loop_stop(&container_of(task, struct unit, stop_task)->loop);
+}
+
+static void one_drained(struct server *srv)
+{
+	ASSERT(srv->undrained > 0);
+	if (--srv->undrained)
+		return;
+	for (unsigned i = 0; i < srv->count; i++)
+		loop_post(&srv->units[i].loop, &srv->units[i].stop_task);
+}
+
+static void rpc_drained(void *arg)
+{
+	one_drained(arg);
+}
+
+static void unit_drained(struct task *task)
+{
+	one_drained(container_of(task, struct unit, drained_task)->srv);
+}
+
+/* On the worker's own thread. */
+static void worker_drained(void *arg)
+{
+	struct unit *unit = arg;
+
+	loop_post(&unit->srv->units[0].loop, &unit->drained_task);
+}
+
+static void unlink_rpc(struct server *srv)
+{
+	for (unsigned i = 0; i < srv->rpc_listening; i++)
+		addr_unlink(&srv->config.rpc.addrs[i]);
+	srv->rpc_listening = 0;
+}
+
+static void begin_stop(struct server *srv, const char *why)
+{
+	if (srv->stopping)
+		return;
+	srv->stopping = true;
+	log_line(srv->log, LOG_LEVEL_INFO, "%s: finishing what is under way", why);
+	sd_notify(0, "STOPPING=1");
+	listener_group_fini(&srv->listeners);
+	http_server_free(srv->http);
+	srv->http = NULL;
+	unlink_rpc(srv);
+	srv->undrained = srv->count + 1;
+	rpc_server_stop(srv->rpc, rpc_drained, srv);
+	for (unsigned i = 0; i < srv->count; i++)
+		nbd_worker_drain(&srv->workers[i], worker_drained, &srv->units[i]);
+}
+
+static void on_rpc_shutdown(void *arg)
+{
+	begin_stop(arg, "asked to shut down");
+}
+
+/* ---- signals -------------------------------------------------------------- */
+
+static void apply_reload(struct server *srv, struct config *new_config)
+{
+	char fixed[128];
+
+	if (new_config->log_level != srv->config.log_level)
+		log_line(srv->log, LOG_LEVEL_INFO, "reload: the log level changes");
+	srv->config.log_level = new_config->log_level;
+	log_set_level(srv->log, new_config->log_level);
+	config_diff(&srv->config, new_config, fixed, sizeof(fixed));
+	if (*fixed)
+		log_line(srv->log, LOG_LEVEL_WARNING, "reload: a restart is needed to change: %s", fixed);
+	else
+		log_line(srv->log, LOG_LEVEL_INFO, "reload: done");
+}
+
+static void reload(struct server *srv)
+{
+	struct config new_config;
+	struct config_error err;
+
+	sd_notify(0, "RELOADING=1");
+	if (srv->opt->reload(srv->opt->arg, &new_config, &err) < 0)
+		log_line(srv->log, LOG_LEVEL_ERROR, "reload: %s; nothing was changed", err.msg);
+	else
+		apply_reload(srv, &new_config);
+	sd_notify(0, "READY=1");
+}
+
+static void on_signal(evutil_socket_t sig, short what, void *arg)
+{
+	if (sig == SIGHUP)
+		reload(arg);
+	else
+		begin_stop(arg, sig == SIGTERM ? "SIGTERM" : "SIGINT");
+}
+
+static int watch_signals(struct server *srv)
+{
+	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+
+	static_assert(ARRAY_SIZE(numbers) == ARRAY_SIZE(srv->signals), "one event each");
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+		srv->signals[i] = evsignal_new(srv->units[0].loop.base, numbers[i], on_signal, srv);
+		if (!srv->signals[i] || event_add(srv->signals[i], NULL) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* ---- starting ------------------------------------------------------------- */
+
+static unsigned core_count(void)
+{
+	cpu_set_t set;
+	int n = sched_getaffinity(0, sizeof(set), &set) ? 1 : CPU_COUNT(&set);
+
+	return n < 1 ? 1 : min_u64(n, SERVER_THREADS_MAX);
+}
+
+static void raise_file_limit(void)
+{
+	struct rlimit lim;
+
+	if (!getrlimit(RLIMIT_NOFILE, &lim) && lim.rlim_cur < lim.rlim_max) {
+		lim.rlim_cur = lim.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &lim);
+	}
+}
+
+static void on_fs_log(void *arg, enum fs_log_level level, const char *msg)
+{
+	log_line(arg, (enum log_level)level, "%s", msg);
+}
+
+static int open_pool(struct server *srv)
+{
+	struct fs_options opt = {
+		.cache_bytes = srv->config.cache_bytes,
+		.commit_interval_ms = srv->config.commit_interval_ms,
+		.log = on_fs_log,
+		.log_arg = srv->log,
+	};
+	struct fs_error err = {""};
+	int r = fs_open(srv->config.pool, &opt, &srv->fs, &err);
+
+	if (r < 0)
+		log_line(srv->log, LOG_LEVEL_ERROR, "%s", *err.msg ? err.msg : strerror(-r));
+	return r;
+}
+
+static int init_units(struct server *srv)
+{
+	int r;
+
+	srv->count = srv->config.threads ? srv->config.threads : core_count();
+	srv->units = mem_zalloc(srv->count * sizeof(*srv->units));
+	srv->workers = mem_zalloc(srv->count * sizeof(*srv->workers));
+	if (!srv->units || !srv->workers)
+		return -ENOMEM;
+	for (; srv->inited < srv->count; srv->inited++) {
+		struct unit *unit = &srv->units[srv->inited];
+
+		unit->srv = srv;
+		unit->drained_task.fn = unit_drained;
+		unit->stop_task.fn = stop_unit;
+		r = loop_init(&unit->loop, srv->fs, srv->inited, srv->inited == 0);
+		if (r < 0)
+			return r;
+		nbd_worker_init(&srv->workers[srv->inited], &unit->loop, srv->fs);
+	}
+	return 0;
+}
+
+static int listen_nbd(struct server *srv)
+{
+	int r = listener_group_init(&srv->listeners, srv->units[0].loop.base, srv->workers, srv->count,
+				    srv->log);
+
+	for (unsigned i = 0; i < srv->config.nbd.count && !r; i++) {
+		r = listener_group_add(&srv->listeners, &srv->config.nbd.addrs[i]);
+		say(srv, "NBD", &srv->config.nbd.addrs[i], r);
+	}
+	return r;
+}
+
+static int listen_rpc_on(struct server *srv, const struct addr *addr)
+{
+	int fd, r = addr_listen(addr, &fd);
+
+	if (r < 0)
+		return r;
+	srv->rpc_listening++;
+	return rpc_server_listen(srv->rpc, fd);
+}
+
+static int listen_rpc(struct server *srv)
+{
+	struct rpc_server_options opt = {.fs = srv->fs, .shutdown = on_rpc_shutdown, .arg = srv};
+	int r = rpc_server_new(srv->units[0].loop.base, &opt, &srv->rpc);
+
+	for (unsigned i = 0; i < srv->config.rpc.count && !r; i++) {
+		r = listen_rpc_on(srv, &srv->config.rpc.addrs[i]);
+		say(srv, "RPC", &srv->config.rpc.addrs[i], r);
+	}
+	return r;
+}
+
+static int listen_http(struct server *srv)
+{
+	int r;
+
+	if (!srv->config.http.count)
+		return 0;
+	r = http_server_new(srv->units[0].loop.base, &srv->config.http.addrs[0], srv->fs, srv->workers,
+			    srv->count, &srv->http);
+	say(srv, "HTTP", &srv->config.http.addrs[0], r);
+	return r;
+}
+
+static int start_threads(struct server *srv)
+{
+	for (unsigned i = 1; i < srv->count; i++) {
+		int r = loop_start(&srv->units[i].loop);
+
+		if (r < 0)
+			return r;
+		srv->units[i].started = true;
+	}
+	return 0;
+}
+
+static int start(struct server *srv)
+{
+	int r = init_units(srv);
+
+	if (!r)
+		r = watch_signals(srv);
+	if (r < 0) {
+		log_line(srv->log, LOG_LEVEL_ERROR, "cannot set up the event loops: %s", strerror(-r));
+		return r;
+	}
+	r = listen_nbd(srv);
+	if (!r)
+		r = listen_rpc(srv);
+	if (!r)
+		r = listen_http(srv);
+	if (r < 0)
+		return r;
+	r = start_threads(srv);
+	if (r < 0)
+		log_line(srv->log, LOG_LEVEL_ERROR, "cannot start a thread: %s", strerror(-r));
+	return r;
+}
+
+/* Ends the threads that run, when starting failed half-way; does nothing after a proper stop but wait for them. */
+static void join_threads(struct server *srv, bool failed)
+{
+	for (unsigned i = 1; i < srv->inited; i++) {
+		if (!srv->units[i].started)
+			continue;
+		if (failed)
+			loop_post(&srv->units[i].loop, &srv->units[i].stop_task);
+		loop_join(&srv->units[i].loop);
+	}
+}
+
+static void finish(struct server *srv)
+{
+	http_server_free(srv->http);
+	rpc_server_free(srv->rpc);
+	unlink_rpc(srv);
+	listener_group_fini(&srv->listeners);
+	for (size_t i = 0; i < ARRAY_SIZE(srv->signals); i++)
+		if (srv->signals[i])
+			event_free(srv->signals[i]);
+	for (unsigned i = 0; i < srv->inited; i++) {
+		nbd_worker_fini(&srv->workers[i]);
+		loop_fini(&srv->units[i].loop);
+	}
+	mem_free(srv->workers);
+	mem_free(srv->units);
+}
+
+static int close_pool(struct server *srv)
+{
+	int r = fs_close(srv->fs);
+
+	if (r < 0)
+		log_line(srv->log, LOG_LEVEL_ERROR, "%s: the last commit failed: %s", srv->config.pool,
+			 strerror(-r));
+	else
+		log_line(srv->log, LOG_LEVEL_INFO, "%s is closed", srv->config.pool);
+	return r;
+}
+
+int server_run(const struct server_options *opt)
+{
+	struct server srv = {.opt = opt, .config = opt->config, .log = opt->log};
+	int r, closed;
+
+	signal(SIGPIPE, SIG_IGN);
+	raise_file_limit();
+	if (evthread_use_pthreads() < 0 || open_pool(&srv) < 0)
+		return 1;
+	r = start(&srv);
+	if (!r) {
+		log_bare(srv.log, "ready");
+		sd_notify(0, "READY=1");
+		loop_run(&srv.units[0].loop);
+	}
+	join_threads(&srv, r < 0);
+	finish(&srv);
+	closed = close_pool(&srv);
+	return r < 0 || closed < 0 ? 1 : 0;
+}
