@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/addr.h"
+#include "base/util.h"
+
+static void test_addresses_that_are_right(void **state)
+{
+	static const struct {
+		const char *text, *host_or_path, *port;
+		enum addr_kind kind;
+	} cases[] = {
+		{"unix:/run/byre/nbd.sock", "/run/byre/nbd.sock", "", ADDR_UNIX},
+		{"unix:a:b", "a:b", "", ADDR_UNIX},
+		{"tcp:127.0.0.1:10809", "127.0.0.1", "10809", ADDR_TCP},
+		{"tcp:host.example:0", "host.example", "0", ADDR_TCP},
+		{"tcp:[::1]:65535", "::1", "65535", ADDR_TCP},
+		{"tcp:[fe80::1%eth0]:1", "fe80::1%eth0", "1", ADDR_TCP},
+	};
+	char buf[ADDR_TEXT_MAX];
+	struct addr a;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		assert_int_equal(addr_parse(cases[i].text, &a), 0);
+		assert_int_equal(a.kind, cases[i].kind);
+		assert_string_equal(a.kind == ADDR_UNIX ? a.path : a.host, cases[i].host_or_path);
+		assert_string_equal(a.port, cases[i].port);
+		assert_string_equal(addr_format(&a, buf), cases[i].text);
+	}
+}
+
+static void test_addresses_that_are_wrong(void **state)
+{
+	static const char *const cases[] = {
+		"",
+		"unix:",
+		"tcp:",
+		"tcp::1",
+		"tcp:host",
+		"tcp:host:",
+		"tcp:host:x",
+		"tcp:host:65536",
+		"tcp:::1:80",
+		"tcp:[::1]",
+		"tcp:[::1]80",
+		"tcp:[]:80",
+		"tcp:[::1:80",
+		"tcp:::1]:80",
+		"/path",
+		"udp:host:80",
+		"tcp:host:-1",
+		"tcp:host:123456",
+		"tcp:a b:80",
+		"tcp:host:8 0",
+		"TCP:host:1",
+		"tcp:[",
+		"tcp:]:1",
+		"tcp:host:+1",
+		"tcp:[[::1]]:1",
+	};
+	struct addr a = {.kind = 77}, same = a;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (addr_parse(cases[i], &a) != -EINVAL)
+			fail_msg("'%s' was taken", cases[i]);
+		assert_memory_equal(&a, &same, sizeof(a));
+	}
+}
+
+static void test_long_addresses(void **state)
+{
+	char text[400];
+	struct addr a;
+
+	memset(text, 'x', sizeof(text));
+	memcpy(text, "unix:", 5);
+	text[5 + ADDR_PATH_MAX] = 0;
+	assert_int_equal(addr_parse(text, &a), 0);
+	text[5 + ADDR_PATH_MAX] = 'x';
+	text[5 + ADDR_PATH_MAX + 1] = 0;
+	assert_int_equal(addr_parse(text, &a), -ENAMETOOLONG);
+	memset(text, 'x', sizeof(text));
+	memcpy(text, "tcp:", 4);
+	strcpy(text + 4 + ADDR_HOST_MAX, ":1");
+	assert_int_equal(addr_parse(text, &a), 0);
+	strcpy(text + 4 + ADDR_HOST_MAX, "x:1");
+	assert_int_equal(addr_parse(text, &a), -ENAMETOOLONG);
+}
+
+static struct addr temp_addr(char dir[])
+{
+	char text[128];
+	struct addr a;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(text, sizeof(text), "unix:%s/sock", dir);
+	assert_int_equal(addr_parse(text, &a), 0);
+	return a;
+}
+
+static void test_unix_socket_that_is_stale_is_replaced(void **state)
+{
+	char dir[] = "/tmp/test-addr-XXXXXX";
+	struct addr a = temp_addr(dir);
+	int fd, second, client;
+
+	assert_int_equal(addr_connect(&a, &client), -ENOENT);
+	assert_int_equal(addr_listen(&a, &fd), 0);
+	assert_int_equal(addr_listen(&a, &second), -EADDRINUSE);
+	assert_int_equal(addr_connect(&a, &client), 0);
+	close(client);
+	close(fd); /* as when the daemon was killed: the file stays */
+	assert_int_equal(addr_connect(&a, &client), -ECONNREFUSED);
+	assert_int_equal(addr_listen(&a, &fd), 0);
+	assert_int_equal(addr_connect(&a, &client), 0);
+	close(client);
+	close(fd);
+	addr_unlink(&a);
+	assert_int_equal(access(a.path, F_OK), -1);
+	rmdir(dir);
+}
+
+static void test_file_that_is_no_socket_is_kept(void **state)
+{
+	char dir[] = "/tmp/test-addr-XXXXXX";
+	struct addr a = temp_addr(dir);
+	FILE *f = fopen(a.path, "w");
+	int fd;
+
+	fputs("precious", f);
+	fclose(f);
+	assert_int_equal(addr_listen(&a, &fd), -EEXIST);
+	assert_int_equal(access(a.path, F_OK), 0);
+	unlink(a.path);
+	rmdir(dir);
+}
+
+static void test_tcp_listen_and_connect(void **state)
+{
+	struct sockaddr_in sin = {0};
+	socklen_t len = sizeof(sin);
+	struct addr a;
+	int fd = -1, client = -1, peer, second;
+
+	assert_int_equal(addr_parse("tcp:127.0.0.1:0", &a), 0);
+	assert_int_equal(addr_listen(&a, &fd), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&sin, &len), 0);
+	snprintf(a.port, sizeof(a.port), "%d", ntohs(sin.sin_port));
+	assert_int_equal(accept(fd, NULL, NULL), -1); /* non-blocking */
+	assert_int_equal(errno, EAGAIN);
+	assert_int_equal(addr_connect(&a, &client), 0);
+	peer = accept(fd, NULL, NULL);
+	assert_true(peer >= 0);
+	assert_int_equal(addr_listen(&a, &second), -EADDRINUSE);
+	close(peer);
+	close(client);
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_addresses_that_are_right),
+		cmocka_unit_test(test_addresses_that_are_wrong),
+		cmocka_unit_test(test_long_addresses),
+		cmocka_unit_test(test_unix_socket_that_is_stale_is_replaced),
+		cmocka_unit_test(test_file_that_is_no_socket_is_kept),
+		cmocka_unit_test(test_tcp_listen_and_connect),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

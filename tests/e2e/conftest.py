@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures of the end-to-end tests. Environment: BYRE_BUILD (build), KILLS (8), SEED, COUNTS (see tests.mk)."""
+import os
+import random
+import sys
+import time
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
+
+import byred as lib  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a few seconds (left out under sanitizers)")
+
+
+def pytest_sessionstart(session):
+    for program in (lib.BYRED, lib.BYRE):
+        if not os.access(program, os.X_OK):
+            pytest.exit(f"{program} is not there: run make first", returncode=1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    path = os.environ.get("COUNTS")
+    if not path:
+        return
+    stats = terminalreporter.stats
+    passed, failed, skipped = (len(stats.get(k, [])) for k in ("passed", "failed", "skipped"))
+    failed += len(stats.get("error", []))
+    with open(path, "a") as f:
+        f.write(f"e2e {passed} {failed} {skipped}\n")
+
+
+@pytest.fixture(scope="session")
+def watchdog():
+    dog = lib.Watchdog()
+    yield dog
+    dog.close()
+
+
+@pytest.fixture
+def make_byred(watchdog):
+    """Makes pools with daemons; at the end of the test each is stopped and its pool is checked."""
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(lib.Byred(*args, watchdog=watchdog, **kwargs))
+        return made[-1]
+
+    yield make
+    problems = []
+    for b in made:
+        try:
+            b.close()
+        except AssertionError as e:
+            problems.append(str(e))
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def byred(make_byred):
+    """A running daemon on a sparse 4 GiB pool of its own."""
+    return make_byred().start()
+
+
+@pytest.fixture(scope="module")
+def shared(watchdog):
+    """A running daemon that the tests of one file share: each test makes a volume of its own."""
+    b = lib.Byred(watchdog=watchdog, lifetime=1800)
+    b.start()
+    yield b
+    b.close()
+
+
+@pytest.fixture
+def volume(shared, request):
+    """A fresh volume of 64 MiB on the shared daemon, gone after the test."""
+    name = shared.create(f"v{time.monotonic_ns()}", "64M")
+    yield name
+    shared.close_handles()
+    shared.delete(name)
+
+
+@pytest.fixture
+def seed():
+    """The seed of a random test: printed when the test fails, taken from SEED."""
+    value = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"SEED={value}")
+    return value

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tests/server/fake_fs.h: the part of fs/fs.h that the NBD server uses, in memory, for its tests and fuzzers.
+ * To be included by one source file of a program: its definitions stand in for the engine's.
+ *
+ * Requests finish inside fs_submit, or, with `defer`, in the reverse order inside fs_ctx_run. Each is checked against
+ * the contract of fs_submit. Work runs inside fs_work, or, with `defer`, when fake_fs_run_works is called.
+ */
+#ifndef TESTS_SERVER_FAKE_FS_H
+#define TESTS_SERVER_FAKE_FS_H
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/fs.h"
+
+#define FAKE_VOLUMES_MAX 8
+
+struct fs_volume {
+	struct fs *fs;
+	char name[FS_NAME_MAX + 1];
+	uint8_t *data;
+	uint64_t size;
+	uint32_t flags;
+	int refs;
+};
+
+struct fs {
+	struct fs_volume volumes[FAKE_VOLUMES_MAX];
+	int count;
+	bool defer, read_only;
+	int fail; /* every request but FLUSH ends with this (negative errno); 0: none */
+	struct fs_work *works;
+	unsigned submits, requests, under_way, flushes;
+	size_t largest_batch;
+	uint32_t last_flags;
+};
+
+struct fs_ctx {
+	struct fs *fs;
+	struct fs_io *pending; /* the last one first */
+	int fd;
+};
+
+static inline struct fs_volume *fake_fs_add(struct fs *fs, const char *name, uint64_t size, uint32_t flags)
+{
+	struct fs_volume *vol = &fs->volumes[fs->count++];
+
+	ASSERT(fs->count <= FAKE_VOLUMES_MAX);
+	*vol = (struct fs_volume){.fs = fs, .data = mem_zalloc(size), .size = size, .flags = flags};
+	ASSERT(vol->data);
+	snprintf(vol->name, sizeof(vol->name), "%s", name);
+	return vol;
+}
+
+/* Every reference must have been given back. */
+static inline void fake_fs_fini(struct fs *fs)
+{
+	ASSERT(!fs->under_way && !fs->works);
+	for (int i = 0; i < fs->count; i++) {
+		ASSERT(!fs->volumes[i].refs);
+		mem_free(fs->volumes[i].data);
+	}
+}
+
+/* Returns how many there were. */
+static inline int fake_fs_run_works(struct fs *fs)
+{
+	struct fs_work *work = fs->works, *next;
+	int n = 0;
+
+	fs->works = NULL;
+	for (; work; work = next, n++) {
+		next = work->next;
+		work->fn(work);
+	}
+	return n;
+}
+
+bool fs_name_is_valid(const char *name)
+{
+	size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+
+	return len && !name[len] && len <= FS_NAME_MAX && *name != '.' && *name != '-';
+}
+
+int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol)
+{
+	for (int i = 0; i < fs->count; i++) {
+		if (!strcmp(fs->volumes[i].name, name)) {
+			fs->volumes[i].refs++;
+			*ret_vol = &fs->volumes[i];
+			return 0;
+		}
+	}
+	return -ENOENT;
+}
+
+void fs_volume_put(struct fs_volume *vol)
+{
+	ASSERT(vol->refs > 0);
+	vol->refs--;
+}
+
+void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
+{
+	*ret_info = (struct fs_volume_info){.size = vol->size, .flags = vol->flags};
+	memcpy(ret_info->name, vol->name, sizeof(ret_info->name));
+}
+
+uint64_t fs_volume_size(const struct fs_volume *vol)
+{
+	return vol->size;
+}
+
+void fs_get_info(struct fs *fs, struct fs_info *ret_info)
+{
+	*ret_info = (struct fs_info){.size = 1 << 30, .volumes = fs->count, .read_only = fs->read_only};
+}
+
+int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+{
+	int r = 0;
+
+	for (int i = 0; i < fs->count && !r; i++) {
+		struct fs_volume_info info;
+
+		fs_volume_get_info(&fs->volumes[i], &info);
+		r = fn(arg, &info);
+	}
+	return r;
+}
+
+/* Blocks of nothing but zeros are the holes. */
+static inline bool fake_is_hole(const struct fs_volume *vol, uint64_t off, uint64_t len)
+{
+	for (uint64_t i = off; i < off + len; i++)
+		if (vol->data[i])
+			return false;
+	return true;
+}
+
+int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
+		  int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg)
+{
+	uint64_t end = off + len;
+	int r = vol->fs->fail;
+
+	ASSERT(off <= vol->size && len <= vol->size - off);
+	while (off < end && !r) {
+		uint64_t n = min_u64(round_down_u64(off, FS_BLOCK_SIZE) + FS_BLOCK_SIZE, end) - off;
+
+		r = fn(arg, off, n, fake_is_hole(vol, off, n));
+		off += n;
+	}
+	return r;
+}
+
+int fs_ctx_new(struct fs *fs, struct fs_ctx **ret_ctx)
+{
+	struct fs_ctx *ctx = mem_zalloc(sizeof(*ctx));
+
+	ASSERT(ctx);
+	ctx->fs = fs;
+	ctx->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	*ret_ctx = ctx;
+	return 0;
+}
+
+void fs_ctx_free(struct fs_ctx *ctx)
+{
+	if (!ctx)
+		return;
+	ASSERT(!ctx->pending);
+	close(ctx->fd);
+	mem_free(ctx);
+}
+
+int fs_ctx_fd(struct fs_ctx *ctx)
+{
+	return ctx->fd;
+}
+
+static inline void fake_execute(struct fs *fs, struct fs_io *io)
+{
+	uint8_t *data = io->vol->data + io->off;
+
+	io->error = io->op == FS_FLUSH ? 0 : fs->fail;
+	if (io->error)
+		return;
+	if (io->op == FS_READ)
+		memcpy(io->buf, data, io->len);
+	else if (io->op == FS_WRITE)
+		memcpy(data, io->buf, io->len);
+	else if (io->op == FS_TRIM || io->op == FS_ZERO)
+		memset(data, 0, io->len);
+	else if (io->op == FS_FLUSH)
+		fs->flushes++;
+}
+
+static inline void fake_check(const struct fs_io *io)
+{
+	ASSERT(io->done && io->vol && io->vol->refs > 0);
+	if (io->op == FS_FLUSH)
+		return;
+	ASSERT(io->off <= io->vol->size && io->len <= io->vol->size - io->off && io->len > 0);
+	if (io->op == FS_READ || io->op == FS_WRITE)
+		ASSERT(io->len <= FS_IO_MAX && io->buf);
+}
+
+static inline void fake_finish(struct fs *fs, struct fs_io *io)
+{
+	fake_execute(fs, io);
+	fs->under_way--;
+	io->done(io);
+}
+
+void fs_submit(struct fs_ctx *ctx, struct fs_io *const *ios, size_t n)
+{
+	struct fs *fs = ctx->fs;
+
+	fs->submits++;
+	fs->requests += n;
+	fs->largest_batch = max_u64(fs->largest_batch, n);
+	for (size_t i = 0; i < n; i++) {
+		fake_check(ios[i]);
+		fs->under_way++;
+		fs->last_flags = ios[i]->flags;
+		if (fs->defer) {
+			ios[i]->e.next = ctx->pending;
+			ctx->pending = ios[i];
+			eventfd_write(ctx->fd, 1);
+		} else {
+			fake_finish(fs, ios[i]);
+		}
+	}
+}
+
+void fs_ctx_run(struct fs_ctx *ctx)
+{
+	struct fs_io *io = ctx->pending, *next;
+	eventfd_t value;
+
+	eventfd_read(ctx->fd, &value);
+	ctx->pending = NULL;
+	for (; io; io = next) {
+		next = io->e.next;
+		fake_finish(ctx->fs, io);
+	}
+}
+
+void fs_work(struct fs *fs, struct fs_work *work)
+{
+	if (!fs->defer) {
+		work->fn(work);
+		return;
+	}
+	work->next = fs->works;
+	fs->works = work;
+}
+
+#endif

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tests/server/nbd_rig.h: one NBD session on the fake engine, fed with bytes by hand, and its output in one buffer.
+ * Included by one source file of a program.
+ */
+#ifndef TESTS_SERVER_NBD_RIG_H
+#define TESTS_SERVER_NBD_RIG_H
+
+#include "proto/nbd-protocol.h"
+#include "server/nbd_handshake.h"
+#include "server/nbd_session.h"
+#include "tests/server/fake_fs.h"
+
+struct rig {
+	struct fs fs;
+	struct fs_ctx *ctx;
+	struct nbd_env env;
+	struct nbd_session *s;
+	struct task *tasks;
+	size_t send_max; /* bytes that the "socket" takes at a time; 0: none */
+	uint8_t *out;
+	size_t out_len, out_size, out_pos; /* out_pos: how far the test has read */
+};
+
+static inline void rig_on_dirty(struct nbd_session *s)
+{
+	(void)s;
+}
+
+static inline void rig_on_post(struct nbd_env *env, struct task *task)
+{
+	struct rig *rig = container_of(env, struct rig, env);
+
+	task->next = rig->tasks;
+	rig->tasks = task;
+}
+
+static inline void rig_connect(struct rig *rig)
+{
+	rig->s = nbd_session_new(&rig->env, rig);
+	ASSERT(rig->s);
+}
+
+static inline void rig_init(struct rig *rig)
+{
+	memset(rig, 0, sizeof(*rig));
+	fake_fs_add(&rig->fs, "vm1", 256 << 10, 0);
+	fake_fs_add(&rig->fs, "frozen", 64 << 10, FS_VOLUME_READ_ONLY);
+	fs_ctx_new(&rig->fs, &rig->ctx);
+	rig->env =
+		(struct nbd_env){.fs = &rig->fs, .ctx = rig->ctx, .dirty = rig_on_dirty, .post = rig_on_post};
+	nbd_env_init(&rig->env);
+	rig->send_max = SIZE_MAX;
+	rig_connect(rig);
+}
+
+/* Moves output to rig->out as the socket allows, as a connection does at the end of each pass. */
+static inline void rig_pump(struct rig *rig)
+{
+	struct iovec iov[NBD_TX_IOV];
+	int n;
+
+	do {
+		while (rig->send_max && (n = nbd_session_tx(rig->s, iov, NBD_TX_IOV))) {
+			size_t total = 0;
+
+			for (int i = 0; i < n && total < rig->send_max; i++) {
+				size_t len = min_u64(iov[i].iov_len, rig->send_max - total);
+
+				if (rig->out_size - rig->out_len < len) {
+					rig->out_size = rig->out_len * 2 + len + 4096;
+					rig->out = realloc(rig->out, rig->out_size);
+					ASSERT(rig->out);
+				}
+				memcpy(rig->out + rig->out_len, iov[i].iov_base, len);
+				rig->out_len += len;
+				total += len;
+			}
+			nbd_session_sent(rig->s, total);
+		}
+	} while (nbd_session_resume(rig->s));
+}
+
+/* Lets deferred requests and works finish, and pumps. */
+static inline void rig_settle(struct rig *rig)
+{
+	while (rig->ctx->pending || rig->fs.works || rig->tasks) {
+		struct task *task = rig->tasks, *next;
+
+		rig->tasks = NULL;
+		for (; task; task = next) {
+			next = task->next;
+			task->fn(task);
+		}
+		fake_fs_run_works(&rig->fs);
+		fs_ctx_run(rig->ctx);
+		rig_pump(rig);
+	}
+	rig_pump(rig);
+}
+
+/* Gives input in pieces of at most `piece` bytes; stops early when the session wants no more. Returns the bytes taken. */
+static inline size_t rig_feed(struct rig *rig, const void *data, size_t len, size_t piece)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		struct iovec iov[2];
+		size_t put = 0, want = min_u64(piece, len - done);
+		int n;
+
+		rig_pump(rig);
+		n = nbd_session_rx(rig->s, iov);
+		for (int i = 0; i < n && put < want; i++) {
+			size_t k = min_u64(iov[i].iov_len, want - put);
+
+			memcpy(iov[i].iov_base, (const uint8_t *)data + done + put, k);
+			put += k;
+		}
+		if (!put)
+			break;
+		nbd_session_received(rig->s, put);
+		done += put;
+	}
+	rig_pump(rig);
+	return done;
+}
+
+/* The client hangs up; everything must come to its end. */
+static inline void rig_disconnect(struct rig *rig)
+{
+	nbd_session_break(rig->s);
+	rig_settle(rig);
+	ASSERT(nbd_session_is_over(rig->s));
+	nbd_session_free(rig->s);
+	rig->s = NULL;
+	ASSERT(!rig->env.bytes && !rig->fs.under_way);
+}
+
+static inline void rig_fini(struct rig *rig)
+{
+	if (rig->s)
+		rig_disconnect(rig);
+	nbd_env_fini(&rig->env);
+	fs_ctx_free(rig->ctx);
+	fake_fs_fini(&rig->fs);
+	free(rig->out);
+}
+
+/* ---- messages ------------------------------------------------------------- */
+
+struct bytes {
+	uint8_t data[1 << 16];
+	size_t len;
+};
+
+static inline void add(struct bytes *b, const void *data, size_t len)
+{
+	ASSERT(b->len + len <= sizeof(b->data));
+	if (len)
+		memcpy(b->data + b->len, data, len);
+	b->len += len;
+}
+
+static inline void add_u16(struct bytes *b, uint16_t v)
+{
+	add(b, &(be16){htobe16(v)}, 2);
+}
+static inline void add_u32(struct bytes *b, uint32_t v)
+{
+	add(b, &(be32){htobe32(v)}, 4);
+}
+
+static inline void add_string(struct bytes *b, const char *s)
+{
+	add_u32(b, strlen(s));
+	add(b, s, strlen(s));
+}
+
+static inline void add_option(struct bytes *b, uint32_t option, const void *data, uint32_t len)
+{
+	struct nbd_option opt = {cpu_to_be64(NBD_OPTION_MAGIC), cpu_to_be32(option), cpu_to_be32(len)};
+
+	add(b, &opt, sizeof(opt));
+	if (data)
+		add(b, data, len);
+}
+
+static inline void add_go(struct bytes *b, uint32_t option, const char *name)
+{
+	uint32_t len = strlen(name);
+
+	add_option(b, option, NULL, 4 + len + 2 + 2);
+	add_string(b, name);
+	add_u16(b, 1);
+	add_u16(b, NBD_INFO_BLOCK_SIZE);
+}
+
+static inline void add_meta(struct bytes *b, uint32_t option, const char *name, const char *query)
+{
+	add_option(b, option, NULL, 4 + strlen(name) + 4 + (query ? 4 + strlen(query) : 0));
+	add_string(b, name);
+	add_u32(b, query ? 1 : 0);
+	if (query)
+		add_string(b, query);
+}
+
+static inline void add_request(struct bytes *b, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t off,
+			       uint32_t len)
+{
+	struct nbd_request_header h = {
+		.magic = cpu_to_be32(NBD_REQUEST_MAGIC),
+		.flags = cpu_to_be16(flags),
+		.type = cpu_to_be16(type),
+		.cookie = cpu_to_be64(cookie),
+		.off = cpu_to_be64(off),
+		.len = cpu_to_be32(len),
+	};
+
+	add(b, &h, sizeof(h));
+}
+
+static inline void add_fill(struct bytes *b, uint8_t value, size_t len)
+{
+	ASSERT(b->len + len <= sizeof(b->data));
+	memset(b->data + b->len, value, len);
+	b->len += len;
+}
+
+#endif

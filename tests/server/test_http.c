@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Metrics and health over HTTP, on the fake engine. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <event2/buffer.h>
+#include <sys/socket.h>
+
+#include "server/http.h"
+#include "server/metrics.h"
+#include "tests/server/fake_fs.h"
+
+static void test_metrics_are_well_formed(void **state)
+{
+	struct evbuffer *out = evbuffer_new();
+	struct fs_info info = {.size = 12345, .errors_io = UINT64_MAX, .read_only = true};
+	struct nbd_stats stats = {.reads = 7};
+	struct metrics_nbd nbd = {0};
+	char *line, last_help[64] = "", name[64], value[64];
+	size_t len;
+	int lines = 0;
+
+	metrics_add(&nbd, &stats);
+	metrics_add(&nbd, &stats);
+	assert_int_equal(metrics_write(out, &info, &nbd), 0);
+	while ((line = evbuffer_readln(out, &len, EVBUFFER_EOL_LF))) {
+		if (sscanf(line, "# HELP %63s", name) == 1) {
+			strcpy(last_help, name);
+		} else if (line[0] != '#') {
+			assert_int_equal(sscanf(line, "%63[a-z_]", name), 1);
+			assert_string_equal(name, last_help); /* every series stands under its help */
+			assert_int_equal(sscanf(strrchr(line, ' '), " %63[0-9]", value), 1);
+			lines++;
+			if (!strcmp(name, "byre_pool_size_bytes"))
+				assert_string_equal(line, "byre_pool_size_bytes 12345");
+			if (strstr(line, "kind=\"io\""))
+				assert_string_equal(line,
+						    "byre_errors_total{kind=\"io\"} 18446744073709551615");
+			if (strstr(line, "read_only"))
+				assert_string_equal(line, "byre_pool_read_only 1");
+			if (strstr(line, "requests_total{op=\"read\"}"))
+				assert_string_equal(value, "14");
+		}
+		free(line);
+	}
+	assert_true(lines > 40);
+	evbuffer_free(out);
+}
+
+/* Sends a request and runs the base until the server closes; returns the answer. */
+static char *ask(struct event_base *base, const struct addr *addr, const char *request)
+{
+	static char buf[65536];
+	size_t len = 0;
+	ssize_t n;
+	int fd;
+
+	assert_int_equal(addr_connect(addr, &fd), 0);
+	assert_int_equal(write(fd, request, strlen(request)), strlen(request));
+	do {
+		event_base_loop(base, EVLOOP_NONBLOCK);
+		n = recv(fd, buf + len, sizeof(buf) - 1 - len, MSG_DONTWAIT);
+		if (n > 0)
+			len += n;
+	} while (n);
+	buf[len] = 0;
+	close(fd);
+	return buf;
+}
+
+static void test_http(void **state)
+{
+	char dir[] = "/tmp/test-http-XXXXXX", text[64];
+	struct event_base *base = event_base_new();
+	struct nbd_worker worker = {.loop = NULL};
+	struct http_server *http;
+	struct addr addr;
+	struct fs fs = {.count = 0};
+	char *got;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(text, sizeof(text), "unix:%s/http.sock", dir);
+	assert_int_equal(addr_parse(text, &addr), 0);
+	assert_int_equal(http_server_new(base, &addr, &fs, &worker, 1, &http), 0);
+	got = ask(base, &addr, "GET /metrics HTTP/1.0\r\n\r\n");
+	assert_non_null(strstr(got, " 200 "));
+	assert_non_null(strstr(got, "text/plain; version=0.0.4"));
+	assert_non_null(strstr(got, "\nbyre_pool_size_bytes 1073741824\n"));
+	got = ask(base, &addr, "GET /healthz HTTP/1.0\r\n\r\n");
+	assert_non_null(strstr(got, " 200 "));
+	assert_non_null(strstr(got, "\nok\n"));
+	fs.read_only = true;
+	got = ask(base, &addr, "GET /healthz HTTP/1.0\r\n\r\n");
+	assert_non_null(strstr(got, " 503 "));
+	got = ask(base, &addr, "GET /nosuch HTTP/1.0\r\n\r\n");
+	assert_non_null(strstr(got, " 404 "));
+	got = ask(base, &addr, "DELETE /metrics HTTP/1.0\r\n\r\n");
+	assert_null(strstr(got, " 200 "));
+	http_server_free(http);
+	assert_int_equal(access(addr.path, F_OK), -1);
+	event_base_free(base);
+	rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_metrics_are_well_formed),
+		cmocka_unit_test(test_http),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Targets that run the built programs from outside. Included by the Makefile.
+#
+# Switches
+#   PYTEST_ARGS="-k full"   passed to pytest (check-e2e)
+#   KILLS=8                 kill -9 rounds of check-e2e
+#   SEEDS=1000              seeds of check-crash;  CRASH_SEEDS=20000 those of crash
+#   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches
+#   BENCH_ARGS="--help"     options of tests/bench/bench.py;  SIZE, ROUNDS, OUT as described there
+#   COUNTS=file             each target appends "NAME PASSED FAILED SKIPPED" to it
+
+SEEDS ?= 1000
+CRASH_SEEDS ?= 20000
+FUZZ_SECONDS ?= 60
+NJOBS ?= 2
+COUNT = [ -z "$$COUNTS" ] || echo
+
+check-e2e: all
+	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 \
+		$(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e $(PYTEST_ARGS)
+
+CRASH_BIN := $(if $(wildcard tests/crash/crash.c),$(BUILD)/tests/crash/crash)
+define run_crash
+	@if [ -z "$(CRASH_BIN)" ]; then \
+		echo "skipped: crash, there is no tests/crash/crash.c"; $(COUNT) "crash 0 0 1" >>"$$COUNTS"; \
+	elif $(CRASH_BIN) --seeds $(1) --jobs $(NJOBS); then \
+		$(COUNT) "crash 1 0 0" >>"$$COUNTS"; \
+	else \
+		$(COUNT) "crash 0 1 0" >>"$$COUNTS"; exit 1; \
+	fi
+endef
+
+check-crash: $(CRASH_BIN)
+	$(call run_crash,$(SEEDS))
+
+crash: $(CRASH_BIN)
+	$(call run_crash,$(CRASH_SEEDS))
+
+check-vm: all
+	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/vm/run.py
+
+bench: all
+	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
+
+# Fuzzers are clang's libFuzzer: the sources are compiled again, instrumented, into one library.
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRC))
+FUZZ_LIB_SRC := $(BASE_SRC) $(FS_SRC) $(PROTO_SRC) $(filter-out server/main.c,$(SERVER_SRC)) $(LIBBYRE_SRC) $(TESTLIB_SRC)
+FUZZ_OBJ := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(FUZZ_LIB_SRC)) $(patsubst $(BUILD)/proto/%.c,$(BUILD)/fuzz/obj/pb/%.o,$(PB_C))
+FUZZ_CC := clang -std=gnu17 -g -O1 -fno-omit-frame-pointer -pthread -DBYRE_DEBUG=1 -DBYRE_FUZZ=1 $(CPPFLAGS)
+FUZZ_SAN := address,undefined
+
+$(FUZZ_OBJ): | $(PB_H)
+
+$(BUILD)/fuzz/obj/pb/%.o: $(BUILD)/proto/%.c
+	@mkdir -p $(@D)
+	@$(FUZZ_CC) -fsanitize=fuzzer-no-link,$(FUZZ_SAN) -c -o $@ $<
+
+$(BUILD)/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC    $< (fuzz)"
+	@$(FUZZ_CC) -fsanitize=fuzzer-no-link,$(FUZZ_SAN) -MMD -MP -c -o $@ $<
+
+$(BUILD)/fuzz/libfuzzed.a: $(FUZZ_OBJ)
+	@rm -f $@
+	@ar rcs $@ $^
+
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/fuzz/libfuzzed.a
+	@echo "  LD    $@"
+	@$(FUZZ_CC) -fsanitize=fuzzer,$(FUZZ_SAN) -o $@ $< -Wl,--start-group $(BUILD)/fuzz/libfuzzed.a -Wl,--end-group \
+		$(SERVER_LIBS) $(CLIENT_LIBS) $(FS_LIBS) -lm
+
+fuzzers: $(FUZZ_BIN)
+
+# Each fuzzer has a corpus that grows in the build folder; tests/fuzz/corpus/NAME, where it exists, seeds it.
+fuzz: $(FUZZ_BIN)
+	@if [ -z "$(FUZZ_BIN)" ]; then echo "skipped: fuzz, there is no tests/fuzz/fuzz_*.c"; fi
+	@for f in $(if $(FUZZ),$(foreach b,$(FUZZ_BIN),$(if $(findstring $(FUZZ),$(b)),$(b))),$(FUZZ_BIN)); do \
+		n=$$(basename $$f); c=$(BUILD)/fuzz/corpus/$$n; mkdir -p $$c; seed=tests/fuzz/corpus/$$n; \
+		[ -d $$seed ] || seed=; \
+		if $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -timeout=25 -print_final_stats=1 \
+			-artifact_prefix=$(BUILD)/fuzz/$$n- $$c $$seed >$(BUILD)/fuzz/$$n.log 2>&1; then \
+			echo "  ok    $$n  $$(awk '/number_of_executed_units/ { print $$2 }' $(BUILD)/fuzz/$$n.log) runs"; \
+			$(COUNT) "fuzz 1 0 0" >>"$$COUNTS"; \
+		else \
+			echo "  FAIL  $$n; input in $(BUILD)/fuzz/$$n-*, log:"; tail -n 60 $(BUILD)/fuzz/$$n.log; \
+			$(COUNT) "fuzz 0 1 0" >>"$$COUNTS"; exit 1; \
+		fi; \
+	done
+
+# For tests/lib/tidy: generated headers, and the flags that clang-tidy needs.
+tidy-flags: $(PB_H)
+	@echo '-std=gnu17 -Wall -Wextra -Wno-unused-parameter $(subst ','\'',$(CPPFLAGS))'
+
+-include $(shell find $(BUILD)/fuzz -name '*.d' 2>/dev/null)
+.PHONY: fuzzers tidy-flags
