@@ -213,7 +213,8 @@ static void check_placed(struct log_check *lc)
 {
 	const struct placed *last = NULL;
 
-	qsort(lc->placed, lc->count, sizeof(*lc->placed), by_addr);
+	if (lc->count)
+		qsort(lc->placed, lc->count, sizeof(*lc->placed), by_addr);
 	for (size_t i = 0; i < lc->count; i++) {
 		const struct placed *p = &lc->placed[i];
 

@@ -23,26 +23,24 @@ int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes
 	return 0;
 }
 
-static int by_addr(const void *pa, const void *pb)
+static int run_order(const void *pa, const void *pb)
 {
 	const struct delayed_ref *a = pa, *b = pb;
 
-	if (a->addr != b->addr)
-		return a->addr < b->addr ? -1 : 1;
-	return a->delta - b->delta;
+	if (a->delta != b->delta)
+		return b->delta - a->delta;
+	return a->addr < b->addr ? -1 : a->addr > b->addr;
 }
 
 void delayed_refs_settle(struct delayed_refs *refs)
 {
 	size_t out = 0;
 
-	qsort(refs->ref, refs->count, sizeof(*refs->ref), by_addr);
+	qsort(refs->ref, refs->count, sizeof(*refs->ref), run_order);
 	for (size_t i = 0; i < refs->count; i++) {
 		struct delayed_ref *last = out ? &refs->ref[out - 1] : NULL, cur = refs->ref[i];
 
-		if (last && last->addr == cur.addr && last->len == cur.len && last->delta == -cur.delta)
-			out--;
-		else if (last && last->delta == cur.delta && last->addr + ((uint64_t)last->len << 12) == cur.addr &&
+		if (last && last->delta == cur.delta && last->addr + ((uint64_t)last->len << 12) == cur.addr &&
 			 (uint64_t)last->len + cur.len <= UINT32_MAX)
 			last->len += cur.len;
 		else

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * fs/delayed_ref.h: references to space that a transaction adds and drops, collected while the trees are merged
- * and run once at its end, in order of address. Until they run, a transaction can still be given up.
+ * and run once at its end. Until they run, a transaction can still be given up.
  *
  * One range has one reference, until snapshots come (then the refcount tree is looked at when a drop is run).
  */
@@ -26,7 +26,8 @@ struct delayed_refs {
 int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes, int delta);
 
 /*
- * Sorts by address, cancels pairs of the same range (+1 and -1), and merges neighbours of equal sign.
+ * Brings them into the order in which they run: what is added first, then what is dropped (a range may come and go
+ * in one transaction, as a volume's that is deleted; it never goes and comes), each by address, neighbours merged.
  * Cannot fail.
  */
 void delayed_refs_settle(struct delayed_refs *refs);

@@ -143,7 +143,8 @@ static bool lock_holder(int fd, int *ret_pid)
 }
 
 /* Opens and locks once. -EBUSY: *ret_shown says whether the holder showed itself, as *ret_pid. */
-static int open_locked_once(const char *path, int flags, bool writable, int *ret_fd, bool *ret_shown, int *ret_pid)
+static int open_locked_once(const char *path, int flags, bool writable, int *ret_fd, bool *ret_shown,
+			    int *ret_pid)
 {
 	int fd = open(path, flags);
 	int err = fd < 0 ? -errno : lock_range(fd, F_OFD_SETLK, writable ? F_WRLCK : F_RDLCK, 0, LOCK_PID_BYTE);
@@ -413,8 +414,10 @@ int device_file_discard(struct device_file *file, uint64_t off, uint64_t len)
 		if (file->dev.block_device)
 			err = ioctl(file->fd, BLKDISCARD, range) ? -errno : 0;
 		else
-			err = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ?
-				      -errno : 0;
+			err = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off,
+					(off_t)len)
+				      ? -errno
+				      : 0;
 	} while (err == -EINTR || err == -EAGAIN);
 	return device_discard_result(&file->dev, err);
 }

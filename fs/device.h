@@ -39,14 +39,14 @@ struct device_io {
 	enum device_op op;
 	uint64_t off;
 	uint64_t len;
-	void *buf;		 /* READ and WRITE; used when iovcnt is 0 */
-	struct iovec *iov;	 /* or a vector, whose sum is len; may be changed until done. iovcnt <= 1024 */
+	void *buf;	   /* READ and WRITE; used when iovcnt is 0 */
+	struct iovec *iov; /* or a vector, whose sum is len; may be changed until done. iovcnt <= 1024 */
 	int iovcnt;
 	void (*done)(struct device_io *io);
 	void *arg;
-	int error;		 /* 0 or negative errno, valid in done */
-	struct device_io *next;	 /* the implementation's while under way */
-	uint64_t progress;	 /* likewise */
+	int error;		/* 0 or negative errno, valid in done */
+	struct device_io *next; /* the implementation's while under way */
+	uint64_t progress;	/* likewise */
 };
 
 struct device_ops {
@@ -61,7 +61,7 @@ struct device_ops {
 	 */
 	void (*submit)(struct device_queue *q, struct device_io *io);
 	void (*kick)(struct device_queue *q);
-	/* Runs what has completed; returns how many. Never waits. */
+	/* Runs what has completed; returns how many. Never waits. Neither poll nor wait may be called inside done. */
 	unsigned (*poll)(struct device_queue *q);
 	/* Kicks, waits for at least one completion (if any is under way) and runs what has completed. */
 	unsigned (*wait)(struct device_queue *q);
@@ -80,12 +80,12 @@ struct device_ops {
 
 struct device {
 	const struct device_ops *ops;
-	uint64_t size;	    /* bytes, a multiple of 4096; grow changes it: device_size() */
+	uint64_t size; /* bytes, a multiple of 4096; grow changes it: device_size() */
 	bool writable;
-	bool direct;	    /* O_DIRECT is in force */
-	bool discard;	    /* discards do something, as far as is known: device_can_discard() */
+	bool direct;  /* O_DIRECT is in force */
+	bool discard; /* discards do something, as far as is known: device_can_discard() */
 	bool block_device;
-	uint64_t flushes;   /* completed without error since open; those that shared one count once: device_flushes() */
+	uint64_t flushes; /* completed without error since open; those that shared one count once: device_flushes() */
 };
 
 struct device_queue {

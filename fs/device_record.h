@@ -48,7 +48,7 @@ struct record_entry {
 	le64 seq;
 	le64 off;
 	le64 len;
-	le64 covers;   /* FLUSH; else 0 */
+	le64 covers; /* FLUSH; else 0 */
 	le32 data_crc; /* WRITE: over its blocks of 4096 bytes, crc = crc32c(le32 crc so far, le32 crc32c(block)), from 0 */
 	le32 reserved;
 };

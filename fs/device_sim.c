@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/device_sim.c: the simulated device's queues, completions, faults and counters. The model is in device_sim.h. */
+/* fs/device_sim.c: the simulated device's queues, completions and counters. The model is in device_sim.h. */
 #include "fs/device_sim.h"
 
 #include <errno.h>
@@ -57,23 +57,14 @@ static void check_vector(const struct device_io *io)
 	uint64_t sum = 0;
 
 	for (int i = 0; i < io->iovcnt; i++) {
-		ASSERT((uintptr_t)io->iov[i].iov_base % DEVICE_ALIGN == 0 && io->iov[i].iov_len % DEVICE_ALIGN == 0);
+		ASSERT((uintptr_t)io->iov[i].iov_base % DEVICE_ALIGN == 0 &&
+		       io->iov[i].iov_len % DEVICE_ALIGN == 0);
 		sum += io->iov[i].iov_len;
 	}
 	if (io->iovcnt)
 		ASSERT(sum == io->len);
 	else
 		ASSERT((uintptr_t)io->buf % DEVICE_ALIGN == 0);
-}
-
-static void read_page(const struct sim_device *sim, uint64_t pageno, void *to)
-{
-	const struct sim_page *page = sim_image_peek(sim->view, pageno);
-
-	if (page)
-		memcpy(to, page->data, SIM_PAGE);
-	else
-		memset(to, 0, SIM_PAGE);
 }
 
 static int do_read(struct sim_device *sim, const struct device_io *io)
@@ -83,12 +74,13 @@ static int do_read(struct sim_device *sim, const struct device_io *io)
 	const struct iovec *iov = io_vector(io, &one, &cnt);
 	uint64_t pageno = io->off / SIM_PAGE, end = (io->off + io->len) / SIM_PAGE;
 
-	for (uint64_t i = sim_image_next(sim->view, pageno, end); i < end; i = sim_image_next(sim->view, i + 1, end))
+	for (uint64_t i = sim_image_next(sim->view, pageno, end); i < end;
+	     i = sim_image_next(sim->view, i + 1, end))
 		if (sim_image_peek(sim->view, i)->bad)
 			return -EIO;
 	for (int i = 0; i < cnt; i++)
 		for (uint64_t at = 0; at < iov[i].iov_len; at += SIM_PAGE)
-			read_page(sim, pageno++, (char *)iov[i].iov_base + at);
+			sim_image_read(sim->view, pageno++, (char *)iov[i].iov_base + at);
 	sim->stats.read_bytes += io->len;
 	return 0;
 }
@@ -108,6 +100,7 @@ static void do_change(struct sim_device *sim, const struct sim_pending *p)
 		sim_event_tear(&event, sim->view, &sim->rng);
 	else
 		sim_event_apply(&event, sim->view);
+	event.stable_seq = sim->stable_seq;
 	sim_log_append(&sim->log, &event);
 }
 
@@ -116,6 +109,7 @@ static void do_flush(struct sim_device *sim, const struct sim_pending *p)
 	struct sim_event event = {.info = {.op = DEVICE_FLUSH, .start = p->start, .covers = p->start}};
 
 	sim_settle(sim, p->start, p->error != 0);
+	event.stable_seq = sim->stable_seq;
 	sim_log_append(&sim->log, &event);
 	if (!p->error)
 		__atomic_fetch_add(&sim->dev.flushes, 1, __ATOMIC_RELAXED);
@@ -200,7 +194,9 @@ static unsigned sim_poll(struct device_queue *q)
 		n = min_u64(n, 1 + sim_random(&sim->rng) % sim->complete_max);
 	while (n--)
 		io_list_append(&list, complete_one_locked(sim, sq,
-							  sim->order == DEVICE_SIM_FIFO ? 0 : sim_random(&sim->rng) % sq->count));
+							  sim->order == DEVICE_SIM_FIFO
+								  ? 0
+								  : sim_random(&sim->rng) % sq->count));
 	if (sq->event_fd >= 0 && sq->count)
 		eventfd_write(sq->event_fd, 1);
 	lock_drop(&sim->lock);
@@ -220,47 +216,9 @@ static void sim_submit(struct device_queue *q, struct device_io *io)
 	io_list_append(&queue_of(q)->fresh, io);
 }
 
-static bool fault_matches(const struct device_sim_fault *fault, const struct device_io *io)
-{
-	if (!(fault->ops & DEVICE_SIM_OP(io->op)))
-		return false;
-	if (io->op == DEVICE_FLUSH || !fault->len)
-		return true;
-	return io->off < fault->off + fault->len && fault->off < io->off + io->len;
-}
-
-/* The fault that hits the request, counted; or NULL. */
-static struct sim_fault *find_fault_locked(struct sim_device *sim, const struct device_io *io)
-{
-	for (unsigned i = 0; i < SIM_FAULTS_MAX; i++) {
-		struct sim_fault *f = &sim->faults[i];
-
-		if (!f->used || !fault_matches(&f->fault, io))
-			continue;
-		if (f->fault.skip) {
-			f->fault.skip--;
-			continue;
-		}
-		if (!f->forever && --f->fault.count == 0)
-			f->used = false;
-		return f;
-	}
-	return NULL;
-}
-
-static void apply_fault(struct sim_pending *p, const struct device_sim_fault *fault)
-{
-	bool flush = p->io->op == DEVICE_FLUSH;
-
-	p->error = fault->kind == DEVICE_SIM_LOSE ? 0 : fault->error;
-	p->torn = fault->kind == DEVICE_SIM_FAIL_TORN && p->io->op == DEVICE_WRITE;
-	p->effect = p->torn || (flush && fault->kind != DEVICE_SIM_LOSE);
-}
-
 static struct sim_pending make_pending_locked(struct sim_device *sim, struct device_io *io)
 {
 	struct sim_pending p = {.io = io, .start = sim_log_seq(&sim->log)};
-	struct sim_fault *fault;
 
 	if (io->op == DEVICE_FLUSH)
 		p.start = io->progress;
@@ -270,13 +228,7 @@ static struct sim_pending make_pending_locked(struct sim_device *sim, struct dev
 		return p;
 	if (io->op == DEVICE_READ || io->op == DEVICE_WRITE)
 		check_vector(io);
-	fault = find_fault_locked(sim, io);
-	if (fault)
-		apply_fault(&p, &fault->fault);
-	else if (sim->hook)
-		p.error = sim->hook(sim->hook_arg, io);
-	if (!fault)
-		p.effect = !p.error || io->op == DEVICE_FLUSH;
+	sim_fault_apply_locked(sim, &p);
 	if (p.effect && io->op == DEVICE_WRITE)
 		p.sum = buffer_sum(io);
 	return p;
@@ -486,165 +438,7 @@ void device_sim_set_discard_zeroes(struct device *dev, bool zeroes)
 	lock_drop(&sim->lock);
 }
 
-/* ---- faults ------------------------------------------------------------------------------------- */
-
-unsigned device_sim_fault_add(struct device *dev, const struct device_sim_fault *fault)
-{
-	struct sim_device *sim = sim_of(dev);
-	unsigned i = 0;
-
-	lock_take(&sim->lock);
-	while (i < SIM_FAULTS_MAX && sim->faults[i].used)
-		i++;
-	ASSERT(i < SIM_FAULTS_MAX);
-	sim->faults[i] = (struct sim_fault){.fault = *fault, .used = true, .forever = fault->count == 0};
-	lock_drop(&sim->lock);
-	return i;
-}
-
-void device_sim_fault_remove(struct device *dev, unsigned id)
-{
-	struct sim_device *sim = sim_of(dev);
-
-	ASSERT(id < SIM_FAULTS_MAX);
-	lock_take(&sim->lock);
-	sim->faults[id].used = false;
-	lock_drop(&sim->lock);
-}
-
-void device_sim_fault_clear(struct device *dev)
-{
-	for (unsigned i = 0; i < SIM_FAULTS_MAX; i++)
-		device_sim_fault_remove(dev, i);
-	device_sim_set_hook(dev, NULL, NULL);
-}
-
-void device_sim_set_hook(struct device *dev, int (*hook)(void *arg, const struct device_io *io), void *arg)
-{
-	struct sim_device *sim = sim_of(dev);
-
-	lock_take(&sim->lock);
-	sim->hook = hook;
-	sim->hook_arg = arg;
-	lock_drop(&sim->lock);
-}
-
-/* Calls fn for every copy of the page that there is, in images and in the log. */
-static void change_all_locked(struct sim_device *sim, uint64_t pageno, void (*fn)(void *arg, struct sim_page *page),
-			      void *arg)
-{
-	struct sim_image *images[] = {sim->view, sim->stable, sim->base, sim->cursor};
-
-	for (unsigned i = 0; i < ARRAY_SIZE(images); i++)
-		if (images[i])
-			fn(arg, sim_image_change(images[i], pageno));
-	for (uint64_t i = 0; i < sim->log.count; i++) {
-		struct sim_event *event = &sim->log.events[i];
-
-		for (uint64_t j = 0; j < event->count; j++) {
-			struct sim_page *page = sim_page_new();
-
-			if (event->changes[j].pageno != pageno) {
-				sim_page_put(page);
-				continue;
-			}
-			memset(page->data, 0, SIM_PAGE);
-			if (event->changes[j].page)
-				memcpy(page->data, event->changes[j].page->data, SIM_PAGE);
-			fn(arg, page);
-			sim_page_put(event->changes[j].page);
-			event->changes[j].page = page;
-		}
-	}
-}
-
-static void mark_bad(void *arg, struct sim_page *page)
-{
-	page->bad = true;
-}
-
-void device_sim_bad_range(struct device *dev, uint64_t off, uint64_t len)
-{
-	struct sim_device *sim = sim_of(dev);
-
-	ASSERT((off | len) % SIM_PAGE == 0 && off <= dev->size && len <= dev->size - off);
-	lock_take(&sim->lock);
-	for (uint64_t i = off / SIM_PAGE; i < (off + len) / SIM_PAGE; i++)
-		change_all_locked(sim, i, mark_bad, NULL);
-	lock_drop(&sim->lock);
-}
-
-struct flip {
-	uint64_t at;
-	uint8_t mask;
-};
-
-static void flip_bit(void *arg, struct sim_page *page)
-{
-	const struct flip *flip = arg;
-
-	page->data[flip->at] ^= flip->mask;
-}
-
-void device_sim_flip(struct device *dev, uint64_t addr, unsigned bit)
-{
-	struct sim_device *sim = sim_of(dev);
-	struct flip flip = {.at = addr % SIM_PAGE, .mask = (uint8_t)(1u << bit % 8)};
-
-	ASSERT(addr < dev->size);
-	lock_take(&sim->lock);
-	change_all_locked(sim, addr / SIM_PAGE, flip_bit, &flip);
-	lock_drop(&sim->lock);
-}
-
-void device_sim_peek(struct device *dev, uint64_t off, void *buf, uint64_t len)
-{
-	struct sim_device *sim = sim_of(dev);
-	uint8_t page[SIM_PAGE], *to = buf;
-
-	ASSERT(off <= dev->size && len <= dev->size - off);
-	lock_take(&sim->lock);
-	while (len) {
-		uint64_t at = off % SIM_PAGE, n = min_u64(len, SIM_PAGE - at);
-
-		read_page(sim, off / SIM_PAGE, page);
-		memcpy(to, page + at, n);
-		to += n;
-		off += n;
-		len -= n;
-	}
-	lock_drop(&sim->lock);
-}
-
-struct poke {
-	const uint8_t *from;
-	uint64_t at, n;
-};
-
-static void poke_page(void *arg, struct sim_page *page)
-{
-	const struct poke *poke = arg;
-
-	memcpy(page->data + poke->at, poke->from, poke->n);
-}
-
-void device_sim_poke(struct device *dev, uint64_t off, const void *buf, uint64_t len)
-{
-	struct sim_device *sim = sim_of(dev);
-	struct poke poke = {.from = buf};
-
-	ASSERT(off <= dev->size && len <= dev->size - off);
-	lock_take(&sim->lock);
-	while (len) {
-		poke.at = off % SIM_PAGE;
-		poke.n = min_u64(len, SIM_PAGE - poke.at);
-		change_all_locked(sim, off / SIM_PAGE, poke_page, &poke);
-		poke.from += poke.n;
-		off += poke.n;
-		len -= poke.n;
-	}
-	lock_drop(&sim->lock);
-}
+/* ---- counters ------------------------------------------------------------ */
 
 void device_sim_get_stats(struct device *dev, struct device_sim_stats *ret_stats)
 {
@@ -653,7 +447,8 @@ void device_sim_get_stats(struct device *dev, struct device_sim_stats *ret_stats
 	lock_take(&sim->lock);
 	*ret_stats = sim->stats;
 	for (uint64_t i = 0; i < sim->log.count; i++)
-		ret_stats->unstable_events += sim->log.events[i].changes && sim->log.first + i > sim->stable_seq;
+		ret_stats->unstable_events += sim->log.events[i].changes &&
+					      sim->log.first + i > sim->stable_seq;
 	for (struct sim_queue *sq = sim->queues; sq; sq = sq->next)
 		ret_stats->under_way += sq->count;
 	ret_stats->pages = sim_image_pages(sim->view);

@@ -31,7 +31,7 @@
 
 /* A device full of zeros; size is a multiple of 4096. */
 struct device *device_sim_new(uint64_t size, uint64_t seed);
-/* A copy of what reads see now, with everything in it durable; no faults, default order. Costs size / 256 KiB bytes. */
+/* A copy of what reads see now, with everything in it durable; no faults of the table, default order. Costs size / 256 KiB bytes. */
 struct device *device_sim_clone(struct device *dev, uint64_t seed);
 /* Writes what reads see now to a sparse file, for a look with other tools. 0 or a negative errno. */
 int device_sim_save(struct device *dev, const char *path);
@@ -83,8 +83,8 @@ struct device *device_sim_crash(struct device *dev, enum device_sim_crash_mode m
 struct device_sim_event {
 	enum device_op op; /* WRITE, DISCARD or FLUSH */
 	uint64_t off, len;
-	uint64_t start;	   /* so many events had completed when it was kicked (a flush: submitted) */
-	uint64_t covers;   /* FLUSH: the events 1 to covers are stable with it */
+	uint64_t start;	 /* so many events had completed when it was kicked (a flush: submitted) */
+	uint64_t covers; /* FLUSH: the events 1 to covers are stable with it */
 };
 
 /* Keeps all events from now on, in memory. What completed before counts as stable at event 0. */
@@ -96,7 +96,8 @@ void device_sim_history_get(struct device *dev, uint64_t n, struct device_sim_ev
  * As device_sim_crash_image, for a crash right after event n (0: at the start). With KEEP_COMPLETED: exactly the events
  * 1 to n. Cheapest when called with n ascending.
  */
-struct device *device_sim_history_image(struct device *dev, uint64_t n, enum device_sim_crash_mode mode, uint64_t seed);
+struct device *device_sim_history_image(struct device *dev, uint64_t n, enum device_sim_crash_mode mode,
+					uint64_t seed);
 
 /* ---- faults ---------------------------------------------------------------------------- */
 
@@ -106,7 +107,7 @@ struct device *device_sim_history_image(struct device *dev, uint64_t n, enum dev
 enum device_sim_fault_kind {
 	DEVICE_SIM_FAIL,      /* the request fails and has no effect; a flush: see 4. above */
 	DEVICE_SIM_FAIL_TORN, /* the request fails, and some sectors of a write are there all the same */
-	DEVICE_SIM_LOSE,      /* it says that it succeeded and has done nothing; a read reads what was in the buffer */
+	DEVICE_SIM_LOSE, /* it says that it succeeded and has done nothing; a read reads what was in the buffer */
 };
 
 struct device_sim_fault {
@@ -137,12 +138,12 @@ void device_sim_poke(struct device *dev, uint64_t off, const void *buf, uint64_t
 /* ---- counters ---------------------------------------------------------------------------- */
 
 struct device_sim_stats {
-	uint64_t ops[4];	  /* completed, by enum device_op, with and without errors */
-	uint64_t failed;	  /* of these, with an error */
+	uint64_t ops[4]; /* completed, by enum device_op, with and without errors */
+	uint64_t failed; /* of these, with an error */
 	uint64_t read_bytes, written_bytes, discarded_bytes;
 	uint64_t unstable_events; /* completed writes and discards that are not stable */
 	uint64_t under_way;
-	uint64_t pages;		  /* that the view has allocated */
+	uint64_t pages; /* that the view has allocated */
 };
 
 void device_sim_get_stats(struct device *dev, struct device_sim_stats *ret_stats);

@@ -44,7 +44,8 @@ static struct sim_page *garbage_page(uint64_t *rng)
 
 static void make_discard(struct sim_event *event, struct sim_device *sim, uint64_t first, uint64_t end)
 {
-	for (uint64_t i = sim_image_next(sim->view, first, end); i < end; i = sim_image_next(sim->view, i + 1, end)) {
+	for (uint64_t i = sim_image_next(sim->view, first, end); i < end;
+	     i = sim_image_next(sim->view, i + 1, end)) {
 		uint64_t fate = sim->discard_zeroes ? 0 : sim_random(&sim->rng) % 3;
 
 		if (fate < 2)
@@ -55,7 +56,8 @@ static void make_discard(struct sim_event *event, struct sim_device *sim, uint64
 struct sim_event sim_event_make(struct sim_device *sim, const struct sim_pending *pending)
 {
 	const struct device_io *io = pending->io;
-	struct sim_event event = {.info = {.op = io->op, .off = io->off, .len = io->len, .start = pending->start}};
+	struct sim_event event = {
+		.info = {.op = io->op, .off = io->off, .len = io->len, .start = pending->start}};
 	uint64_t first = io->off / SIM_PAGE, end = (io->off + io->len) / SIM_PAGE, n = end - first;
 
 	if (io->op == DEVICE_DISCARD)
@@ -255,7 +257,8 @@ static void crash_init(struct crash *crash, enum device_sim_crash_mode mode, uin
 /* In the order of their completion, before any crash_add_under_way. */
 static void crash_add_completed(struct crash *crash, const struct sim_event *event)
 {
-	crash->candidates[crash->count++] = (struct candidate){.key = ++crash->completed << 32, .event = event, .completed = true};
+	crash->candidates[crash->count++] =
+		(struct candidate){.key = ++crash->completed << 32, .event = event, .completed = true};
 }
 
 /* first_seq: the number of the first completed candidate. It was kicked after the event of the number event->info.start. */
@@ -273,20 +276,15 @@ enum fate { FATE_DROP, FATE_KEEP, FATE_TEAR };
 static enum fate draw_fate(struct crash *crash, const struct candidate *c)
 {
 	switch (crash->mode) {
-	case DEVICE_SIM_CRASH_KEEP_COMPLETED:
-		return c->completed ? FATE_KEEP : FATE_DROP;
-	case DEVICE_SIM_CRASH_KEEP_UNDER_WAY:
-		return c->completed ? FATE_DROP : FATE_KEEP;
-	case DEVICE_SIM_CRASH_KEEP_ALL:
-		return FATE_KEEP;
-	case DEVICE_SIM_CRASH_TORN:
-		return FATE_TEAR;
+	case DEVICE_SIM_CRASH_KEEP_COMPLETED: return c->completed ? FATE_KEEP : FATE_DROP;
+	case DEVICE_SIM_CRASH_KEEP_UNDER_WAY: return c->completed ? FATE_DROP : FATE_KEEP;
+	case DEVICE_SIM_CRASH_KEEP_ALL: return FATE_KEEP;
+	case DEVICE_SIM_CRASH_TORN: return FATE_TEAR;
 	case DEVICE_SIM_CRASH_RANDOM:
 		if (sim_random(&crash->rng) % 100 < crash->keep)
 			return FATE_KEEP;
 		return sim_random(&crash->rng) % 100 < crash->tear ? FATE_TEAR : FATE_DROP;
-	default:
-		return FATE_DROP;
+	default: return FATE_DROP;
 	}
 }
 
@@ -309,7 +307,8 @@ static void crash_run(struct crash *crash, struct sim_image *image)
 static struct device *crash_image_locked(struct sim_device *sim, enum device_sim_crash_mode mode, uint64_t seed)
 {
 	struct sim_image *image = sim_image_clone(sim->stable);
-	uint64_t first = max_u64(sim->stable_seq + 1, sim->log.first), count = sim->frozen_count, rng = sim->rng;
+	uint64_t first = max_u64(sim->stable_seq + 1, sim->log.first), count = sim->frozen_count,
+		 rng = sim->rng;
 	struct sim_event *under_way = sim->frozen;
 	struct crash crash;
 
@@ -400,6 +399,11 @@ uint64_t device_sim_history_count(struct device *dev)
 	return n;
 }
 
+static struct sim_event *event_at(struct sim_device *sim, uint64_t seq)
+{
+	return &sim->log.events[seq - sim->log.first];
+}
+
 static uint64_t after_base(const struct sim_device *sim, uint64_t seq)
 {
 	return seq < sim->base_seq ? 0 : seq - sim->base_seq;
@@ -411,26 +415,16 @@ void device_sim_history_get(struct device *dev, uint64_t n, struct device_sim_ev
 
 	lock_take(&sim->lock);
 	ASSERT(sim->base && n >= 1 && n <= sim_log_seq(&sim->log) - sim->base_seq);
-	*ret_event = sim->log.events[sim->base_seq + n - sim->log.first].info;
+	*ret_event = event_at(sim, sim->base_seq + n)->info;
 	ret_event->start = after_base(sim, ret_event->start);
 	ret_event->covers = after_base(sim, ret_event->covers);
 	lock_drop(&sim->lock);
 }
 
-static struct sim_event *event_at(struct sim_device *sim, uint64_t seq)
-{
-	return &sim->log.events[seq - sim->log.first];
-}
-
 /* The last event that is stable right after event seq. */
 static uint64_t stable_at(struct sim_device *sim, uint64_t seq)
 {
-	uint64_t covers = sim->base_seq;
-
-	for (uint64_t i = sim->base_seq + 1; i <= seq; i++)
-		if (event_at(sim, i)->info.op == DEVICE_FLUSH)
-			covers = max_u64(covers, event_at(sim, i)->info.covers);
-	return covers;
+	return seq == sim->base_seq ? seq : max_u64(sim->base_seq, event_at(sim, seq)->stable_seq);
 }
 
 /* The image of exactly the events up to seq. */
@@ -446,7 +440,8 @@ static struct sim_image *image_at(struct sim_device *sim, uint64_t seq)
 	return sim_image_clone(sim->cursor);
 }
 
-struct device *device_sim_history_image(struct device *dev, uint64_t n, enum device_sim_crash_mode mode, uint64_t seed)
+struct device *device_sim_history_image(struct device *dev, uint64_t n, enum device_sim_crash_mode mode,
+					uint64_t seed)
 {
 	struct sim_device *sim = sim_of(dev);
 	uint64_t seq, last, stable;

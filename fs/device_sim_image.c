@@ -132,7 +132,8 @@ static struct sim_leaf *leaf_change(struct sim_image *image, uint64_t pageno)
 
 void sim_image_grow(struct sim_image *image, uint64_t size)
 {
-	uint64_t count = round_up_u64(size, (uint64_t)LEAF_PAGES * SIM_PAGE) / ((uint64_t)LEAF_PAGES * SIM_PAGE);
+	uint64_t count =
+		round_up_u64(size, (uint64_t)LEAF_PAGES * SIM_PAGE) / ((uint64_t)LEAF_PAGES * SIM_PAGE);
 
 	if (count <= image->leaves_count)
 		return;
@@ -187,6 +188,16 @@ const struct sim_page *sim_image_peek(const struct sim_image *image, uint64_t pa
 	const struct sim_leaf *leaf = image->leaves[pageno / LEAF_PAGES];
 
 	return leaf ? leaf->pages[pageno % LEAF_PAGES] : NULL;
+}
+
+void sim_image_read(const struct sim_image *image, uint64_t pageno, void *to)
+{
+	const struct sim_page *page = sim_image_peek(image, pageno);
+
+	if (page)
+		memcpy(to, page->data, SIM_PAGE);
+	else
+		memset(to, 0, SIM_PAGE);
 }
 
 uint64_t sim_image_next(const struct sim_image *image, uint64_t pageno, uint64_t end)

@@ -40,6 +40,8 @@ uint64_t sim_image_pages(const struct sim_image *image);
 
 /* The page, borrowed; NULL if there is none. */
 const struct sim_page *sim_image_peek(const struct sim_image *image, uint64_t pageno);
+/* Copies SIM_PAGE bytes out. */
+void sim_image_read(const struct sim_image *image, uint64_t pageno, void *to);
 /* The first page in [pageno, end) that is there; else end. */
 uint64_t sim_image_next(const struct sim_image *image, uint64_t pageno, uint64_t end);
 /* Puts a page into the image; takes the caller's reference. NULL makes a hole. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device_sim_int.h: the simulated device's state, shared by device_sim.c (queues, completions, faults) and
+ * fs/device_sim_int.h: the simulated device's state, shared by device_sim.c (queues, completions), device_sim_fault.c and
  * device_sim_crash.c (the log, crashes, history).
  *
  * Invariants (all under `lock`)
@@ -27,6 +27,7 @@ struct sim_event {
 	struct device_sim_event info;
 	struct sim_change *changes; /* NULL for a flush */
 	uint64_t count;
+	uint64_t stable_seq; /* the device's, right after this event */
 };
 
 struct sim_log {
@@ -91,6 +92,9 @@ struct sim_device {
 struct sim_device *sim_of(struct device *dev);
 /* A device with this image (ownership moves) as view and as stable. */
 struct device *sim_device_new(struct sim_image *image, uint64_t size, uint64_t seed);
+
+/* Decides what becomes of a request that would succeed otherwise. The lock is held. */
+void sim_fault_apply_locked(struct sim_device *sim, struct sim_pending *pending);
 
 /* ---- device_sim_crash.c; the lock is held -------------------------------------------- */
 

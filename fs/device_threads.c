@@ -65,8 +65,8 @@ static ssize_t transfer(int fd, struct device_io *io, uint64_t done)
 	if (!io->iovcnt) {
 		void *buf = (char *)io->buf + done;
 
-		return io->op == DEVICE_READ ? pread(fd, buf, io->len - done, off) :
-					       pwrite(fd, buf, io->len - done, off);
+		return io->op == DEVICE_READ ? pread(fd, buf, io->len - done, off)
+					     : pwrite(fd, buf, io->len - done, off);
 	}
 	iov = device_iov_rest(io, &cnt);
 	return io->op == DEVICE_READ ? preadv(fd, iov, cnt, off) : pwritev(fd, iov, cnt, off);
@@ -97,12 +97,9 @@ static int transfer_all(int fd, struct device_io *io)
 static int run_job(struct threads_queue *tq, struct device_io *io)
 {
 	switch (io->op) {
-	case DEVICE_FLUSH:
-		return fdatasync(tq->fd) ? -errno : 0;
-	case DEVICE_DISCARD:
-		return device_file_discard(&threads_of(tq->q.dev)->file, io->off, io->len);
-	default:
-		return transfer_all(tq->fd, io);
+	case DEVICE_FLUSH: return fdatasync(tq->fd) ? -errno : 0;
+	case DEVICE_DISCARD: return device_file_discard(&threads_of(tq->q.dev)->file, io->off, io->len);
+	default: return transfer_all(tq->fd, io);
 	}
 }
 

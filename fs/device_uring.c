@@ -93,12 +93,8 @@ static void uring_enter(struct uring_queue *uq, struct device_io *io)
 	ASSERT(sqe);
 	switch (io->op) {
 	case DEVICE_READ:
-	case DEVICE_WRITE:
-		prep_rw(sqe, fd, io);
-		break;
-	case DEVICE_FLUSH:
-		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
-		break;
+	case DEVICE_WRITE: prep_rw(sqe, fd, io); break;
+	case DEVICE_FLUSH: io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC); break;
 	case DEVICE_DISCARD:
 		io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)io->off,
 					(off_t)io->len);
@@ -438,7 +434,8 @@ static bool ring_has_ops(struct io_uring *ring)
 
 	if (!probe)
 		return false;
-	has = io_uring_opcode_supported(probe, IORING_OP_READ) && io_uring_opcode_supported(probe, IORING_OP_WRITE) &&
+	has = io_uring_opcode_supported(probe, IORING_OP_READ) &&
+	      io_uring_opcode_supported(probe, IORING_OP_WRITE) &&
 	      io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);
 	io_uring_free_probe(probe);
 	return has;
