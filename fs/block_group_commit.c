@@ -144,22 +144,22 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 	return r;
 }
 
-/* Groups that were made since the last commit are dirty too: their items are to be written. */
-static void find_new_groups(struct fs *fs)
+/* Groups that were made since the last commit are dirty too; and so are empty ones that can leave. */
+static void find_other_groups(struct fs *fs)
 {
 	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
 		struct block_group *g = atomic_load(&fs->groups.slot[i]);
 
-		if (g && !g->in_tree && g->type != GROUP_SYSTEM)
+		if (g && g->type != GROUP_SYSTEM && (!g->in_tree || (!g->dirty && try_remove(fs, g))))
 			block_group_set_dirty(fs, g);
 	}
 }
 
 int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t generation)
 {
-	find_new_groups(fs);
+	find_other_groups(fs);
 	for (struct block_group *g = fs->groups.dirty; g; g = g->dirty_next) {
-		int r = try_remove(fs, g) ? 0 : start_cache(fs, wb, g, generation);
+		int r = g->state == GROUP_REMOVING || try_remove(fs, g) ? 0 : start_cache(fs, wb, g, generation);
 
 		if (r)
 			return r;

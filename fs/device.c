@@ -374,8 +374,8 @@ static int extend(int fd, uint64_t old, uint64_t have, uint64_t size, bool preal
 
 int device_file_grow(struct device_file *file, uint64_t size, bool preallocate)
 {
-	uint64_t old, have;
-	bool block;
+	uint64_t old, have = 0;
+	bool block = false;
 	int err = measure(file->fd, &block, &have);
 
 	if (err)

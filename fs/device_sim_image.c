@@ -156,6 +156,7 @@ struct sim_image *sim_image_clone(const struct sim_image *from)
 {
 	struct sim_image *image = sim_image_new(from->leaves_count * LEAF_PAGES * SIM_PAGE);
 
+	ASSERT(image->leaves_count == from->leaves_count);
 	for (uint64_t i = 0; i < from->leaves_count; i++) {
 		image->leaves[i] = from->leaves[i];
 		if (image->leaves[i])

@@ -202,7 +202,7 @@ static int replay_extent(struct replay *rp, const struct log_item *item, const l
 	p->addr = addr;
 	for (uint64_t i = 0; addr && i < n; i++)
 		p->crc[i] = le32_to_cpu(crc[i]);
-	space_replayed(rp->fs, addr ? n * FS_BLOCK_SIZE : 0,
+	space_replayed(rp->fs, &vol->promise, addr ? n * FS_BLOCK_SIZE : 0,
 		       (struct space_pending){n > 1 ? 2 : 1, volume_item_bytes(2 + n / EXTENT_BLOCKS_MAX, addr ? n : 0)});
 	lock_take(&vol->lock);
 	volume_insert_locked(vol, p, &rp->spare);

@@ -79,7 +79,7 @@ static void give_back_pendings(struct io *io)
 		TAILQ_REMOVE(&io->pendings, p, log_link);
 		if (p->addr) {
 			block_group_give(io->fs, p->addr, p->nblk * FS_BLOCK_SIZE);
-			space_deallocate(io->fs, p->nblk * FS_BLOCK_SIZE);
+			space_deallocate(io->fs, &io->vol->promise, p->nblk * FS_BLOCK_SIZE);
 		}
 		pending_free(p);
 	}

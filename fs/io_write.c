@@ -340,7 +340,7 @@ static void reserve(struct io *io, uint64_t data_bytes, struct space_pending pen
 {
 	int r;
 
-	io->ticket.want = (struct space_reservation){data_bytes, pending};
+	io->ticket.want = (struct space_reservation){data_bytes, pending, &io->vol->promise};
 	io->ticket.flags = flags;
 	io->ticket.done = reserve_done;
 	r = space_reserve(io->fs, &io->ticket);

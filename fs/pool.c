@@ -461,7 +461,14 @@ bool pool_step(struct fs *fs)
 	if (!fs->commit_wanted)
 		return false;
 	fs->commit_wanted = false;
-	return transaction_commit(fs) != -EAGAIN;
+	if (transaction_commit(fs) == -EAGAIN) { /* readers are under way: again when they are done */
+		fs->commit_wanted = true;
+		return false;
+	}
+	/* As the commit thread does: those who wait for space, and deleted volumes, need another one. */
+	if (!fs_is_read_only(fs) && (fs->space.nr_tickets || atomic_load(&fs->orphans)))
+		fs->commit_wanted = true;
+	return true;
 }
 
 /* ---- figures --------------------------------------------------------------- */

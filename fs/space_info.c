@@ -11,6 +11,7 @@
 #include "fs/volume_format.h"
 
 #define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
+#define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define FREEING_RESERVE_BYTES (256u << 10)
 #define TICKET_COMMITS_MAX 8u /* that a ticket waits for before it is refused, even if others go on freeing */
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
@@ -88,8 +89,25 @@ static uint64_t metadata_capacity(const struct space_info *si, uint64_t unalloca
 	return m->total - m->unavailable + unallocated / 2;
 }
 
+/* Metadata for data that is yet to come, at the worst: each block an item of its own, in half-full leaves. */
+static uint64_t items_for(uint64_t data_bytes) { return data_bytes / FS_BLOCK_SIZE * 2 * (EXTENT_ITEM_BYTES + sizeof(le32)); }
+
+static uint64_t owed(const struct space_promise *p)
+{
+	return p->promised > p->allocated ? p->promised - p->allocated : 0;
+}
+
+static void promise_change_locked(struct space_info *si, struct space_promise *p, uint64_t promised, uint64_t allocated)
+{
+	si->volume_reserved -= owed(p);
+	p->promised = promised;
+	p->allocated = allocated;
+	si->volume_reserved += owed(p);
+}
+
+/* `growth`: bytes of metadata to leave room for beyond what is there. */
 static bool metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags,
-			  uint64_t new_data)
+			  uint64_t growth)
 {
 	const struct space_info *si = &fs->space;
 	struct space_pending p = all_pending(si);
@@ -99,7 +117,9 @@ static bool metadata_fits(const struct fs *fs, struct space_pending extra, uint6
 	p.bytes += extra.bytes;
 	need += commit_bound(si, fs, p);
 	if (!(flags & SPACE_FREEING))
-		need += si->global_reserve + trim_growth(si) + new_data / FS_BLOCK_SIZE * EXTENT_ITEM_BYTES;
+		need += si->global_reserve;
+	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
+		need += trim_growth(si) + items_for(si->volume_reserved) + growth;
 	return need <= metadata_capacity(si, unallocated);
 }
 
@@ -107,16 +127,17 @@ static bool metadata_fits(const struct fs *fs, struct space_pending extra, uint6
 
 /*
  * Makes a data group of what unallocated space metadata does not need to keep. `wanted` is how much is lacking;
- * the group is as large as it may be. False: there is none to be had.
+ * the group is as large as it may be. `growth` as for metadata_fits. False: there is none to be had.
  */
-static bool grow_data_locked(struct fs *fs, struct space_pending extra)
+static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t growth)
 {
 	struct space_info *si = &fs->space;
 	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
 	uint64_t bytes = min_u64(round_down_u64(unallocated, quantum), fs->group_size);
 	int r = -ENOSPC;
 
-	while (bytes >= quantum && !metadata_fits(fs, extra, unallocated - bytes, 0, bytes))
+	while (bytes >= quantum &&
+	       !metadata_fits(fs, extra, unallocated - bytes, 0, growth + bytes / FS_BLOCK_SIZE * EXTENT_ITEM_BYTES))
 		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
 	if (bytes >= quantum) {
 		lock_drop(&si->lock); /* the group accounts itself */
@@ -134,18 +155,38 @@ static bool data_fits(const struct space_info *si, uint64_t bytes, uint32_t flag
 	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total;
 }
 
+static bool promise_is_there(const struct space_info *si, uint64_t bytes)
+{
+	const struct space_counts *d = &si->kind[SPACE_DATA];
+
+	return d->allocated + d->may_use + d->unavailable + bytes <= d->total;
+}
+
 static bool try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
 {
 	struct space_info *si = &fs->space;
 
+	struct space_promise *p = want->promise;
+	bool promised = p && p->promised;
+
 	if (all_pending(si).touches > PENDING_MAX)
 		return false;
-	if (want->data_bytes)
-		while (!data_fits(si, want->data_bytes, flags))
-			if (!grow_data_locked(fs, want->pending))
+	if (promised) { /* it is owed; or it is as soon as a commit has freed what was overwritten */
+		flags |= SPACE_PROMISED;
+		if (want->data_bytes > owed(p))
+			return false;
+		while (!promise_is_there(si, want->data_bytes))
+			if (!grow_data_locked(fs, want->pending, 0))
 				return false;
+	} else if (want->data_bytes) {
+		while (!data_fits(si, want->data_bytes, flags))
+			if (!grow_data_locked(fs, want->pending, 0))
+				return false;
+	}
 	if (!metadata_fits(fs, want->pending, atomic_load(&fs->groups.unallocated_bytes), flags, 0))
 		return false;
+	if (p)
+		promise_change_locked(si, p, p->promised, p->allocated + want->data_bytes);
 	si->kind[SPACE_DATA].may_use += want->data_bytes;
 	si->in_flight.touches += want->pending.touches;
 	si->in_flight.bytes += want->pending.bytes;
@@ -273,21 +314,27 @@ void space_allocate(struct fs *fs, struct space_reservation *res, uint64_t bytes
 	lock_drop(&fs->space.lock);
 }
 
-void space_deallocate(struct fs *fs, uint64_t bytes)
+void space_deallocate(struct fs *fs, struct space_promise *promise, uint64_t bytes)
 {
 	struct space_counts *d = &fs->space.kind[SPACE_DATA];
 
 	lock_take(&fs->space.lock);
 	ASSERT(d->allocated >= bytes);
 	d->allocated -= bytes;
+	if (promise)
+		promise_change_locked(&fs->space, promise, promise->promised, promise->allocated - bytes);
 	check_locked(&fs->space);
 	lock_drop(&fs->space.lock);
 }
 
 static void give_data_back_locked(struct space_info *si, struct space_reservation *res)
 {
+	struct space_promise *p = res->promise;
+
 	ASSERT(si->kind[SPACE_DATA].may_use >= res->data_bytes);
 	si->kind[SPACE_DATA].may_use -= res->data_bytes;
+	if (p)
+		promise_change_locked(si, p, p->promised, p->allocated - res->data_bytes);
 	res->data_bytes = 0;
 }
 
@@ -320,12 +367,13 @@ void space_unreserve(struct fs *fs, struct space_reservation *res)
 	lock_drop(&fs->space.lock);
 }
 
-void space_replayed(struct fs *fs, uint64_t data_bytes, struct space_pending pending)
+void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_bytes, struct space_pending pending)
 {
 	struct space_info *si = &fs->space;
 
 	lock_take(&si->lock);
 	si->kind[SPACE_DATA].allocated += data_bytes;
+	promise_change_locked(si, promise, promise->promised, promise->allocated + data_bytes);
 	si->running.touches += pending.touches;
 	si->running.bytes += pending.bytes;
 	check_locked(si);
@@ -377,10 +425,14 @@ void space_loaded_group(struct fs *fs, uint8_t type, uint64_t total, uint64_t us
 bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 {
 	struct space_counts *c = &fs->space.kind[kind_of(type)];
+	uint64_t used;
 	bool may;
 
 	lock_take(&fs->space.lock);
-	may = c->total - c->allocated - c->may_use - c->unavailable >= 2 * bytes;
+	used = c->allocated + c->may_use + c->unavailable;
+	if (type == GROUP_DATA) /* what is promised keeps its place */
+		used += fs->space.volume_reserved + fs->space.freeing_reserve;
+	may = c->total >= used && c->total - used >= 2 * bytes;
 	if (may)
 		c->total -= bytes;
 	lock_drop(&fs->space.lock);
@@ -400,32 +452,8 @@ void space_unavailable(struct fs *fs, uint8_t type, int64_t bytes) { CHANGE(fs, 
 
 /* ---- promises and figures -------------------------------------------------- */
 
-int space_promise(struct fs *fs, int64_t bytes, uint64_t *ret_missing)
-{
-	struct space_info *si = &fs->space;
-	struct space_pending none = {0, 0};
-	int r = 0;
-
-	lock_take(&si->lock);
-	if (bytes > 0) {
-		while (!data_fits(si, (uint64_t)bytes, 0) && grow_data_locked(fs, none))
-			;
-		if (!data_fits(si, (uint64_t)bytes, 0)) {
-			const struct space_counts *d = &si->kind[SPACE_DATA];
-
-			*ret_missing = d->allocated + d->may_use + d->unavailable + si->volume_reserved +
-				       (uint64_t)bytes + si->freeing_reserve - d->total;
-			r = -ENOSPC;
-		}
-	}
-	if (r == 0)
-		si->volume_reserved += (uint64_t)bytes;
-	lock_drop(&si->lock);
-	return r;
-}
-
-/* What grow_data_locked could still make into data groups, by bisection on the same condition. */
-static uint64_t growable_locked(const struct fs *fs)
+/* What grow_data_locked could still make into data groups, by bisection on the same condition, with so much more metadata. */
+static uint64_t growable_locked(const struct fs *fs, uint64_t growth)
 {
 	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
 	uint64_t lo = 0, hi = unallocated / quantum;
@@ -434,12 +462,58 @@ static uint64_t growable_locked(const struct fs *fs)
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
-		if (metadata_fits(fs, none, unallocated - mid * quantum, 0, mid * quantum))
+		if (metadata_fits(fs, none, unallocated - mid * quantum, 0, growth + items_for(mid * quantum)))
 			lo = mid;
 		else
 			hi = mid - 1;
 	}
 	return lo * quantum;
+}
+
+uint64_t space_promise_for(uint64_t size) { return size + min_u64(size, PROMISE_SLACK_BYTES); }
+
+/*
+ * Room for `bytes` more that nobody else has, with their metadata; groups are made for it, but only if they suffice.
+ * 0, or what is lacking.
+ */
+static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
+{
+	struct space_info *si = &fs->space;
+	const struct space_counts *d = &si->kind[SPACE_DATA];
+	struct space_pending none = {0, 0};
+	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes + si->freeing_reserve;
+	uint64_t have = d->total + growable_locked(fs, need > d->total ? items_for(bytes) - items_for(need - d->total) : items_for(bytes));
+
+	if (need > have)
+		return need - have;
+	while (!data_fits(si, bytes, 0))
+		if (!grow_data_locked(fs, none, items_for(bytes)))
+			return need - d->total;
+	return metadata_fits(fs, none, atomic_load(&fs->groups.unallocated_bytes), 0, items_for(bytes)) ? 0 : items_for(bytes);
+}
+
+int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force, uint64_t *ret_missing)
+{
+	struct space_info *si = &fs->space;
+	uint64_t lacking = 0;
+
+	lock_take(&si->lock);
+	if (!force && promised > p->promised)
+		lacking = lacking_locked(fs, promised - max_u64(p->promised, min_u64(p->allocated, promised)));
+	if (lacking == 0)
+		promise_change_locked(si, p, promised, p->allocated);
+	else
+		*ret_missing = lacking;
+	lock_drop(&si->lock);
+	return lacking ? -ENOSPC : 0;
+}
+
+void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t bytes)
+{
+	lock_take(&fs->space.lock);
+	ASSERT(bytes >= 0 || p->allocated >= (uint64_t)-bytes);
+	promise_change_locked(&fs->space, p, p->promised, p->allocated + (uint64_t)bytes);
+	lock_drop(&fs->space.lock);
 }
 
 uint64_t space_free_bytes(struct fs *fs)
@@ -449,7 +523,7 @@ uint64_t space_free_bytes(struct fs *fs)
 	uint64_t have, taken;
 
 	lock_take(&si->lock);
-	have = d->total + growable_locked(fs);
+	have = d->total + growable_locked(fs, 0);
 	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
 	lock_drop(&si->lock);
 	return have > taken ? have - taken : 0;

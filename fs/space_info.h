@@ -45,12 +45,23 @@ struct space_pending {
 enum space_flags {
 	SPACE_FREEING = 1, /* frees more than it takes: may use the global reserve */
 	SPACE_NOTICKET = 2,
+	SPACE_PROMISED = 4, /* set inside, for writes to reserved volumes */
+};
+
+/*
+ * What is promised to a reserved volume: its size, and some more for overwrites, whose old space comes back only
+ * with a commit. What of it is not allocated is owed; nobody else can have that. Under the lock of struct space_info.
+ */
+struct space_promise {
+	uint64_t promised;  /* bytes of data; 0: a thin volume */
+	uint64_t allocated; /* to this volume: in its trees and overlays, pinned, or under way */
 };
 
 /* What one request holds. Start with {0}. */
 struct space_reservation {
 	uint64_t data_bytes;
 	struct space_pending pending;
+	struct space_promise *promise; /* of the volume that is written; NULL: none */
 };
 
 /* A request that waits for space. The caller's memory, until done. */
@@ -70,7 +81,7 @@ struct space_info {
 	struct space_pending running;	 /* in the running overlays */
 	struct space_pending committing; /* in the frozen ones */
 	uint64_t tree_nodes, tree_leaves, tree_items; /* of all volumes, as of the last commit */
-	uint64_t volume_reserved; /* promised to reserved volumes, not allocated */
+	uint64_t volume_reserved; /* owed to reserved volumes */
 	uint64_t global_reserve;  /* metadata */
 	uint64_t freeing_reserve; /* data */
 	struct space_ticket_list tickets;
@@ -92,14 +103,14 @@ int space_reserve(struct fs *fs, struct space_ticket *t);
 /* Part of a reservation (data bytes) became an allocation. */
 void space_allocate(struct fs *fs, struct space_reservation *res, uint64_t bytes);
 /* An allocation that no tree and no overlay knows goes back, with the reservation it was made from. */
-void space_deallocate(struct fs *fs, uint64_t bytes);
+void space_deallocate(struct fs *fs, struct space_promise *promise, uint64_t bytes);
 /* Its change is in a running overlay: what it really takes replaces what was reserved. Data that is left goes back. */
 void space_pend(struct fs *fs, struct space_reservation *res, struct space_pending actual);
 /* Gives back what is left. */
 void space_unreserve(struct fs *fs, struct space_reservation *res);
 
 /* From replay: data that the log refers to, and the changes. */
-void space_replayed(struct fs *fs, uint64_t data_bytes, struct space_pending pending);
+void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_bytes, struct space_pending pending);
 
 /* The overlays were frozen / their commit ended (trees' new sizes). */
 void space_freeze(struct fs *fs);
@@ -127,8 +138,15 @@ void space_released(struct fs *fs, uint8_t group_type, uint64_t bytes);
 void space_lost(struct fs *fs, uint8_t group_type, uint64_t bytes);
 void space_unavailable(struct fs *fs, uint8_t group_type, int64_t bytes);
 
-/* Promises more (or less) to reserved volumes. -ENOSPC: *ret_missing bytes are lacking. */
-int space_promise(struct fs *fs, int64_t bytes, uint64_t *ret_missing);
+/* What a reserved volume of this size is promised. */
+uint64_t space_promise_for(uint64_t size);
+/*
+ * Sets what is promised. More than before only if it is there, -ENOSPC otherwise: *ret_missing bytes are lacking.
+ * `force` (at open, for what was promised before) takes it all the same.
+ */
+int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force, uint64_t *ret_missing);
+/* What a volume has allocated changed by what a commit freed, or by what was found at open. */
+void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t bytes);
 
 /* How much new data can be written, by the same rule that reserves. */
 uint64_t space_free_bytes(struct fs *fs);

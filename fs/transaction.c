@@ -51,7 +51,7 @@ static void freeze_volume(struct transaction *txn, struct fs_volume *vol)
 	lock_drop(&txn->fs->volumes.dirty_lock);
 	overlay_move(&vol->committing, &vol->running);
 	vol->frozen_item = (struct volume_item){
-		.size = cpu_to_le64(atomic_load(&vol->size)),
+		.size = cpu_to_le64(vol->grown_size ? vol->grown_size : atomic_load(&vol->size)),
 		.ctime_ns = cpu_to_le64((uint64_t)vol->ctime_ns),
 		.flags = cpu_to_le32(vol->flags),
 		.name_len = (uint8_t)strlen(vol->name),
@@ -123,6 +123,7 @@ static int apply_volumes(struct transaction *txn)
 			r = add_orphan(txn, vol);
 		if (r)
 			return r;
+		vol->new_freed_blocks = vol->used_blocks + vol->committing.blocks - vol->new_used_blocks;
 		account_tree(txn, &vol->root, &vol->new_root);
 	}
 	return 0;
@@ -325,7 +326,7 @@ static int write_super(struct transaction *txn)
 
 /* ---- publish --------------------------------------------------------------- */
 
-static void publish_volume(struct fs_volume *vol)
+static void publish_volume(struct fs_volume *vol, uint64_t generation)
 {
 	struct overlay old;
 
@@ -333,6 +334,7 @@ static void publish_volume(struct fs_volume *vol)
 	lock_take(&vol->lock);
 	vol->root = vol->new_root;
 	vol->used_blocks = vol->new_used_blocks;
+	vol->freed_bytes[generation & 1] += vol->new_freed_blocks * FS_BLOCK_SIZE;
 	overlay_move(&old, &vol->committing);
 	lock_drop(&vol->lock);
 	overlay_clear(&old);
@@ -363,7 +365,7 @@ static void publish(struct transaction *txn)
 
 	while ((vol = TAILQ_FIRST(&txn->frozen))) {
 		TAILQ_REMOVE(&txn->frozen, vol, frozen_link);
-		publish_volume(vol);
+		publish_volume(vol, txn->generation);
 	}
 	publish_orphans(fs);
 	fs->root_tree = txn->root_tree;
@@ -382,6 +384,7 @@ bool transaction_release_pins(struct fs *fs)
 	if (!epoch_previous_is_empty(&fs->epoch))
 		return false;
 	block_group_release_pinned(fs, le64_to_cpu(fs->super.generation));
+	volume_release_freed(fs, le64_to_cpu(fs->super.generation));
 	atomic_store(&fs->pins_wait, false);
 	return true;
 }

@@ -162,6 +162,9 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 	vol->used_blocks = le64_to_cpu(item.used_blocks);
 	memcpy(vol->uuid, item.uuid, sizeof(vol->uuid));
 	tree_root_unpack(&item.root, id, &vol->root);
+	space_promise_allocated(fs, &vol->promise, (int64_t)(vol->used_blocks * FS_BLOCK_SIZE));
+	if (vol->flags & FS_VOLUME_RESERVED)
+		(void)space_set_promise(fs, &vol->promise, space_promise_for(vol->size), true, NULL);
 	lock_take(&fs->volumes.lock);
 	ok = volume_table_insert_locked(&fs->volumes, vol);
 	lock_drop(&fs->volumes.lock);
@@ -227,6 +230,7 @@ static void pin_replaced(void *arg, uint64_t addr, uint64_t nblk)
 {
 	struct fs_volume *vol = arg;
 
+	vol->freed_bytes[vol->running_generation & 1] += nblk * FS_BLOCK_SIZE;
 	block_group_pin(vol->fs, addr, nblk * FS_BLOCK_SIZE, vol->running_generation);
 }
 
@@ -240,6 +244,28 @@ void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pendi
 	overlay_insert(&vol->running, p, spare, pin_replaced, vol);
 	flush_log_note(&vol->fs->log, 1, blocks);
 	set_unlogged_locked(vol);
+}
+
+static void release_freed(struct fs_volume *vol, unsigned which)
+{
+	uint64_t freed;
+
+	lock_take(&vol->lock);
+	freed = vol->freed_bytes[which];
+	vol->freed_bytes[which] = 0;
+	lock_drop(&vol->lock);
+	if (freed)
+		space_promise_allocated(vol->fs, &vol->promise, -(int64_t)freed);
+}
+
+void volume_release_freed(struct fs *fs, uint64_t generation)
+{
+	struct fs_volume *vol;
+
+	lock_take(&fs->volumes.lock);
+	RB_FOREACH(vol, volume_tree, &fs->volumes.by_name)
+		release_freed(vol, generation & 1);
+	lock_drop(&fs->volumes.lock);
 }
 
 /* ---- look-up --------------------------------------------------------------- */

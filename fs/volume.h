@@ -22,6 +22,7 @@
 #include "fs/extent_state.h"
 #include "fs/fs.h"
 #include "fs/overlay.h"
+#include "fs/space_info.h"
 #include "fs/tree.h"
 #include "fs/volume_format.h"
 
@@ -44,11 +45,15 @@ struct fs_volume {
 
 	struct lock lock;
 	_Atomic uint64_t size;
+	uint64_t grown_size; /* what a commit under way makes of size; 0: nothing */
 	struct overlay running, committing;
 	uint64_t running_generation; /* of `running`, valid when it is on the dirty list */
 	struct tree_root root;
 	uint64_t used_blocks; /* of root */
 	bool meta_dirty, deleted;
+	uint64_t freed_bytes[2]; /* by generation: pinned, and not the volume's any more when that is released */
+
+	struct space_promise promise; /* the lock of struct space_info */
 
 	/* LOCK_DIRTY_VOLUMES */
 	bool dirty_listed, log_listed;
@@ -60,7 +65,7 @@ struct fs_volume {
 	char frozen_name[FS_NAME_MAX + 1];
 	bool frozen_deleted;
 	struct tree_root new_root;
-	uint64_t new_used_blocks;
+	uint64_t new_used_blocks, new_freed_blocks;
 };
 
 RB_HEAD(volume_tree, fs_volume);
@@ -101,6 +106,9 @@ struct fs_volume *volume_by_id(struct fs *fs, uint64_t id);
 
 static inline void volume_ref(struct fs_volume *vol) { atomic_fetch_add(&vol->refs, 1); }
 void volume_unref(struct fs_volume *vol);
+
+/* The pins of a transaction are released: volumes have no longer allocated what they freed in it. The committer. */
+void volume_release_freed(struct fs *fs, uint64_t generation);
 
 /* Puts the volume on the dirty list and sets the generation that its changes now belong to. */
 void volume_set_dirty_locked(struct fs_volume *vol);

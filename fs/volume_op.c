@@ -66,7 +66,7 @@ static void ticket_done(struct space_ticket *t, int error)
 /* Room in the metadata for a change to the root tree. Waits. The commit that carries it out takes it over. */
 static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservation *ret_res)
 {
-	struct waiting w = {.fs = fs, .ticket = {.want = {0, {1, 1024}}, .flags = flags, .done = ticket_done}};
+	struct waiting w = {.fs = fs, .ticket = {.want = {0, {1, 1024}, NULL}, .flags = flags, .done = ticket_done}};
 	int r = space_reserve(fs, &w.ticket);
 
 	if (r == -EINPROGRESS && fs->simulated) {
@@ -123,6 +123,19 @@ static int add_volume(struct fs *fs, const char *name, uint64_t size, uint32_t f
 	return 0;
 }
 
+/* Sees to it that a reserved volume of this size can always be written; a thin one is promised nothing. */
+static int set_promise(struct fs *fs, struct fs_volume *vol, uint64_t size, struct fs_error *err)
+{
+	uint64_t missing;
+
+	if (!(vol->flags & FS_VOLUME_RESERVED))
+		return 0;
+	if (space_set_promise(fs, &vol->promise, space_promise_for(size), false, &missing) == 0)
+		return 0;
+	return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or create it thin",
+		       vol->name, (unsigned long long)size, (unsigned long long)missing);
+}
+
 static int create(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_error *err)
 {
 	struct space_reservation res;
@@ -135,6 +148,14 @@ static int create(struct fs *fs, const char *name, uint64_t size, uint32_t flags
 	if (r) {
 		space_unreserve(fs, &res);
 		return fs_fail(err, r, r == -EEXIST ? "volume %s: exists already" : "volume %s: out of memory", name);
+	}
+	r = set_promise(fs, vol, size, err);
+	if (r) {
+		space_unreserve(fs, &res);
+		lock_take(&fs->volumes.lock);
+		volume_table_remove_locked(&fs->volumes, vol);
+		lock_drop(&fs->volumes.lock);
+		return r;
 	}
 	r = commit_change(fs, vol, &res);
 	lock_take(&fs->volumes.lock);
@@ -155,9 +176,11 @@ int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t fl
 	r = check_size(err, name, size);
 	if (r)
 		return r;
-	if (flags & ~(uint32_t)FS_VOLUME_READ_ONLY)
-		return fs_fail(err, -ENOTSUP, "volume %s: reserved and write-back volumes are not supported by this version: create it without",
+	if (flags & FS_VOLUME_WRITEBACK)
+		return fs_fail(err, -ENOTSUP, "volume %s: write-back volumes are not supported by this version: create it with --cache direct",
 			       name);
+	if (flags & ~(uint32_t)(FS_VOLUME_READ_ONLY | FS_VOLUME_RESERVED))
+		return fs_fail(err, -EINVAL, "volume %s: unknown flags", name);
 	if (fs_is_read_only(fs))
 		return fs_fail(err, -EROFS, "volume %s: cannot be created: the pool is read-only", name);
 	lock_take(&fs->volumes.op_lock);
@@ -214,6 +237,7 @@ static int do_delete(struct fs *fs, struct fs_volume *vol, const char *name, str
 	r = commit_change(fs, vol, &res);
 	if (r)
 		return fs_fail(err, r, "volume %s: cannot be deleted: the commit failed: %s", name, strerror(-r));
+	(void)space_set_promise(fs, &vol->promise, 0, true, NULL);
 	lock_take(&fs->volumes.lock);
 	volume_table_remove_locked(&fs->volumes, vol);
 	lock_drop(&fs->volumes.lock);
@@ -277,6 +301,8 @@ int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_
 /*
  * What lies beyond the new end goes in the same step as the size: no commit sees one without the other. Requests
  * that are under way there are waited for; later ones find the new size.
+ * A volume that grows shows its new size only after the commit: the flush log must not name blocks that
+ * the committed volume does not have.
  */
 static int set_size(struct fs *fs, struct fs_volume *vol, uint64_t size)
 {
@@ -297,7 +323,10 @@ static int set_size(struct fs *fs, struct fs_volume *vol, uint64_t size)
 		lock_extent(&vol->states, &lk);
 	}
 	lock_take(&vol->lock);
-	atomic_store(&vol->size, size);
+	if (size > old)
+		vol->grown_size = size;
+	else
+		atomic_store(&vol->size, size);
 	if (p)
 		volume_insert_locked(vol, p, &spare);
 	lock_drop(&vol->lock);
@@ -314,13 +343,28 @@ static int do_resize(struct fs *fs, struct fs_volume *vol, const char *name, uin
 
 	if (r)
 		return fs_fail(err, r, "volume %s: cannot be resized: %s", name, strerror(-r));
+	if (size > atomic_load(&vol->size)) {
+		r = set_promise(fs, vol, size, err);
+		if (r) {
+			space_unreserve(fs, &res);
+			return r;
+		}
+	}
 	r = set_size(fs, vol, size);
 	if (r) {
 		space_unreserve(fs, &res);
 		return fs_fail(err, r, "volume %s: cannot be resized: %s", name, strerror(-r));
 	}
 	r = commit_change(fs, vol, &res);
-	return r ? fs_fail(err, r, "volume %s: cannot be resized: the commit failed: %s", name, strerror(-r)) : 0;
+	if (r)
+		return fs_fail(err, r, "volume %s: cannot be resized: the commit failed: %s", name, strerror(-r));
+	lock_take(&vol->lock);
+	atomic_store(&vol->size, size);
+	vol->grown_size = 0;
+	lock_drop(&vol->lock);
+	if (vol->flags & FS_VOLUME_RESERVED)
+		(void)space_set_promise(fs, &vol->promise, space_promise_for(size), true, NULL);
+	return 0;
 }
 
 int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err)
