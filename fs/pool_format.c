@@ -134,7 +134,8 @@ static int prepare_file(int fd, const char *path, bool existed, const struct fs_
 	if (size < FS_POOL_SIZE_MIN)
 		return fs_fail(err, -EINVAL, "pool %s: %llu bytes are too few: a pool has at least 16 MiB", path,
 			       (unsigned long long)size);
-	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)size) < 0)
+	/* A file of this size keeps its blocks: what is written already need not be allocated again. */
+	if (st.st_size != (off_t)size && (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)size) < 0))
 		return fs_fail(err, -errno, "pool %s: cannot be set to %llu bytes: %s", path, (unsigned long long)size,
 			       strerror(errno));
 	r = opt->sparse ? 0 : preallocate(fd, size, opt);
@@ -166,6 +167,27 @@ static int open_to_format(const char *path, struct device **ret_dev, struct fs_e
 	return r ? fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r)) : 0;
 }
 
+/*
+ * Writes the flush log's place once, so that later writes to it change nothing in the host's file system: a flush
+ * would else wait for that one's journal.
+ */
+static int write_log_once(struct device *dev)
+{
+	uint64_t size = log_size_for(dev->size), step = 1u << 20;
+	void *zeros = mem_alloc_aligned(DEVICE_ALIGN, step);
+	struct device_queue *q;
+	int r = zeros ? dev->ops->queue_new(dev, &q) : -ENOMEM;
+
+	if (r == 0) {
+		memset(zeros, 0, step);
+		for (uint64_t at = 0; r == 0 && at < size; at += step)
+			r = device_sync(q, DEVICE_WRITE, DEVICE_DATA_START + at, zeros, min_u64(step, size - at));
+		dev->ops->queue_free(q);
+	}
+	mem_free(zeros);
+	return r;
+}
+
 /* The file is there and is the caller's to overwrite; if it is made here and this fails, it is removed again. */
 static int create_on(const char *path, bool existed, const struct fs_create_options *opt, struct fs_error *err)
 {
@@ -194,7 +216,11 @@ static int create_on(const char *path, bool existed, const struct fs_create_opti
 		r = open_to_format(path, &dev, err);
 	if (r)
 		return r;
-	r = pool_format(dev, opt->sparse, &inner);
+	r = write_log_once(dev);
+	if (r)
+		r = fs_fail(&inner, r, "the flush log cannot be written: %s", strerror(-r));
+	else
+		r = pool_format(dev, opt->sparse, &inner);
 	device_close(dev);
 	return r ? fs_fail(err, r, "pool %s: %s", path, inner.msg) : 0;
 }
