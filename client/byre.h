@@ -75,6 +75,7 @@ struct byre_pool_info {
 	uint64_t volume_reserved_bytes; /* promised to reserved volumes and not yet used */
 	/* The free-space cache: block groups since start, and its last writing. */
 	uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
+	uint64_t cache_bytes, cache_us, commit_bytes, commit_us; /* since start */
 	uint64_t last_commit_ms; /* how long it took */
 	/* Counted since start. */
 	uint64_t commits, flushes, log_groups, log_bytes, device_flushes;

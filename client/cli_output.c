@@ -73,6 +73,8 @@ static json_t *free_space_cache_json(const struct byre_pool_info *i)
 	put_number(obj, "rebuilt", i->cache_rebuilt);
 	put_number(obj, "last_bytes", i->cache_last_bytes);
 	put_number(obj, "last_us", i->cache_last_us);
+	put_number(obj, "bytes", i->cache_bytes);
+	put_number(obj, "us", i->cache_us);
 	return obj;
 }
 
@@ -96,6 +98,8 @@ json_t *pool_json(const struct byre_pool_info *i)
 	json_object_set_new(obj, "block_groups", block_groups_json(i));
 	json_object_set_new(obj, "free_space_cache", free_space_cache_json(i));
 	put_number(obj, "last_commit_ms", i->last_commit_ms);
+	put_number(obj, "commit_bytes", i->commit_bytes);
+	put_number(obj, "commit_us", i->commit_us);
 	put_number(obj, "volumes", i->volumes);
 	put_number(obj, "snapshots", i->snapshots);
 	put_number(obj, "objects", i->objects);

@@ -283,6 +283,9 @@ static void remove_group(struct fs *fs, struct block_group *g)
 	atomic_store(&fs->groups.slot[g->start / fs->group_size], NULL);
 	lock_drop(&fs->groups.lock);
 	atomic_fetch_sub(&fs->groups.live, 1);
+	lock_take(&fs->space.lock);
+	fs->space.reclaim_groups++;
+	lock_drop(&fs->space.lock);
 	group_free(g);
 }
 

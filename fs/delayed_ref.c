@@ -36,6 +36,8 @@ void delayed_refs_settle(struct delayed_refs *refs)
 {
 	size_t out = 0;
 
+	if (refs->count == 0)
+		return;
 	qsort(refs->ref, refs->count, sizeof(*refs->ref), run_order);
 	for (size_t i = 0; i < refs->count; i++) {
 		struct delayed_ref *last = out ? &refs->ref[out - 1] : NULL, cur = refs->ref[i];

@@ -99,6 +99,7 @@ struct fs_info {
 	uint64_t volume_reserved_bytes; /* promised to reserved volumes and not yet used */
 	/* free-space cache: groups since start; bytes and time of the last write-out */
 	uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
+	uint64_t cache_bytes, cache_us, commit_bytes, commit_us; /* of caches, and of whole commits, since start */
 	uint64_t last_commit_ms;     /* how long the last commit took */
 	uint64_t commits, flushes, log_groups, log_bytes, device_flushes;
 	uint64_t reclaim_commits, reclaim_groups, enospc; /* steps of reclaim, and refusals */

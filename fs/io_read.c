@@ -151,14 +151,22 @@ static void fetch_pieces(struct io *io)
 	part_done(io, r);
 }
 
+static void mapped(struct io *io, int error)
+{
+	if (!error) {
+		fetch_pieces(io);
+		return;
+	}
+	fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", io->vol->name,
+	       (unsigned long long)io->user->off, strerror(-error));
+	io_end(io, error == -ENOMEM ? error : -EIO);
+}
+
 static void mapped_by_worker(struct ctx_post *post)
 {
 	struct io *io = container_of(post, struct io, post);
 
-	if (io->error)
-		io_end(io, io->error);
-	else
-		fetch_pieces(io);
+	mapped(io, io->error);
 }
 
 static void map_on_worker(struct fs_work *work)
@@ -190,11 +198,7 @@ void io_read(struct io *io)
 	if (r == -EAGAIN) {
 		io->work.fn = map_on_worker;
 		work_pool_add(&io->fs->work, &io->work);
-	} else if (r) {
-		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", io->vol->name,
-		       (unsigned long long)io->user->off, strerror(-r));
-		io_end(io, -EIO);
 	} else {
-		fetch_pieces(io);
+		mapped(io, r);
 	}
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -394,7 +395,12 @@ int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, 
 {
 	struct fs_error inner = {""};
 	struct device *dev;
-	int holder = 0, r = open_device(path, opt, &dev, &holder);
+	struct stat st;
+	int holder = 0, r;
+
+	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return fs_fail(err, -EISDIR, "pool %s: is a directory, not a pool", path);
+	r = open_device(path, opt, &dev, &holder);
 
 	if (r == -EBUSY && holder)
 		return fs_fail(err, r, "pool %s: held by process %d: stop that first, or talk to it", path, holder);
@@ -522,6 +528,10 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
 	info->cache_last_bytes = atomic_load(&fs->stats.cache_last_bytes);
 	info->cache_last_us = atomic_load(&fs->stats.cache_last_us);
+	info->cache_bytes = atomic_load(&fs->stats.cache_bytes);
+	info->cache_us = atomic_load(&fs->stats.cache_us);
+	info->commit_bytes = atomic_load(&fs->stats.commit_bytes);
+	info->commit_us = atomic_load(&fs->stats.commit_us);
 	info->last_commit_ms = (atomic_load(&fs->stats.last_commit_us) + 999) / 1000;
 	info->commits = atomic_load(&fs->commits_done);
 	info->flushes = atomic_load(&fs->stats.flushes);

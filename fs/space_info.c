@@ -275,6 +275,13 @@ bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable)
 	return waiting;
 }
 
+void space_count_reclaim(struct fs *fs)
+{
+	lock_take(&fs->space.lock);
+	fs->space.reclaim_commits += !TAILQ_EMPTY(&fs->space.tickets);
+	lock_drop(&fs->space.lock);
+}
+
 void space_fail_tickets(struct fs *fs, int error)
 {
 	struct space_info *si = &fs->space;

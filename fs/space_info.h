@@ -123,6 +123,8 @@ void space_commit_failed(struct fs *fs);
  * Returns true while some still wait.
  */
 bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable);
+/* A commit begins: counted as a step of reclaim if somebody waits for space. */
+void space_count_reclaim(struct fs *fs);
 /* Ends every ticket with this error. */
 void space_fail_tickets(struct fs *fs, int error);
 

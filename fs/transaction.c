@@ -278,23 +278,39 @@ static int build_trees_patiently(struct transaction *txn)
 
 /* ---- to the device --------------------------------------------------------- */
 
+/* The caches' share of what was waited for goes by bytes: nodes and caches are under way together. */
+static void count_caches(struct fs *fs, uint64_t bytes, uint64_t all_bytes, uint64_t encode_us, uint64_t wait_us)
+{
+	uint64_t us = encode_us + (all_bytes ? wait_us * bytes / all_bytes : 0);
+
+	atomic_store(&fs->stats.cache_last_bytes, bytes);
+	atomic_store(&fs->stats.cache_last_us, us);
+	atomic_fetch_add(&fs->stats.cache_bytes, bytes);
+	atomic_fetch_add(&fs->stats.cache_us, us);
+}
+
+static int write_caches(struct transaction *txn)
+{
+	uint64_t start = fs_now_us(), before = txn->wb.bytes, encoded;
+	int r = block_group_write_caches(txn->fs, &txn->wb, txn->generation);
+
+	encoded = fs_now_us();
+	if (r == 0) /* nodes too; from how the caches went, the items */
+		r = write_batch_wait(&txn->wb);
+	count_caches(txn->fs, txn->wb.bytes - before, txn->wb.bytes, encoded - start, fs_now_us() - encoded);
+	return r;
+}
+
 static int write_out(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
-	uint64_t start = fs_now_us(), before = txn->wb.bytes, bytes;
 	int r;
 
 	delayed_refs_settle(&txn->refs);
 	r = block_group_run_refs(fs, txn->q, &txn->refs, txn->generation);
 	txn->refs.count = 0;
-	start = fs_now_us();
 	if (r == 0)
-		r = block_group_write_caches(fs, &txn->wb, txn->generation);
-	bytes = txn->wb.bytes - before;
-	if (r == 0) /* nodes too; from how the caches went, the items */
-		r = write_batch_wait(&txn->wb);
-	atomic_store(&fs->stats.cache_last_bytes, bytes);
-	atomic_store(&fs->stats.cache_last_us, fs_now_us() - start);
+		r = write_caches(txn);
 	if (r == 0)
 		r = block_group_update_tree(txn);
 	if (r == 0)
@@ -303,6 +319,7 @@ static int write_out(struct transaction *txn)
 		delayed_refs_settle(&txn->refs); /* the group tree's own nodes */
 		r = block_group_run_refs(fs, txn->q, &txn->refs, txn->generation);
 	}
+	atomic_fetch_add(&fs->stats.commit_bytes, txn->wb.bytes + SUPER_COPIES * SUPER_SIZE);
 	return r;
 }
 
@@ -432,6 +449,7 @@ static int commit_locked(struct fs *fs)
 	/* On failure the frozen overlays stay where they are, for readers. */
 	flush_log_commit_done(fs, r, atomic_load(&fs->commits_started), txn.log_tail);
 	atomic_store(&fs->stats.last_commit_us, fs_now_us() - start);
+	atomic_fetch_add(&fs->stats.commit_us, fs_now_us() - start);
 	return r;
 }
 
@@ -448,6 +466,7 @@ int transaction_commit(struct fs *fs)
 		while (!transaction_release_pins(fs))
 			nanosleep(&(struct timespec){0, 100000}, NULL);
 		atomic_fetch_add(&fs->commits_started, 1);
+		space_count_reclaim(fs);
 		if (is_needed(fs))
 			r = commit_locked(fs);
 		else

@@ -469,20 +469,14 @@ static int map_piece(struct fs_volume *vol, struct device_queue *q, uint64_t blk
 	return r;
 }
 
-int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
-		  int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg)
+static int map_range(struct fs_volume *vol, struct device_queue *q, uint64_t off, uint64_t end,
+		     int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg)
 {
-	uint64_t end = off + len, size = atomic_load(&vol->size);
-	struct device_queue *q;
+	uint64_t upto = (end + FS_BLOCK_SIZE - 1) / FS_BLOCK_SIZE;
 	int r = 0;
 
-	if (off > size || len > size - off)
-		return -EINVAL;
-	r = vol->fs->dev->ops->queue_new(vol->fs->dev, &q);
-	if (r)
-		return r;
 	for (uint64_t pos = off; r == 0 && pos < end;) {
-		uint64_t blk = pos / FS_BLOCK_SIZE, upto = (end + FS_BLOCK_SIZE - 1) / FS_BLOCK_SIZE;
+		uint64_t blk = pos / FS_BLOCK_SIZE;
 		struct volume_piece vp;
 
 		r = map_piece(vol, q, blk, upto - blk, &vp);
@@ -493,6 +487,23 @@ int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
 			pos = next;
 		}
 	}
-	q->dev->ops->queue_free(q);
+	return r;
+}
+
+int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
+		  int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg)
+{
+	uint64_t size = atomic_load(&vol->size);
+	struct device_queue *q = work_queue_if_any(), *own = NULL;
+	int r = 0;
+
+	if (off > size || len > size - off)
+		return -EINVAL;
+	if (!q)
+		r = vol->fs->dev->ops->queue_new(vol->fs->dev, &own);
+	if (r == 0)
+		r = map_range(vol, q ? q : own, off, off + len, fn, arg);
+	if (own)
+		own->dev->ops->queue_free(own);
 	return r;
 }

@@ -19,6 +19,8 @@ struct device_queue *work_queue(void)
 	return current_queue;
 }
 
+struct device_queue *work_queue_if_any(void) { return current_queue; }
+
 static struct fs_work *take_locked(struct work_pool *pool)
 {
 	struct fs_work *work = pool->head;

@@ -36,7 +36,8 @@ void work_pool_add(struct work_pool *pool, struct fs_work *work);
 /* Without threads: runs the oldest; false: there is none. */
 bool work_run_one(struct work_pool *pool);
 
-/* The device queue of the worker that the caller is; only inside a work function. */
+/* The device queue of the worker that the caller is; only inside a work function. The other: NULL elsewhere. */
 struct device_queue *work_queue(void);
+struct device_queue *work_queue_if_any(void);
 
 #endif

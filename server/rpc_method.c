@@ -88,6 +88,10 @@ static void pool_message(const struct fs_info *i, Byre__PoolInfo *ret_msg)
 	ret_msg->cache_rebuilt = i->cache_rebuilt;
 	ret_msg->cache_last_bytes = i->cache_last_bytes;
 	ret_msg->cache_last_us = i->cache_last_us;
+	ret_msg->cache_bytes = i->cache_bytes;
+	ret_msg->cache_us = i->cache_us;
+	ret_msg->commit_bytes = i->commit_bytes;
+	ret_msg->commit_us = i->commit_us;
 	ret_msg->last_commit_ms = i->last_commit_ms;
 	ret_msg->commits = i->commits;
 	ret_msg->flushes = i->flushes;
