@@ -286,15 +286,60 @@ static void write_locked(struct io *io)
 
 /* ---- reservation and lock -------------------------------------------------- */
 
+/*
+ * Usually the reservation comes first. A request that has to wait for space takes its place among the locks before
+ * that: requests of the same range are carried out in the order in which they came, so that an old write never lands on top
+ * of a newer one, or of a trim, that was answered meanwhile.
+ */
+
 static void hole_locked(struct io *io);
 
-static void locked(struct io *io)
+static void go(struct io *io)
 {
-	io->locked = true;
 	if (io->user->op == FS_WRITE)
 		write_locked(io);
 	else
 		hole_locked(io);
+}
+
+static void reserved_posted(struct ctx_post *post)
+{
+	struct io *io = container_of(post, struct io, post);
+
+	if (io->error) {
+		io_end(io, io->error);
+		return;
+	}
+	io->reserved = true;
+	go(io);
+}
+
+static void reserve_done(struct space_ticket *t, int error)
+{
+	struct io *io = container_of(t, struct io, ticket);
+
+	io->error = error;
+	io->post.fn = reserved_posted;
+	ctx_post(io->ctx, &io->post);
+}
+
+static void locked(struct io *io)
+{
+	int r;
+
+	io->locked = true;
+	if (!io->reserved) {
+		io->ticket.flags &= ~(uint32_t)SPACE_NOTICKET;
+		r = space_reserve(io->fs, &io->ticket);
+		if (r == -EINPROGRESS)
+			return;
+		if (r) {
+			io_end(io, r);
+			return;
+		}
+		io->reserved = true;
+	}
+	go(io);
 }
 
 static void locked_posted(struct ctx_post *post) { locked(container_of(post, struct io, post)); }
@@ -315,42 +360,19 @@ static void take_lock(struct io *io)
 		locked(io);
 }
 
-static void reserved_posted(struct ctx_post *post)
-{
-	struct io *io = container_of(post, struct io, post);
-
-	if (io->error) {
-		io_end(io, io->error);
-		return;
-	}
-	io->reserved = true;
-	take_lock(io);
-}
-
-static void reserve_done(struct space_ticket *t, int error)
-{
-	struct io *io = container_of(t, struct io, ticket);
-
-	io->error = error;
-	io->post.fn = reserved_posted;
-	ctx_post(io->ctx, &io->post);
-}
-
 static void reserve(struct io *io, uint64_t data_bytes, struct space_pending pending, uint32_t flags)
 {
 	int r;
 
 	io->ticket.want = (struct space_reservation){data_bytes, pending, &io->vol->promise};
-	io->ticket.flags = flags;
+	io->ticket.flags = flags | SPACE_NOTICKET;
 	io->ticket.done = reserve_done;
 	r = space_reserve(io->fs, &io->ticket);
-	if (r == -EINPROGRESS)
-		return;
-	if (r) {
+	if (r && r != -EAGAIN) {
 		io_end(io, r);
 		return;
 	}
-	io->reserved = true;
+	io->reserved = r == 0;
 	take_lock(io);
 }
 
@@ -460,7 +482,8 @@ static void zero_next(struct fs_io *child);
 
 static void zero_chunk(struct io *io)
 {
-	uint64_t len = min_u64(io->user->len - io->zero_pos, IO_ZERO_CHUNK);
+	/* Chunks meet at block borders: no block is written by two of them. */
+	uint64_t len = min_u64(io->user->len - io->zero_pos, IO_ZERO_CHUNK - (io->user->off + io->zero_pos) % FS_BLOCK_SIZE);
 
 	io->child[0] = (struct fs_io){.op = FS_WRITE, .flags = IO_ZEROS, .vol = io->vol, .off = io->user->off + io->zero_pos,
 				      .len = len, .done = zero_next, .arg = io};

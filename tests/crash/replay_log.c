@@ -130,12 +130,9 @@ static int apply(int fd, const struct record *rec)
 {
 	switch (rec->type) {
 	case RECORD_WRITE:
-	case RECORD_DISCARD:
-		return apply_range(fd, rec, 0, rec->len);
-	case RECORD_SIZE:
-		return ftruncate(fd, (off_t)rec->len) ? -errno : 0;
-	default:
-		return 0;
+	case RECORD_DISCARD: return apply_range(fd, rec, 0, rec->len);
+	case RECORD_SIZE: return ftruncate(fd, (off_t)rec->len) ? -errno : 0;
+	default: return 0;
 	}
 }
 
@@ -146,12 +143,9 @@ static int apply_torn(int fd, const struct record *rec, uint64_t *rng)
 	int err = 0;
 
 	switch (rnd(rng) % 4) {
-	case 0:
-		return 0;
-	case 1:
-		return apply(fd, rec);
-	case 2:
-		return apply_range(fd, rec, 0, rnd(rng) % (sectors + 1) * SECTOR);
+	case 0: return 0;
+	case 1: return apply(fd, rec);
+	case 2: return apply_range(fd, rec, 0, rnd(rng) % (sectors + 1) * SECTOR);
 	default:
 		for (uint64_t i = 0; i < sectors && !err; i++)
 			if (rnd(rng) & 1)
@@ -195,7 +189,8 @@ static int list_record(void *arg, const struct record *rec)
 	t->bytes[rec->type] += rec->len;
 	t->last = rec->seq;
 	if (rec->type == RECORD_FLUSH)
-		printf("flush %llu covers %llu\n", (unsigned long long)rec->seq, (unsigned long long)rec->covers);
+		printf("flush %llu covers %llu\n", (unsigned long long)rec->seq,
+		       (unsigned long long)rec->covers);
 	return 0;
 }
 
@@ -300,7 +295,8 @@ int main(int argc, char **argv)
 	struct options opt = {.to = UINT64_MAX};
 
 	if (!parse(argc, argv, &opt)) {
-		fprintf(stderr, "usage: replay_log LOG --list | replay_log LOG BASE OUT [--to N] [--crash SEED]\n");
+		fprintf(stderr,
+			"usage: replay_log LOG --list | replay_log LOG BASE OUT [--to N] [--crash SEED]\n");
 		return 2;
 	}
 	return (opt.list ? list_log(&opt) : replay_log(&opt)) ? 1 : 0;

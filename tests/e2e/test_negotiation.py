@@ -10,7 +10,7 @@ from nbdraw import Conn
 
 
 @pytest.fixture
-def conn(shared):
+def conn(shared, volume):  # closed before the volume goes
     c = Conn(shared.nbd_sock)
     yield c
     c.close()

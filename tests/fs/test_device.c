@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * tests/fs/test_device.c: the devices on files, io_uring and threads alike: data against a model, vectors, limits,
- * errors, the descriptor for event loops, several threads, locks, growing, failing allocations.
+ * errors, the descriptor for event loops, several threads, growing, failing allocations.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,88 +24,7 @@
 
 #include <cmocka.h>
 
-#include "base/mem.h"
-#include "base/util.h"
-#include "fs/device.h"
-
-#define PAGE 4096u
-#define MIB (1ull << 20)
-
-typedef int (*open_fn)(const char *path, bool writable, struct device **ret_dev, int *ret_holder);
-
-struct fixture {
-	open_fn open;
-	const char *folder;
-	bool plain; /* the host file system has no O_DIRECT, no fallocate and no holes */
-	char path[256];
-};
-
-static uint64_t rnd(uint64_t *state)
-{
-	uint64_t z = *state += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
-}
-
-static uint64_t test_seed(void)
-{
-	const char *env = getenv("SEED");
-	struct timespec ts;
-	uint64_t seed;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	seed = env ? strtoull(env, NULL, 0) : (uint64_t)ts.tv_nsec + (uint64_t)ts.tv_sec * 1000000000u;
-	print_message("SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
-
-static void *pages(uint64_t n)
-{
-	void *buf = mem_alloc_aligned(PAGE, n * PAGE);
-
-	ASSERT(buf);
-	return buf;
-}
-
-static int make_file(void **state)
-{
-	struct fixture *fx = *state;
-	int fd;
-
-	snprintf(fx->path, sizeof(fx->path), "%s/byre-device-XXXXXX", fx->folder);
-	fd = mkstemp(fx->path);
-	if (fd < 0 || ftruncate(fd, 16 * MIB))
-		return -1;
-	close(fd);
-	return 0;
-}
-
-static int remove_file(void **state)
-{
-	struct fixture *fx = *state;
-
-	return unlink(fx->path);
-}
-
-static struct device *open_dev(struct fixture *fx, bool writable)
-{
-	struct device *dev = NULL;
-	int holder = -1, err = fx->open(fx->path, writable, &dev, &holder);
-
-	assert_int_equal(err, 0);
-	assert_non_null(dev);
-	return dev;
-}
-
-static struct device_queue *new_queue(struct device *dev)
-{
-	struct device_queue *q = NULL;
-
-	assert_int_equal(dev->ops->queue_new(dev, &q), 0);
-	return q;
-}
+#include "tests/fs/device_test.h"
 
 static void submit(struct device_queue *q, struct device_io *io)
 {
@@ -232,8 +151,11 @@ static void model_submit(struct model *m, struct slot *s)
 		op = DEVICE_READ;
 	if (op != DEVICE_FLUSH && !pick_range(m, &first, &n))
 		return;
-	s->io = (struct device_io){
-		.op = op, .off = (m->first_page + first) * PAGE, .len = n * PAGE, .buf = s->buf, .done = model_done};
+	s->io = (struct device_io){.op = op,
+				   .off = (m->first_page + first) * PAGE,
+				   .len = n * PAGE,
+				   .buf = s->buf,
+				   .done = model_done};
 	if (op == DEVICE_WRITE) {
 		fill_random(m, s->buf, n * PAGE);
 		memcpy(m->content + first * PAGE, s->buf, n * PAGE);
@@ -285,7 +207,8 @@ static void model_check_file(struct model *m, const char *path)
 	int fd = open(path, O_RDONLY);
 
 	assert_true(fd >= 0);
-	assert_int_equal(pread(fd, got, m->page_count * PAGE, (off_t)(m->first_page * PAGE)), m->page_count * PAGE);
+	assert_int_equal(pread(fd, got, m->page_count * PAGE, (off_t)(m->first_page * PAGE)),
+			 m->page_count * PAGE);
 	close(fd);
 	assert_memory_equal(got, m->content, m->page_count * PAGE);
 	free(got);
@@ -318,7 +241,8 @@ static void run_random(struct fixture *fx, bool use_fd)
 	struct device_queue *q = new_queue(dev);
 
 	assert_true(!fx->plain || (!dev->direct && !dev->discard));
-	print_message("%s on %s: direct %d, discard %d\n", dev->ops->name, fx->folder, dev->direct, dev->discard);
+	print_message("%s on %s: direct %d, discard %d\n", dev->ops->name, fx->folder, dev->direct,
+		      dev->discard);
 	model_run(m, q, 6000);
 	assert_int_equal(device_sync(q, DEVICE_FLUSH, 0, NULL, 0), 0);
 	device_queue_free(q);
@@ -417,8 +341,12 @@ static void test_device_many_before_one_kick(void **state)
 
 	for (unsigned i = 0; i < n; i++) {
 		memset(buf + i * PAGE, (int)(i % 251), PAGE);
-		ios[i] = (struct device_io){.op = DEVICE_WRITE, .off = i * PAGE, .len = PAGE, .buf = buf + i * PAGE,
-					    .done = count_done, .arg = &done};
+		ios[i] = (struct device_io){.op = DEVICE_WRITE,
+					    .off = i * PAGE,
+					    .len = PAGE,
+					    .buf = buf + i * PAGE,
+					    .done = count_done,
+					    .arg = &done};
 		submit(q, &ios[i]);
 	}
 	assert_int_equal(dev->ops->poll(q), 0); /* nothing starts before the kick */
@@ -498,8 +426,13 @@ static void test_device_done_submits_the_next(void **state)
 	uint64_t flushes = dev->flushes;
 
 	for (unsigned i = 0; i < 40; i++) {
-		chains[i] = (struct chain){.q = q, .left = 100 + i, .io = {.op = DEVICE_WRITE, .off = i * PAGE, .len = PAGE,
-									    .buf = pages(1), .done = chain_done}};
+		chains[i] = (struct chain){.q = q,
+					   .left = 100 + i,
+					   .io = {.op = DEVICE_WRITE,
+						  .off = i * PAGE,
+						  .len = PAGE,
+						  .buf = pages(1),
+						  .done = chain_done}};
 		memset(chains[i].io.buf, 0, PAGE);
 		submit(q, &chains[i].io);
 	}
@@ -527,8 +460,9 @@ static void test_device_flushes_share(void **state)
 		if (i == 0)
 			kick(q);
 	}
+	kick(q);
 	while (done < 100)
-		wait_some(q);
+		loop_once(q);
 	assert_in_range(dev->flushes, 1, 2);
 	device_queue_free(q);
 	device_close(dev);
@@ -706,6 +640,30 @@ static void test_device_allocation_fails(void **state)
 	device_close(dev);
 }
 
+/* Queues may have files of their own; closing those must not make the holder unknown. */
+static void test_device_queues_leave_the_pid_shown(void **state)
+{
+	struct fixture *fx = *state;
+	struct device *dev = open_dev(fx, true);
+	struct device_queue *q = new_queue(dev);
+	int status;
+	pid_t pid;
+
+	device_queue_free(new_queue(dev));
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct device *other;
+		int holder = -1, err = fx->open(fx->path, true, &other, &holder);
+
+		_exit(err != -EBUSY || holder != getppid());
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	device_queue_free(q);
+	device_close(dev);
+}
+
 /* ---- size ------------------------------------------------------------------------------------- */
 
 static uint64_t allocated_bytes(const char *path)
@@ -798,211 +756,6 @@ static void test_device_discard_frees_and_zeroes(void **state)
 	device_close(dev);
 }
 
-/* ---- locks --------------------------------------------------------------------------------------- */
-
-struct holder {
-	pid_t pid;
-	int pipe;
-};
-
-/* A child that opens the pool, uses it, says so, and waits to be killed (or leaves when the pipe closes). */
-static struct holder start_holder(struct fixture *fx, bool writable)
-{
-	int ready[2], stay[2];
-	struct holder h;
-	char c;
-
-	assert_int_equal(pipe(ready), 0);
-	assert_int_equal(pipe(stay), 0);
-	h.pid = fork();
-	assert_true(h.pid >= 0);
-	if (h.pid == 0) {
-		struct device *dev;
-		struct device_queue *q;
-		int err;
-
-		close(stay[1]);
-		err = fx->open(fx->path, writable, &dev, NULL);
-		if (!err)
-			err = dev->ops->queue_new(dev, &q);
-		c = (char)-err;
-		if (write(ready[1], &c, 1) != 1 || read(stay[0], &c, 1) < 0)
-			_exit(1);
-		_exit(0);
-	}
-	close(stay[0]);
-	close(ready[1]);
-	assert_int_equal(read(ready[0], &c, 1), 1);
-	close(ready[0]);
-	assert_int_equal(c, 0);
-	h.pipe = stay[1];
-	return h;
-}
-
-static void end_holder(struct holder *h, bool kill_it)
-{
-	int status;
-
-	if (kill_it)
-		kill(h->pid, SIGKILL);
-	close(h->pipe);
-	assert_int_equal(waitpid(h->pid, &status, 0), h->pid);
-}
-
-static void assert_busy(struct fixture *fx, bool writable, int pid)
-{
-	struct device *dev = NULL;
-	int holder = -1;
-
-	assert_int_equal(fx->open(fx->path, writable, &dev, &holder), -EBUSY);
-	assert_int_equal(holder, pid);
-	assert_null(dev);
-}
-
-static void test_device_lock_of_a_writer(void **state)
-{
-	struct fixture *fx = *state;
-	struct holder h;
-
-	h = start_holder(fx, true);
-	for (unsigned i = 0; i < 3; i++) {
-		assert_busy(fx, true, h.pid);
-		assert_busy(fx, false, h.pid);
-	}
-	end_holder(&h, false);
-	device_close(open_dev(fx, true));
-}
-
-static void test_device_lock_of_readers(void **state)
-{
-	struct fixture *fx = *state;
-	struct device *dev;
-	struct holder h;
-
-	h = start_holder(fx, false);
-	dev = open_dev(fx, false);
-	device_close(dev);
-	assert_busy(fx, true, h.pid);
-	end_holder(&h, true);
-	device_close(open_dev(fx, true));
-}
-
-static void test_device_opens_at_once_after_kill(void **state)
-{
-	struct fixture *fx = *state;
-
-	for (unsigned i = 0; i < 10; i++) {
-		struct holder h = start_holder(fx, true);
-
-		end_holder(&h, true);
-		device_close(open_dev(fx, i % 2));
-	}
-}
-
-static void test_device_lock_within_one_process(void **state)
-{
-	struct fixture *fx = *state;
-	struct device *dev = open_dev(fx, true);
-	struct device_queue *q;
-
-	assert_busy(fx, true, getpid());
-	/* The refused open has dropped the lock that shows the pid; not the one that counts. */
-	assert_busy(fx, false, 0);
-	q = new_queue(dev);
-	device_queue_free(q);
-	device_close(dev);
-	for (unsigned i = 0; i < 20; i++) {
-		dev = open_dev(fx, true);
-		q = new_queue(dev);
-		assert_int_equal(device_sync(q, DEVICE_FLUSH, 0, NULL, 0), 0);
-		device_queue_free(q);
-		device_close(dev);
-	}
-}
-
-/* A child that has inherited the descriptor keeps nobody out once we have closed. */
-static void test_device_close_unlocks_despite_fork(void **state)
-{
-	struct fixture *fx = *state;
-	struct device *dev = open_dev(fx, true);
-	int stay[2], status;
-	pid_t pid;
-	char c;
-
-	assert_int_equal(pipe(stay), 0);
-	pid = fork();
-	if (pid == 0) {
-		close(stay[1]);
-		_exit(read(stay[0], &c, 1) != 0);
-	}
-	close(stay[0]);
-	device_close(dev);
-	device_close(open_dev(fx, true));
-	close(stay[1]);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-}
-
-/* ---- block devices ------------------------------------------------------------------------------ */
-
-/* Runs a command and reads the first word that it prints; false when it fails. */
-static bool command_word(const char *command, char *ret_word)
-{
-	FILE *f = popen(command, "re");
-	bool read_it;
-
-	if (!f)
-		return false;
-	read_it = fscanf(f, "%63s", ret_word) == 1;
-	return pclose(f) == 0 && read_it;
-}
-
-static void use_block_device(const struct fixture *fx)
-{
-	struct fixture on = *fx;
-	struct device *dev = open_dev(&on, true);
-	struct device_queue *q = new_queue(dev);
-	struct model *m = model_new(test_seed(), 0, 2048, false);
-	uint8_t *buf = pages(1);
-
-	print_message("%s: direct %d, discard %d\n", fx->path, dev->direct, dev->discard);
-	assert_true(dev->block_device);
-	assert_int_equal(dev->size, 16 * MIB);
-	if (fx->open == device_open_uring)
-		assert_busy(&on, true, getpid());
-	assert_int_equal(device_sync(q, DEVICE_DISCARD, 0, NULL, 16 * MIB), 0);
-	memset(buf, 0, PAGE);
-	for (uint64_t i = 0; i < 2048; i++)
-		ASSERT(device_sync(q, DEVICE_WRITE, i * PAGE, buf, PAGE) == 0);
-	model_run(m, q, 2000);
-	assert_int_equal(device_sync(q, DEVICE_FLUSH, 0, NULL, 0), 0);
-	assert_int_equal(dev->ops->grow(dev, 16 * MIB, true), 0);
-	assert_int_equal(dev->ops->grow(dev, 16 * MIB + PAGE, true), -ENOSPC);
-	model_check_file(m, fx->path);
-	model_free(m);
-	mem_free(buf);
-	device_queue_free(q);
-	device_close(dev);
-}
-
-/* A loop device, where we may make one. */
-static void test_device_block_device(void **state)
-{
-	struct fixture fx = **(struct fixture **)state;
-	char command[512], loop[64];
-	bool detached;
-
-	snprintf(command, sizeof(command), "losetup -f --show %s 2>/dev/null", fx.path);
-	if (!command_word(command, loop))
-		skip();
-	snprintf(fx.path, sizeof(fx.path), "%s", loop);
-	use_block_device(&fx);
-	fx.open = device_open_threads;
-	use_block_device(&fx);
-	snprintf(command, sizeof(command), "losetup -d %s && echo detached", loop);
-	detached = command_word(command, loop);
-	assert_true(detached);
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_file, remove_file)
 
 static const struct CMUnitTest all_tests[] = {
@@ -1021,18 +774,10 @@ static const struct CMUnitTest all_tests[] = {
 	TEST(test_device_short_write_then_error),
 	TEST(test_device_refuses_what_is_no_pool),
 	TEST(test_device_allocation_fails),
+	TEST(test_device_queues_leave_the_pid_shown),
 	TEST(test_device_grows),
 	TEST(test_device_odd_file_size),
 	TEST(test_device_discard_frees_and_zeroes),
-	TEST(test_device_lock_of_a_writer),
-	TEST(test_device_lock_of_readers),
-	TEST(test_device_opens_at_once_after_kill),
-	TEST(test_device_lock_within_one_process),
-	TEST(test_device_close_unlocks_despite_fork),
-};
-
-static const struct CMUnitTest block_tests[] = {
-	TEST(test_device_block_device),
 };
 
 static struct fixture fixture;
@@ -1043,13 +788,6 @@ static int group_setup(void **state)
 	return 0;
 }
 
-static bool uring_works(const char *folder)
-{
-	struct device *dev;
-
-	return device_open_uring(folder, false, &dev, NULL) != -ENOSYS;
-}
-
 static int run_in(const char *folder, bool plain)
 {
 	int failed = 0;
@@ -1057,7 +795,7 @@ static int run_in(const char *folder, bool plain)
 	if (access(folder, W_OK))
 		return 0;
 	fixture = (struct fixture){.open = device_open_uring, .folder = folder, .plain = plain};
-	if (!uring_works(folder))
+	if (!uring_works())
 		print_message("no io_uring here\n");
 	else
 		failed += cmocka_run_group_tests_name("device on io_uring", all_tests, group_setup, NULL);
@@ -1086,13 +824,8 @@ static int run_in_ramfs(const char *tmp)
 
 int main(void)
 {
-	const char *tmp = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp";
-	int failed = run_in(tmp, false);
+	int failed = run_in(test_folder(), false);
 
 	failed += run_in("/dev/shm", false);
-	fixture = (struct fixture){.open = device_open_threads, .folder = tmp};
-	if (uring_works(tmp))
-		fixture.open = device_open_uring;
-	failed += cmocka_run_group_tests_name("device on a disk", block_tests, group_setup, NULL);
-	return failed + run_in_ramfs(tmp) != 0;
+	return failed + run_in_ramfs(test_folder()) != 0;
 }

@@ -21,51 +21,17 @@
 
 #include <cmocka.h>
 
-#include "base/mem.h"
-#include "base/util.h"
 #include "fs/device_record.h"
 #include "fs/device_sim.h"
+#include "tests/fs/device_test.h"
 
-#define PAGE 4096u
-#define MIB (1ull << 20)
-
-struct fixture {
+struct names {
 	char log[64], pool[64];
 };
 
-static uint64_t rnd(uint64_t *state)
-{
-	uint64_t z = *state += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
-}
-
-static uint64_t test_seed(void)
-{
-	const char *env = getenv("SEED");
-	struct timespec ts;
-	uint64_t seed;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	seed = env ? strtoull(env, NULL, 0) : (uint64_t)ts.tv_nsec + (uint64_t)ts.tv_sec * 1000000000u;
-	print_message("SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
-
-static void *pages(uint64_t n)
-{
-	void *buf = mem_alloc_aligned(PAGE, n * PAGE);
-
-	ASSERT(buf);
-	memset(buf, 0, n * PAGE);
-	return buf;
-}
-
 static int make_names(void **state)
 {
-	struct fixture *fx = calloc(1, sizeof(*fx));
+	struct names *fx = calloc(1, sizeof(*fx));
 	int fd;
 
 	strcpy(fx->log, "/tmp/byre-log-XXXXXX");
@@ -82,7 +48,7 @@ static int make_names(void **state)
 
 static int remove_names(void **state)
 {
-	struct fixture *fx = *state;
+	struct names *fx = *state;
 
 	unlink(fx->log);
 	unlink(fx->pool);
@@ -90,7 +56,7 @@ static int remove_names(void **state)
 	return 0;
 }
 
-static struct device *record_on(struct device *inner, struct fixture *fx)
+static struct device *record_on(struct device *inner, struct names *fx)
 {
 	struct device *dev = NULL;
 
@@ -98,15 +64,7 @@ static struct device *record_on(struct device *inner, struct fixture *fx)
 	return dev;
 }
 
-static struct device_queue *new_queue(struct device *dev)
-{
-	struct device_queue *q = NULL;
-
-	ASSERT(dev->ops->queue_new(dev, &q) == 0);
-	return q;
-}
-
-static struct record_reader *open_log(struct fixture *fx)
+static struct record_reader *open_log(struct names *fx)
 {
 	struct record_reader *reader = NULL;
 
@@ -115,7 +73,7 @@ static struct record_reader *open_log(struct fixture *fx)
 }
 
 /* The image after the records up to `to`, of a device that was full of zeros. */
-static uint8_t *replay(struct fixture *fx, uint64_t size, uint64_t to)
+static uint8_t *replay(struct names *fx, uint64_t size, uint64_t to)
 {
 	struct record_reader *reader = open_log(fx);
 	uint8_t *image = calloc(1, size);
@@ -163,12 +121,16 @@ static void run_done(struct device_io *io)
 		r->run->done[r->run->done_count++] = r;
 }
 
-static void submit_random(struct run *run, struct request *r, struct device_queue *q, uint64_t *rng, uint8_t *bufs)
+static void submit_random(struct run *run, struct request *r, struct device_queue *q, uint64_t *rng,
+			  uint8_t *bufs)
 {
 	uint64_t n = 1 + rnd(rng) % 8, first = rnd(rng) % (SIZE_PAGES - n + 1), kind = rnd(rng) % 10;
 
 	*r = (struct request){.run = run, .seen = run->done_count};
-	r->io = (struct device_io){.op = DEVICE_WRITE, .off = first * PAGE, .len = n * PAGE, .done = run_done,
+	r->io = (struct device_io){.op = DEVICE_WRITE,
+				   .off = first * PAGE,
+				   .len = n * PAGE,
+				   .done = run_done,
 				   .buf = bufs + rnd(rng) % 64 * PAGE};
 	if (kind == 0)
 		r->io = (struct device_io){.op = DEVICE_FLUSH, .done = run_done};
@@ -181,7 +143,7 @@ static void submit_random(struct run *run, struct request *r, struct device_queu
 	q->dev->ops->submit(q, &r->io);
 }
 
-static void check_log_is_run(struct fixture *fx, const struct run *run)
+static void check_log_is_run(struct names *fx, const struct run *run)
 {
 	static const enum record_type types[] = {
 		[DEVICE_WRITE] = RECORD_WRITE, [DEVICE_FLUSH] = RECORD_FLUSH, [DEVICE_DISCARD] = RECORD_DISCARD};
@@ -208,11 +170,12 @@ static void check_log_is_run(struct fixture *fx, const struct run *run)
 	record_reader_close(reader);
 }
 
-static void run_on_sim(struct fixture *fx, uint64_t seed, bool faults)
+static void run_on_sim(struct names *fx, uint64_t seed, bool faults)
 {
 	struct device *sim = device_sim_new(SIZE_PAGES * PAGE, seed), *dev = record_on(sim, fx);
 	struct device_queue *q[3] = {new_queue(dev), new_queue(dev), new_queue(dev)};
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = ~DEVICE_SIM_OP(DEVICE_READ), .skip = 40, .error = -EIO};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .ops = ~DEVICE_SIM_OP(DEVICE_READ), .skip = 40, .error = -EIO};
 	struct run *run = calloc(1, sizeof(*run));
 	uint8_t *bufs = pages(80), *image, *view = malloc(SIZE_PAGES * PAGE);
 	uint64_t rng = seed;
@@ -297,8 +260,13 @@ static void *worker_main(void *arg)
 		for (unsigned i = 0; i < 8; i++) {
 			for (unsigned j = 0; j < 8; j++)
 				iov[i][j] = (struct iovec){buf + (i * 8 + j) * PAGE, PAGE};
-			ios[i] = (struct device_io){.op = DEVICE_WRITE, .off = (w->first + (round * 8 + i) % 64 * 8) * PAGE,
-						    .len = 8 * PAGE, .iov = iov[i], .iovcnt = 8, .done = count_done, .arg = &done};
+			ios[i] = (struct device_io){.op = DEVICE_WRITE,
+						    .off = (w->first + (round * 8 + i) % 64 * 8) * PAGE,
+						    .len = 8 * PAGE,
+						    .iov = iov[i],
+						    .iovcnt = 8,
+						    .done = count_done,
+						    .arg = &done};
 			q->dev->ops->submit(q, &ios[i]);
 		}
 		flush = (struct device_io){.op = DEVICE_FLUSH, .done = count_done, .arg = &done};
@@ -318,7 +286,7 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static void run_on_file(struct fixture *fx, struct device *inner)
+static void run_on_file(struct names *fx, struct device *inner)
 {
 	struct device *dev = record_on(inner, fx);
 	struct worker workers[4];
@@ -344,7 +312,7 @@ static void run_on_file(struct fixture *fx, struct device *inner)
 
 static void test_record_on_threads(void **state)
 {
-	struct fixture *fx = *state;
+	struct names *fx = *state;
 	struct device *inner;
 
 	assert_int_equal(device_open_threads(fx->pool, true, &inner, NULL), 0);
@@ -353,7 +321,7 @@ static void test_record_on_threads(void **state)
 
 static void test_record_on_uring(void **state)
 {
-	struct fixture *fx = *state;
+	struct names *fx = *state;
 	struct device *inner;
 	int err = device_open_uring(fx->pool, true, &inner, NULL);
 
@@ -375,7 +343,11 @@ static void test_record_more_requests_than_slots(void **state)
 
 	memset(buf, 5, PAGE);
 	for (unsigned i = 0; i < 1000; i++) {
-		ios[i] = (struct device_io){.op = DEVICE_WRITE, .off = i * PAGE, .len = PAGE, .buf = buf, .done = count_done,
+		ios[i] = (struct device_io){.op = DEVICE_WRITE,
+					    .off = i * PAGE,
+					    .len = PAGE,
+					    .buf = buf,
+					    .done = count_done,
 					    .arg = &done};
 		dev->ops->submit(q, &ios[i]);
 	}
@@ -398,9 +370,7 @@ static void test_record_more_requests_than_slots(void **state)
 	device_close(dev);
 }
 
-static void ignore_done(struct device_io *io)
-{
-}
+static void ignore_done(struct device_io *io) {}
 
 static void test_record_refuses_as_the_inner_device_does(void **state)
 {
@@ -447,7 +417,7 @@ static void test_record_grows(void **state)
 /* When the log is full, what it does not hold is not acknowledged, from then on. */
 static void test_record_log_cannot_be_written(void **state)
 {
-	struct fixture *fx = *state;
+	struct names *fx = *state;
 	struct device *dev = record_on(device_sim_new(MIB, 1), fx);
 	struct device_queue *q = new_queue(dev);
 	struct rlimit old, limit;
@@ -485,7 +455,7 @@ static void test_record_log_cannot_be_written(void **state)
 }
 
 /* Counts the records of the log; a negative errno when it is not one to its end. */
-static int count_records(struct fixture *fx, bool *ret_cut)
+static int count_records(struct names *fx, bool *ret_cut)
 {
 	struct record_reader *reader;
 	struct record rec;
@@ -502,11 +472,12 @@ static int count_records(struct fixture *fx, bool *ret_cut)
 
 static void test_record_reader_of_damaged_logs(void **state)
 {
-	struct fixture *fx = *state;
+	struct names *fx = *state;
 	struct device *dev = record_on(device_sim_new(MIB, 1), fx);
 	struct device_queue *q = new_queue(dev);
 	const off_t header = sizeof(struct record_header), entry = sizeof(struct record_entry);
-	const off_t ends[] = {header, header + entry + PAGE, header + 2 * entry + PAGE, header + 3 * entry + 3 * PAGE};
+	const off_t ends[] = {header, header + entry + PAGE, header + 2 * entry + PAGE,
+			      header + 3 * entry + 3 * PAGE};
 	uint8_t *buf = pages(2), byte;
 	struct stat st;
 	bool cut;
@@ -550,7 +521,7 @@ static void test_record_reader_of_damaged_logs(void **state)
 
 static void test_record_allocation_fails(void **state)
 {
-	struct fixture *fx = *state;
+	struct names *fx = *state;
 	struct device *sim = device_sim_new(MIB, 1), *dev = NULL;
 	struct device_queue *q = NULL;
 	int err = -ENOMEM;

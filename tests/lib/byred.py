@@ -284,7 +284,8 @@ class Byred:
             result = self.byre("volume", "delete", name)
             if result.rc == 0:
                 return
-            assert time.monotonic() < deadline, result
+            in_use = re.search(r"use|busy|connect|client", result.err, re.I)
+            assert in_use and time.monotonic() < deadline, f"{result}\n{self.log_text()[-2000:]}"
             time.sleep(0.05)
 
     def close(self, check=True):
@@ -317,3 +318,26 @@ def pattern(size, seed=1):
     import random
 
     return random.Random(seed).randbytes(size)
+
+
+def stored_blocks(path):
+    """The 4 KiB blocks of a sparse file that are not all zeros, as (offset, bytes)."""
+    zeros = bytes(BLOCK)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        end, pos = os.fstat(fd).st_size, 0
+        while pos < end:
+            try:
+                start = os.lseek(fd, pos, os.SEEK_DATA)
+            except OSError:
+                return
+            pos = os.lseek(fd, start, os.SEEK_HOLE)
+            start -= start % BLOCK
+            while start < pos:
+                chunk = os.pread(fd, min(4 * M, pos - start), start)
+                for i in range(0, len(chunk), BLOCK):
+                    if chunk[i:i + BLOCK] != zeros:
+                        yield start + i, chunk[i:i + BLOCK]
+                start += len(chunk)
+    finally:
+        os.close(fd)

@@ -18,9 +18,12 @@ ZERO = bytes(BLOCK)
 
 
 class Model:
+    """Versions of a block are numbered from its first; versions[block] holds those from number base[block] on."""
+
     def __init__(self, blocks):
         self.versions = [[ZERO] for _ in range(blocks)]
-        self.acked = [0] * blocks  # index of the newest acknowledged version
+        self.base = [0] * blocks
+        self.acked = [0] * blocks  # number of the newest acknowledged version
         self.dirty = set()  # blocks with more than one version
 
     def submit(self, first, contents):
@@ -29,9 +32,12 @@ class Model:
             self.versions[block].append(content)
             self.dirty.add(block)
 
+    def newest(self, block):
+        return self.base[block] + len(self.versions[block]) - 1
+
     def ack(self, first, count):
         for block in range(first, first + count):
-            self.acked[block] = len(self.versions[block]) - 1
+            self.acked[block] = self.newest(block)
 
     def fail(self, first, count):
         """The request failed: its blocks may hold the old or the new contents from now on, each of them whole."""
@@ -39,20 +45,21 @@ class Model:
             self.versions[block].append(self.versions[block][-2])
 
     def snapshot(self):
-        """What a flush that is sent now will cover."""
-        return [(block, self.versions[block][self.acked[block]]) for block in self.dirty]
+        """What a flush that is sent now will cover: block and number of its version."""
+        return [(block, self.acked[block]) for block in self.dirty]
 
     def flushed(self, snapshot):
-        for block, content in snapshot:
-            versions = self.versions[block]
-            # By identity: equal contents may stand in the list twice.
-            for i in range(self.acked[block], -1, -1):
-                if versions[i] is content:
-                    del versions[:i]
-                    self.acked[block] -= i
-                    break
-            if len(versions) == 1:
+        for block, number in snapshot:
+            old = number - self.base[block]
+            if old > 0:
+                del self.versions[block][:old]
+                self.base[block] = number
+            if len(self.versions[block]) == 1:
                 self.dirty.discard(block)
+
+    def committed(self):
+        """The server has ended cleanly: whatever was acknowledged is durable."""
+        self.flushed(self.snapshot())
 
     def current(self, block):
         return self.versions[block][-1]
@@ -66,7 +73,7 @@ class Model:
             if got not in allowed:
                 wrong.append(f"block {block}: holds {describe(got)}, may hold {[describe(v) for v in allowed]}")
             self.versions[block] = [got]
-            self.acked[block] = 0
+            self.base[block] = self.acked[block] = 0
         self.dirty.clear()
         return wrong
 
@@ -156,7 +163,7 @@ class Load:
         self.acked += 1
         self.model.ack(first, count)
         if kind == "fua":
-            self.model.flushed([(b, self.model.versions[b][-1]) for b in range(first, first + count)])
+            self.model.flushed([(b, self.model.acked[b]) for b in range(first, first + count)])
 
     def step(self, timeout=1.0, send=True):
         """Fills the queues and takes the replies that are there. Raises nbdraw.Closed when the server is gone."""
