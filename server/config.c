@@ -106,6 +106,11 @@ static int set_level(struct config *c, const char *value, struct config_error *e
 	return 0;
 }
 
+static int set_write_log(struct config *c, const char *value, struct config_error *err)
+{
+	return set_path(c->write_log, "write-log", value, err);
+}
+
 static const struct single {
 	const char *name;
 	int (*set)(struct config *c, const char *value, struct config_error *err);
@@ -116,6 +121,7 @@ static const struct single {
 	{"commit-interval", set_commit, offsetof(struct config, commit_source)},
 	{"threads", set_threads, offsetof(struct config, threads_source)},
 	{"log-level", set_level, offsetof(struct config, level_source)},
+	{"write-log", set_write_log, offsetof(struct config, write_log_source)},
 };
 
 static const struct {

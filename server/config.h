@@ -33,9 +33,10 @@ struct config {
 	unsigned commit_interval_ms;	   /* 0: likewise */
 	unsigned threads;		   /* 0: one a core */
 	enum log_level log_level;
+	char write_log[PATH_MAX];	   /* empty: none */
 
 	/* Where each single value came from. */
-	enum config_source pool_source, cache_source, commit_source, threads_source, level_source;
+	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source;
 };
 
 struct config_error {

@@ -28,6 +28,7 @@ static const char usage_text[] =
 	"  --commit-interval SECONDS  commit at least so often (default: 5)\n"
 	"  --threads N                event loops (default: one a core)\n"
 	"  --log-level LEVEL          error, warning, notice, info (default) or debug\n"
+	"  --write-log FILE           record every write and flush of the pool there (for tests; it grows fast)\n"
 	"  --help                     show this and exit\n"
 	"  --version                  show the version and exit\n"
 	"\n"
@@ -47,6 +48,7 @@ static const struct option long_options[] = {
 	{"commit-interval", required_argument, NULL, OPT_VALUE},
 	{"threads", required_argument, NULL, OPT_VALUE},
 	{"log-level", required_argument, NULL, OPT_VALUE},
+	{"write-log", required_argument, NULL, OPT_VALUE},
 	{"config", required_argument, NULL, OPT_CONFIG},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},

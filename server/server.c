@@ -211,6 +211,7 @@ static int open_pool(struct server *srv)
 	struct fs_options opt = {
 		.cache_bytes = srv->config.cache_bytes,
 		.commit_interval_ms = srv->config.commit_interval_ms,
+		.write_log = *srv->config.write_log ? srv->config.write_log : NULL,
 		.log = on_fs_log,
 		.log_arg = srv->log,
 	};
