@@ -141,7 +141,9 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 	for (unsigned i = 0; r == 0 && i < g->nr_stripes; i++)
 		r = write_batch_buffer(wb, g->cache_buf, round_up_u64(g->cache_bytes, DEVICE_ALIGN),
 				       g->stripe[i] + g->len + (uint64_t)slot * g->slot_bytes, &g->cache_error);
-	return r;
+	if (r)
+		g->cache_error = r;
+	return 0;
 }
 
 /* Groups that were made since the last commit are dirty too; and so are empty ones that can leave. */
@@ -167,9 +169,11 @@ int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t gen
 	return 0;
 }
 
-/* The cache is on the device, or it is as if there were none. */
+/* The cache is on the device, or it is as if there were none. May be called again, when memory was out. */
 static void end_cache(struct fs *fs, struct block_group *g)
 {
+	if (g->cache_state == CACHE_WRITTEN)
+		return;
 	if (g->cache_state == CACHE_NEED_WRITE && g->cache_error == 0) {
 		set_cache_state(g, CACHE_WRITTEN);
 		atomic_fetch_add(&fs->stats.cache_written, 1);

@@ -33,7 +33,11 @@
 #include "fs/fs_int.h"
 #include "fs/transaction.h"
 
+#ifdef BYRE_DEBUG
+#define REBUILD_SLICE_LEAVES 2u /* many slices, also in small pools */
+#else
 #define REBUILD_SLICE_LEAVES 256u
+#endif
 #define REBUILD_PINS_WAIT_MS 10000u
 #define ROOT_KEY_LEN 9u
 

@@ -40,7 +40,7 @@ void space_info_init(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
 
-	si->global_reserve = round_up_u64(max_u64(16 * NODE_SIZE, min_u64(fs->dev->size / 256, 256u << 20)), NODE_SIZE);
+	si->global_reserve = round_up_u64(max_u64(16 * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
 	si->freeing_reserve = min_u64(FREEING_RESERVE_BYTES, fs->dev->size / 1024);
 	si->freeing_reserve = round_up_u64(si->freeing_reserve, FS_BLOCK_SIZE);
 }
@@ -68,12 +68,27 @@ static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, s
 	return (out + interior + out / 64 + fs->root_tree_nodes_bound) * NODE_SIZE;
 }
 
-/* What trims can make of the trees at the worst: every second block freed, each of the others an item of its own. */
+/*
+ * By how much trims can make the trees grow at the worst: every second block freed, each of the others an item of its
+ * own, and every leaf half full (tree.h, invariant 4). A trim never makes this larger.
+ */
 static uint64_t trim_growth(const struct space_info *si)
 {
 	uint64_t blocks = (si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned) / FS_BLOCK_SIZE;
+	uint64_t splits = blocks > si->tree_items ? (blocks - si->tree_items) / 2 : 0;
+	uint64_t worst = 2 * ((si->tree_items + splits) * EXTENT_ITEM_BYTES + blocks * sizeof(le32));
+	uint64_t now = si->tree_leaves * NODE_SIZE;
 
-	return blocks > si->tree_items ? (blocks - si->tree_items) / 2 * EXTENT_ITEM_BYTES * 2 : 0;
+	return worst > now ? worst - now : 0;
+}
+
+/*
+ * What stays free for metadata beyond that when data takes more of the device: so that data, not metadata, runs out
+ * first, and what is trimmed then can be written again, in smaller pieces too.
+ */
+static uint64_t growth_slack(const struct space_info *si, uint64_t more_data)
+{
+	return (si->kind[SPACE_DATA].total + more_data) / 256;
 }
 
 static struct space_pending all_pending(const struct space_info *si)
@@ -137,7 +152,8 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 	int r = -ENOSPC;
 
 	while (bytes >= quantum &&
-	       !metadata_fits(fs, extra, unallocated - bytes, 0, growth + bytes / FS_BLOCK_SIZE * EXTENT_ITEM_BYTES))
+	       !metadata_fits(fs, extra, unallocated - bytes, 0,
+			      growth + items_for(bytes) + growth_slack(si, bytes)))
 		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
 	if (bytes >= quantum) {
 		lock_drop(&si->lock); /* the group accounts itself */
@@ -469,7 +485,7 @@ static uint64_t growable_locked(const struct fs *fs, uint64_t growth)
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
-		if (metadata_fits(fs, none, unallocated - mid * quantum, 0, growth + items_for(mid * quantum)))
+		if (metadata_fits(fs, none, unallocated - mid * quantum, 0, growth + items_for(mid * quantum) + growth_slack(&fs->space, mid * quantum)))
 			lo = mid;
 		else
 			hi = mid - 1;
@@ -533,5 +549,6 @@ uint64_t space_free_bytes(struct fs *fs)
 	have = d->total + growable_locked(fs, 0);
 	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
 	lock_drop(&si->lock);
+	have -= have / 512; /* nodes are not filled to the last byte */
 	return have > taken ? have - taken : 0;
 }

@@ -81,17 +81,12 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 
 int super_write_copy(struct device_queue *q, const struct super_block *sb, unsigned copy)
 {
-	struct super_block *out = mem_alloc_aligned(DEVICE_ALIGN, SUPER_SIZE);
-	int r;
+	/* Not allocated: at this point of a commit nothing can be taken back. */
+	struct super_block out __attribute__((aligned(DEVICE_ALIGN))) = *sb;
 
-	if (!out)
-		return -ENOMEM;
-	*out = *sb;
-	out->offset = cpu_to_le64(offsets[copy]);
-	out->crc = cpu_to_le32(crc32c((char *)out + 4, SUPER_SIZE - 4));
-	r = device_sync(q, DEVICE_WRITE, offsets[copy], out, SUPER_SIZE);
-	mem_free(out);
-	return r;
+	out.offset = cpu_to_le64(offsets[copy]);
+	out.crc = cpu_to_le32(crc32c((char *)&out + 4, SUPER_SIZE - 4));
+	return device_sync(q, DEVICE_WRITE, offsets[copy], &out, SUPER_SIZE);
 }
 
 int super_write_all(struct device_queue *q, const struct super_block *sb)

@@ -233,11 +233,10 @@ static int build_trees(struct transaction *txn)
 	return r ? r : apply_root(txn);
 }
 
-/* Takes back what build_trees did: new nodes' space, new orphans. The overlays stay frozen. */
-static void give_up(struct transaction *txn)
+/* Takes back the nodes whose refs have not been run. */
+static void give_up_nodes(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
-	struct orphan *o, *next;
 
 	(void)write_batch_wait(&txn->wb);
 	for (size_t i = 0; i < txn->refs.count; i++) {
@@ -251,9 +250,18 @@ static void give_up(struct transaction *txn)
 		}
 	}
 	txn->refs.count = 0;
+}
+
+/* Takes back what build_trees did: new nodes' space, new orphans. The overlays stay frozen. */
+static void give_up(struct transaction *txn)
+{
+	struct fs *fs = txn->fs;
+	struct orphan *o, *next;
+
+	give_up_nodes(txn);
 	for (o = TAILQ_FIRST(&fs->volumes.orphans); o; o = next) {
 		next = TAILQ_NEXT(o, link);
-		if (!o->in_tree && o->root.generation >= txn->generation) {
+		if (!o->in_tree) { /* made by this transaction */
 			TAILQ_REMOVE(&fs->volumes.orphans, o, link);
 			atomic_fetch_sub(&fs->orphans, 1);
 			mem_free(o);
@@ -261,18 +269,25 @@ static void give_up(struct transaction *txn)
 	}
 }
 
-static int build_trees_patiently(struct transaction *txn)
+/* A step that takes back all it did when memory is out is tried again for a while. */
+static int try_patiently(struct transaction *txn, int (*step)(struct transaction *txn))
 {
-	int r = -ENOMEM;
+	int r = step(txn);
 
-	for (int i = 0; r == -ENOMEM && i < COMMIT_MEMORY_TRIES; i++) {
-		r = build_trees(txn);
-		if (r == -ENOMEM) {
-			give_up(txn);
-			if (!txn->fs->simulated)
-				nanosleep(&(struct timespec){0, 50000000}, NULL);
-		}
+	for (int i = 1; r == -ENOMEM && i < COMMIT_MEMORY_TRIES; i++) {
+		if (!txn->fs->simulated)
+			nanosleep(&(struct timespec){0, 50000000}, NULL);
+		r = step(txn);
 	}
+	return r;
+}
+
+static int build_or_give_up(struct transaction *txn)
+{
+	int r = build_trees(txn);
+
+	if (r == -ENOMEM)
+		give_up(txn);
 	return r;
 }
 
@@ -301,23 +316,37 @@ static int write_caches(struct transaction *txn)
 	return r;
 }
 
+static int run_refs(struct transaction *txn)
+{
+	return block_group_run_refs(txn->fs, txn->q, &txn->refs, txn->generation);
+}
+
+static int update_group_tree(struct transaction *txn)
+{
+	int r = block_group_update_tree(txn);
+
+	if (r == -ENOMEM)
+		give_up_nodes(txn);
+	return r;
+}
+
 static int write_out(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
 	int r;
 
 	delayed_refs_settle(&txn->refs);
-	r = block_group_run_refs(fs, txn->q, &txn->refs, txn->generation);
+	r = try_patiently(txn, run_refs);
 	txn->refs.count = 0;
 	if (r == 0)
 		r = write_caches(txn);
 	if (r == 0)
-		r = block_group_update_tree(txn);
+		r = try_patiently(txn, update_group_tree);
 	if (r == 0)
 		r = write_batch_wait(&txn->wb);
 	if (r == 0) {
 		delayed_refs_settle(&txn->refs); /* the group tree's own nodes */
-		r = block_group_run_refs(fs, txn->q, &txn->refs, txn->generation);
+		r = run_refs(txn);
 	}
 	atomic_fetch_add(&fs->stats.commit_bytes, txn->wb.bytes + SUPER_COPIES * SUPER_SIZE);
 	return r;
@@ -427,7 +456,7 @@ static int commit_locked(struct fs *fs)
 	TAILQ_INIT(&txn.frozen);
 	write_batch_init(&txn.wb, fs->cache, txn.q);
 	freeze(&txn);
-	r = build_trees_patiently(&txn);
+	r = try_patiently(&txn, build_or_give_up);
 	if (r == 0)
 		r = write_out(&txn);
 	if (r == 0)

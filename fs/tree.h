@@ -9,7 +9,7 @@
  * 1. A parent's key for a child is exactly the child's first key.
  * 2. No node but an empty tree's is empty; all leaves are at level 0, at equal depth.
  * 3. A node of generation g has no descendant younger than g.
- * 4. Nodes written by tree_apply are at least a third full, but for the last one of each level.
+ * 4. Nodes written by tree_apply are about half full at least (by an item), but for the last one of each level.
  */
 #ifndef FS_TREE_H
 #define FS_TREE_H

@@ -5,7 +5,7 @@
  * The old tree is walked from left to right. A subtree that no change falls into is taken over by its pointer; of
  * the others every node is read, and its items, merged with the changes, flow into one buffer a level. A buffer
  * that holds more than two nodes' worth puts a full one out; when a level has to end (a subtree is taken over
- * behind it) the rest leaves as one node, or as two halves, so that no split cascades. Where the rest would be less than a third,
+ * behind it) the rest leaves as one node, or as two halves, so that no split cascades. Where the rest would be less than half,
  * the next subtree is opened too instead of being taken over, and fills it up.
  */
 #include <errno.h>
@@ -174,7 +174,7 @@ int tree_emit(struct tree_writer *w, struct key key, struct value value) { retur
 static bool is_underfull(const struct tree_writer *w, unsigned upto)
 {
 	for (unsigned level = 0; level <= upto; level++)
-		if (w->level[level].count > 0 && w->level[level].node_bytes < NODE_CAPACITY / 3)
+		if (w->level[level].count > 0 && w->level[level].node_bytes < NODE_CAPACITY / 2)
 			return true;
 	return false;
 }
