@@ -50,6 +50,7 @@ obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 PB_OBJ     := $(PB_C:.c=.o)
 
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
+SIM_SRC    := $(wildcard tests/crash/sim/*.c)
 UNIT_SRC   := $(wildcard tests/base/test_*.c tests/fs/test_*.c tests/proto/test_*.c tests/server/test_*.c tests/client/test_*.c)
 UNIT       := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
 TOOLS_SRC  := $(wildcard tests/bench/*.c tests/crash/*.c)
@@ -65,6 +66,7 @@ $(BUILD)/libproto.a: $(call obj,$(PROTO_SRC)) $(PB_OBJ)
 $(BUILD)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
 $(BUILD)/libbyre.a: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(BASE_SRC)) $(PB_OBJ)
 $(BUILD)/libtest.a: $(call obj,$(TESTLIB_SRC))
+$(BUILD)/libsim.a: $(call obj,$(SIM_SRC))
 $(BUILD)/lib%.a:
 	@mkdir -p $(@D)
 	@rm -f $@
@@ -100,7 +102,7 @@ $(BUILD)/proto/%.pb-c.c $(BUILD)/proto/%.pb-c.h &: proto/%.proto
 	@protoc-c --c_out=$(BUILD)/proto --proto_path=proto $<
 
 # ---- tests ----
-TEST_LINK = $(BUILD)/libtest.a $(if $(SERVER_SRC),$(BUILD)/libserver.a) $(if $(LIBBYRE_SRC),$(BUILD)/libbyre.a) \
+TEST_LINK = $(if $(SIM_SRC),$(BUILD)/libsim.a) $(BUILD)/libtest.a $(if $(SERVER_SRC),$(BUILD)/libserver.a) $(if $(LIBBYRE_SRC),$(BUILD)/libbyre.a) \
             $(if $(PROTO_SRC)$(PB_C),$(BUILD)/libproto.a) $(BUILD)/libfs.a
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LINK)
 	@mkdir -p $(@D)
@@ -113,7 +115,7 @@ tools: $(TOOLS)
 unit: $(UNIT)
 
 check-unit: $(UNIT)
-	@sh tests/lib/run-unit $(filter %$(TESTS)%,$(UNIT))
+	@sh tests/lib/run-unit $(if $(TESTS),$(foreach t,$(UNIT),$(if $(findstring $(TESTS),$(t)),$(t))),$(UNIT))
 
 -include tests/tests.mk
 

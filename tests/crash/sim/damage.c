@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "tests/crash/sim/damage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/device_sim.h"
+#include "fs/fs_int.h"
+#include "fs/pool.h"
+#include "fs/super_format.h"
+#include "tests/crash/sim/fail.h"
+#include "tests/crash/sim/sched.h"
+
+#define PAGE 4096u
+#define GROUPS_MAX 256
+
+/* Where one group stands. */
+struct place {
+	uint64_t stripe[GROUP_STRIPES_MAX], len;
+	uint32_t slot_bytes;
+	uint8_t type, nr_stripes;
+};
+
+struct map {
+	unsigned count;
+	struct place place[GROUPS_MAX];
+};
+
+static void add_place(struct block_group *g, void *arg)
+{
+	struct map *map = arg;
+	struct place *p = &map->place[map->count];
+
+	if (map->count == GROUPS_MAX)
+		return;
+	map->count++;
+	p->len = g->len;
+	p->slot_bytes = g->slot_bytes;
+	p->type = g->type;
+	p->nr_stripes = g->nr_stripes;
+	memcpy(p->stripe, g->stripe, sizeof(p->stripe));
+}
+
+/* The groups of the pool on the device, as the engine sees them, from a copy of it. */
+static void look(struct world *w, struct map *map)
+{
+	struct fs_options opt = {.cache_bytes = w->set->cache_bytes, .read_only = true, .workers = 1};
+	struct device *copy = device_sim_clone(w->sim, 1);
+	struct fs_error err = {""};
+	struct fs *fs;
+
+	map->count = 0;
+	if (pool_open(copy, &opt, true, &fs, &err))
+		sim_fail("a copy of the pool cannot be opened read-only: %s", err.msg);
+	w->mounts_read_only++;
+	block_group_each(fs, add_place, map);
+	pool_abandon(fs);
+}
+
+static const struct place *some_place(struct world *w, const struct map *map, unsigned types)
+{
+	for (unsigned i = 0; i < 4 * GROUPS_MAX && map->count; i++) {
+		const struct place *p = &map->place[rng_below(&w->rng, map->count)];
+
+		if (p->type & types)
+			return p;
+	}
+	return NULL;
+}
+
+/* ---- rot ----------------------------------------------------------------------- */
+
+static void rot_page(struct world *w, uint64_t off)
+{
+	struct rotten *rot = &w->rotten[w->rottens];
+	uint64_t bit = rng_below(&w->rng, PAGE * 8);
+
+	for (unsigned i = 0; i < w->rottens; i++)
+		if (w->rotten[i].off == off)
+			return;
+	if (w->rottens == ROTTEN_MAX)
+		return;
+	w->rottens++;
+	rot->off = off;
+	device_sim_peek(w->sim, off, rot->good, PAGE);
+	memcpy(rot->bad, rot->good, PAGE);
+	rot->bad[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	device_sim_poke(w->sim, off, rot->bad, PAGE);
+	world_log(w, "rot at device offset %llu", (unsigned long long)off);
+}
+
+static void rot(struct world *w, bool clean)
+{
+	static const uint64_t supers[SUPER_COPIES] = SUPER_OFFSETS;
+	struct map *map = calloc(1, sizeof(*map));
+	unsigned side = w->history->seed & 1, n = 1 + (unsigned)rng_below(&w->rng, 10);
+
+	ASSERT(map);
+	look(w, map);
+	for (unsigned i = 0; i < n; i++) {
+		const struct place *p = some_place(w, map, GROUP_METADATA | GROUP_SYSTEM);
+
+		/* The first nodes of a group are the likeliest to be in use. */
+		if (p)
+			rot_page(w, p->stripe[side] + round_down_u64(rng_below(&w->rng, rng_below(&w->rng, 4) ? min_u64(p->len, 512u << 10) : p->len), PAGE));
+	}
+	if (rng_below(&w->rng, 2))
+		rot_page(w, supers[1 + rng_below(&w->rng, SUPER_COPIES - 1)]);
+	if (clean && rng_below(&w->rng, 2)) {
+		for (unsigned i = 0; i < n; i++) {
+			const struct place *p = some_place(w, map, GROUP_DATA);
+
+			if (p)
+				rot_page(w, p->stripe[0] + round_down_u64(rng_below(&w->rng, p->len), PAGE));
+		}
+		w->data_rotten = true;
+	}
+	free(map);
+}
+
+void damage_mend_image(struct world *w, struct device *image)
+{
+	uint8_t now[PAGE];
+
+	for (unsigned i = 0; i < w->rottens; i++) {
+		device_sim_peek(image, w->rotten[i].off, now, PAGE);
+		if (memcmp(now, w->rotten[i].bad, PAGE) == 0)
+			device_sim_poke(image, w->rotten[i].off, w->rotten[i].good, PAGE);
+	}
+}
+
+void damage_mend(struct world *w)
+{
+	damage_mend_image(w, w->sim);
+	w->rottens = 0;
+	w->data_rotten = false;
+}
+
+/* ---- slots --------------------------------------------------------------------- */
+
+static void damage_slot(struct world *w, uint64_t off, uint64_t len, unsigned how)
+{
+	uint8_t *buf = malloc(len);
+
+	ASSERT(buf);
+	device_sim_peek(w->sim, off, buf, len);
+	if (how == 0) {
+		memset(buf, 0, len);
+	} else if (how == 1) {
+		for (unsigned i = 0; i < 4; i++)
+			buf[rng_below(&w->rng, 96)] ^= (uint8_t)(1u << rng_below(&w->rng, 8));
+	} else if (how == 2) {
+		buf[rng_below(&w->rng, len)] ^= (uint8_t)(1u << rng_below(&w->rng, 8));
+	} else if (w->old_image) { /* of an older generation */
+		device_sim_peek(w->old_image, off, buf, len);
+	}
+	device_sim_poke(w->sim, off, buf, len);
+	free(buf);
+}
+
+static void damage_group(struct world *w, const struct place *p, bool both_slots, bool both_copies)
+{
+	unsigned slot = (unsigned)rng_below(&w->rng, 2), copy = (unsigned)rng_below(&w->rng, p->nr_stripes);
+	unsigned how = (unsigned)rng_below(&w->rng, 4);
+
+	for (unsigned c = 0; c < p->nr_stripes; c++)
+		for (unsigned s = 0; s < 2; s++)
+			if ((both_copies || c == copy) && (both_slots || s == slot))
+				damage_slot(w, p->stripe[c] + p->len + (uint64_t)s * p->slot_bytes, p->slot_bytes, how);
+}
+
+static void slots(struct world *w)
+{
+	struct map *map = calloc(1, sizeof(*map));
+	bool all = rng_below(&w->rng, 3) == 0, both_slots = rng_below(&w->rng, 2), both_copies = rng_below(&w->rng, 2);
+	struct device *copy = device_sim_clone(w->sim, 1);
+
+	ASSERT(map);
+	look(w, map);
+	for (unsigned i = 0; i < map->count; i++)
+		if (map->place[i].slot_bytes && (all || rng_below(&w->rng, map->count) == 0))
+			damage_group(w, &map->place[i], all || both_slots, all || both_copies);
+	w->cache_damaged = w->rebuild_is_fine = true;
+	world_log(w, "slots damaged: %s", all ? "all" : both_slots ? "both of some groups" : "one of some groups");
+	if (w->old_image)
+		device_close(w->old_image);
+	w->old_image = copy;
+	free(map);
+}
+
+void damage_do(struct world *w, bool clean)
+{
+	if (w->set->profile == PROFILE_ROT)
+		rot(w, clean);
+	if (w->set->profile == PROFILE_SLOTS && rng_below(&w->rng, 4))
+		slots(w);
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "tests/crash/sim/disk.h"
+
+#include <stdlib.h>
+
+#include "base/util.h"
+#include "tests/crash/sim/sched.h"
+
+struct disk {
+	struct device dev;
+	struct device *sim;
+};
+
+struct disk_queue {
+	struct device_queue q;
+	struct device_queue *inner;
+	uint64_t under_way;
+};
+
+static struct disk_queue *queue_of(struct device_queue *q) { return container_of(q, struct disk_queue, q); }
+
+static void disk_close(struct device *dev) { free(container_of(dev, struct disk, dev)); }
+
+static int disk_queue_new(struct device *dev, struct device_queue **ret_q)
+{
+	struct disk_queue *dq = calloc(1, sizeof(*dq));
+	struct device *sim = container_of(dev, struct disk, dev)->sim;
+	int r;
+
+	ASSERT(dq);
+	dq->q.dev = dev;
+	r = sim->ops->queue_new(sim, &dq->inner);
+	ASSERT(r == 0);
+	*ret_q = &dq->q;
+	return 0;
+}
+
+static void disk_queue_free(struct device_queue *q)
+{
+	device_queue_free(queue_of(q)->inner);
+	free(queue_of(q));
+}
+
+static void disk_submit(struct device_queue *q, struct device_io *io)
+{
+	struct device_queue *inner = queue_of(q)->inner;
+
+	queue_of(q)->under_way++;
+	inner->dev->ops->submit(inner, io);
+}
+
+static void disk_kick(struct device_queue *q)
+{
+	struct device_queue *inner = queue_of(q)->inner;
+
+	inner->dev->ops->kick(inner);
+}
+
+static unsigned disk_poll(struct device_queue *q)
+{
+	struct device_queue *inner = queue_of(q)->inner;
+	unsigned n = inner->dev->ops->poll(inner);
+
+	queue_of(q)->under_way -= n;
+	q->dev->flushes = device_flushes(inner->dev);
+	return n;
+}
+
+static unsigned disk_wait(struct device_queue *q)
+{
+	unsigned n = 0;
+
+	disk_kick(q);
+	while (n == 0 && queue_of(q)->under_way) {
+		sched_pause();
+		n = disk_poll(q);
+	}
+	return n;
+}
+
+static int disk_fd(struct device_queue *q)
+{
+	(void)q;
+	return -1;
+}
+
+static int disk_grow(struct device *dev, uint64_t size, bool preallocate)
+{
+	struct device *sim = container_of(dev, struct disk, dev)->sim;
+	int r = sim->ops->grow(sim, size, preallocate);
+
+	dev->size = sim->size;
+	return r;
+}
+
+static const struct device_ops disk_ops = {
+	.name = "simulated",
+	.close = disk_close,
+	.queue_new = disk_queue_new,
+	.queue_free = disk_queue_free,
+	.submit = disk_submit,
+	.kick = disk_kick,
+	.poll = disk_poll,
+	.wait = disk_wait,
+	.fd = disk_fd,
+	.grow = disk_grow,
+};
+
+struct device *disk_new(struct device *sim)
+{
+	struct disk *disk = calloc(1, sizeof(*disk));
+
+	ASSERT(disk);
+	disk->dev = *sim;
+	disk->dev.ops = &disk_ops;
+	disk->sim = sim;
+	return &disk->dev;
+}
+
+bool disk_queue_is_busy(const struct device_queue *q)
+{
+	return container_of(q, const struct disk_queue, q)->under_way > 0;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tests/crash/sim/disk.h: a device that passes everything to a simulated one and lets other fibers run where it
+ * waits. Closing it leaves the simulated device as it is: what a crash leaves of that is still to be looked at.
+ */
+#ifndef TESTS_CRASH_SIM_DISK_H
+#define TESTS_CRASH_SIM_DISK_H
+
+#include "fs/device.h"
+
+struct device *disk_new(struct device *sim);
+/* Whether poll would find something, now or later. */
+bool disk_queue_is_busy(const struct device_queue *q);
+
+#endif

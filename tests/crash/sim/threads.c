@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tests/crash/sim/threads.c: base/lock.h and the pthread calls of the engine on fibers. The program defines them
+ * itself, so the library's lock.o is not linked and the C library's are not called. getrandom is here too, so that
+ * one seed gives one pool.
+ *
+ * Ranks are not checked here: a fiber holds its locks while another one runs on the same thread. Debug builds of
+ * the other tests do that.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "base/lock.h"
+#include "base/util.h"
+#include "tests/crash/sim/sched.h"
+
+/* ---- base/lock.h --------------------------------------------------------------- */
+
+void lock_init(struct lock *lock, int rank)
+{
+	pthread_mutex_init(&lock->mutex, NULL);
+	lock->rank = rank;
+}
+
+void lock_fini(struct lock *lock) { ASSERT(pthread_mutex_destroy(&lock->mutex) == 0); }
+
+void lock_take(struct lock *lock)
+{
+	sched_preempt();
+	while (pthread_mutex_trylock(&lock->mutex))
+		sched_sleep_on(lock, UINT64_MAX);
+}
+
+static void drop(struct lock *lock)
+{
+	ASSERT(pthread_mutex_unlock(&lock->mutex) == 0);
+	sched_wake(lock);
+}
+
+void lock_drop(struct lock *lock)
+{
+	drop(lock);
+	sched_preempt();
+}
+
+void lock_wait(struct lock *lock, pthread_cond_t *cond)
+{
+	drop(lock);
+	sched_sleep_on(cond, UINT64_MAX);
+	lock_take(lock);
+}
+
+bool lock_wait_ms(struct lock *lock, pthread_cond_t *cond, uint64_t timeout_ms)
+{
+	uint64_t end = sched_now_us() + timeout_ms * 1000;
+
+	drop(lock);
+	sched_sleep_on(cond, timeout_ms * 1000);
+	lock_take(lock);
+	return sched_now_us() < end;
+}
+
+void lock_cond_init(pthread_cond_t *cond) { pthread_cond_init(cond, NULL); }
+
+void lock_assert_held(const struct lock *lock) { (void)lock; }
+
+/* ---- pthread ------------------------------------------------------------------- */
+
+struct thread_start {
+	void *(*fn)(void *arg);
+	void *arg;
+};
+
+static void thread_fiber(void *p)
+{
+	struct thread_start start = *(struct thread_start *)p;
+
+	free(p);
+	(void)start.fn(start.arg);
+}
+
+int pthread_create(pthread_t *ret_thread, const pthread_attr_t *attr, void *(*fn)(void *arg), void *arg)
+{
+	struct thread_start *start = malloc(sizeof(*start));
+
+	ASSERT(start && !attr);
+	*start = (struct thread_start){fn, arg};
+	*ret_thread = (pthread_t)(uintptr_t)sched_start("thread", thread_fiber, start);
+	return 0;
+}
+
+int pthread_join(pthread_t thread, void **ret)
+{
+	sched_join((struct fiber *)(uintptr_t)thread);
+	if (ret)
+		*ret = NULL;
+	return 0;
+}
+
+int pthread_cond_signal(pthread_cond_t *cond)
+{
+	sched_wake(cond);
+	return 0;
+}
+
+int pthread_cond_broadcast(pthread_cond_t *cond)
+{
+	sched_wake(cond);
+	return 0;
+}
+
+int nanosleep(const struct timespec *req, struct timespec *rem)
+{
+	(void)rem;
+	sched_sleep_on(req, (uint64_t)req->tv_sec * 1000000 + (uint64_t)req->tv_nsec / 1000);
+	return 0;
+}
+
+ssize_t getrandom(void *buf, size_t len, unsigned flags)
+{
+	static uint64_t state;
+	unsigned char *at = buf;
+
+	(void)flags;
+	for (size_t i = 0; i < len; i++)
+		at[i] = (unsigned char)rng_next(&state);
+	return (ssize_t)len;
+}

@@ -1,0 +1,1111 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tests/fs/test_check.c: the checker finds nothing in good pools, crashed ones included, finds each kind of damage, mends
+ * what it says it mends, and survives any bytes; and rebuilt free space is right.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "base/crc32c.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/check.h"
+#include "fs/device_sim.h"
+#include "fs/extent.h"
+#include "fs/flush_log_format.h"
+#include "fs/free_space_cache.h"
+#include "fs/fs_int.h"
+#include "fs/pool.h"
+#include "fs/rebuild.h"
+#include "fs/super.h"
+
+#define POOL_BYTES (64ull << 20)
+#define VOLUME_BYTES (32ull << 20)
+#define IO_BYTES (256u << 10)
+
+struct world {
+	struct device *dev;
+	struct fs *fs;
+	struct fs_ctx *ctx;
+	uint64_t rng;
+	uint8_t buf[IO_BYTES];
+};
+
+static uint64_t rnd(struct world *w, uint64_t n)
+{
+	w->rng ^= w->rng << 13;
+	w->rng ^= w->rng >> 7;
+	w->rng ^= w->rng << 17;
+	return w->rng % n;
+}
+
+static uint64_t seed_get(void)
+{
+	const char *env = getenv("SEED");
+	uint64_t seed = env ? strtoull(env, NULL, 0) : 20240229;
+
+	print_message("SEED=%llu\n", (unsigned long long)seed);
+	return seed * 2 + 1;
+}
+
+/* ---- a pool on a simulated device ------------------------------------------ */
+
+static void print_log(void *arg, enum fs_log_level level, const char *msg)
+{
+	if (level <= FS_LOG_WARNING && getenv("VERBOSE"))
+		print_message("log: %s\n", msg);
+}
+
+static void run_until_idle(struct world *w)
+{
+	do
+		fs_ctx_run(w->ctx);
+	while (pool_step(w->fs));
+}
+
+static void open_world(struct world *w, struct device *dev)
+{
+	struct fs_options opt = {.cache_bytes = 8u << 20, .log = print_log};
+	struct fs_error err = {""};
+
+	w->dev = dev;
+	if (pool_open(dev, &opt, true, &w->fs, &err))
+		fail_msg("open: %s", err.msg);
+	assert_int_equal(fs_ctx_new(w->fs, &w->ctx), 0);
+	run_until_idle(w);
+}
+
+static struct world *new_world(uint64_t seed)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct device *dev = device_sim_new(POOL_BYTES, seed);
+
+	w->rng = seed;
+	assert_int_equal(pool_format(dev, false, NULL), 0);
+	open_world(w, dev);
+	return w;
+}
+
+static void abandon_world(struct world *w)
+{
+	run_until_idle(w);
+	fs_ctx_free(w->ctx);
+	pool_abandon(w->fs);
+}
+
+static void io_done(struct fs_io *io) { *(bool *)io->arg = true; }
+
+static int do_io(struct world *w, struct fs_volume *vol, enum fs_op op, uint64_t off, uint64_t len)
+{
+	bool done = false;
+	struct fs_io io = {.op = op, .vol = vol, .off = off, .len = len, .buf = w->buf, .done = io_done, .arg = &done};
+	struct fs_io *ios[1] = {&io};
+
+	fs_submit(w->ctx, ios, 1);
+	for (unsigned i = 0; !done; i++) {
+		fs_ctx_run(w->ctx);
+		pool_step(w->fs);
+		assert_true(i < 1000000);
+	}
+	return io.error;
+}
+
+/* Writes, trims and flushes of many sizes on one volume. */
+static void random_work(struct world *w, const char *name, unsigned ops)
+{
+	struct fs_volume *vol;
+
+	assert_int_equal(fs_volume_get(w->fs, name, &vol), 0);
+	for (unsigned i = 0; i < ops; i++) {
+		uint64_t len = (1 + rnd(w, rnd(w, 8) ? 4 : IO_BYTES / FS_BLOCK_SIZE)) * FS_BLOCK_SIZE;
+		uint64_t off = rnd(w, (VOLUME_BYTES - len) / FS_BLOCK_SIZE) * FS_BLOCK_SIZE;
+
+		memset(w->buf, (int)rnd(w, 256), len);
+		switch (rnd(w, 12)) {
+		case 0: assert_int_equal(do_io(w, vol, FS_TRIM, off, len * 4 < VOLUME_BYTES - off ? len * 4 : len), 0); break;
+		case 1: assert_int_equal(do_io(w, vol, FS_FLUSH, 0, 0), 0); break;
+		default: assert_int_equal(do_io(w, vol, FS_WRITE, off, len), 0); break;
+		}
+		if (rnd(w, 100) == 0)
+			assert_int_equal(fs_commit(w->fs), 0);
+	}
+	fs_volume_put(vol);
+}
+
+static void commit_all(struct world *w)
+{
+	run_until_idle(w);
+	assert_int_equal(fs_commit(w->fs), 0);
+	run_until_idle(w);
+	assert_int_equal(fs_commit(w->fs), 0);
+	run_until_idle(w);
+}
+
+/* ---- findings -------------------------------------------------------------- */
+
+struct lines {
+	unsigned count;
+	char all[20000];
+};
+
+static void take_line(void *arg, const char *line)
+{
+	struct lines *l = arg;
+
+	l->count++;
+	if (strlen(l->all) + strlen(line) + 2 < sizeof(l->all))
+		strcat(strcat(l->all, line), "\n");
+}
+
+static uint64_t check(struct device *dev, bool repair, struct lines *l)
+{
+	struct fs_check_options opt = {.repair = repair, .finding = take_line, .arg = l};
+	struct fs_error err = {""};
+	uint64_t findings = UINT64_MAX;
+	int r;
+
+	memset(l, 0, sizeof(*l));
+	r = check_device(dev, &opt, &findings, &err);
+	if (r)
+		fail_msg("check: %d: %s", r, err.msg);
+	assert_int_equal(findings, l->count);
+	return findings;
+}
+
+static void assert_clean(struct device *dev)
+{
+	struct lines l;
+
+	if (check(dev, false, &l))
+		fail_msg("%u findings:\n%s", l.count, l.all);
+}
+
+static void assert_found(struct device *dev, bool repair, const char *what)
+{
+	struct lines l;
+
+	if (!check(dev, repair, &l) || !strstr(l.all, what))
+		fail_msg("'%s' is not among the %u findings:\n%s", what, l.count, l.all);
+}
+
+/* ---- good pools ------------------------------------------------------------ */
+
+static void test_check_new_pool_is_clean(void **state)
+{
+	struct device *dev = device_sim_new(FS_POOL_SIZE_MIN, 1);
+
+	assert_int_equal(pool_format(dev, false, NULL), 0);
+	assert_clean(dev);
+	device_close(dev);
+}
+
+static void test_check_crashed_pools_are_clean(void **state)
+{
+	uint64_t seed = seed_get();
+	struct world *w = new_world(seed);
+
+	assert_int_equal(fs_volume_create(w->fs, "a", VOLUME_BYTES, 0, NULL), 0);
+	assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
+	for (unsigned round = 0; round < 60; round++) {
+		struct device *image;
+
+		random_work(w, rnd(w, 2) ? "a" : "b", 30);
+		if (round % 20 == 10)
+			assert_int_equal(fs_volume_resize(w->fs, "a", VOLUME_BYTES, NULL), 0);
+		if (round % 20 == 19) {
+			assert_int_equal(fs_volume_delete(w->fs, "b", NULL), 0);
+			assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
+		}
+		image = device_sim_crash_image(w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
+		assert_clean(image);
+		device_close(image);
+	}
+	abandon_world(w);
+	free(w);
+}
+
+/* ---- damage ---------------------------------------------------------------- */
+
+/* A committed pool with some volumes, at rest, and where things stand in it. */
+struct subject {
+	struct device *dev;
+	struct super_block sb;
+	struct tree_root vol_root; /* of "a": with an interior root */
+	uint64_t (*map)[2];
+	struct world *w;
+};
+
+static struct subject *new_subject(void)
+{
+	struct subject *s = calloc(1, sizeof(*s));
+	struct fs_volume *vol;
+	struct world *w = new_world(seed_get());
+
+	assert_int_equal(fs_volume_create(w->fs, "a", VOLUME_BYTES, 0, NULL), 0);
+	assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
+	random_work(w, "a", 1500);
+	random_work(w, "b", 100);
+	commit_all(w);
+	assert_int_equal(fs_volume_get(w->fs, "a", &vol), 0);
+	s->vol_root = vol->root;
+	fs_volume_put(vol);
+	assert_true(s->vol_root.level > 0);
+	s->sb = w->fs->super;
+	s->w = w;
+	s->dev = w->dev;
+	assert_clean(s->dev);
+	return s;
+}
+
+static void free_subject(struct subject *s)
+{
+	abandon_world(s->w);
+	free(s->w);
+	free(s);
+}
+
+static void node_places(struct subject *s, uint64_t addr, uint64_t off[GROUP_STRIPES_MAX])
+{
+	assert_int_equal(block_group_map(s->w->fs, addr, NODE_SIZE, off), 2);
+}
+
+/* The first leaf of a tree, on the device. */
+static uint64_t first_leaf(struct subject *s, struct device *dev, const struct tree_root *root)
+{
+	uint64_t addr = root->addr, off[GROUP_STRIPES_MAX];
+	uint8_t node[NODE_SIZE];
+
+	for (unsigned level = root->level; level > 0; level--) {
+		struct node_ident id;
+
+		node_places(s, addr, off);
+		device_sim_peek(dev, off[0], node, NODE_SIZE);
+		assert_int_equal(node_child((struct node_header *)node, 0, root->owner, &id), 0);
+		addr = id.addr;
+	}
+	return addr;
+}
+
+/* Changes `len` bytes of the value of an item at `at` in both copies of a node, under a right checksum. */
+static void edit_item(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, size_t at, const void *bytes,
+		      size_t len)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+	uint8_t node[NODE_SIZE];
+	struct node_header *h = (struct node_header *)node;
+
+	node_places(s, addr, off);
+	device_sim_peek(dev, off[0], node, NODE_SIZE);
+	assert_true(at + len <= node_value(h, slot).len);
+	memcpy((uint8_t *)(uintptr_t)node_value(h, slot).data + at, bytes, len);
+	node_seal(h);
+	device_sim_poke(dev, off[0], node, NODE_SIZE);
+	device_sim_poke(dev, off[1], node, NODE_SIZE);
+}
+
+static void edit_u64(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, size_t at, uint64_t v)
+{
+	le64 raw = cpu_to_le64(v);
+
+	edit_item(s, dev, addr, slot, at, &raw, sizeof(raw));
+}
+
+static void get_value(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, void *buf, size_t len)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+	uint8_t node[NODE_SIZE];
+
+	node_places(s, addr, off);
+	device_sim_peek(dev, off[0], node, NODE_SIZE);
+	assert_true(len <= node_value((struct node_header *)node, slot).len);
+	memcpy(buf, node_value((struct node_header *)node, slot).data, len);
+}
+
+static void test_check_superblock_copies_are_mended(void **state)
+{
+	static const uint64_t off[] = SUPER_OFFSETS;
+	struct subject *s = new_subject();
+
+	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
+		struct device *dev = device_sim_clone(s->dev, 1);
+		struct lines l;
+
+		device_sim_flip(dev, off[copy] + 100, 3);
+		assert_int_equal(check(dev, false, &l), 1);
+		assert_non_null(strstr(l.all, "has a wrong checksum"));
+		assert_found(dev, true, "repaired");
+		assert_clean(dev);
+		device_close(dev);
+	}
+	free_subject(s);
+}
+
+static void test_check_bad_copy_of_a_node_is_mended(void **state)
+{
+	struct subject *s = new_subject();
+	struct tree_root group_root;
+	uint64_t addrs[4];
+
+	tree_root_unpack(&s->sb.group_tree, TREE_ID_GROUP, &group_root);
+	addrs[0] = group_root.addr;
+	addrs[1] = le64_to_cpu(s->sb.root_tree.addr);
+	addrs[2] = s->vol_root.addr;
+	addrs[3] = first_leaf(s, s->dev, &s->vol_root);
+	for (unsigned i = 0; i < 8; i++) {
+		struct device *dev = device_sim_clone(s->dev, 1);
+		uint64_t off[GROUP_STRIPES_MAX];
+		struct lines l;
+
+		node_places(s, addrs[i / 2], off);
+		if (i % 4 < 2)
+			device_sim_flip(dev, off[i % 2] + 9000, 1);
+		else
+			device_sim_bad_range(dev, off[i % 2], NODE_SIZE);
+		assert_int_equal(check(dev, false, &l), 1);
+		assert_non_null(strstr(l.all, "its twin is good"));
+		assert_found(dev, true, "repaired from its twin");
+		assert_clean(dev);
+		device_close(dev);
+	}
+	free_subject(s);
+}
+
+static void test_check_node_without_a_good_copy_is_found(void **state)
+{
+	struct subject *s = new_subject();
+	struct device *dev = device_sim_clone(s->dev, 1);
+	uint64_t off[GROUP_STRIPES_MAX];
+	struct lines l;
+
+	node_places(s, first_leaf(s, dev, &s->vol_root), off);
+	device_sim_flip(dev, off[0] + 9000, 1);
+	device_sim_flip(dev, off[1] + 9001, 1);
+	assert_int_equal(check(dev, true, &l), 2);
+	assert_int_equal(check(dev, false, &l), 2); /* repair did not touch anything */
+	device_close(dev);
+	free_subject(s);
+}
+
+static void test_check_rotten_data_is_found(void **state)
+{
+	struct subject *s = new_subject();
+	struct device *dev = device_sim_clone(s->dev, 1);
+	uint64_t leaf = first_leaf(s, dev, &s->vol_root), off[GROUP_STRIPES_MAX];
+	struct extent_item item;
+	struct lines l;
+
+	for (unsigned slot = 0; slot < 20; slot++) {
+		get_value(s, dev, leaf, slot, &item, sizeof(item));
+		assert_int_equal(block_group_map(s->w->fs, le64_to_cpu(item.addr), FS_BLOCK_SIZE, off), 1);
+		device_sim_flip(dev, off[0] + slot, 5);
+	}
+	assert_int_equal(check(dev, false, &l), 20);
+	assert_non_null(strstr(l.all, "checksum does not match"));
+	device_sim_bad_range(dev, off[0], FS_BLOCK_SIZE);
+	assert_int_equal(check(dev, true, &l), 20);
+	assert_non_null(strstr(l.all, "Input/output error"));
+	device_close(dev);
+	free_subject(s);
+}
+
+/* Each changes one number in an item, under right checksums. */
+static void test_check_wrong_extents_are_found(void **state)
+{
+	struct subject *s = new_subject();
+	uint64_t leaf = first_leaf(s, s->dev, &s->vol_root), system = le64_to_cpu(s->sb.system[0].start);
+	const struct {
+		unsigned slot;
+		size_t at;
+		uint64_t value;
+		const char *finding;
+	} edits[] = {
+		{3, offsetof(struct extent_item, addr), 1ull << 60, "where no data group is"},
+		{3, offsetof(struct extent_item, addr), leaf, "where no data group is"},
+		{3, offsetof(struct extent_item, addr), system, "where no data group is"},
+		{3, offsetof(struct extent_item, addr), 0, "holds an item that is no extent"},
+		{3, offsetof(struct extent_item, addr), 4097, "holds an item that is no extent"},
+		{3, offsetof(struct extent_item, generation), 1ull << 50, "is younger than the node"},
+		{3, offsetof(struct extent_item, blocks), 0, "holds an item that is no extent"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(edits); i++) {
+		struct device *dev = device_sim_clone(s->dev, 1);
+
+		edit_u64(s, dev, leaf, edits[i].slot, edits[i].at, edits[i].value);
+		assert_found(dev, true, edits[i].finding);
+		device_close(dev);
+	}
+	free_subject(s);
+}
+
+static void test_check_doubly_referred_block_is_found(void **state)
+{
+	struct subject *s = new_subject();
+	struct device *dev = device_sim_clone(s->dev, 1);
+	uint64_t leaf = first_leaf(s, dev, &s->vol_root);
+	struct extent_item item, next;
+	struct lines l;
+	unsigned slot;
+
+	for (slot = 0;; slot++) { /* two neighbours of equal length */
+		get_value(s, dev, leaf, slot, &item, sizeof(item));
+		get_value(s, dev, leaf, slot + 1, &next, sizeof(next));
+		if (le32_to_cpu(item.blocks) == le32_to_cpu(next.blocks))
+			break;
+	}
+	edit_u64(s, dev, leaf, slot + 1, offsetof(struct extent_item, addr), le64_to_cpu(item.addr));
+	check(dev, false, &l);
+	assert_non_null(strstr(l.all, "with another one"));
+	assert_non_null(strstr(l.all, "in use in its cache but free"));
+	assert_non_null(strstr(l.all, "bytes are used, the trees refer to"));
+	device_close(dev);
+	free_subject(s);
+}
+
+/* The root tree has one leaf: volume a, volume b. */
+static void test_check_wrong_volumes_are_found(void **state)
+{
+	struct subject *s = new_subject();
+	uint64_t leaf = le64_to_cpu(s->sb.root_tree.addr);
+	size_t root = offsetof(struct volume_item, root), name = sizeof(struct volume_item);
+	const struct {
+		size_t at, len;
+		uint64_t value;
+		const char *finding;
+	} edits[] = {
+		{name, 1, 'b', "another volume has the same name"},
+		{name, 1, '.', "its name is not valid"},
+		{name, 1, 0, "its name is not valid"},
+		{offsetof(struct volume_item, name_len), 1, 2, "the length of its name is wrong"},
+		{offsetof(struct volume_item, reserved), 1, 2, "reserved bytes"},
+		{offsetof(struct volume_item, flags), 4, 0x80, "unknown flags"},
+		{offsetof(struct volume_item, size), 8, VOLUME_BYTES + 1, "its size is impossible"},
+		{offsetof(struct volume_item, size), 8, FS_BLOCK_SIZE, "behind the end of the volume"},
+		{offsetof(struct volume_item, used_blocks), 8, 1, "its item says 1"},
+		{root + offsetof(struct tree_root_item, nodes), 8, 1, "its root says 1"},
+		{root + offsetof(struct tree_root_item, leaves), 8, 1, "its root says"},
+		{root + offsetof(struct tree_root_item, items), 8, 1, "its root says"},
+		{root + offsetof(struct tree_root_item, generation), 8, UINT64_MAX, "younger than the superblock"},
+		{root + offsetof(struct tree_root_item, generation), 8, 1, "is of another generation"},
+		{root + offsetof(struct tree_root_item, level), 1, 0, "is of another level"},
+		{root + offsetof(struct tree_root_item, level), 1, 255, "its root is impossible"},
+		{root + offsetof(struct tree_root_item, addr), 8, 0, "its counts are not zero"},
+		{root + offsetof(struct tree_root_item, addr), 8, NODE_SIZE, "where no group for it is"},
+		{root + offsetof(struct tree_root_item, addr), 8, leaf, "more than once"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(edits); i++) {
+		struct device *dev = device_sim_clone(s->dev, 1);
+		le64 raw = cpu_to_le64(edits[i].value);
+
+		edit_item(s, dev, leaf, 0, edits[i].at, &raw, edits[i].len);
+		assert_found(dev, true, edits[i].finding);
+		device_close(dev);
+	}
+	free_subject(s);
+}
+
+static void test_check_wrong_groups_are_found(void **state)
+{
+	struct subject *s = new_subject();
+	uint64_t leaf = le64_to_cpu(s->sb.group_tree.addr);
+	size_t stripe = sizeof(struct block_group_item);
+	const struct {
+		size_t at, len;
+		uint64_t value;
+		const char *finding;
+	} edits[] = {
+		{offsetof(struct block_group_item, type), 1, 8, "its type is unknown"},
+		{offsetof(struct block_group_item, nr_stripes), 1, 3, "its number of stripes is wrong"},
+		{offsetof(struct block_group_item, nr_stripes), 1, 0, "its number of stripes is wrong"},
+		{offsetof(struct block_group_item, length), 8, 1ull << 40, "its length is impossible"},
+		{offsetof(struct block_group_item, length), 8, 4097, "its length is impossible"},
+		{offsetof(struct block_group_item, used), 8, 1ull << 40, "its used bytes are impossible"},
+		{offsetof(struct block_group_item, used), 8, 0, "bytes are used, the trees refer to"},
+		{offsetof(struct block_group_item, slot_bytes), 4, 0, "its cache slots are too small"},
+		{offsetof(struct block_group_item, slot_bytes), 4, 1u << 31, "its cache slots have an impossible size"},
+		{offsetof(struct block_group_item, cache_slot), 1, 7, "its cache slot is impossible"},
+		{offsetof(struct block_group_item, cache_bytes), 4, 0x7fffffff, "its cache has an impossible length"},
+		{offsetof(struct block_group_item, cache_bytes), 4, 100, "free-space cache, copy 0, is damaged"},
+		{offsetof(struct block_group_item, cache_crc), 4, 1, "free-space cache, copy 0, is damaged"},
+		{offsetof(struct block_group_item, cache_generation), 8, 1, "free-space cache, copy 0, is of another generation"},
+		{offsetof(struct block_group_item, generation), 8, 1ull << 40, "younger than the superblock"},
+		{stripe, 8, 1, "a device that the pool does not have"},
+		{stripe + 8, 8, 1ull << 50, "it lies outside the device"},
+		{stripe + 8, 8, DEVICE_DATA_START, "overlap on the device"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(edits); i++) {
+		struct device *dev = device_sim_clone(s->dev, 1);
+		le64 raw = cpu_to_le64(edits[i].value);
+
+		edit_item(s, dev, leaf, 0, edits[i].at, &raw, edits[i].len);
+		assert_found(dev, true, edits[i].finding);
+		device_close(dev);
+	}
+	free_subject(s);
+}
+
+/* ---- free-space caches ----------------------------------------------------- */
+
+static uint64_t slot_of(const struct block_group *g, unsigned stripe)
+{
+	return g->stripe[stripe] + g->len + (uint64_t)g->cache_slot * g->slot_bytes;
+}
+
+static struct block_group *some_group(struct fs *fs, uint8_t type)
+{
+	struct block_group *found = NULL;
+
+	for (uint32_t i = 1; i < fs->groups.count; i++) {
+		struct block_group *g = fs->groups.slot[i];
+
+		if (g && g->type == type && g->used && g->used < g->len)
+			found = g;
+	}
+	assert_non_null(found);
+	assert_true(found->cache_slot <= 1);
+	return found;
+}
+
+static unsigned group_slot(struct subject *s, const struct block_group *g)
+{
+	uint8_t node[NODE_SIZE];
+	uint64_t off[GROUP_STRIPES_MAX], be = htobe64(g->start);
+
+	node_places(s, le64_to_cpu(s->sb.group_tree.addr), off);
+	device_sim_peek(s->dev, off[0], node, NODE_SIZE);
+	for (unsigned i = 0; i < node_count((struct node_header *)node); i++)
+		if (memcmp(node_key((struct node_header *)node, i).data + 1, &be, 8) == 0)
+			return i;
+	fail();
+	return 0;
+}
+
+/* A cache that is whole, and says of two blocks the opposite of what is true. */
+static void poke_lying_cache(struct subject *s, struct device *dev, struct block_group *g)
+{
+	struct free_space *space = free_space_new(g->nblocks, false);
+	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+					       .generation = g->cache_generation};
+	uint8_t *buf = calloc(1, g->slot_bytes);
+	uint32_t bytes, crc, at, len, used = 0;
+	le32 raw[2];
+
+	free_space_clone_into(space, g->committed);
+	while (!free_space_test(space, used, 1, false))
+		used++;
+	assert_true(free_space_next_free(space, 0, &at, &len));
+	assert_true(free_space_take(space, at, 1)); /* the number of free blocks stays right */
+	assert_true(free_space_give(space, used, 1));
+	memcpy(ident.pool_uuid, s->sb.uuid, 16);
+	assert_int_equal(free_space_cache_encode(space, &ident, buf, g->slot_bytes, &bytes, &crc), 0);
+	for (unsigned i = 0; i < g->nr_stripes; i++)
+		device_sim_poke(dev, slot_of(g, i), buf, g->slot_bytes);
+	raw[0] = cpu_to_le32(crc);
+	raw[1] = cpu_to_le32(bytes);
+	edit_item(s, dev, le64_to_cpu(s->sb.group_tree.addr), group_slot(s, g), offsetof(struct block_group_item, cache_crc), raw,
+		  sizeof(raw));
+	free_space_free(space);
+	free(buf);
+}
+
+/* Opens, lets it rebuild and commit, and checks what is then there. */
+static void assert_rebuilds(struct device *dev, uint64_t groups)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct device_queue *q;
+	struct fs_info info;
+
+	w->rng = seed_get();
+	open_world(w, dev);
+	assert_int_equal(dev->ops->queue_new(dev, &q), 0);
+	for (uint32_t i = 1; i < w->fs->groups.count; i++)
+		if (w->fs->groups.slot[i])
+			assert_int_equal(block_group_load(w->fs, q, w->fs->groups.slot[i]), 0);
+	device_queue_free(q);
+	run_until_idle(w);
+	fs_get_info(w->fs, &info);
+	assert_true(info.cache_rebuilt >= groups);
+	assert_int_equal(atomic_load(&w->fs->groups.rebuilding), 0);
+	commit_all(w);
+	assert_clean(dev);
+	random_work(w, "a", 200);
+	commit_all(w);
+	assert_clean(dev);
+	abandon_world(w);
+	free(w);
+}
+
+static void test_check_lying_cache_is_dropped_and_rebuilt(void **state)
+{
+	struct subject *s = new_subject();
+	static const uint8_t types[] = {GROUP_DATA, GROUP_METADATA};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct device *dev = device_sim_clone(s->dev, 1);
+		struct block_group *g = some_group(s->w->fs, types[i]);
+		struct lines l;
+
+		poke_lying_cache(s, dev, g);
+		assert_int_equal(check(dev, false, &l), 2);
+		assert_non_null(strstr(l.all, "1 blocks are free in its cache but in use"));
+		assert_non_null(strstr(l.all, "1 blocks are in use in its cache but free"));
+		assert_found(dev, true, "repaired: dropped");
+		assert_rebuilds(dev, 1);
+	}
+	free_subject(s);
+}
+
+static void test_check_bad_copy_of_a_cache_is_mended(void **state)
+{
+	struct subject *s = new_subject();
+	struct block_group *g = some_group(s->w->fs, GROUP_METADATA);
+
+	for (unsigned copy = 0; copy < 2; copy++) {
+		struct device *dev = device_sim_clone(s->dev, 1);
+
+		device_sim_flip(dev, slot_of(g, copy) + 20, 2);
+		assert_found(dev, false, "its twin is good");
+		assert_found(dev, true, "repaired from its twin");
+		assert_clean(dev);
+		device_close(dev);
+	}
+	free_subject(s);
+}
+
+/* Zeroes every block that begins as a cache does, with its magic behind its checksum; data here never looks so. */
+static unsigned wipe_caches(struct device *dev)
+{
+	uint8_t block[FS_BLOCK_SIZE], zeros[FS_BLOCK_SIZE] = {0};
+	unsigned n = 0;
+
+	for (uint64_t at = 0; at < dev->size; at += sizeof(block)) {
+		device_sim_peek(dev, at, block, sizeof(block));
+		if (memcmp(block + 4, "BFSC", 4) != 0)
+			continue;
+		device_sim_poke(dev, at, zeros, sizeof(zeros));
+		n++;
+	}
+	return n;
+}
+
+static void test_rebuild_all_caches_lost(void **state)
+{
+	struct subject *s = new_subject();
+	struct device *dev = device_sim_clone(s->dev, 1);
+
+	assert_true(wipe_caches(dev) > 2);
+	assert_rebuilds(dev, 2);
+	free_subject(s);
+}
+
+/* Deleted volumes half freed, and flushes in the log that refer to groups whose free space is not known. */
+static void test_rebuild_after_a_crash(void **state)
+{
+	struct world *w = new_world(seed_get());
+
+	assert_int_equal(fs_volume_create(w->fs, "a", VOLUME_BYTES, 0, NULL), 0);
+	for (unsigned round = 0; round < 8; round++) {
+		struct device *image;
+
+		assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
+		random_work(w, "b", 900);
+		assert_int_equal(fs_volume_delete(w->fs, "b", NULL), 0);
+		random_work(w, "a", 1 + (unsigned)rnd(w, 10));
+		image = device_sim_crash_image(w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
+		assert_clean(image);
+		assert_true(wipe_caches(image) > 0);
+		assert_rebuilds(image, 1);
+	}
+	abandon_world(w);
+	free(w);
+}
+
+/* ---- the flush log --------------------------------------------------------- */
+
+/* Two flushes of one block each, not committed; the places of their records and of their data. */
+struct log_subject {
+	struct world *w;
+	struct device *image;
+	uint64_t record[2], data[2], committed;
+};
+
+static void new_log_subject(struct log_subject *ls)
+{
+	struct world *w = ls->w = new_world(seed_get());
+	struct volume_piece piece;
+	struct fs_volume *vol;
+	uint32_t crc;
+	uint64_t off[GROUP_STRIPES_MAX];
+
+	assert_int_equal(fs_volume_create(w->fs, "a", VOLUME_BYTES, 0, NULL), 0);
+	random_work(w, "a", 50);
+	commit_all(w);
+	assert_int_equal(fs_volume_get(w->fs, "a", &vol), 0);
+	memset(w->buf, 1, FS_BLOCK_SIZE);
+	assert_int_equal(do_io(w, vol, FS_WRITE, FS_BLOCK_SIZE, FS_BLOCK_SIZE), 0);
+	commit_all(w);
+	assert_int_equal(volume_lookup(vol, w->fs->commit_q, 1, 1, &piece, &crc), 0);
+	ls->committed = piece.addr;
+	for (unsigned i = 0; i < 2; i++) {
+		ls->record[i] = w->fs->log.offset + w->fs->log.head % w->fs->log.size;
+		assert_int_equal(do_io(w, vol, FS_WRITE, (100 + i) * FS_BLOCK_SIZE, FS_BLOCK_SIZE), 0);
+		assert_int_equal(do_io(w, vol, FS_FLUSH, 0, 0), 0);
+		assert_int_equal(volume_lookup(vol, w->fs->commit_q, 100 + i, 1, &piece, &crc), 0);
+		assert_int_equal(block_group_map(w->fs, piece.addr, FS_BLOCK_SIZE, off), 1);
+		ls->data[i] = off[0];
+	}
+	fs_volume_put(vol);
+	ls->image = device_sim_crash_image(w->dev, DEVICE_SIM_CRASH_LOSE_ALL, 1);
+	assert_clean(ls->image);
+}
+
+static void free_log_subject(struct log_subject *ls)
+{
+	device_close(ls->image);
+	abandon_world(ls->w);
+	free(ls->w);
+}
+
+/* Changes a field of the last item of a record, and its checksum. */
+static void edit_record(struct device *dev, uint64_t at, size_t field, uint64_t value)
+{
+	uint8_t block[FS_BLOCK_SIZE];
+	struct log_record *rec = (struct log_record *)block;
+	uint32_t bytes;
+	le64 raw = cpu_to_le64(value);
+
+	device_sim_peek(dev, at, block, sizeof(block));
+	bytes = le32_to_cpu(rec->bytes);
+	assert_int_equal(le32_to_cpu(rec->magic), LOG_MAGIC);
+	assert_true(bytes >= sizeof(*rec) + sizeof(struct log_item) + sizeof(le32) && bytes <= sizeof(block));
+	memcpy(block + bytes - sizeof(le32) - sizeof(struct log_item) + field, &raw, sizeof(raw));
+	rec->crc = cpu_to_le32(crc32c((char *)rec + 4, bytes - 4));
+	device_sim_poke(dev, at, block, sizeof(block));
+}
+
+static void test_check_log_damage_is_found(void **state)
+{
+	struct log_subject ls;
+	struct device *dev;
+	struct log_item item;
+
+	new_log_subject(&ls);
+	/* The first flush was answered before the second began: its data has to be there. Not so that of the last. */
+	for (unsigned i = 0; i < 2; i++) {
+		dev = device_sim_clone(ls.image, 1);
+		device_sim_flip(dev, ls.data[i] + 7, 1);
+		if (i == 0)
+			assert_found(dev, true, "flush log: data at byte");
+		else
+			assert_clean(dev);
+		device_close(dev);
+	}
+	const struct {
+		size_t field;
+		uint64_t value;
+		const char *finding;
+	} edits[] = {
+		{offsetof(struct log_item, volume), 12345, "which do not exist"},
+		{offsetof(struct log_item, blk), VOLUME_BYTES / FS_BLOCK_SIZE, "which do not exist"},
+		{offsetof(struct log_item, blk), UINT64_MAX, "which do not exist"},
+		{offsetof(struct log_item, addr), 1ull << 50, "where no data group is"},
+		{offsetof(struct log_item, addr), ls.committed, "that the trees refer to"},
+		{offsetof(struct log_item, addr), ls.committed + 1, "where no data group is"},
+		{offsetof(struct log_item, blocks), 1ull << 40, "an item is longer than its group"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(edits); i++) {
+		dev = device_sim_clone(ls.image, 1);
+		edit_record(dev, ls.record[1], edits[i].field, edits[i].value);
+		assert_found(dev, true, edits[i].finding);
+		device_close(dev);
+	}
+	/* The second gives the block of the first to another place. */
+	dev = device_sim_clone(ls.image, 1);
+	device_sim_peek(dev, ls.record[0] + sizeof(struct log_record), &item, sizeof(item));
+	edit_record(dev, ls.record[1], offsetof(struct log_item, addr), le64_to_cpu(item.addr));
+	assert_found(dev, true, "or twice to one");
+	device_close(dev);
+	/* Torn: it ends there. */
+	dev = device_sim_clone(ls.image, 1);
+	device_sim_flip(dev, ls.record[0] + 60, 1);
+	assert_clean(dev);
+	device_close(dev);
+	free_log_subject(&ls);
+}
+
+/* ---- any bytes ------------------------------------------------------------- */
+
+/* Writes garbage over a few bytes of a random node of the three trees' upper parts, under a right checksum. */
+static void scribble(struct subject *s, struct device *dev)
+{
+	uint64_t addrs[] = {le64_to_cpu(s->sb.group_tree.addr), le64_to_cpu(s->sb.root_tree.addr), s->vol_root.addr,
+			    first_leaf(s, s->dev, &s->vol_root)};
+	uint64_t off[GROUP_STRIPES_MAX];
+	uint8_t node[NODE_SIZE];
+	struct node_header *h = (struct node_header *)node;
+
+	node_places(s, addrs[rnd(s->w, 4)], off);
+	device_sim_peek(dev, off[0], node, NODE_SIZE);
+	for (unsigned n = 1 + (unsigned)rnd(s->w, 3); n > 0; n--) {
+		unsigned slot = (unsigned)rnd(s->w, node_count(h));
+		struct key key = node_key(h, slot);
+		uint64_t at = (uint64_t)(key.data - node) + rnd(s->w, key.len + node_value(h, slot).len);
+
+		if (rnd(s->w, 10) == 0)
+			at = sizeof(struct node_header) + rnd(s->w, node_count(h) * sizeof(struct node_slot));
+		node[at] = rnd(s->w, 3) ? (uint8_t)rnd(s->w, 256) : 0xff;
+		node_seal(h);
+		if (at < sizeof(struct node_header) + 6000)
+			break; /* slots may be broken now */
+	}
+	device_sim_poke(dev, off[0], node, NODE_SIZE);
+	device_sim_poke(dev, off[1], node, NODE_SIZE);
+}
+
+static void scribble_super(struct subject *s, struct device *dev)
+{
+	static const uint64_t off[] = SUPER_OFFSETS;
+	struct super_block sb = s->sb;
+
+	for (unsigned n = 1 + (unsigned)rnd(s->w, 4); n > 0; n--)
+		((uint8_t *)&sb)[104 + rnd(s->w, 248 + 48 - 104)] = (uint8_t)rnd(s->w, 256);
+	for (unsigned i = 0; i < SUPER_COPIES; i++) {
+		sb.offset = cpu_to_le64(off[i]);
+		sb.crc = cpu_to_le32(crc32c((char *)&sb + 4, SUPER_SIZE - 4));
+		device_sim_poke(dev, off[i], &sb, SUPER_SIZE);
+	}
+}
+
+static void test_check_survives_any_bytes(void **state)
+{
+	struct subject *s = new_subject();
+	struct lines *l = calloc(1, sizeof(*l));
+	struct fs_check_options opt = {.repair = true, .finding = take_line, .arg = l};
+
+	for (unsigned i = 0; i < 300; i++) {
+		struct device *dev = device_sim_clone(s->dev, i);
+		uint64_t findings;
+
+		if (i % 4 == 0)
+			scribble_super(s, dev);
+		else
+			scribble(s, dev);
+		l->all[0] = '\0';
+		(void)check_device(dev, &opt, &findings, NULL);
+		device_close(dev);
+	}
+	free(l);
+	free_subject(s);
+}
+
+static void test_check_without_memory_says_so(void **state)
+{
+	struct subject *s = new_subject();
+	struct fs_check_options opt = {0};
+	uint64_t findings, n;
+
+	for (n = 1;; n++) {
+		struct fs_error err = {""};
+		int r;
+
+		mem_fail_at(n);
+		r = check_device(s->dev, &opt, &findings, &err);
+		if (mem_fail_pending()) {
+			mem_fail_at(0);
+			assert_int_equal(r, 0);
+			break;
+		}
+		assert_int_equal(r, -ENOMEM);
+		assert_true(err.msg[0] != '\0');
+	}
+	assert_true(n > 10);
+	free_subject(s);
+}
+
+/* ---- by path --------------------------------------------------------------- */
+
+static void write_file_pool(const char *path)
+{
+	struct fs_create_options create = {.size_bytes = POOL_BYTES, .sparse = true};
+	struct fs_options opt = {.cache_bytes = 8u << 20, .device_kind = FS_DEVICE_THREADS};
+	struct fs_error err = {""};
+	struct fs_volume *vol;
+	static uint8_t buf[64 << 10];
+	struct fs *fs;
+
+	if (fs_create(path, &create, &err) || fs_open(path, &opt, &fs, &err))
+		fail_msg("%s", err.msg);
+	assert_int_equal(fs_volume_create(fs, "a", VOLUME_BYTES, 0, &err), 0);
+	assert_int_equal(fs_volume_get(fs, "a", &vol), 0);
+	for (unsigned i = 0; i < 100; i++) {
+		struct fs_io io = {.op = FS_WRITE, .vol = vol, .off = i * 3 * sizeof(buf) / 2, .len = sizeof(buf), .buf = buf};
+
+		memset(buf, (int)i, sizeof(buf));
+		assert_int_equal(fs_io_wait(fs, &io), 0);
+	}
+	fs_volume_put(vol);
+	assert_int_equal(fs_close(fs), 0);
+}
+
+static uint64_t check_path(const char *path, bool repair, struct lines *l)
+{
+	struct fs_check_options opt = {.repair = repair, .finding = take_line, .arg = l};
+	struct fs_error err = {""};
+	uint64_t findings = 0;
+
+	memset(l, 0, sizeof(*l));
+	if (fs_check(path, &opt, &findings, &err))
+		fail_msg("%s", err.msg);
+	return findings;
+}
+
+/* Overwrites every free-space cache, which begins with its magic behind its checksum. */
+static unsigned destroy_caches(const char *path)
+{
+	int fd = open(path, O_RDWR);
+	uint8_t block[4096], zeros[4096] = {0};
+	unsigned n = 0;
+
+	for (off_t at = 0; pread(fd, block, sizeof(block), at) == (ssize_t)sizeof(block); at += (off_t)sizeof(block))
+		if (memcmp(block + 4, "BFSC", 4) == 0 && pwrite(fd, zeros, sizeof(zeros), at) == (ssize_t)sizeof(zeros))
+			n++;
+	close(fd);
+	return n;
+}
+
+static void test_check_file_is_repaired(void **state)
+{
+	char path[] = "/tmp/byre-test-check-XXXXXX";
+	struct fs_error err = {""};
+	struct fs_check_options opt = {0};
+	uint64_t findings;
+	struct lines l;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	close(fd);
+	unlink(path);
+	assert_true(fs_check(path, &opt, &findings, &err) < 0);
+	assert_non_null(strstr(err.msg, path));
+	write_file_pool(path);
+	assert_int_equal(check_path(path, false, &l), 0);
+	assert_true(destroy_caches(path) > 0);
+	assert_true(check_path(path, false, &l) > 0);
+	assert_true(check_path(path, false, &l) > 0);
+	assert_true(check_path(path, true, &l) > 0);
+	if (check_path(path, false, &l))
+		fail_msg("%s", l.all);
+	unlink(path);
+}
+
+/* Overwrites, trims, deletes and commits while the free space of every group is being rebuilt. */
+static void work_during_rebuild(struct fs *fs, uint64_t *rng)
+{
+	struct device_queue *q;
+	struct fs_volume *vol;
+	static uint8_t buf[FS_BLOCK_SIZE * 4];
+	unsigned ops = 0;
+
+	assert_int_equal(fs_volume_get(fs, "a", &vol), 0);
+	assert_int_equal(fs->dev->ops->queue_new(fs->dev, &q), 0);
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++)
+		if (fs->groups.slot[i])
+			assert_int_equal(block_group_load(fs, q, fs->groups.slot[i]), 0);
+	device_queue_free(q);
+	assert_int_equal(fs_volume_delete(fs, "b", NULL), 0);
+	while (atomic_load(&fs->groups.rebuilding) || ops < 200) {
+		struct fs_io io = {.vol = vol, .len = sizeof(buf), .buf = buf};
+
+		*rng = *rng * 6364136223846793005u + 1442695040888963407u;
+		io.op = *rng >> 60 ? FS_WRITE : FS_TRIM;
+		io.off = (*rng >> 20) % (VOLUME_BYTES / sizeof(buf)) * sizeof(buf);
+		assert_int_equal(fs_io_wait(fs, &io), 0);
+		if (ops++ % 8 == 0)
+			assert_int_equal(fs_commit(fs), 0);
+	}
+	fs_volume_put(vol);
+}
+
+static void fill_volume(struct fs *fs, const char *name, uint64_t *rng, unsigned ops)
+{
+	static uint8_t buf[FS_BLOCK_SIZE];
+	struct fs_volume *vol;
+
+	assert_int_equal(fs_volume_create(fs, name, VOLUME_BYTES, 0, NULL), 0);
+	assert_int_equal(fs_volume_get(fs, name, &vol), 0);
+	for (unsigned i = 0; i < ops; i++) {
+		struct fs_io io = {.op = FS_WRITE, .vol = vol, .len = sizeof(buf), .buf = buf};
+
+		*rng = *rng * 6364136223846793005u + 1442695040888963407u;
+		io.off = (*rng >> 20) % (VOLUME_BYTES / sizeof(buf)) * sizeof(buf);
+		assert_int_equal(fs_io_wait(fs, &io), 0);
+	}
+	fs_volume_put(vol);
+}
+
+static void test_rebuild_while_clients_write(void **state)
+{
+	char path[] = "/tmp/byre-test-check-XXXXXX";
+	struct fs_create_options create = {.size_bytes = 2 * POOL_BYTES, .sparse = true, .force = true};
+	struct fs_options opt = {.cache_bytes = 4u << 20, .device_kind = FS_DEVICE_THREADS};
+	uint64_t rng = seed_get();
+	struct lines l;
+	struct fs *fs;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(fs_create(path, &create, NULL), 0);
+	assert_int_equal(fs_open(path, &opt, &fs, NULL), 0);
+	fill_volume(fs, "a", &rng, 4000);
+	fill_volume(fs, "b", &rng, 2000);
+	assert_int_equal(fs_close(fs), 0);
+	assert_true(destroy_caches(path) > 0);
+	assert_int_equal(fs_open(path, &opt, &fs, NULL), 0);
+	work_during_rebuild(fs, &rng);
+	assert_true(atomic_load(&fs->stats.cache_rebuilt) > 0);
+	assert_int_equal(fs_close(fs), 0);
+	if (check_path(path, false, &l))
+		fail_msg("%s", l.all);
+	unlink(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_check_new_pool_is_clean),
+		cmocka_unit_test(test_check_crashed_pools_are_clean),
+		cmocka_unit_test(test_check_superblock_copies_are_mended),
+		cmocka_unit_test(test_check_bad_copy_of_a_node_is_mended),
+		cmocka_unit_test(test_check_node_without_a_good_copy_is_found),
+		cmocka_unit_test(test_check_rotten_data_is_found),
+		cmocka_unit_test(test_check_wrong_extents_are_found),
+		cmocka_unit_test(test_check_doubly_referred_block_is_found),
+		cmocka_unit_test(test_check_wrong_volumes_are_found),
+		cmocka_unit_test(test_check_wrong_groups_are_found),
+		cmocka_unit_test(test_check_lying_cache_is_dropped_and_rebuilt),
+		cmocka_unit_test(test_check_bad_copy_of_a_cache_is_mended),
+		cmocka_unit_test(test_rebuild_all_caches_lost),
+		cmocka_unit_test(test_rebuild_after_a_crash),
+		cmocka_unit_test(test_check_log_damage_is_found),
+		cmocka_unit_test(test_check_survives_any_bytes),
+		cmocka_unit_test(test_check_without_memory_says_so),
+		cmocka_unit_test(test_check_file_is_repaired),
+		cmocka_unit_test(test_rebuild_while_clients_write),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
