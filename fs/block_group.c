@@ -11,6 +11,7 @@
 #include "fs/fs_int.h"
 #include "fs/free_space_cache.h"
 #include "fs/node_format.h"
+#include "fs/rebuild.h"
 #include "fs/space_info.h"
 
 int group_table_init(struct fs *fs)
@@ -480,8 +481,15 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 	r = block_group_load(fs, q, g);
 	if (r)
 		return r;
+	if (g->state == GROUP_REBUILDING) {
+		while (block_group_load_next(fs, q)) /* so that the trees are walked once for all of them */
+			;
+		r = rebuild_groups(fs, q);
+		if (r)
+			return r;
+	}
 	if (g->state != GROUP_LOADED)
-		return -EAGAIN;
+		return -EUCLEAN;
 	lock_take(&g->lock);
 	if (!free_space_take(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit)))
 		r = -EUCLEAN;
@@ -594,48 +602,48 @@ static void start_rebuild_locked(struct fs *fs, struct block_group *g, uint64_t 
 	atomic_fetch_add(&fs->groups.rebuilding, 1);
 }
 
-int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *g)
+/* The group's cache cannot be used: its free space is nobody's until it is rebuilt. */
+static int give_up_cache(struct fs *fs, struct block_group *g, int error)
 {
-	struct free_space *space = NULL;
-	uint64_t *lost;
-	bool mine;
-	int r;
+	uint64_t *lost = mem_zalloc(pinned_bytes(g));
 
-	lock_take(&fs->load_lock); /* one loader at a time: the state cannot change from UNLOADED meanwhile */
-	mine = g->state == GROUP_UNLOADED;
-	if (!mine) {
-		lock_drop(&fs->load_lock);
-		return 0;
-	}
-	r = read_cache(fs, q, g, &space);
-	if (r == 0) {
-		r = group_set_loaded(g, space);
-		if (r)
-			free_space_free(space);
-		else
-			atomic_fetch_add(&fs->stats.cache_loaded, 1);
-		lock_drop(&fs->load_lock);
-		return r;
-	}
-	if (r == -ENOMEM) {
-		lock_drop(&fs->load_lock);
-		return r;
-	}
-	lost = mem_zalloc(pinned_bytes(g));
-	if (lost) {
-		lock_take(&g->lock);
-		start_rebuild_locked(fs, g, lost);
-		lock_drop(&g->lock);
-	}
-	lock_drop(&fs->load_lock);
 	if (!lost)
 		return -ENOMEM;
 	fs_log(fs, FS_LOG_WARNING, "block group %llu: free-space cache %s (%s), rebuilding it from the trees",
-	       (unsigned long long)g->start, r == -ENOENT ? "is missing" : r == -ESTALE ? "is stale" : "is damaged",
-	       strerror(-r));
+	       (unsigned long long)g->start,
+	       error == -ENOENT ? "is missing" : error == -ESTALE ? "is stale" : "is damaged", strerror(-error));
+	/* Before a commit can find the group in this state and free something of it. */
 	space_unavailable(fs, g->type, (int64_t)(g->len - g->used));
-	fs_kick_rebuild(fs);
+	lock_take(&g->lock);
+	start_rebuild_locked(fs, g, lost);
+	lock_drop(&g->lock);
 	return 0;
+}
+
+int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *g)
+{
+	struct free_space *space = NULL;
+	bool rebuild = false;
+	int r = 0;
+
+	lock_take(&fs->load_lock); /* one loader at a time: nobody else changes the state from UNLOADED */
+	if (g->state == GROUP_UNLOADED) {
+		r = read_cache(fs, q, g, &space);
+		if (r == 0) {
+			r = group_set_loaded(g, space);
+			if (r)
+				free_space_free(space);
+			else
+				atomic_fetch_add(&fs->stats.cache_loaded, 1);
+		} else if (r != -ENOMEM) {
+			r = give_up_cache(fs, g, r);
+			rebuild = r == 0;
+		}
+	}
+	lock_drop(&fs->load_lock);
+	if (rebuild)
+		fs_kick_rebuild(fs);
+	return r;
 }
 
 bool block_group_load_next(struct fs *fs, struct device_queue *q)
@@ -676,8 +684,13 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 			}
 		}
 		/* Every loaded group is full: load the others (round 1), then make one (round 2). */
-		if (round == 1 && block_group_create(fs, type, fs->group_size / 2))
-			return -ENOSPC;
+		if (round == 1) {
+			/* System groups stand in the superblock; they are not made on the way. */
+			int r = type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2);
+
+			if (r)
+				return r;
+		}
 	}
 	return -ENOSPC;
 }

@@ -106,8 +106,10 @@ static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
 			if (r)
 				return r;
 			close_record(en, LOG_PAD);
-			if (to_ring_end(en) != en->log->size)
+			if (to_ring_end(en) != en->log->size) {
+				memset(en->g->buf + en->g->used, 0, to_ring_end(en));
 				en->g->used += to_ring_end(en);
+			}
 		}
 		r = open_record(en);
 		if (r)

@@ -4,7 +4,8 @@
  *
  * A group counts only if all its records are there. Every group but the last one is known to be durable together
  * with its data, since the next was written after its flush had ended. Of the last one, each item's data is read and compared with
- * its checksums, and an item whose data did not arrive is left out: nobody was told that it was safe.
+ * its checksums, and an item whose data did not arrive is left out: nobody was told that it was safe. Data that
+ * cannot be read at all counts as arrived: reads of it fail, which is better than what was there before.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,8 +17,10 @@
 #include "fs/flush_log_format.h"
 #include "fs/free_space_cache.h"
 #include "fs/fs_int.h"
+#include "fs/rebuild.h"
 
 #define WINDOW_BYTES (1u << 20)
+#define READ_TRIES 3
 
 /* The bytes of one group's items. */
 struct item_buf {
@@ -162,10 +165,16 @@ static bool data_arrived(struct replay *rp, const struct log_item *item, const l
 
 	for (uint64_t i = 0; i < n; i++) {
 		uint64_t off[GROUP_STRIPES_MAX];
+		int r = -EIO;
 
-		if (block_group_map(rp->fs, addr + i * FS_BLOCK_SIZE, FS_BLOCK_SIZE, off) < 1 ||
-		    device_sync(rp->q, DEVICE_READ, off[0], rp->block, FS_BLOCK_SIZE) ||
-		    crc32c(rp->block, FS_BLOCK_SIZE) != le32_to_cpu(crc[i]))
+		if (block_group_map(rp->fs, addr + i * FS_BLOCK_SIZE, FS_BLOCK_SIZE, off) < 1)
+			return false;
+		for (int try = 0; r && try < READ_TRIES; try++)
+			r = device_sync(rp->q, DEVICE_READ, off[0], rp->block, FS_BLOCK_SIZE);
+		if (r) /* it may well be what a flush covered: better a read that fails than old data */
+			fs_log(rp->fs, FS_LOG_WARNING, "flush log: data at %llu cannot be read (%s) and is taken as it is",
+			       (unsigned long long)(addr + i * FS_BLOCK_SIZE), strerror(-r));
+		else if (crc32c(rp->block, FS_BLOCK_SIZE) != le32_to_cpu(crc[i]))
 			return false;
 	}
 	return true;
@@ -189,6 +198,11 @@ static int replay_extent(struct replay *rp, const struct log_item *item, const l
 		return -EUCLEAN;
 	if (addr) {
 		r = block_group_claim(rp->fs, rp->q, addr, n * FS_BLOCK_SIZE);
+		if (r == -EAGAIN) { /* its cache was bad: what is free has to be known now, not in the background */
+			r = rebuild_groups(rp->fs, rp->q);
+			if (r == 0)
+				r = block_group_claim(rp->fs, rp->q, addr, n * FS_BLOCK_SIZE);
+		}
 		if (r)
 			return r;
 	}

@@ -165,6 +165,10 @@ static void load_on_worker(struct fs_work *work)
 /* The space is reserved, but nobody could give it yet: a group has to be read, or another thread has it in its hands. */
 static void allocate_later(struct io *io)
 {
+	if (fs_is_read_only(io->fs)) {
+		part_done(io, -EROFS);
+		return;
+	}
 	if (++io->alloc_tries > IO_ALLOC_TRIES) {
 		fs_log(io->fs, FS_LOG_ERROR, "reserved space could not be found; run a check of the pool");
 		part_done(io, -ENOSPC);

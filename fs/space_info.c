@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/free_space_cache.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
 #include "fs/volume_format.h"
@@ -13,7 +14,7 @@
 #define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define FREEING_RESERVE_BYTES (256u << 10)
-#define TICKET_COMMITS_MAX 8u /* that a ticket waits for before it is refused, even if others go on freeing */
+#define TICKET_COMMITS_MAX 8u /* that pass without granting any ticket before one is refused, even if others go on freeing */
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u
 #define PENDING_MAX 1600000u
@@ -261,13 +262,15 @@ static struct space_ticket *next_answer_locked(struct fs *fs, uint64_t commits, 
 
 	if (!t)
 		return NULL;
-	if (try_reserve_locked(fs, &t->want, t->flags))
+	if (try_reserve_locked(fs, &t->want, t->flags)) {
 		*ret_error = 0;
-	else if (commits > t->commits + TICKET_COMMITS_MAX ||
-		 (commits > t->commits && !reclaimable && !can_reclaim_locked(fs)))
+		si->granted_commits = commits;
+	} else if (commits > max_u64(t->commits, si->granted_commits) + TICKET_COMMITS_MAX ||
+		   (commits > t->commits && !reclaimable && !can_reclaim_locked(fs))) {
 		*ret_error = -ENOSPC;
-	else
+	} else {
 		return NULL;
+	}
 	TAILQ_REMOVE(&si->tickets, t, link);
 	si->nr_tickets--;
 	si->enospc += *ret_error != 0;
@@ -539,16 +542,44 @@ void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t byt
 	lock_drop(&fs->space.lock);
 }
 
+/* Device space for groups that hold so much data, with their cache slots. */
+static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
+{
+	uint64_t slots = 2ull * free_space_cache_slot_bytes((uint32_t)(fs->group_size / FS_BLOCK_SIZE));
+	uint64_t groups = data_bytes / (fs->group_size - slots) + 1;
+
+	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
+}
+
+/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
+static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
+{
+	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
+	struct space_pending one = {1, volume_item_bytes(3, 1)};
+
+	return grow <= unallocated && metadata_fits(fs, one, unallocated - grow, 0,
+						    items_for(bytes) + (grow ? growth_slack(&fs->space, grow) : 0));
+}
+
 uint64_t space_free_bytes(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t have, taken;
+	uint64_t taken, have, lo = 0, hi;
 
 	lock_take(&si->lock);
-	have = d->total + growable_locked(fs, 0);
 	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
+	have = d->total > taken ? d->total - taken : 0;
+	hi = (have + atomic_load(&fs->groups.unallocated_bytes)) / FS_BLOCK_SIZE;
+	while (lo < hi) {
+		uint64_t mid = (lo + hi + 1) / 2;
+
+		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, have))
+			lo = mid;
+		else
+			hi = mid - 1;
+	}
 	lock_drop(&si->lock);
-	have -= have / 512; /* nodes are not filled to the last byte */
-	return have > taken ? have - taken : 0;
+	return lo * FS_BLOCK_SIZE;
 }

@@ -86,6 +86,7 @@ struct space_info {
 	uint64_t freeing_reserve; /* data */
 	struct space_ticket_list tickets;
 	uint64_t nr_tickets;
+	uint64_t granted_commits; /* when a ticket was last granted */
 	uint64_t enospc, reclaim_commits, reclaim_groups;
 };
 

@@ -380,6 +380,10 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 	lock_take(&vol->lock);
 	vol->root = vol->new_root;
 	vol->used_blocks = vol->new_used_blocks;
+	if (vol->frozen_deleted) { /* the tree is an orphan's now; another commit may still find the volume dirty */
+		vol->root = (struct tree_root){.owner = vol->id};
+		vol->used_blocks = 0;
+	}
 	vol->freed_bytes[generation & 1] += vol->new_freed_blocks * FS_BLOCK_SIZE;
 	overlay_move(&old, &vol->committing);
 	lock_drop(&vol->lock);

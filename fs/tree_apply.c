@@ -173,9 +173,13 @@ int tree_emit(struct tree_writer *w, struct key key, struct value value) { retur
 
 static bool is_underfull(const struct tree_writer *w, unsigned upto)
 {
-	for (unsigned level = 0; level <= upto; level++)
-		if (w->level[level].count > 0 && w->level[level].node_bytes < NODE_CAPACITY / 2)
+	bool any = false; /* ending the levels below puts pointers into this one, even if it is empty now */
+
+	for (unsigned level = 0; level <= upto; level++) {
+		any |= w->level[level].count > 0;
+		if (any && w->level[level].node_bytes < NODE_CAPACITY / 2)
 			return true;
+	}
 	return false;
 }
 

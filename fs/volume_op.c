@@ -85,14 +85,25 @@ static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservatio
 	return r;
 }
 
+static void set_meta_dirty_locked(struct fs_volume *vol)
+{
+	vol->meta_dirty = true;
+	volume_set_dirty_locked(vol);
+}
+
+/* The volume is dirty. */
+static int commit_dirty(struct fs *fs, struct space_reservation *res)
+{
+	space_pend(fs, res, res->pending);
+	return fs_commit(fs);
+}
+
 static int commit_change(struct fs *fs, struct fs_volume *vol, struct space_reservation *res)
 {
 	lock_take(&vol->lock);
-	vol->meta_dirty = true;
-	volume_set_dirty_locked(vol);
+	set_meta_dirty_locked(vol);
 	lock_drop(&vol->lock);
-	space_pend(fs, res, res->pending);
-	return fs_commit(fs);
+	return commit_dirty(fs, res);
 }
 
 /* ---- create ---------------------------------------------------------------- */
@@ -227,6 +238,7 @@ static int do_delete(struct fs *fs, struct fs_volume *vol, const char *name, str
 		vol->hidden = true; /* keeps its name until the commit */
 		lock_take(&vol->lock);
 		vol->deleted = true;
+		set_meta_dirty_locked(vol); /* in one step: a commit that sees it as deleted must be the only one */
 		lock_drop(&vol->lock);
 	}
 	lock_drop(&fs->volumes.lock);
@@ -234,7 +246,7 @@ static int do_delete(struct fs *fs, struct fs_volume *vol, const char *name, str
 		space_unreserve(fs, &res);
 		return fs_fail(err, -EBUSY, "volume %s: in use by a client: disconnect it first", name);
 	}
-	r = commit_change(fs, vol, &res);
+	r = commit_dirty(fs, &res);
 	if (r)
 		return fs_fail(err, r, "volume %s: cannot be deleted: the commit failed: %s", name, strerror(-r));
 	(void)space_set_promise(fs, &vol->promise, 0, true, NULL);
@@ -327,8 +339,10 @@ static int set_size(struct fs *fs, struct fs_volume *vol, uint64_t size)
 		vol->grown_size = size;
 	else
 		atomic_store(&vol->size, size);
-	if (p)
+	if (p) {
 		volume_insert_locked(vol, p, &spare);
+		overlay_mark_logged(&vol->running, p); /* not without the size: a replay must not empty what the old size still has */
+	}
 	lock_drop(&vol->lock);
 	if (p)
 		unlock_extent(&vol->states, &lk);
