@@ -53,6 +53,8 @@ int device_sync(struct device_queue *q, enum device_op op, uint64_t off, void *b
 	q->dev->ops->kick(q);
 	while (!sync.done)
 		q->dev->ops->wait(q);
+	if (op == DEVICE_FLUSH && !sync.io.error && device_flush_failed(q->dev))
+		return -EIO;
 	return sync.io.error;
 }
 
@@ -110,7 +112,9 @@ struct io_list flush_batch_end(struct flush_batch *batch, struct device *dev, in
 	batch->leader = NULL;
 	for (struct device_io *io = all.head; io; io = io->next)
 		io->error = error;
-	if (!error)
+	if (error)
+		device_set_flush_failed(dev);
+	else
 		__atomic_fetch_add(&dev->flushes, 1, __ATOMIC_RELAXED);
 	return all;
 }

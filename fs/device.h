@@ -85,6 +85,7 @@ struct device {
 	bool direct;  /* O_DIRECT is in force */
 	bool discard; /* discards do something, as far as is known: device_can_discard() */
 	bool block_device;
+	bool flush_failed; /* some flush has failed since open: device_flush_failed() */
 	uint64_t flushes; /* completed without error since open; those that shared one count once: device_flushes() */
 };
 
@@ -108,6 +109,20 @@ static inline uint64_t device_flushes(const struct device *dev)
 	return __atomic_load_n(&dev->flushes, __ATOMIC_RELAXED);
 }
 
+/*
+ * True from before the failed flush was answered. What it covered may be lost although later flushes succeed: who sees
+ * true after a flush of its own must take that one as failed.
+ */
+static inline bool device_flush_failed(const struct device *dev)
+{
+	return __atomic_load_n(&dev->flush_failed, __ATOMIC_SEQ_CST);
+}
+
+static inline void device_set_flush_failed(struct device *dev)
+{
+	__atomic_store_n(&dev->flush_failed, true, __ATOMIC_SEQ_CST);
+}
+
 static inline void device_close(struct device *dev)
 {
 	if (dev)
@@ -120,7 +135,7 @@ static inline void device_queue_free(struct device_queue *q)
 		q->dev->ops->queue_free(q);
 }
 
-/* Does one request and waits for it, on a queue with nothing else under way. Returns its error. */
+/* Does one request and waits for it, on a queue with nothing else under way. Returns its error; of a flush, device_flush_failed() too. */
 int device_sync(struct device_queue *q, enum device_op op, uint64_t off, void *buf, uint64_t len);
 
 /*

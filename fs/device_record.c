@@ -158,6 +158,8 @@ static int log_start(struct record_device *rd)
 /* What the inner device says of itself has to be seen here too. */
 static void mirror(struct record_device *rd)
 {
+	if (device_flush_failed(rd->inner))
+		device_set_flush_failed(&rd->dev);
 	__atomic_store_n(&rd->dev.flushes, device_flushes(rd->inner), __ATOMIC_RELAXED);
 	__atomic_store_n(&rd->dev.discard, device_can_discard(rd->inner), __ATOMIC_RELAXED);
 }

@@ -104,14 +104,27 @@ static void do_change(struct sim_device *sim, const struct sim_pending *p)
 	sim_log_append(&sim->log, &event);
 }
 
+/* device.h, invariant 6: what they cover may be lost with what the one that failed covers. */
+static void fail_flushes(struct sim_device *sim, int error)
+{
+	for (struct sim_queue *sq = sim->queues; sq; sq = sq->next)
+		for (uint64_t i = 0; i < sq->count; i++)
+			if (sq->pending[i].io->op == DEVICE_FLUSH && !sq->pending[i].error)
+				sq->pending[i].error = error;
+}
+
 static void do_flush(struct sim_device *sim, const struct sim_pending *p)
 {
 	struct sim_event event = {.info = {.op = DEVICE_FLUSH, .start = p->start, .covers = p->start}};
 
 	sim_settle(sim, p->start, p->error != 0);
+	if (p->error)
+		fail_flushes(sim, p->error);
 	event.stable_seq = sim->stable_seq;
 	sim_log_append(&sim->log, &event);
-	if (!p->error)
+	if (p->error)
+		device_set_flush_failed(&sim->dev);
+	else
 		__atomic_fetch_add(&sim->dev.flushes, 1, __ATOMIC_RELAXED);
 }
 

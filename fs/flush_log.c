@@ -316,8 +316,12 @@ static void flushed(struct device_io *io)
 	struct log_group *g = io->arg;
 
 	g->error = io->error;
-	if (io->error) /* what is on the device now is not known: no later flush may say that it is safe */
-		fs_set_read_only(g->fs, io->error, "a flush of the device failed");
+	if (!g->error && device_flush_failed(g->fs->dev))
+		g->error = -EIO; /* another's, which may have covered what this one was to make safe */
+	if (g->error) /* what is on the device now is not known: no later flush may say that it is safe */
+		fs_set_read_only(g->fs, g->error, "a flush of the device failed");
+	else if (fs_is_read_only(g->fs)) /* so it is when a flush of the committer's failed meanwhile */
+		g->error = -EROFS;
 	group_ended(g);
 }
 
@@ -357,7 +361,7 @@ static void data_flushed(struct device_io *io)
 {
 	struct log_group *g = io->arg;
 
-	if (io->error)
+	if (io->error || device_flush_failed(g->fs->dev))
 		flushed(io);
 	else
 		write_records(g);

@@ -551,31 +551,18 @@ static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
 	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
 }
 
-/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
-static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
-{
-	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
-	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
-	struct space_pending one = {1, volume_item_bytes(3, 1)};
-
-	return grow <= unallocated && metadata_fits(fs, one, unallocated - grow, 0,
-						    items_for(bytes) + (grow ? growth_slack(&fs->space, grow) : 0));
-}
-
 uint64_t space_free_bytes(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t taken, have, lo = 0, hi;
+	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE, taken; /* in blocks */
 
 	lock_take(&si->lock);
 	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
-	have = d->total > taken ? d->total - taken : 0;
-	hi = (have + atomic_load(&fs->groups.unallocated_bytes)) / FS_BLOCK_SIZE;
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
-		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, have))
+		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total > taken ? d->total - taken : 0))
 			lo = mid;
 		else
 			hi = mid - 1;

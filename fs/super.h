@@ -20,7 +20,7 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 /* Seals the copy for an offset and writes it. Waits. */
 int super_write_copy(struct device_queue *q, const struct super_block *sb, unsigned copy);
 
-/* Writes copy 0, flushes, writes the others. All that the superblock names is durable already. Waits. */
+/* Writes copy 0, flushes, writes the others, flushes. All that the superblock names is durable already. Waits. */
 int super_write_all(struct device_queue *q, const struct super_block *sb);
 
 #endif

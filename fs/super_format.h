@@ -3,7 +3,8 @@
  * fs/super_format.h: the superblock, and the layout of the device around it.
  *
  * Copies stand at fixed offsets below DEVICE_DATA_START; the valid one with the highest generation wins. A commit
- * writes copy 0, flushes, then writes the others, so that at every moment one copy is whole and durable.
+ * writes copy 0, flushes, writes the others and flushes, so that at every moment one copy is whole and durable, and all
+ * name a commit that was answered for.
  */
 #ifndef FS_SUPER_FORMAT_H
 #define FS_SUPER_FORMAT_H

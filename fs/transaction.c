@@ -358,6 +358,8 @@ static int write_super(struct transaction *txn)
 	struct super_block *sb = &fs->super;
 	int r = device_sync(txn->q, DEVICE_FLUSH, 0, NULL, 0);
 
+	if (r == 0 && fs_is_read_only(fs)) /* a flush of the log's failed: this one's success says nothing */
+		r = -EROFS;
 	if (r)
 		return r;
 	sb->generation = cpu_to_le64(txn->generation);
