@@ -551,6 +551,17 @@ static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
 	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
 }
 
+/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
+static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
+{
+	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
+	struct space_pending few = {16, 4096};
+
+	return grow <= unallocated && metadata_fits(fs, few, unallocated - grow, 0,
+						    items_for(bytes) + (grow ? growth_slack(&fs->space, grow) : 0));
+}
+
 uint64_t space_free_bytes(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
@@ -568,5 +579,5 @@ uint64_t space_free_bytes(struct fs *fs)
 			hi = mid - 1;
 	}
 	lock_drop(&si->lock);
-	return lo * FS_BLOCK_SIZE;
+	return (lo - lo / 512) * FS_BLOCK_SIZE; /* nodes are not filled to the last byte */
 }

@@ -10,6 +10,7 @@
 #define TESTS_FS_ENGINE_H
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +40,8 @@
 #endif
 
 struct engine {
-	struct device *sim; /* stays when the pool is closed */
+	struct device *sim; /* stays when the pool is closed; NULL: the pool is a file */
+	char path[256];
 	struct fs *fs;
 	struct fs_ctx *ctx;
 	struct fs_options opt;
@@ -133,6 +135,8 @@ static inline int kept_queue_new(struct device *dev, struct device_queue **ret_q
 		ops = kept->inner->ops;                   \
 		call;                                     \
 		q->dev = &kept->dev;                      \
+		if (device_flush_failed(kept->inner))     \
+			device_set_flush_failed(q->dev);  \
 	} while (0)
 
 static inline void kept_queue_free(struct device_queue *q)
@@ -238,13 +242,14 @@ static inline int engine_try_open(struct engine *e)
 	struct fs_error err = {""};
 	int r;
 
+	assert_true(e->sim || e->path[0]);
 	e->opt.log = engine_log;
 	e->opt.log_arg = e;
 	if (!e->opt.cache_bytes)
 		e->opt.cache_bytes = 16 * MIB;
 	e->fs = NULL;
 	e->ctx = NULL;
-	r = pool_open(keep(e->sim), &e->opt, !e->threads, &e->fs, &err);
+	r = e->sim ? pool_open(keep(e->sim), &e->opt, !e->threads, &e->fs, &err) : fs_open(e->path, &e->opt, &e->fs, &err);
 	if (r) {
 		print_message("open: %s\n", err.msg);
 		return r;
@@ -278,6 +283,43 @@ static inline struct engine *engine_new_with(uint64_t size, uint64_t seed, const
 }
 
 static inline struct engine *engine_new(uint64_t size, uint64_t seed) { return engine_new_with(size, seed, NULL); }
+
+/* With the pool's own threads, on a simulated device; its outcome depends on them. */
+static inline struct engine *engine_new_threads(uint64_t size, uint64_t seed, const struct fs_options *opt)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+
+	assert_non_null(e);
+	e->rng = seed;
+	e->opt = *opt;
+	e->threads = true;
+	e->sim = device_sim_new(size, seed);
+	assert_int_equal(pool_format(e->sim, false, NULL), 0);
+	engine_open(e);
+	return e;
+}
+
+/* A sparse file in a folder for large temporary files, as a user's pool is. */
+static inline struct engine *engine_new_file(uint64_t size, uint64_t seed, const struct fs_options *opt)
+{
+	struct fs_create_options co = {.size_bytes = size, .sparse = true, .force = true};
+	struct engine *e = calloc(1, sizeof(*e));
+	struct fs_error err = {""};
+	int fd;
+
+	assert_non_null(e);
+	e->rng = seed;
+	e->opt = *opt;
+	e->threads = true;
+	snprintf(e->path, sizeof(e->path), "%s/byre-test-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp");
+	fd = mkstemp(e->path);
+	assert_true(fd >= 0);
+	close(fd);
+	if (fs_create(e->path, &co, &err))
+		fail_msg("%s", err.msg);
+	engine_open(e);
+	return e;
+}
 
 static inline void engine_close(struct engine *e)
 {
@@ -318,6 +360,8 @@ static inline void engine_free(struct engine *e)
 	if (e->fs)
 		engine_abandon(e);
 	device_close(e->sim);
+	if (e->path[0])
+		(void)unlink(e->path);
 	free(e);
 }
 
@@ -348,6 +392,8 @@ static inline void engine_io_done(struct fs_io *io) { (*(unsigned *)io->arg)--; 
 static inline void engine_wait(struct engine *e, const unsigned *left)
 {
 	for (unsigned i = 0; *left; i++) {
+		if (e->threads)
+			(void)poll(&(struct pollfd){.fd = fs_ctx_fd(e->ctx), .events = POLLIN}, 1, 100);
 		fs_ctx_run(e->ctx);
 		if (!e->threads)
 			pool_step(e->fs);
@@ -573,10 +619,23 @@ static inline void engine_check_device(struct device *sim)
 	assert_int_equal(findings, 0);
 }
 
+/* The check of a pool file needs the pool closed. */
+static inline void engine_check_file(const char *path)
+{
+	struct fs_check_options opt = {.finding = engine_finding};
+	struct fs_error err = {""};
+	uint64_t findings = 1;
+
+	if (fs_check(path, &opt, &findings, &err))
+		fail_msg("the check cannot run: %s", err.msg);
+	assert_int_equal(findings, 0);
+}
+
 static inline void engine_check_all(struct engine *e)
 {
 	engine_check_committed(e);
-	engine_check_device(e->sim);
+	if (e->sim)
+		engine_check_device(e->sim);
 }
 
 #endif

@@ -157,7 +157,8 @@ class Pool:
         return g
 
     def read_groups(self):
-        names = "length used generation cache_generation cache_crc cache_bytes slot_bytes cache_slot type nr_stripes reserved"
+        names = ("length used generation cache_generation cache_crc cache_bytes slot_bytes cache_slot type nr_stripes "
+                 "reserved")
         for key, value in self.walk(self.sb["group_tree"], GROUP_TREE):
             need(len(key) == 9 and key[0] == 1, "group tree: key", key.hex())
             item = fields("QQQQIIIBBBB", names, value)
@@ -397,9 +398,11 @@ def main():
                 sys.stdout.buffer.write(pool.read(args.cat, b, min(256, blocks - b)))
         else:
             print(json.dumps(describe(pool), indent=2))
-    except Broken as e:
-        print(f"{args.pool}: {e}", file=sys.stderr)
+    except (Broken, KeyError, struct.error) as e:
+        print(f"{args.pool}: {e!r}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 

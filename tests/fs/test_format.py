@@ -31,8 +31,8 @@ def rng():
 def make():
     made = []
 
-    def start(size="256M"):
-        made.append(lib.Byred(size).start())
+    def start(size="256M", args=()):
+        made.append(lib.Byred(size, args=args).start())
         return made[-1]
 
     yield start
@@ -129,6 +129,35 @@ def test_format_of_the_flush_log(make, rng):
         b.start()
         s.h = b.open("v")
     assert items > 0
+
+
+def test_format_of_data_that_did_not_arrive(make, rng):
+    """Of the log's last group an item counts only if its data is there; the reader and the daemon agree about it."""
+    b = make(args=["--commit-interval", "3600"])
+    b.ok("commit")  # until then flushes are commits
+    s = Shadow(b, "v", 1 * M)
+    for off, length in ((0, 16 * K), (64 * K, 4 * K)):
+        s.write(rng, off, length)
+    s.h.flush()
+    s.h.pwrite(b"lost" * (BLOCK // 4), BLOCK)
+    s.write(rng, 128 * K, 8 * K)
+    s.h.flush()
+    b.kill()
+    b.handles.clear()
+    pool = fr.Pool(b.pool)
+    assert pool.log_items == 4
+    addr = pool.volumes["v"].blocks[1][0]
+    group = pool.find(addr, BLOCK)
+    pool.close()
+    with open(b.pool, "r+b") as f:
+        f.seek(group.offsets[0] + addr - group.start + 100)
+        f.write(b"not what was written")
+    pool = fr.Pool(b.pool)
+    assert pool.log_items == 3
+    compare(pool, s)
+    pool.close()
+    b.start()
+    assert bytes(b.open("v").pread(len(s.bytes), 0)) == bytes(s.bytes)
 
 
 def test_format_of_a_half_freed_volume(make, rng):

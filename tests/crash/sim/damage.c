@@ -182,7 +182,7 @@ static void slots(struct world *w)
 	for (unsigned i = 0; i < map->count; i++)
 		if (map->place[i].slot_bytes && (all || rng_below(&w->rng, map->count) == 0))
 			damage_group(w, &map->place[i], all || both_slots, all || both_copies);
-	w->cache_damaged = w->rebuild_is_fine = true;
+	w->cache_damaged = w->slots_damaged = w->rebuild_is_fine = true;
 	world_log(w, "slots damaged: %s", all ? "all" : both_slots ? "both of some groups" : "one of some groups");
 	if (w->old_image)
 		device_close(w->old_image);

@@ -14,6 +14,7 @@
 
 #include "base/lock.h"
 #include "base/util.h"
+#include "fs/device_int.h"
 #include "tests/crash/sim/sched.h"
 
 /* ---- base/lock.h --------------------------------------------------------------- */
@@ -26,9 +27,13 @@ void lock_init(struct lock *lock, int rank)
 
 void lock_fini(struct lock *lock) { ASSERT(pthread_mutex_destroy(&lock->mutex) == 0); }
 
+/* What the device does is one step. */
+static bool may_preempt(const struct lock *lock) { return lock->rank != DEVICE_LOCK_RANK; }
+
 void lock_take(struct lock *lock)
 {
-	sched_preempt();
+	if (may_preempt(lock))
+		sched_preempt();
 	while (pthread_mutex_trylock(&lock->mutex))
 		sched_sleep_on(lock, UINT64_MAX);
 }
@@ -42,7 +47,8 @@ static void drop(struct lock *lock)
 void lock_drop(struct lock *lock)
 {
 	drop(lock);
-	sched_preempt();
+	if (may_preempt(lock))
+		sched_preempt();
 }
 
 void lock_wait(struct lock *lock, pthread_cond_t *cond)

@@ -257,6 +257,7 @@ int world_open(struct world *w)
 	int r = pool_open(disk_new(w->sim), &opt, false, &w->fs, &err);
 
 	w->opens++;
+	w->rebuilt = 0;
 	trace(w, 77);
 	if (r) {
 		w->fs = NULL;
