@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/free_space_cache.h"
 #include "fs/node_format.h"
@@ -352,7 +353,7 @@ static void shape(uint64_t stripe_bytes, uint64_t unit, struct group_desc *d)
 	d->len = round_down_u64(stripe_bytes - 2ull * d->slot_bytes, unit);
 }
 
-int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes)
+int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes)
 {
 	struct group_desc d = {.type = type, .nr_stripes = type == GROUP_DATA ? 1 : 2, .cache_slot = CACHE_SLOT_NONE};
 	uint64_t stripe_bytes, want = min_u64(max_bytes, fs->group_size) / d.nr_stripes;
@@ -386,9 +387,68 @@ int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes)
 	}
 	lock_drop(&fs->groups.lock);
 	if (r == 0) {
-		space_group_added(fs, type, d.len);
+		*ret_bytes = d.len;
 		atomic_store(&fs->log.new_groups, true);
 	}
+	return r;
+}
+
+void block_group_set_live_max(struct fs *fs)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g && g->type == GROUP_SYSTEM)
+			bytes += g->len;
+	}
+	/* A third of it holds the items, in half-full nodes; the rest is for the old tree while the new one is written. */
+	fs->groups.live_max = (uint32_t)(bytes / 3 / NODE_SIZE * (NODE_CAPACITY / 2) / 96);
+}
+
+static int create_system(struct fs *fs, struct super_system_group *entry)
+{
+	struct group_desc d = {.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE};
+	struct block_group *g;
+	struct free_space *space;
+	int r;
+
+	lock_take(&fs->groups.lock);
+	d.start = free_index_locked(&fs->groups) * fs->group_size;
+	r = place_locked(fs, min_u64(fs->group_size, 4u << 20), 2, d.stripe, &d.len);
+	for (unsigned i = 0; r == 0 && i < 2; i++)
+		r = space_add_locked(&fs->groups, d.stripe[i], d.len); /* block_group_add takes it again */
+	lock_drop(&fs->groups.lock);
+	if (r == 0)
+		r = block_group_add(fs, &d, &g);
+	if (r)
+		return r;
+	g->in_tree = true;
+	space = free_space_new(g->nblocks, true);
+	r = space ? group_set_loaded(g, space) : -ENOMEM;
+	if (r) {
+		free_space_free(space); /* the group stays, without space, until the next start */
+		return r;
+	}
+	space_group_added(fs, GROUP_SYSTEM, d.len);
+	*entry = (struct super_system_group){cpu_to_le64(d.start), cpu_to_le64(d.len), {{{0}, {0}}, {{0}, {0}}}};
+	for (unsigned i = 0; i < 2; i++)
+		entry->stripe[i].offset = cpu_to_le64(d.stripe[i]);
+	return 0;
+}
+
+int block_group_grow_system(struct fs *fs, struct super_block *sb, uint64_t bytes)
+{
+	uint64_t have = 0;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < SUPER_SYSTEM_GROUPS && have < bytes; i++) {
+		if (le64_to_cpu(sb->system[i].start) == 0)
+			r = create_system(fs, &sb->system[i]);
+		have += le64_to_cpu(sb->system[i].length);
+	}
+	block_group_set_live_max(fs);
 	return r;
 }
 
@@ -516,6 +576,12 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 
 	ASSERT(g && len <= g->len - (addr - g->start));
 	n = (uint32_t)(len / g->unit);
+	if (FAULT(FAULT_EARLY_REUSE) && g->state == GROUP_LOADED) {
+		block_group_give(fs, addr, len);
+		space_pinned(fs, g->type, len);
+		space_released(fs, g->type, len);
+		return;
+	}
 	lock_take(&g->lock);
 	ASSERT(g->state == GROUP_LOADED || g->state == GROUP_REBUILDING);
 	if (g->state == GROUP_LOADED) {
@@ -657,6 +723,22 @@ bool block_group_load_next(struct fs *fs, struct device_queue *q)
 	return false;
 }
 
+bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
+{
+	bool rebuilding = false;
+
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (!g || g->type != GROUP_METADATA)
+			continue;
+		if (g->state == GROUP_UNLOADED)
+			(void)block_group_load(fs, q, g); /* without memory it is tried again when it is needed */
+		rebuilding |= g->state == GROUP_REBUILDING;
+	}
+	return rebuilding;
+}
+
 int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr)
 {
 	struct group_table *t = &fs->groups;
@@ -686,10 +768,12 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 		/* Every loaded group is full: load the others (round 1), then make one (round 2). */
 		if (round == 1) {
 			/* System groups stand in the superblock; they are not made on the way. */
-			int r = type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2);
+			uint64_t bytes;
+			int r = type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2, &bytes);
 
 			if (r)
 				return r;
+			space_group_added(fs, type, bytes);
 		}
 	}
 	return -ENOSPC;

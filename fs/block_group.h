@@ -132,10 +132,16 @@ struct group_desc {
 int block_group_add(struct fs *fs, const struct group_desc *desc, struct block_group **ret_group);
 
 /*
- * Makes a group of up to max_bytes (logical) from unallocated space, and accounts it. In memory only: the next commit
+ * Makes a group from up to max_bytes of unallocated space; the caller accounts *ret_bytes. In memory only: the next commit
  * writes it. -ENOSPC, -ENOMEM.
  */
-int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes);
+int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes);
+
+/* Adds system groups for a pool that has grown, and their entries in the superblock. Under the commit lock. */
+int block_group_grow_system(struct fs *fs, struct super_block *sb, uint64_t bytes);
+
+/* Sets how many groups the system groups have room for. */
+void block_group_set_live_max(struct fs *fs);
 
 /*
  * Takes up to want blocks of data space in a row. Returns how many (0: nothing to be had without waiting:
@@ -157,6 +163,9 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 
 /* Reads the free space of a group if need be. 0 also when it turned out to need a rebuild (state tells). Waits. */
 int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *group);
+
+/* Loads all metadata groups. True when some of them are being rebuilt. Waits. */
+bool block_group_load_metadata(struct fs *fs, struct device_queue *q);
 
 /* Loads the next group with free data space; for workers. True when there was one. */
 bool block_group_load_next(struct fs *fs, struct device_queue *q);

@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "fs/block_group.h"
 #include "fs/delayed_ref.h"
+#include "fs/fault.h"
 #include "fs/free_space_cache.h"
 #include "fs/fs_int.h"
 #include "fs/transaction.h"
@@ -117,7 +118,7 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 {
 	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
 					       .generation = generation};
-	uint8_t slot = g->cache_slot == 0 ? 1 : 0;
+	uint8_t slot = g->cache_slot == 0 && !FAULT(FAULT_CACHE_SLOT) ? 1 : 0;
 	int r;
 
 	set_cache_state(g, CACHE_SETUP);
@@ -131,7 +132,8 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 		return 0;
 	}
 	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
-	r = free_space_cache_encode(g->committed, &ident, g->cache_buf, g->slot_bytes, &g->cache_bytes, &g->cache_crc);
+	r = free_space_cache_encode(FAULT(FAULT_CACHE_OF_NOW) ? g->avail : g->committed, &ident, g->cache_buf, g->slot_bytes,
+				    &g->cache_bytes, &g->cache_crc);
 	if (r)
 		return r;
 	set_cache_state(g, CACHE_NEED_WRITE);

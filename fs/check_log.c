@@ -187,13 +187,11 @@ static int check_items(struct log_check *lc, const struct log_items *li, bool du
 			check_finding(lc->c, NAME ": an item is longer than its group");
 			return 0;
 		}
-		if (le64_to_cpu(item->generation) > lc->c->generation) {
-			if (le64_to_cpu(item->volume) == LOG_VOLUME_GROUP)
-				r = check_logged_group(lc->c, le64_to_cpu(item->blk), le64_to_cpu(item->blocks),
-						       le64_to_cpu(item->addr));
-			else
-				r = check_extent(lc, item, durable);
-		}
+		if (le64_to_cpu(item->volume) == LOG_VOLUME_GROUP) /* of any generation, as at replay */
+			r = check_logged_group(lc->c, le64_to_cpu(item->blk), le64_to_cpu(item->blocks),
+					       le64_to_cpu(item->addr));
+		else if (le64_to_cpu(item->generation) > lc->c->generation)
+			r = check_extent(lc, item, durable);
 		if (r)
 			return r;
 		at += sizeof(*item) + crcs * sizeof(le32);

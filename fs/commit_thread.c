@@ -11,7 +11,7 @@
 #include "fs/rebuild.h"
 #include "fs/transaction.h"
 
-#define PINS_RETRY_MS 2u
+#define RETRY_MS 2u
 
 void fs_kick_commit(struct fs *fs)
 {
@@ -29,19 +29,26 @@ void fs_kick_rebuild(struct fs *fs)
 	lock_drop(&fs->state_lock);
 }
 
-/* Released pins may serve those who wait for space; the commit itself has tried already. */
-static void after_commit(struct fs *fs)
+/*
+ * Released pins may serve those who wait for space; the commit itself has tried already. True when they wait for
+ * requests under way: then there is nothing to commit yet.
+ */
+static bool after_commit(struct fs *fs)
 {
-	bool waiting;
+	bool waiting, needed, idle = false;
 
 	lock_take(&fs->commit_lock);
 	(void)transaction_release_pins(fs);
+	needed = transaction_is_needed(fs);
 	lock_drop(&fs->commit_lock);
 	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
 	if (fs_is_read_only(fs))
 		space_fail_tickets(fs, -EROFS);
-	else if ((waiting && !atomic_load(&fs->pins_wait)) || atomic_load(&fs->orphans))
+	else if (atomic_load(&fs->orphans) || (waiting && needed && !atomic_load(&fs->pins_wait)))
 		fs_kick_commit(fs);
+	else
+		idle = waiting;
+	return idle;
 }
 
 static void rebuild_work_fn(struct fs_work *work)
@@ -62,16 +69,17 @@ void fs_start_rebuild(struct fs *fs)
 		return;
 	}
 	fs->rebuild_work.fn = rebuild_work_fn;
-	work_pool_add(&fs->work, &fs->rebuild_work);
+	work_pool_add_waiting(&fs->work, &fs->rebuild_work);
 }
 
 static void *commit_thread(void *arg)
 {
 	struct fs *fs = arg;
+	bool again = false;
 
 	lock_take(&fs->state_lock);
 	while (!fs->stop) {
-		uint64_t wait_ms = atomic_load(&fs->pins_wait) ? PINS_RETRY_MS : fs->opt.commit_interval_ms;
+		uint64_t wait_ms = again || atomic_load(&fs->pins_wait) ? RETRY_MS : fs->opt.commit_interval_ms;
 		bool in_time = true, rebuild, pins_only;
 
 		if (!fs->commit_wanted && !(fs->rebuild_wanted && !atomic_load(&fs->rebuild_running)))
@@ -81,14 +89,14 @@ static void *commit_thread(void *arg)
 		rebuild = fs->rebuild_wanted && !atomic_load(&fs->rebuild_running);
 		if (rebuild)
 			fs->rebuild_wanted = false;
-		pins_only = !fs->commit_wanted && (in_time || wait_ms == PINS_RETRY_MS);
+		pins_only = !fs->commit_wanted && !again && (in_time || wait_ms == RETRY_MS);
 		fs->commit_wanted = false;
 		lock_drop(&fs->state_lock);
 		if (rebuild)
 			fs_start_rebuild(fs);
 		if (!pins_only && !fs_is_read_only(fs))
 			(void)transaction_commit(fs);
-		after_commit(fs);
+		again = after_commit(fs);
 		lock_take(&fs->state_lock);
 	}
 	lock_drop(&fs->state_lock);

@@ -8,6 +8,7 @@
 #include "base/crc32c.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/fault.h"
 #include "fs/flush_log_format.h"
 #include "fs/fs_int.h"
 
@@ -197,7 +198,7 @@ static int put_volumes(struct encoder *en, struct fs *fs)
 		TAILQ_REMOVE(&list, vol, log_link);
 		lock_take(&vol->lock);
 		vol->log_listed = false;
-		if (r == 0)
+		if (r == 0 && !FAULT(FAULT_COMMITTING_UNLOGGED))
 			r = put_overlay(en, vol->id, &vol->committing);
 		if (r == 0)
 			r = put_overlay(en, vol->id, &vol->running);
@@ -316,9 +317,9 @@ static void flushed(struct device_io *io)
 	struct log_group *g = io->arg;
 
 	g->error = io->error;
-	if (!g->error && device_flush_failed(g->fs->dev))
+	if (!g->error && device_flush_failed(g->fs->dev) && !FAULT(FAULT_FLUSH_ERROR))
 		g->error = -EIO; /* another's, which may have covered what this one was to make safe */
-	if (g->error) /* what is on the device now is not known: no later flush may say that it is safe */
+	if (g->error && !FAULT(FAULT_FLUSH_ERROR)) /* what is on the device now is not known: no later flush may say that it is safe */
 		fs_set_read_only(g->fs, g->error, "a flush of the device failed");
 	else if (fs_is_read_only(g->fs)) /* so it is when a flush of the committer's failed meanwhile */
 		g->error = -EROFS;
@@ -339,7 +340,7 @@ static void record_written(struct device_io *io)
 		g->error = io->error;
 	if (--g->ios > 0)
 		return;
-	if (g->error)
+	if (g->error || FAULT(FAULT_FLUSH_EARLY))
 		group_ended(g);
 	else
 		submit_flush(g, flushed);

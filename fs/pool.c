@@ -65,7 +65,7 @@ void fs_set_read_only(struct fs *fs, int error, const char *what)
 		       what, strerror(error ? -error : EROFS));
 }
 
-void fs_work(struct fs *fs, struct fs_work *work) { work_pool_add(&fs->work, work); }
+void fs_work(struct fs *fs, struct fs_work *work) { work_pool_add_waiting(&fs->work, work); }
 
 /* ---- opening --------------------------------------------------------------- */
 
@@ -98,8 +98,7 @@ static int add_system_groups(struct fs *fs)
 		space_loaded_group(fs, GROUP_SYSTEM, d.len, 0);
 		bytes += d.len;
 	}
-	/* A third of it for items in half-full nodes; the rest for the old tree while the new one is written. */
-	fs->groups.live_max = (uint32_t)(bytes / 3 / NODE_SIZE * (NODE_CAPACITY / 2) / 96);
+	block_group_set_live_max(fs);
 	return bytes ? 0 : -EUCLEAN;
 }
 

@@ -27,10 +27,16 @@ static uint64_t log_size_for(uint64_t size)
 }
 
 /* Room for the items of as many groups as the pool can have, three times over; see pool.c about live_max. */
+static uint64_t system_bytes_for(uint64_t size, uint64_t group_size)
+{
+	uint64_t groups = size / group_size * 2 + 256;
+
+	return round_up_u64(groups * 96 * 2 * 3, 1u << 20);
+}
+
 static uint64_t system_size_for(uint64_t size)
 {
-	uint64_t groups = size / group_size_for(size) * 2 + 256;
-	uint64_t bytes = round_up_u64(groups * 96 * 2 * 3, 1u << 20);
+	uint64_t bytes = system_bytes_for(size, group_size_for(size));
 
 	return min_u64(max_u64(bytes, 1u << 20), SYSTEM_STRIPE_MAX);
 }
@@ -235,6 +241,34 @@ int fs_create(const char *path, const struct fs_create_options *opt, struct fs_e
 	return r;
 }
 
+static int commit_super(struct fs *fs)
+{
+	lock_take(&fs->commit_lock);
+	fs->super_dirty = true;
+	lock_drop(&fs->commit_lock);
+	return fs_commit(fs);
+}
+
+/* First the size is committed, so that nothing durable can stand where no superblock says that the pool reaches. */
+static int use_grown(struct fs *fs, uint64_t old, uint64_t new_size)
+{
+	int r = commit_super(fs);
+
+	if (r == 0)
+		r = group_space_add(fs, old, new_size - old);
+	if (r)
+		return r;
+	lock_take(&fs->commit_lock);
+	r = block_group_grow_system(fs, &fs->super, system_bytes_for(new_size, fs->group_size));
+	lock_drop(&fs->commit_lock);
+	if (r == -ENOSPC) /* it grows by too little for that; the groups that there are have room */
+		r = 0;
+	lock_take(&fs->space.lock);
+	space_info_init(fs);
+	lock_drop(&fs->space.lock);
+	return r ? r : commit_super(fs);
+}
+
 int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 {
 	uint64_t old = fs->dev->size;
@@ -248,15 +282,8 @@ int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 		return fs_fail(err, -EINVAL, "the pool has %llu bytes already: it can only grow", (unsigned long long)old);
 	lock_take(&fs->volumes.op_lock);
 	r = fs->dev->ops->grow(fs->dev, new_size, !sparse);
-	if (r == 0) {
-		r = group_space_add(fs, old, new_size - old);
-		if (r == 0) {
-			lock_take(&fs->commit_lock);
-			fs->super_dirty = true;
-			lock_drop(&fs->commit_lock);
-			r = fs_commit(fs);
-		}
-	}
+	if (r == 0)
+		r = use_grown(fs, old, new_size);
 	lock_drop(&fs->volumes.op_lock);
 	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), true);
 	return r ? fs_fail(err, r, "the pool cannot grow to %llu bytes: %s", (unsigned long long)new_size, strerror(-r)) : 0;

@@ -14,7 +14,7 @@
 #define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define FREEING_RESERVE_BYTES (256u << 10)
-#define TICKET_COMMITS_MAX 8u /* that pass without granting any ticket before one is refused, even if others go on freeing */
+#define TICKET_COMMITS_MAX 8u /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u
 #define PENDING_MAX 1600000u
@@ -55,17 +55,19 @@ void space_info_fini(struct fs *fs)
 /* ---- bounds ---------------------------------------------------------------- */
 
 /*
- * Bytes of nodes that one commit of these changes writes at the most: each touched leaf and one neighbour that it
+ * Bytes of nodes that the commits of these changes write at the most: each touched leaf and one neighbour that it
  * may be merged with are written anew; each may split, once for each touch and for what the new items fill;
- * above them every interior node; and the root tree.
+ * above them every interior node; a first leaf and a root for each volume that is touched; and the root tree. What the commit
+ * under way splits, the next one may have to write once more.
  */
 static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
 {
-	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches);
+	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches), volumes = atomic_load(&fs->volumes.count);
 	uint64_t fill = 2 * p.bytes / NODE_CAPACITY + 1;
-	uint64_t out = leaves + min_u64(p.touches, leaves + fill) + fill;
+	uint64_t out = leaves + min_u64(p.touches, leaves + fill) + fill + 2 * min_u64(p.touches, volumes);
 	uint64_t interior = si->tree_nodes - si->tree_leaves;
 
+	out += min_u64(si->committing.touches, leaves + fill);
 	return (out + interior + out / 64 + fs->root_tree_nodes_bound) * NODE_SIZE;
 }
 
@@ -73,12 +75,12 @@ static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, s
  * By how much trims can make the trees grow at the worst: every second block freed, each of the others an item of its
  * own, and every leaf half full (tree.h, invariant 4). A trim never makes this larger.
  */
-static uint64_t trim_growth(const struct space_info *si)
+static uint64_t trim_growth(const struct space_info *si, uint64_t volumes)
 {
 	uint64_t blocks = (si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned) / FS_BLOCK_SIZE;
 	uint64_t splits = blocks > si->tree_items ? (blocks - si->tree_items) / 2 : 0;
 	uint64_t worst = 2 * ((si->tree_items + splits) * EXTENT_ITEM_BYTES + blocks * sizeof(le32));
-	uint64_t now = si->tree_leaves * NODE_SIZE;
+	uint64_t now = si->tree_leaves > volumes ? (si->tree_leaves - volumes) * NODE_SIZE : 0; /* one of each may be less full */
 
 	return worst > now ? worst - now : 0;
 }
@@ -98,11 +100,16 @@ static struct space_pending all_pending(const struct space_info *si)
 				      si->in_flight.bytes + si->running.bytes + si->committing.bytes};
 }
 
-static uint64_t metadata_capacity(const struct space_info *si, uint64_t unallocated)
+/*
+ * Nodes that fit into metadata groups and into what can become such: in two copies, less the cache slots beside them and
+ * the pieces that are too small for a pair of stripes.
+ */
+static uint64_t metadata_capacity(const struct fs *fs, uint64_t unallocated)
 {
-	const struct space_counts *m = &si->kind[SPACE_METADATA];
+	const struct space_counts *m = &fs->space.kind[SPACE_METADATA];
+	uint64_t lost = 2 * group_quantum(fs);
 
-	return m->total - m->unavailable + unallocated / 2;
+	return m->total - m->unavailable + (unallocated > lost ? (unallocated - lost) / 32 * 15 : 0);
 }
 
 /* Metadata for data that is yet to come, at the worst: each block an item of its own, in half-full leaves. */
@@ -135,11 +142,19 @@ static bool metadata_fits(const struct fs *fs, struct space_pending extra, uint6
 	if (!(flags & SPACE_FREEING))
 		need += si->global_reserve;
 	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
-		need += trim_growth(si) + items_for(si->volume_reserved) + growth;
-	return need <= metadata_capacity(si, unallocated);
+		need += trim_growth(si, atomic_load(&fs->volumes.count)) + items_for(si->volume_reserved) + growth;
+	return need <= metadata_capacity(fs, unallocated);
 }
 
 /* ---- growing --------------------------------------------------------------- */
+
+/* How many data groups the group tree has room for; a quarter of it is kept for metadata. */
+static uint64_t groups_left(const struct fs *fs)
+{
+	uint64_t max = fs->groups.live_max / 4 * 3, live = atomic_load(&fs->groups.live);
+
+	return max > live ? max - live : 0;
+}
 
 /*
  * Makes a data group of what unallocated space metadata does not need to keep. `wanted` is how much is lacking;
@@ -156,11 +171,10 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 	       !metadata_fits(fs, extra, unallocated - bytes, 0,
 			      growth + items_for(bytes) + growth_slack(si, bytes)))
 		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
-	if (bytes >= quantum) {
-		lock_drop(&si->lock); /* the group accounts itself */
-		r = block_group_create(fs, GROUP_DATA, bytes);
-		lock_take(&si->lock);
-	}
+	if (bytes >= quantum && groups_left(fs) > 0)
+		r = block_group_create(fs, GROUP_DATA, bytes, &bytes);
+	if (r == 0)
+		si->kind[SPACE_DATA].total += bytes;
 	return r == 0;
 }
 
@@ -241,6 +255,7 @@ int space_reserve(struct fs *fs, struct space_ticket *t)
 		r = -EAGAIN;
 	} else {
 		t->commits = atomic_load(&fs->commits_started);
+		t->change_commits = si->change_commits;
 		if (t->flags & SPACE_FREEING)
 			TAILQ_INSERT_HEAD(&si->tickets, t, link);
 		else
@@ -264,8 +279,8 @@ static struct space_ticket *next_answer_locked(struct fs *fs, uint64_t commits, 
 		return NULL;
 	if (try_reserve_locked(fs, &t->want, t->flags)) {
 		*ret_error = 0;
-		si->granted_commits = commits;
-	} else if (commits > max_u64(t->commits, si->granted_commits) + TICKET_COMMITS_MAX ||
+		si->granted_at = si->change_commits;
+	} else if (si->change_commits > max_u64(t->change_commits, si->granted_at) + TICKET_COMMITS_MAX ||
 		   (commits > t->commits && !reclaimable && !can_reclaim_locked(fs))) {
 		*ret_error = -ENOSPC;
 	} else {
@@ -422,6 +437,7 @@ void space_commit_done(struct fs *fs, int64_t nodes, int64_t leaves, int64_t ite
 	struct space_info *si = &fs->space;
 
 	lock_take(&si->lock);
+	si->change_commits += si->committing.touches > 0;
 	memset(&si->committing, 0, sizeof(si->committing));
 	si->tree_nodes += (uint64_t)nodes;
 	si->tree_leaves += (uint64_t)leaves;
@@ -558,7 +574,7 @@ static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
 	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
 	struct space_pending few = {16, 4096};
 
-	return grow <= unallocated && metadata_fits(fs, few, unallocated - grow, 0,
+	return grow <= unallocated && grow / fs->group_size <= groups_left(fs) && metadata_fits(fs, few, unallocated - grow, 0,
 						    items_for(bytes) + (grow ? growth_slack(&fs->space, grow) : 0));
 }
 

@@ -69,7 +69,7 @@ struct space_ticket {
 	struct space_reservation want;
 	uint32_t flags;
 	void (*done)(struct space_ticket *t, int error); /* 0: reserved. Any thread, no lock held. */
-	uint64_t commits; /* completed when it was last tried */
+	uint64_t commits, change_commits; /* started, and completed with changes, when it was queued */
 	TAILQ_ENTRY(space_ticket) link;
 };
 TAILQ_HEAD(space_ticket_list, space_ticket);
@@ -86,7 +86,8 @@ struct space_info {
 	uint64_t freeing_reserve; /* data */
 	struct space_ticket_list tickets;
 	uint64_t nr_tickets;
-	uint64_t granted_commits; /* when a ticket was last granted */
+	uint64_t change_commits; /* that had something to commit */
+	uint64_t granted_at;	 /* of these, when a ticket was last granted */
 	uint64_t enospc, reclaim_commits, reclaim_groups;
 };
 

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/extent.h"
+#include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/orphan.h"
 #include "fs/super.h"
@@ -68,6 +69,8 @@ static void freeze(struct transaction *txn)
 	struct fs *fs = txn->fs;
 	struct fs_volume *vol;
 
+	/* First: what is accounted by now is in an overlay, and so will be frozen. What comes later counts for the next commit too. */
+	space_freeze(fs);
 	/* Under the log's lock: what belongs to the next transaction is logged behind this place. */
 	lock_take(&fs->log.lock);
 	lock_take(&fs->volumes.dirty_lock);
@@ -81,7 +84,6 @@ static void freeze(struct transaction *txn)
 	lock_drop(&fs->log.lock);
 	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
 		freeze_volume(txn, vol);
-	space_freeze(fs);
 }
 
 /* ---- the trees ------------------------------------------------------------- */
@@ -342,7 +344,7 @@ static int write_out(struct transaction *txn)
 		r = write_caches(txn);
 	if (r == 0)
 		r = try_patiently(txn, update_group_tree);
-	if (r == 0)
+	if (r == 0 && !FAULT(FAULT_SUPER_BEFORE_NODES))
 		r = write_batch_wait(&txn->wb);
 	if (r == 0) {
 		delayed_refs_settle(&txn->refs); /* the group tree's own nodes */
@@ -356,7 +358,7 @@ static int write_super(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
 	struct super_block *sb = &fs->super;
-	int r = device_sync(txn->q, DEVICE_FLUSH, 0, NULL, 0);
+	int r = FAULT(FAULT_FLUSH_MISSING) ? 0 : device_sync(txn->q, DEVICE_FLUSH, 0, NULL, 0);
 
 	if (r == 0 && fs_is_read_only(fs)) /* a flush of the log's failed: this one's success says nothing */
 		r = -EROFS;
@@ -365,6 +367,10 @@ static int write_super(struct transaction *txn)
 	sb->generation = cpu_to_le64(txn->generation);
 	sb->next_id = cpu_to_le64(atomic_load(&fs->next_id));
 	sb->device_size = cpu_to_le64(fs->dev->size);
+	if (FAULT(FAULT_LOG_TAIL)) {
+		txn->log_tail = fs->log.head;
+		txn->log_seq = fs->log.seq;
+	}
 	sb->log_tail = cpu_to_le64(txn->log_tail);
 	sb->log_seq = cpu_to_le64(txn->log_seq);
 	tree_root_pack(&txn->root_tree, &sb->root_tree);
@@ -443,7 +449,7 @@ bool transaction_release_pins(struct fs *fs)
 
 /* ---- all of it ------------------------------------------------------------- */
 
-static bool is_needed(struct fs *fs)
+bool transaction_is_needed(struct fs *fs)
 {
 	bool dirty;
 
@@ -467,7 +473,7 @@ static int commit_locked(struct fs *fs)
 		r = write_out(&txn);
 	if (r == 0)
 		r = write_super(&txn);
-	else
+	if (r || FAULT(FAULT_SUPER_BEFORE_NODES))
 		(void)write_batch_wait(&txn.wb);
 	delayed_refs_fini(&txn.refs);
 	if (r) {
@@ -488,10 +494,33 @@ static int commit_locked(struct fs *fs)
 	return r;
 }
 
+/*
+ * A commit writes nodes: the free space of metadata must be known before it begins, since a rebuild needs the commit
+ * lock at its end.
+ */
+static void prepare_metadata(struct fs *fs)
+{
+	bool rebuilding;
+
+	lock_take(&fs->commit_lock);
+	rebuilding = block_group_load_metadata(fs, fs->commit_q);
+	lock_drop(&fs->commit_lock);
+	if (!rebuilding || fs_is_read_only(fs))
+		return;
+	fs_start_rebuild(fs);
+	while (atomic_load(&fs->rebuild_running)) {
+		if (fs->simulated)
+			(void)work_run_one(&fs->work);
+		else
+			nanosleep(&(struct timespec){0, 1000000}, NULL);
+	}
+}
+
 int transaction_commit(struct fs *fs)
 {
 	int r = 0;
 
+	prepare_metadata(fs);
 	lock_take(&fs->commit_lock);
 	if (fs_is_read_only(fs)) {
 		r = -EROFS;
@@ -502,7 +531,7 @@ int transaction_commit(struct fs *fs)
 			nanosleep(&(struct timespec){0, 100000}, NULL);
 		atomic_fetch_add(&fs->commits_started, 1);
 		space_count_reclaim(fs);
-		if (is_needed(fs))
+		if (transaction_is_needed(fs))
 			r = commit_locked(fs);
 		else
 			flush_log_commit_done(fs, 0, atomic_load(&fs->commits_started), UINT64_MAX);

@@ -47,6 +47,9 @@ int transaction_write_node(struct transaction *txn, struct cache_entry *entry, u
  */
 int transaction_commit(struct fs *fs);
 
+/* Whether there is anything to commit. Under the commit lock. */
+bool transaction_is_needed(struct fs *fs);
+
 /* Releases the last commit's pins if its readers are gone. True when none are left to release. */
 bool transaction_release_pins(struct fs *fs);
 

@@ -21,16 +21,44 @@ struct device_queue *work_queue(void)
 
 struct device_queue *work_queue_if_any(void) { return current_queue; }
 
-static struct fs_work *take_locked(struct work_pool *pool)
+struct device_queue *work_queue_set(struct device_queue *q)
 {
-	struct fs_work *work = pool->head;
+	struct device_queue *was = current_queue;
+
+	current_queue = q;
+	return was;
+}
+
+static void list_init(struct work_list *list)
+{
+	list->head = NULL;
+	list->tail = &list->head;
+}
+
+static void list_add(struct work_list *list, struct fs_work *work)
+{
+	work->next = NULL;
+	*list->tail = work;
+	list->tail = &work->next;
+}
+
+static struct fs_work *list_take(struct work_list *list)
+{
+	struct fs_work *work = list->head;
 
 	if (work) {
-		pool->head = work->next;
-		if (!pool->head)
-			pool->tail = &pool->head;
+		list->head = work->next;
+		if (!list->head)
+			list->tail = &list->head;
 	}
 	return work;
+}
+
+static struct fs_work *take_locked(struct work_pool *pool, bool quick_only)
+{
+	struct fs_work *work = list_take(&pool->quick);
+
+	return work || quick_only ? work : list_take(&pool->waiting);
 }
 
 static void run(struct fs_work *work, struct device_queue *q)
@@ -55,7 +83,7 @@ static void *worker(void *p)
 	mem_free(p);
 	lock_take(&pool->lock);
 	for (;;) {
-		struct fs_work *work = take_locked(pool);
+		struct fs_work *work = take_locked(pool, arg.index == 0);
 
 		if (work) {
 			lock_drop(&pool->lock);
@@ -94,8 +122,10 @@ int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads)
 	memset(pool, 0, sizeof(*pool));
 	lock_init(&pool->lock, LOCK_WORK);
 	lock_cond_init(&pool->cond);
-	pool->tail = &pool->head;
-	threads = (unsigned)min_u64(threads, WORK_THREADS_MAX);
+	list_init(&pool->quick);
+	list_init(&pool->waiting);
+	if (threads)
+		threads = (unsigned)min_u64(max_u64(threads, WORK_THREADS_MIN), WORK_THREADS_MAX);
 	for (unsigned i = 0; r == 0 && i < max_u64(threads, 1); i++) {
 		r = dev->ops->queue_new(dev, &pool->queue[i]);
 		pool->queues += r == 0;
@@ -109,7 +139,7 @@ int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads)
 
 void work_pool_fini(struct work_pool *pool)
 {
-	if (!pool->tail)
+	if (!pool->quick.tail)
 		return;
 	lock_take(&pool->lock);
 	pool->stop = true;
@@ -123,16 +153,22 @@ void work_pool_fini(struct work_pool *pool)
 		pool->queue[i]->dev->ops->queue_free(pool->queue[i]);
 	pthread_cond_destroy(&pool->cond);
 	lock_fini(&pool->lock);
-	pool->tail = NULL;
+	pool->quick.tail = NULL;
 }
 
 void work_pool_add(struct work_pool *pool, struct fs_work *work)
 {
-	work->next = NULL;
 	lock_take(&pool->lock);
-	*pool->tail = work;
-	pool->tail = &work->next;
+	list_add(&pool->quick, work);
 	pthread_cond_signal(&pool->cond);
+	lock_drop(&pool->lock);
+}
+
+void work_pool_add_waiting(struct work_pool *pool, struct fs_work *work)
+{
+	lock_take(&pool->lock);
+	list_add(&pool->waiting, work);
+	pthread_cond_broadcast(&pool->cond); /* the first one woken might be the one that does not take it */
 	lock_drop(&pool->lock);
 }
 
@@ -141,7 +177,7 @@ bool work_run_one(struct work_pool *pool)
 	struct fs_work *work;
 
 	lock_take(&pool->lock);
-	work = take_locked(pool);
+	work = take_locked(pool, false);
 	lock_drop(&pool->lock);
 	if (work)
 		run(work, pool->queue[0]);

@@ -12,32 +12,45 @@
 #include "base/lock.h"
 
 #define WORK_THREADS_MAX 64
+#define WORK_THREADS_MIN 2
 
 struct fs;
 struct fs_work;
 struct device;
 struct device_queue;
 
+struct work_list {
+	struct fs_work *head, **tail;
+};
+
+/*
+ * One thread runs quick work only: what waits for a commit may be waiting for a reader who waits for quick work.
+ */
 struct work_pool {
 	struct lock lock;
 	pthread_cond_t cond;
-	struct fs_work *head, **tail;
+	struct work_list quick, waiting;
 	pthread_t thread[WORK_THREADS_MAX];
 	struct device_queue *queue[WORK_THREADS_MAX];
 	unsigned threads, queues;
 	bool stop;
 };
 
-/* threads 0: none (simulation), but one device queue for work_run_one. */
+/* threads 0: none (simulation), but one device queue for work_run_one. Else WORK_THREADS_MIN at least. */
 int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads);
 /* Runs what is queued to its end, then ends the threads. */
 void work_pool_fini(struct work_pool *pool);
+/* Quick work waits for the device, and for locks that are held across I/O for a moment, and for nothing else. */
 void work_pool_add(struct work_pool *pool, struct fs_work *work);
+/* For what may wait for a commit, or for long. */
+void work_pool_add_waiting(struct work_pool *pool, struct fs_work *work);
 /* Without threads: runs the oldest; false: there is none. */
 bool work_run_one(struct work_pool *pool);
 
 /* The device queue of the worker that the caller is; only inside a work function. The other: NULL elsewhere. */
 struct device_queue *work_queue(void);
 struct device_queue *work_queue_if_any(void);
+/* Sets it and returns what it was: for the crash simulator, whose workers share one thread. */
+struct device_queue *work_queue_set(struct device_queue *q);
 
 #endif

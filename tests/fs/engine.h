@@ -577,6 +577,10 @@ static inline void engine_check_committed(struct engine *e)
 	uint64_t nodes = 0, leaves = 0, items = 0, blocks = 0;
 	struct fs_volume *vol;
 
+	/* What was accounted a moment after its overlay was frozen counts until the next commit that does something. */
+	lock_take(&e->fs->commit_lock);
+	e->fs->super_dirty |= e->threads;
+	lock_drop(&e->fs->commit_lock);
 	engine_commit(e);
 	engine_check_books(e);
 	lock_take(&e->fs->volumes.lock);

@@ -41,12 +41,38 @@ static void disk_queue_free(struct device_queue *q)
 	free(queue_of(q));
 }
 
+/* A flush on its way: whether it has failed is known before its done runs. */
+struct disk_flush {
+	struct device_io io, *outer;
+	struct device *dev;
+};
+
+static void flush_done(struct device_io *io)
+{
+	struct disk_flush flush = *container_of(io, struct disk_flush, io);
+
+	free(container_of(io, struct disk_flush, io));
+	if (device_flush_failed(container_of(flush.dev, struct disk, dev)->sim))
+		device_set_flush_failed(flush.dev);
+	flush.outer->error = flush.io.error;
+	flush.outer->done(flush.outer);
+}
+
+static struct device_io *flush_new(struct device *dev, struct device_io *outer)
+{
+	struct disk_flush *flush = calloc(1, sizeof(*flush));
+
+	ASSERT(flush);
+	*flush = (struct disk_flush){.io = {.op = DEVICE_FLUSH, .done = flush_done}, .outer = outer, .dev = dev};
+	return &flush->io;
+}
+
 static void disk_submit(struct device_queue *q, struct device_io *io)
 {
 	struct device_queue *inner = queue_of(q)->inner;
 
 	queue_of(q)->under_way++;
-	inner->dev->ops->submit(inner, io);
+	inner->dev->ops->submit(inner, io->op == DEVICE_FLUSH ? flush_new(q->dev, io) : io);
 }
 
 static void disk_kick(struct device_queue *q)

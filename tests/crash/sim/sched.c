@@ -12,6 +12,7 @@
 #endif
 
 #include "base/util.h"
+#include "fs/work.h"
 #include "tests/crash/sim/fail.h"
 
 #define FIBERS_MAX 16
@@ -31,6 +32,7 @@ struct fiber {
 	bool (*ready)(void *arg); /* WAITING */
 	void *ready_arg;
 	uint64_t deadline_us;
+	struct device_queue *queue; /* what fs/work.c keeps for a thread */
 };
 
 /* The scheduler is the one thing here that has no handle: the engine calls it through pthread functions. */
@@ -107,11 +109,14 @@ static void to_main(void)
 
 static void to_fiber(struct fiber *f)
 {
+	struct device_queue *queue = work_queue_set(f->queue);
+
 	sched.current = f;
 	before_switch(f, &sched.main_fake_stack);
 	swapcontext(&sched.main_context, &f->context);
 	after_switch(sched.main_fake_stack, false);
 	sched.current = NULL;
+	f->queue = work_queue_set(queue);
 }
 
 static void fiber_main(void)

@@ -252,7 +252,7 @@ void world_get_handle(struct world *w, struct model_volume *vol)
 int world_open(struct world *w)
 {
 	struct fs_options opt = {.cache_bytes = w->set->cache_bytes, .commit_interval_ms = w->set->commit_interval_ms,
-				 .workers = 1, .log = engine_log, .log_arg = w};
+				 .workers = 3, .log = engine_log, .log_arg = w};
 	struct fs_error err = {""};
 	int r = pool_open(disk_new(w->sim), &opt, false, &w->fs, &err);
 

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/fault.h: deliberate mistakes, compiled in one at a time (-DBYRE_FAULT=n) to see that the crash simulator finds
+ * them (make check-mutation). FAULT(n) is 0 and costs nothing in every other build.
+ */
+#ifndef FS_FAULT_H
+#define FS_FAULT_H
+
+enum fault {
+	FAULT_FLUSH_EARLY = 1,	   /* a flush is answered when its records are written, before the device is flushed */
+	FAULT_SUPER_BEFORE_NODES,  /* the superblock is written and flushed before the nodes it names are there */
+	FAULT_LOG_CHECKSUM,	   /* replay believes a record whose checksum is wrong */
+	FAULT_EARLY_REUSE,	   /* what is freed can be given out at once, not after the commit */
+	FAULT_CACHE_SLOT,	   /* a cache is always written to slot 0 */
+	FAULT_FLUSH_MISSING,	   /* no flush between the nodes and the superblock */
+	FAULT_REPLAY_UNVERIFIED,   /* replay does not look whether the last group's data arrived */
+	FAULT_LOG_TAIL,		   /* the commit takes the log's place when it ends, not when it freezes */
+	FAULT_CACHE_OF_NOW,	   /* a cache holds what is free now, with running writes' space taken */
+	FAULT_COMMITTING_UNLOGGED, /* a flush forgets what the commit under way has frozen */
+	FAULT_FLUSH_ERROR,	   /* a failed flush is told to its client and then forgotten */
+	FAULT_RANGE_LOCK,	   /* requests that overlap do not wait for each other */
+	FAULT_COUNT
+};
+
+#ifdef BYRE_FAULT
+#define FAULT(n) ((n) == BYRE_FAULT)
+#else
+#define FAULT(n) 0
+#endif
+
+#endif
