@@ -72,6 +72,16 @@ void fs_start_rebuild(struct fs *fs)
 	work_pool_add_waiting(&fs->work, &fs->rebuild_work);
 }
 
+bool fs_is_rebuilding(struct fs *fs)
+{
+	bool is;
+
+	lock_take(&fs->state_lock);
+	is = fs->rebuild_wanted || atomic_load(&fs->rebuild_running);
+	lock_drop(&fs->state_lock);
+	return is;
+}
+
 static void *commit_thread(void *arg)
 {
 	struct fs *fs = arg;

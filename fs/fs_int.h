@@ -91,6 +91,8 @@ void fs_kick_commit(struct fs *fs);
 void fs_kick_rebuild(struct fs *fs);
 /* Puts the rebuild on a worker, unless one is under way. */
 void fs_start_rebuild(struct fs *fs);
+/* One is under way or asked for; not when one has failed. */
+bool fs_is_rebuilding(struct fs *fs);
 
 /* Milliseconds and microseconds of the monotonic clock. */
 uint64_t fs_now_us(void);

@@ -4,7 +4,7 @@
  *
  * A request runs on its context's thread from state to state. Where it would have to wait, it parks: on a space
  * ticket, in the queue of an extent lock, in a worker that reads nodes, on the device, in the flush log; and what it
- * waited for posts it back. It holds, in this order: a reservation, the extent lock with DELALLOC, pages,
+ * waited for posts it back. It takes, in this order: the extent lock with DELALLOC, a reservation, pages,
  * allocations. Every way out gives back exactly what is held (io_end).
  *
  * Invariants

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/crc32c.h"
 #include "base/mem.h"
@@ -158,7 +159,9 @@ static void load_on_worker(struct fs_work *work)
 {
 	struct io *io = container_of(work, struct io, work);
 
-	(void)block_group_load_next(io->fs, work_queue());
+	/* Groups that turned out to need a rebuild had been counted as free: their space comes back with that. */
+	if (!block_group_load_next(io->fs, work_queue()) && fs_is_rebuilding(io->fs) && !io->fs->simulated)
+		nanosleep(&(struct timespec){0, 2000000}, NULL);
 	io->post.fn = allocate_posted;
 	ctx_post(io->ctx, &io->post);
 }
@@ -170,13 +173,16 @@ static void allocate_later(struct io *io)
 		part_done(io, -EROFS);
 		return;
 	}
-	if (++io->alloc_tries > IO_ALLOC_TRIES) {
+	if (!fs_is_rebuilding(io->fs) && ++io->alloc_tries > IO_ALLOC_TRIES) {
 		fs_log(io->fs, FS_LOG_ERROR, "reserved space could not be found; run a check of the pool");
 		part_done(io, -ENOSPC);
 		return;
 	}
 	io->work.fn = load_on_worker;
-	work_pool_add(&io->fs->work, &io->work);
+	if (fs_is_rebuilding(io->fs)) /* behind the rebuild, not in its way */
+		work_pool_add_waiting(&io->fs->work, &io->work);
+	else
+		work_pool_add(&io->fs->work, &io->work);
 }
 
 static int add_extent(struct io *io, uint64_t addr, uint32_t n)
@@ -304,9 +310,9 @@ static void write_locked(struct io *io)
 /* ---- reservation and lock -------------------------------------------------- */
 
 /*
- * Usually the reservation comes first. A request that has to wait for space takes its place among the locks before
- * that: requests of the same range are carried out in the order in which they came, so that an old write never lands on top
- * of a newer one, or of a trim, that was answered meanwhile.
+ * The lock comes first: requests of the same range are carried out in the order in which they came, so that an old write
+ * that waits for space never lands on top of a newer one, or of a trim, that was answered meanwhile. And who has a
+ * reservation waits for nobody but the device: those who wait for space, with their locks, get it in the end.
  */
 
 static void hole_locked(struct io *io);
@@ -345,17 +351,14 @@ static void locked(struct io *io)
 	int r;
 
 	io->locked = true;
-	if (!io->reserved) {
-		io->ticket.flags &= ~(uint32_t)SPACE_NOTICKET;
-		r = space_reserve(io->fs, &io->ticket);
-		if (r == -EINPROGRESS)
-			return;
-		if (r) {
-			io_end(io, r);
-			return;
-		}
-		io->reserved = true;
+	r = space_reserve(io->fs, &io->ticket);
+	if (r == -EINPROGRESS)
+		return;
+	if (r) {
+		io_end(io, r);
+		return;
 	}
+	io->reserved = true;
 	go(io);
 }
 
@@ -369,8 +372,11 @@ static void lock_granted(struct extent_lock *lk)
 	ctx_post(io->ctx, &io->post);
 }
 
-static void take_lock(struct io *io)
+static void lock_and_reserve(struct io *io, uint64_t data_bytes, struct space_pending pending, uint32_t flags)
 {
+	io->ticket.want = (struct space_reservation){data_bytes, pending, &io->vol->promise};
+	io->ticket.flags = flags;
+	io->ticket.done = reserve_done;
 	extent_lock_init(&io->lock, io->blk * FS_BLOCK_SIZE, (io->blk + io->nblk) * FS_BLOCK_SIZE,
 			 io->user->op == FS_WRITE ? EXTENT_DELALLOC : 0, lock_granted);
 	if (FAULT(FAULT_RANGE_LOCK)) { /* of a range that is nobody else's */
@@ -381,27 +387,11 @@ static void take_lock(struct io *io)
 		locked(io);
 }
 
-static void reserve(struct io *io, uint64_t data_bytes, struct space_pending pending, uint32_t flags)
-{
-	int r;
-
-	io->ticket.want = (struct space_reservation){data_bytes, pending, &io->vol->promise};
-	io->ticket.flags = flags | SPACE_NOTICKET;
-	io->ticket.done = reserve_done;
-	r = space_reserve(io->fs, &io->ticket);
-	if (r && r != -EAGAIN) {
-		io_end(io, r);
-		return;
-	}
-	io->reserved = r == 0;
-	take_lock(io);
-}
-
 void io_write(struct io *io)
 {
 	struct space_pending pending = {io->nblk > 1 ? 2 : 1, volume_item_bytes(io->nblk + 2, io->nblk)};
 
-	reserve(io, io->nblk * FS_BLOCK_SIZE, pending, io->user->flags & IO_FREEING ? SPACE_FREEING : 0);
+	lock_and_reserve(io, io->nblk * FS_BLOCK_SIZE, pending, io->user->flags & IO_FREEING ? SPACE_FREEING : 0);
 }
 
 /* ---- holes ----------------------------------------------------------------- */
@@ -435,7 +425,7 @@ static void hole_locked(struct io *io)
 
 void io_hole(struct io *io)
 {
-	reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0)}, SPACE_FREEING);
+	lock_and_reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0)}, SPACE_FREEING);
 }
 
 /* ---- requests made of others ----------------------------------------------- */

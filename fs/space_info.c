@@ -31,7 +31,8 @@ static void check_locked(struct space_info *si)
 		struct space_counts *c = &si->kind[k];
 
 		ASSERT(c->pinned <= c->allocated);
-		ASSERT(c->allocated + c->may_use + c->unavailable <= c->total);
+		/* Only then can more be reserved than there is: a group's cache turned out to be bad after that. */
+		ASSERT(c->unavailable || c->allocated + c->may_use <= c->total);
 	}
 #endif
 	lock_assert_held(&si->lock);
@@ -228,13 +229,13 @@ static bool try_reserve_locked(struct fs *fs, const struct space_reservation *wa
 /* ---- tickets --------------------------------------------------------------- */
 
 /* Whether a commit could free anything: something pinned, or pending that may replace or drop extents. */
-static bool can_reclaim_locked(const struct fs *fs)
+static bool can_reclaim_locked(struct fs *fs)
 {
 	const struct space_info *si = &fs->space;
 
 	return si->kind[SPACE_DATA].pinned || si->kind[SPACE_METADATA].pinned || si->running.touches ||
 	       si->committing.touches || si->in_flight.touches || atomic_load(&fs->orphans) ||
-	       atomic_load(&fs->groups.rebuilding);
+	       fs_is_rebuilding(fs);
 }
 
 int space_reserve(struct fs *fs, struct space_ticket *t)
@@ -419,6 +420,16 @@ void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_
 	si->running.bytes += pending.bytes;
 	check_locked(si);
 	lock_drop(&si->lock);
+}
+
+bool space_has_running(struct fs *fs)
+{
+	bool has;
+
+	lock_take(&fs->space.lock);
+	has = fs->space.running.touches > 0;
+	lock_drop(&fs->space.lock);
+	return has;
 }
 
 void space_freeze(struct fs *fs)

@@ -111,6 +111,9 @@ void space_pend(struct fs *fs, struct space_reservation *res, struct space_pendi
 /* Gives back what is left. */
 void space_unreserve(struct fs *fs, struct space_reservation *res);
 
+/* Whether changes are accounted to the running transaction. */
+bool space_has_running(struct fs *fs);
+
 /* From replay: data that the log refers to, and the changes. */
 void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_bytes, struct space_pending pending);
 

@@ -456,7 +456,8 @@ bool transaction_is_needed(struct fs *fs)
 	lock_take(&fs->volumes.dirty_lock);
 	dirty = !TAILQ_EMPTY(&fs->volumes.dirty);
 	lock_drop(&fs->volumes.dirty_lock);
-	return dirty || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty;
+	/* A change is accounted after it is in an overlay: one may still count whose commit has been. */
+	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty;
 }
 
 static int commit_locked(struct fs *fs)
