@@ -517,6 +517,12 @@ static void prepare_metadata(struct fs *fs)
 	}
 }
 
+void transaction_fail_waiting(struct fs *fs)
+{
+	space_fail_tickets(fs, -EROFS);
+	flush_log_commit_done(fs, -EROFS, UINT64_MAX, UINT64_MAX);
+}
+
 int transaction_commit(struct fs *fs)
 {
 	int r = 0;
@@ -543,5 +549,7 @@ int transaction_commit(struct fs *fs)
 	lock_drop(&fs->commit_lock);
 	if (r == 0)
 		(void)space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+	else if (fs_is_read_only(fs))
+		transaction_fail_waiting(fs);
 	return r;
 }

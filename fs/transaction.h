@@ -53,6 +53,9 @@ bool transaction_is_needed(struct fs *fs);
 /* Releases the last commit's pins if its readers are gone. True when none are left to release. */
 bool transaction_release_pins(struct fs *fs);
 
+/* The pool is read-only: nobody waits for a commit any longer, for space or for a flush. */
+void transaction_fail_waiting(struct fs *fs);
+
 /* The commit thread. */
 int commit_thread_start(struct fs *fs);
 void commit_thread_stop(struct fs *fs);
