@@ -6,6 +6,7 @@
 #   PYTEST_ARGS="-k full"   passed to pytest (check-e2e)
 #   KILLS=8                 kill -9 rounds of check-e2e
 #   SEEDS=1000              seeds of check-crash;  CRASH_SEEDS=20000 those of crash
+#   MUTATION_SEEDS=1000     within which check-mutation finds each deliberate mistake
 #   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches
 #   BENCH_ARGS="--help"     options of tests/bench/bench.py;  SIZE, ROUNDS, OUT as described there
 #   COUNTS=file             each target appends "NAME PASSED FAILED SKIPPED" to it
@@ -31,11 +32,36 @@ define run_crash
 	fi
 endef
 
+# The simulator brings its own base/lock.c and threads: its objects stand before the library.
+CRASH_OBJ := $(patsubst %.c,$(BUILD)/obj/%.o,tests/crash/crash.c $(wildcard tests/crash/sim/*.c))
+$(BUILD)/tests/crash/crash: $(CRASH_OBJ) $(BUILD)/libfs.a
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	@$(CC) $(LDFLAGS) -o $@ $(CRASH_OBJ) $(BUILD)/libfs.a $(FS_LIBS)
+
 check-crash: $(CRASH_BIN)
 	$(call run_crash,$(SEEDS))
+	@$(CRASH_BIN) --prefixes 2 --jobs $(NJOBS)
 
 crash: $(CRASH_BIN)
 	$(call run_crash,$(CRASH_SEEDS))
+	@$(CRASH_BIN) --prefixes 20 --jobs $(NJOBS)
+
+# One simulator for each deliberate mistake (fs/fault.h): only the files that know of them are compiled again.
+FAULTS    := $(shell sed -n 's/^\tFAULT_\([A-Z_]*\).*\/\*.*/\1/p' fs/fault.h 2>/dev/null | awk '{ print NR }')
+FAULT_SRC := $(shell grep -l '"fs/fault.h"' fs/*.c 2>/dev/null)
+define fault_rules
+$(BUILD)/fault-$(1)/%.o: %.c
+	@mkdir -p $$(@D)
+	@$$(CC) $$(CPPFLAGS) $$(CFLAGS) -DBYRE_FAULT=$(1) -MMD -MP -c -o $$@ $$<
+$(BUILD)/fault-$(1)/crash: $(FAULT_SRC:%.c=$(BUILD)/fault-$(1)/%.o) $(CRASH_OBJ) $(BUILD)/libfs.a
+	@echo "  LD    $$@"
+	@$$(CC) $$(LDFLAGS) -o $$@ $(CRASH_OBJ) $(FAULT_SRC:%.c=$(BUILD)/fault-$(1)/%.o) $(BUILD)/libfs.a $$(FS_LIBS)
+endef
+$(foreach n,$(FAULTS),$(eval $(call fault_rules,$(n))))
+
+check-mutation: $(CRASH_BIN) $(FAULTS:%=$(BUILD)/fault-%/crash)
+	@JOBS=$(NJOBS) sh tests/crash/mutation.sh $(abspath $(BUILD))
 
 check-vm: all
 	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/vm/run.py
@@ -94,4 +120,5 @@ tidy-flags: $(PB_H)
 	@echo '-std=gnu17 -Wall -Wextra -Wno-unused-parameter $(subst ','\'',$(CPPFLAGS))'
 
 -include $(shell find $(BUILD)/fuzz -name '*.d' 2>/dev/null)
-.PHONY: fuzzers tidy-flags
+-include $(shell find $(BUILD) -path '*/fault-*.d' 2>/dev/null)
+.PHONY: fuzzers tidy-flags check-mutation
