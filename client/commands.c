@@ -24,10 +24,10 @@ const struct command commands[] = {
 	 CLI_JSON | CLI_REPAIR, 1, 1, run_pool_check},
 	{"pool", "grow", "SIZE", "make the pool larger",
 	 "SIZE is the pool's new size; it is rounded up to a multiple of 4 KiB.\n", ASK_OR_FILE, 1, 1, run_pool_grow},
-	{"volume", "create", "NAME SIZE [--reserved] [--cache direct|writeback]", "make a volume",
+	{"volume", "create", "NAME SIZE [--reserved] [--cache direct]", "make a volume",
 	 "SIZE is rounded up to a multiple of 4 KiB and may be larger than the pool.\n"
 	 "  --reserved    set space aside, so that no write to the volume can fail for lack of it\n"
-	 "  --cache MODE  direct (the default) or writeback\n",
+	 "  --cache MODE  direct (the default, and the only one yet)\n",
 	 ASK_OR_FILE | CLI_RESERVED | CLI_CACHE, 2, 2, run_volume_create},
 	{"volume", "list", "", "list the volumes", "", ASK_OR_FILE, 0, 0, run_volume_list},
 	{"volume", "info", "NAME", "show a volume", "", ASK_OR_FILE, 1, 1, run_volume_info},

@@ -1,0 +1,723 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tests/fs/test_flush_log.c: what a flush covered is there after any crash, at the cost of one device flush; whatever
+ * becomes of the log: full, wrapped, torn, damaged, failing, or with records of an earlier life in it.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "fs/flush_log_format.h"
+#include "tests/fs/engine.h"
+
+#define POOL_BYTES (64 * MIB)
+#define BLOCKS 512u
+
+/* ---- a volume whose blocks carry versions, and which of them a flush covered ------------ */
+
+struct log_world {
+	struct engine *e;
+	struct fs_volume *vol;
+	uint32_t newest[BLOCKS], flushed[BLOCKS];
+	uint32_t version;
+};
+
+static void version_bytes(void *buf, uint32_t version)
+{
+	if (version)
+		fill_bytes(buf, BLOCK, version);
+	else
+		memset(buf, 0, BLOCK);
+}
+
+static struct log_world *new_world(uint64_t pool_bytes, uint64_t seed)
+{
+	struct log_world *w = calloc(1, sizeof(*w));
+
+	w->e = engine_new(pool_bytes, seed);
+	w->vol = engine_volume(w->e, "v", BLOCKS * BLOCK);
+	engine_commit(w->e);
+	return w;
+}
+
+static void free_world(struct log_world *w)
+{
+	if (w->vol)
+		fs_volume_put(w->vol);
+	engine_free(w->e);
+	free(w);
+}
+
+static void write_block(struct log_world *w, uint64_t blk)
+{
+	uint8_t buf[FS_BLOCK_SIZE];
+
+	version_bytes(buf, ++w->version);
+	assert_int_equal(engine_write(w->e, w->vol, blk * BLOCK, BLOCK, buf), 0);
+	w->newest[blk] = w->version;
+}
+
+/* One of several sizes; a trim now and then. */
+static void write_some(struct log_world *w, unsigned n)
+{
+	static uint8_t buf[64 * FS_BLOCK_SIZE];
+
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t len = pick(&w->e->rng, 8) ? 1 : 1 + pick(&w->e->rng, 64), blk = pick(&w->e->rng, BLOCKS - len);
+
+		if (pick(&w->e->rng, 12) == 0) {
+			assert_int_equal(engine_trim(w->e, w->vol, blk * BLOCK, len * BLOCK), 0);
+			memset(w->newest + blk, 0, len * sizeof(w->newest[0]));
+			continue;
+		}
+		for (uint64_t k = 0; k < len; k++) {
+			version_bytes(buf + k * BLOCK, ++w->version);
+			w->newest[blk + k] = w->version;
+		}
+		assert_int_equal(engine_write(w->e, w->vol, blk * BLOCK, len * BLOCK, buf), 0);
+	}
+}
+
+static void flush(struct log_world *w)
+{
+	assert_int_equal(engine_flush(w->e), 0);
+	memcpy(w->flushed, w->newest, sizeof(w->flushed));
+}
+
+/*
+ * Every block holds the flushed version or the newest one (there was at most one write of a block since the
+ * flush, or the block may hold any of them: then `between` says so). What is there becomes the truth.
+ */
+static void verify_found(struct log_world *w, bool between)
+{
+	uint8_t got[FS_BLOCK_SIZE], want[FS_BLOCK_SIZE];
+
+	for (unsigned b = 0; b < BLOCKS; b++) {
+		uint32_t v;
+
+		assert_int_equal(engine_read(w->e, w->vol, b * BLOCK, BLOCK, got), 0);
+		version_bytes(want, w->flushed[b]);
+		if (memcmp(got, want, BLOCK) == 0) {
+			w->newest[b] = w->flushed[b];
+			continue;
+		}
+		for (v = w->newest[b];; v--) {
+			version_bytes(want, v);
+			if (memcmp(got, want, BLOCK) == 0)
+				break;
+			if (!between || v <= w->flushed[b])
+				fail_msg("block %u: neither version %u nor %u", b, w->flushed[b], w->newest[b]);
+		}
+		w->newest[b] = w->flushed[b] = v;
+	}
+}
+
+static void die_and_open(struct log_world *w, enum device_sim_crash_mode mode)
+{
+	fs_volume_put(w->vol);
+	engine_crash(w->e, mode, rnd(&w->e->rng));
+	engine_check_device(w->e->sim);
+	engine_open(w->e);
+	w->vol = engine_volume(w->e, "v", 0);
+}
+
+/* ---- what it costs ------------------------------------------------------------------------ */
+
+static void test_flush_log_with_nothing_pending_costs_nothing(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct device_sim_stats before, after;
+
+	write_block(w, 1);
+	flush(w);
+	device_sim_get_stats(w->e->sim, &before);
+	for (unsigned i = 0; i < 10; i++)
+		assert_int_equal(engine_flush(w->e), 0);
+	device_sim_get_stats(w->e->sim, &after);
+	assert_int_equal(before.ops[DEVICE_FLUSH], after.ops[DEVICE_FLUSH]);
+	assert_int_equal(before.ops[DEVICE_WRITE], after.ops[DEVICE_WRITE]);
+	/* After a commit of what was not logged there is nothing to do either. */
+	write_block(w, 2);
+	engine_commit(w->e);
+	device_sim_get_stats(w->e->sim, &before);
+	assert_int_equal(engine_flush(w->e), 0);
+	device_sim_get_stats(w->e->sim, &after);
+	assert_int_equal(before.ops[DEVICE_FLUSH], after.ops[DEVICE_FLUSH]);
+	free_world(w);
+}
+
+static void test_flush_log_one_flush_takes_one_device_flush(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+
+	for (unsigned i = 1; i < 60; i++) {
+		uint64_t before = device_flushes(w->e->sim), groups = atomic_load(&w->e->fs->log.groups);
+
+		for (unsigned k = 0; k < i; k++)
+			write_block(w, k);
+		assert_int_equal(engine_io(w->e, NULL, FS_FLUSH, 0, 0, 0, NULL), 0);
+		if (w->e->fs->commit_wanted || atomic_load(&w->e->fs->log.groups) == groups) { /* the log was full */
+			engine_settle(w->e);
+			continue;
+		}
+		assert_int_equal(device_flushes(w->e->sim) - before, 1);
+	}
+	free_world(w);
+}
+
+#define FLUSHERS 8u
+
+/* All that wait while one is under way share the next one. */
+static void test_flush_log_concurrent_flushes_share_device_flushes(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct fs_ctx *ctx[FLUSHERS];
+	struct fs_io write[FLUSHERS], flush_io[FLUSHERS];
+	uint8_t buf[FS_BLOCK_SIZE] = {1};
+	uint64_t before, groups;
+	unsigned left;
+
+	for (unsigned i = 0; i < FLUSHERS; i++)
+		assert_int_equal(fs_ctx_new(w->e->fs, &ctx[i]), 0);
+	for (unsigned round = 0; round < 20; round++) {
+		before = device_flushes(w->e->sim);
+		groups = atomic_load(&w->e->fs->log.groups);
+		left = FLUSHERS;
+		for (unsigned i = 0; i < FLUSHERS; i++) {
+			struct fs_io *one[1] = {&write[i]};
+
+			write[i] = (struct fs_io){.op = FS_WRITE, .vol = w->vol, .off = i * BLOCK, .len = BLOCK, .buf = buf,
+						  .done = engine_io_done, .arg = &left};
+			fs_submit(ctx[i], one, 1);
+		}
+		while (left)
+			for (unsigned i = 0; i < FLUSHERS; i++)
+				fs_ctx_run(ctx[i]);
+		left = FLUSHERS;
+		for (unsigned i = 0; i < FLUSHERS; i++) {
+			struct fs_io *one[1] = {&flush_io[i]};
+
+			flush_io[i] = (struct fs_io){.op = FS_FLUSH, .done = engine_io_done, .arg = &left};
+			fs_submit(ctx[i], one, 1);
+			if (i == 3) { /* something is pending for the next group */
+				struct fs_io *more[1] = {&write[0]};
+
+				left++;
+				fs_submit(ctx[0], more, 1);
+			}
+		}
+		while (left)
+			for (unsigned i = 0; i < FLUSHERS; i++)
+				fs_ctx_run(ctx[i]);
+		for (unsigned i = 0; i < FLUSHERS; i++)
+			assert_int_equal(flush_io[i].error, 0);
+		assert_in_range(atomic_load(&w->e->fs->log.groups) - groups, 1, 2);
+		assert_int_equal(device_flushes(w->e->sim) - before, atomic_load(&w->e->fs->log.groups) - groups);
+		engine_commit(w->e);
+	}
+	for (unsigned i = 0; i < FLUSHERS; i++)
+		fs_ctx_free(ctx[i]);
+	free_world(w);
+}
+
+/* ---- full and round -------------------------------------------------------------------------- */
+
+static void test_flush_log_full_waits_for_a_commit(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct fs_io io = {.op = FS_FLUSH};
+	struct fs_info before, after;
+	unsigned left = 0, n;
+
+	fs_get_info(w->e->fs, &before);
+	for (n = 0; n < 10000; n++) {
+		uint8_t buf[FS_BLOCK_SIZE];
+		struct fs_io wr = {.op = FS_WRITE, .vol = w->vol, .off = n % BLOCKS * BLOCK, .len = BLOCK, .buf = buf};
+
+		/* Nobody commits, although it is asked for when the log is half full. */
+		version_bytes(buf, ++w->version);
+		engine_submit(w->e, &wr, 1, &left);
+		for (unsigned i = 0; left && i < 100; i++)
+			fs_ctx_run(w->e->ctx);
+		assert_int_equal(left, 0);
+		w->newest[n % BLOCKS] = w->version;
+		engine_submit(w->e, &io, 1, &left);
+		for (unsigned i = 0; left && i < 100; i++)
+			fs_ctx_run(w->e->ctx);
+		if (left)
+			break;
+		assert_int_equal(io.error, 0);
+	}
+	assert_int_equal(left, 1);
+	assert_in_range(n, w->e->fs->log.size / 4096 / 3, w->e->fs->log.size / 4096);
+	assert_true(w->e->fs->commit_wanted);
+	engine_wait(w->e, &left);
+	assert_int_equal(io.error, 0);
+	memcpy(w->flushed, w->newest, sizeof(w->flushed));
+	fs_get_info(w->e->fs, &after);
+	assert_true(after.commits > before.commits);
+	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	verify_found(w, false);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
+static void test_flush_log_goes_round_many_times(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	uint64_t size = w->e->fs->log.size, round = 0;
+	unsigned flushes = 0, commits = 0, lives = 0;
+
+	while (round < 12 / (1 + SANITIZED)) {
+		struct fs_info info;
+		uint64_t life = 0;
+
+		fs_get_info(w->e->fs, &info);
+		commits -= (unsigned)info.commits;
+		while (life < 3 * size && pick(&w->e->rng, 300)) {
+			write_some(w, 1 + (unsigned)pick(&w->e->rng, pick(&w->e->rng, 10) ? 8 : 200));
+			flush(w);
+			flushes++;
+			life = atomic_load(&w->e->fs->log.bytes);
+		}
+		fs_get_info(w->e->fs, &info);
+		commits += (unsigned)info.commits;
+		round += (life + size - 1) / size;
+		write_some(w, 5);
+		die_and_open(w, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES));
+		verify_found(w, true);
+		lives++;
+	}
+	print_message("  %u flushes, %u commits, %u lives\n", flushes, commits, lives);
+	assert_true(commits < flushes / 2);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
+/* ---- crashes ------------------------------------------------------------------------------------ */
+
+/* Without a first commit the log is replayed again and again. */
+static void test_flush_log_is_replayed_until_a_commit(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, test_seed());
+
+	write_some(w, 100);
+	flush(w);
+	write_some(w, 100);
+	flush(w);
+	for (unsigned i = 0; i < 6; i++) {
+		fs_volume_put(w->vol);
+		engine_crash(w->e, DEVICE_SIM_CRASH_RANDOM, i);
+		engine_open_only(w->e); /* nothing is committed */
+		assert_non_null(strstr(w->e->log, "flush log"));
+		w->e->log[0] = 0;
+		w->vol = engine_volume(w->e, "v", 0);
+		verify_found(w, false);
+		engine_check_books(w->e);
+	}
+	engine_settle(w->e);
+	engine_check_all(w->e);
+	verify_found(w, false);
+	free_world(w);
+}
+
+/* The records of an earlier life stand behind ours, whole and with sequence numbers that might fit. */
+static void test_flush_log_stale_records_of_earlier_lives_are_not_replayed(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, test_seed());
+
+	for (unsigned life = 0; life < (SANITIZED ? 15 : 60); life++) {
+		unsigned n = 1 + (unsigned)pick(&w->e->rng, 30);
+
+		for (unsigned i = 0; i < n; i++) { /* records of equal size: positions meet */
+			write_block(w, pick(&w->e->rng, BLOCKS));
+			flush(w);
+		}
+		if (life % 3 == 0) /* not committed, and then lost: the next life's log begins at the same place */
+			write_block(w, 7);
+		fs_volume_put(w->vol);
+		engine_crash(w->e, life % 2 ? DEVICE_SIM_CRASH_LOSE_ALL : DEVICE_SIM_CRASH_KEEP_ALL, life);
+		if (life % 4 == 3) {
+			engine_open_only(w->e);
+			engine_abandon(w->e); /* twice in a row without a commit */
+		}
+		engine_open(w->e);
+		w->vol = engine_volume(w->e, "v", 0);
+		verify_found(w, true);
+		if (life % 5 == 4) {
+			fs_volume_put(w->vol);
+			engine_reopen(w->e); /* a clean one in between */
+			w->vol = engine_volume(w->e, "v", 0);
+			verify_found(w, false);
+		}
+	}
+	engine_check_all(w->e);
+	free_world(w);
+}
+
+static void test_flush_log_unflushed_overwrite_leaves_what_was_flushed(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+
+	for (unsigned round = 0; round < 20; round++) {
+		for (unsigned b = 0; b < 64; b++)
+			write_block(w, b);
+		flush(w);
+		for (unsigned b = 0; b < 64; b += 1 + round % 3)
+			write_block(w, b);
+		die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
+		verify_found(w, false);
+		if (round % 2 == 0)
+			assert_int_equal(w->newest[0], w->flushed[0]);
+	}
+	free_world(w);
+}
+
+/* A crash at any moment of a flush, torn in any way: what was flushed before is there, the rest old or new. */
+static void test_flush_log_torn_tail_loses_nothing_that_was_answered(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, test_seed());
+
+	device_sim_set_order(w->e->sim, DEVICE_SIM_RANDOM, 1);
+	for (unsigned round = 0; round < 60 / (1 + 4 * SANITIZED); round++) {
+		struct fs_io io = {.op = FS_FLUSH};
+		unsigned left = 0, step;
+
+		write_some(w, 3);
+		flush(w);
+		write_some(w, 1 + (unsigned)pick(&w->e->rng, 40));
+		engine_submit(w->e, &io, 1, &left);
+		for (step = 0; left && step < pick(&w->e->rng, 6); step++)
+			fs_ctx_run(w->e->ctx);
+		for (unsigned k = 0; k < 4; k++) {
+			struct log_world found = *w;
+			struct engine e = {.rng = 1, .opt = {.cache_bytes = 8 * MIB}};
+
+			found.e = &e;
+			e.sim = device_sim_crash_image(w->e->sim, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES),
+						       rnd(&w->e->rng));
+			engine_check_device(e.sim);
+			engine_open(&e);
+			found.vol = engine_volume(&e, "v", 0);
+			if (!left)
+				memcpy(found.flushed, found.newest, sizeof(found.flushed));
+			verify_found(&found, true);
+			fs_volume_put(found.vol);
+			engine_check_committed(&e);
+			engine_abandon(&e);
+			device_close(e.sim);
+		}
+		engine_wait(w->e, &left);
+		assert_int_equal(io.error, 0);
+		memcpy(w->flushed, w->newest, sizeof(w->flushed));
+		if (round % 10 == 9)
+			engine_commit(w->e);
+	}
+	free_world(w);
+}
+
+/* Damage in the last group ends the log there; all before it is replayed. */
+static void test_flush_log_damaged_record_ends_it(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	uint64_t place[4];
+
+	engine_commit(w->e);
+	for (unsigned i = 0; i < 4; i++) {
+		struct flush_log *log = &w->e->fs->log;
+
+		place[i] = log->offset + log->head % log->size;
+		write_block(w, i);
+		assert_int_equal(engine_flush(w->e), 0);
+	}
+	fs_volume_put(w->vol);
+	w->vol = NULL;
+	engine_abandon(w->e);
+	for (unsigned bad = 0; bad < 4; bad++) {
+		struct engine e = {.sim = device_sim_clone(w->e->sim, 1)};
+		uint8_t got[FS_BLOCK_SIZE], want[FS_BLOCK_SIZE];
+		struct fs_volume *vol;
+
+		device_sim_flip(e.sim, place[bad] + sizeof(struct log_record) + 3, 5);
+		engine_check_device(e.sim);
+		engine_open(&e);
+		vol = engine_volume(&e, "v", 0);
+		for (unsigned b = 0; b < 4; b++) {
+			assert_int_equal(engine_read(&e, vol, b * BLOCK, BLOCK, got), 0);
+			version_bytes(want, b < bad ? b + 1 : 0);
+			assert_memory_equal(got, want, BLOCK);
+		}
+		fs_volume_put(vol);
+		engine_check_all(&e);
+		engine_abandon(&e);
+		device_close(e.sim);
+	}
+	free_world(w);
+}
+
+/* The data of the last group did not arrive, its records did: those items are left out, and nobody was told otherwise. */
+static void test_flush_log_items_without_their_data_are_left_out(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct device_sim_fault lost = {.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
+
+	write_block(w, 1);
+	flush(w);
+	engine_commit(w->e);
+	device_sim_fault_add(w->e->sim, &lost);
+	write_block(w, 1);
+	write_block(w, 2);
+	assert_int_equal(engine_flush(w->e), 0);
+	w->newest[1] = w->flushed[1]; /* the device lied about this one */
+	w->flushed[2] = w->newest[2];
+	die_and_open(w, DEVICE_SIM_CRASH_KEEP_ALL);
+	assert_non_null(strstr(w->e->log, "left out"));
+	verify_found(w, false);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
+/* ---- during a commit -------------------------------------------------------------------------------- */
+
+#define IMAGES 6u
+
+struct during {
+	struct log_world *w;
+	bool inside;
+	unsigned calls, images;
+	struct device *image[IMAGES]; /* of the moment, to be opened when the commit is over */
+	struct log_world then[IMAGES];
+};
+
+static int io_during(struct engine *e, struct fs_io *io)
+{
+	unsigned left = 0;
+
+	engine_submit(e, io, 1, &left);
+	for (unsigned i = 0; left && i < 1000; i++)
+		fs_ctx_run(e->ctx);
+	assert_int_equal(left, 0);
+	return io->error;
+}
+
+/* At each request of a commit: something is written and flushed, and the machine might die. */
+static void flush_and_look(void *arg, struct device_queue *q, const struct device_io *dio)
+{
+	struct during *d = arg;
+	struct log_world *w = d->w;
+	uint8_t buf[FS_BLOCK_SIZE];
+
+	if (q != w->e->fs->commit_q || d->inside)
+		return;
+	d->inside = true;
+	d->calls++;
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t blk = pick(&w->e->rng, BLOCKS);
+		struct fs_io io = {.op = FS_WRITE, .vol = w->vol, .off = blk * BLOCK, .len = BLOCK, .buf = buf};
+
+		version_bytes(buf, ++w->version);
+		assert_int_equal(io_during(w->e, &io), 0);
+		w->newest[blk] = w->version;
+	}
+	if (!w->e->fs->log.failed) {
+		struct fs_io io = {.op = FS_FLUSH};
+
+		assert_int_equal(io_during(w->e, &io), 0);
+		memcpy(w->flushed, w->newest, sizeof(w->flushed));
+	}
+	if (pick(&w->e->rng, 3) == 0 && d->images < IMAGES) {
+		d->then[d->images] = *w;
+		d->image[d->images++] = device_sim_crash_image(w->e->sim, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES),
+							      rnd(&w->e->rng));
+	}
+	d->inside = false;
+}
+
+/* What was flushed at the moment of an image is in it. */
+static void open_images(struct during *d)
+{
+	while (d->images > 0) {
+		struct engine e = {.rng = 1, .sim = d->image[--d->images], .opt = {.cache_bytes = 8 * MIB}};
+		struct log_world *found = &d->then[d->images];
+
+		engine_check_device(e.sim);
+		engine_open(&e);
+		found->e = &e;
+		found->vol = engine_volume(&e, "v", 0);
+		verify_found(found, true);
+		fs_volume_put(found->vol);
+		engine_check_committed(&e);
+		engine_abandon(&e);
+		device_close(e.sim);
+	}
+}
+
+static void test_flush_log_flushes_during_a_commit(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	static struct during d;
+
+	d.w = w;
+	for (unsigned round = 0; round < 30 / (1 + 2 * SANITIZED); round++) {
+		write_some(w, 20);
+		flush(w);
+		write_some(w, 20);
+		engine_settle(w->e);
+		engine_device(w->e)->arg = &d;
+		engine_device(w->e)->before_submit = flush_and_look;
+		assert_int_equal(fs_commit(w->e->fs), 0);
+		engine_device(w->e)->before_submit = NULL;
+		open_images(&d);
+		die_and_open(w, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES));
+		verify_found(w, true);
+	}
+	assert_true(d.calls > 100);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
+/* ---- new groups, much data, failures ------------------------------------------------------------------ */
+
+static void test_flush_log_carries_new_block_groups(void **state)
+{
+	struct engine *e = engine_new(POOL_BYTES, 1);
+	struct fs_volume *vol = engine_volume(e, "big", 32 * MIB);
+	struct fs_info before, after;
+	struct model m;
+
+	model_init(&m, 32 * MIB);
+	engine_commit(e);
+	fs_get_info(e->fs, &before);
+	for (unsigned i = 0; i < 20; i++) {
+		fill_bytes(m.bytes + i * MIB, MIB, i);
+		assert_int_equal(engine_write(e, vol, i * MIB, MIB, m.bytes + i * MIB), 0);
+		if (i % 3 == 0)
+			assert_int_equal(engine_flush(e), 0);
+	}
+	assert_int_equal(engine_flush(e), 0);
+	fs_get_info(e->fs, &after);
+	assert_int_equal(before.generation, after.generation); /* no commit came in between */
+	assert_true(after.groups_data > before.groups_data + 10);
+	fs_volume_put(vol);
+	for (unsigned i = 0; i < 2; i++) {
+		engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, i);
+		engine_check_device(e->sim);
+		engine_open_only(e);
+		vol = engine_volume(e, "big", 0);
+		model_verify_all(e, vol, &m);
+		fs_volume_put(vol);
+		engine_check_books(e);
+		fs_get_info(e->fs, &before);
+		assert_true(before.groups_data >= after.groups_data - 2);
+	}
+	engine_settle(e);
+	engine_check_all(e);
+	model_fini(&m);
+	engine_free(e);
+}
+
+/* More data than replay would want to verify: it is flushed before the records. */
+static void test_flush_log_with_much_data_flushes_it_first(void **state)
+{
+	struct engine *e = engine_new(192 * MIB, 1);
+	uint64_t size = FLUSH_VERIFY_BYTES_MAX + 4 * MIB, before;
+	struct fs_volume *vol = engine_volume(e, "big", size);
+	struct model m;
+
+	model_init(&m, size);
+	fill_bytes(m.bytes, size, 1);
+	for (uint64_t at = 0; at < size; at += 4 * MIB)
+		assert_int_equal(engine_write(e, vol, at, 4 * MIB, m.bytes + at), 0);
+	before = device_flushes(e->sim);
+	assert_int_equal(engine_flush(e), 0);
+	assert_true(device_flushes(e->sim) - before >= 2);
+	fs_volume_put(vol);
+	engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, 1);
+	engine_open(e);
+	vol = engine_volume(e, "big", 0);
+	model_verify_all(e, vol, &m);
+	fs_volume_put(vol);
+	engine_check_all(e);
+	model_fini(&m);
+	engine_free(e);
+}
+
+/* The log cannot be written: that flush says so or is done by a commit; and so is the next one. */
+static void test_flush_log_failing_write_is_never_lost(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	unsigned failed = 0;
+
+	for (unsigned round = 0; round < 20; round++) {
+		struct flush_log *log = &w->e->fs->log;
+		struct device_sim_fault fault = {.kind = round % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN, .error = -EIO,
+						 .ops = DEVICE_SIM_OP(DEVICE_WRITE), .off = log->offset, .len = log->size, .count = 1};
+		int r;
+
+		write_some(w, 30);
+		flush(w);
+		write_some(w, 30);
+		device_sim_fault_add(w->e->sim, &fault);
+		r = engine_flush(w->e);
+		device_sim_fault_clear(w->e->sim);
+		failed += r != 0;
+		if (r == 0)
+			memcpy(w->flushed, w->newest, sizeof(w->flushed));
+		assert_false(fs_is_read_only(w->e->fs));
+		if (round % 3)
+			flush(w); /* this one covers all of it */
+		if (round % 4 == 3)
+			write_some(w, 10);
+		die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
+		verify_found(w, true);
+	}
+	print_message("  %u flushes failed\n", failed);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
+/* A flush of the device fails: nobody knows what is there, so nothing is acknowledged any more. */
+static void test_flush_log_failing_device_flush_ends_writing(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .count = 1};
+
+	write_some(w, 50);
+	flush(w);
+	write_some(w, 50);
+	device_sim_fault_add(w->e->sim, &fault);
+	assert_int_equal(engine_flush(w->e), -EIO);
+	assert_int_equal(engine_flush(w->e), -EROFS);
+	assert_int_equal(engine_trim(w->e, w->vol, 0, BLOCK), -EROFS);
+	verify_found(w, true); /* reads go on */
+	memcpy(w->newest, w->flushed, sizeof(w->newest));
+	engine_check_books(w->e);
+	free_world(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_flush_log_with_nothing_pending_costs_nothing),
+		cmocka_unit_test(test_flush_log_one_flush_takes_one_device_flush),
+		cmocka_unit_test(test_flush_log_concurrent_flushes_share_device_flushes),
+		cmocka_unit_test(test_flush_log_full_waits_for_a_commit),
+		cmocka_unit_test(test_flush_log_goes_round_many_times),
+		cmocka_unit_test(test_flush_log_is_replayed_until_a_commit),
+		cmocka_unit_test(test_flush_log_stale_records_of_earlier_lives_are_not_replayed),
+		cmocka_unit_test(test_flush_log_unflushed_overwrite_leaves_what_was_flushed),
+		cmocka_unit_test(test_flush_log_torn_tail_loses_nothing_that_was_answered),
+		cmocka_unit_test(test_flush_log_damaged_record_ends_it),
+		cmocka_unit_test(test_flush_log_items_without_their_data_are_left_out),
+		cmocka_unit_test(test_flush_log_flushes_during_a_commit),
+		cmocka_unit_test(test_flush_log_carries_new_block_groups),
+		cmocka_unit_test(test_flush_log_with_much_data_flushes_it_first),
+		cmocka_unit_test(test_flush_log_failing_write_is_never_lost),
+		cmocka_unit_test(test_flush_log_failing_device_flush_ends_writing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
