@@ -66,7 +66,7 @@ struct block_group {
 	/* The committer's. */
 	struct free_space *committed;
 	uint64_t used; /* bytes that committed trees refer to */
-	bool in_tree;  /* the group tree has an item for it */
+	_Atomic bool in_tree; /* the group tree has an item for it; the flush log looks too */
 	bool dirty;
 	struct block_group *dirty_next;
 	uint64_t *lost; /* while rebuilding: blocks freed since the walk began (bitmap) */

@@ -26,6 +26,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device_int.h"
+#include "fs/fault.h"
 
 #define LOCK_PID_BYTE ((off_t)1 << 62)
 #define LOCK_WAIT_MS 1000
@@ -53,9 +54,14 @@ int device_sync(struct device_queue *q, enum device_op op, uint64_t off, void *b
 	q->dev->ops->kick(q);
 	while (!sync.done)
 		q->dev->ops->wait(q);
-	if (op == DEVICE_FLUSH && !sync.io.error && device_flush_failed(q->dev))
-		return -EIO;
 	return sync.io.error;
+}
+
+int device_flush(struct device_queue *q)
+{
+	int r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+
+	return r == 0 && device_flush_failed(q->dev) && !FAULT(FAULT_FLUSH_ERROR) ? -EIO : r;
 }
 
 int device_check(const struct device *dev, const struct device_io *io)

@@ -135,8 +135,11 @@ static inline void device_queue_free(struct device_queue *q)
 		q->dev->ops->queue_free(q);
 }
 
-/* Does one request and waits for it, on a queue with nothing else under way. Returns its error; of a flush, device_flush_failed() too. */
+/* Does one request and waits for it, on a queue with nothing else under way. Returns its error. */
 int device_sync(struct device_queue *q, enum device_op op, uint64_t off, void *buf, uint64_t len);
+
+/* Flushes and waits. Once any flush of the device has failed, this fails too: see device_flush_failed(). */
+int device_flush(struct device_queue *q);
 
 /*
  * Opens a file or block device, O_DIRECT where the host has it. `writable` also takes an exclusive lock (OFD lock

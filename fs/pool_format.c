@@ -87,11 +87,11 @@ int pool_format(struct device *dev, bool sparse, struct fs_error *err)
 		r = dev->ops->queue_new(dev, &q);
 	if (r)
 		return fs_fail(err, r, "%s", strerror(-r));
-	r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+	r = device_flush(q);
 	if (r == 0)
 		r = super_write_all(q, &sb);
 	if (r == 0)
-		r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+		r = device_flush(q);
 	dev->ops->queue_free(q);
 	return r ? fs_fail(err, r, "the superblocks cannot be written: %s", strerror(-r)) : 0;
 }

@@ -94,9 +94,9 @@ int super_write_all(struct device_queue *q, const struct super_block *sb)
 	int r = super_write_copy(q, sb, 0);
 
 	if (r == 0)
-		r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+		r = device_flush(q);
 	/* The commit is durable. It counts when the others are so too: with one copy lost, nobody may find the one before. */
 	for (unsigned i = 1; r == 0 && i < SUPER_COPIES; i++)
 		r = super_write_copy(q, sb, i);
-	return r ? r : device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
+	return r ? r : device_flush(q);
 }

@@ -358,7 +358,7 @@ static int write_super(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
 	struct super_block *sb = &fs->super;
-	int r = FAULT(FAULT_FLUSH_MISSING) ? 0 : device_sync(txn->q, DEVICE_FLUSH, 0, NULL, 0);
+	int r = FAULT(FAULT_FLUSH_MISSING) ? 0 : device_flush(txn->q);
 
 	if (r == 0 && fs_is_read_only(fs)) /* a flush of the log's failed: this one's success says nothing */
 		r = -EROFS;

@@ -88,7 +88,7 @@ struct volume_table {
 	struct lock op_lock; /* one metadata operation at a time */
 	struct lock lock;
 	struct volume_tree by_name;
-	uint64_t count;
+	_Atomic uint64_t count; /* changes under the lock; the bounds of space look without it */
 	struct lock dirty_lock;
 	struct volume_list dirty; /* changes for the next commit */
 	struct volume_list unlogged; /* pendings for the next flush */

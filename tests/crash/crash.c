@@ -175,6 +175,8 @@ static void job_failed(struct jobs *jobs, struct job *job, int status)
 {
 	uint64_t seed = *job->seed;
 
+	if (jobs->opt->stop && jobs->failures) /* it was ended for another's sake */
+		return;
 	if (WIFSIGNALED(status))
 		fprintf(stderr, "FAIL seed %" PRIu64 ": %s\n", seed,
 			WTERMSIG(status) == SIGALRM ? "it took too long" : strsignal(WTERMSIG(status)));

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A full pool: ENOSPC at the write that does not fit, and everything goes on."""
+"""A full pool: ENOSPC at the write that does not fit, and everything goes on.
+
+Environment: FULL_ATTEMPTS (500) writes that are attempted when the pool is full already.
+"""
+import os
 import random
 import time
 
@@ -8,6 +12,7 @@ from byred import BLOCK, K, M
 from nbdraw import Conn
 
 POOL = "256M"
+ATTEMPTS = int(os.environ.get("FULL_ATTEMPTS", "500"))
 VOLUME_BLOCKS = 256 * 1024  # 1 GiB, far larger than the pool
 
 
@@ -98,7 +103,7 @@ def full_is_not_fatal(b, writer, trims=64):
     writer.verify()
     assert conn.call(nbdraw.CMD_FLUSH)[0] == 0
     blocks = iter([x for x in range(VOLUME_BLOCKS) if x not in writer.stored])
-    writer.fill(((next(blocks), 1) for _ in range(2000)), refusals=3000)
+    writer.fill(((next(blocks), 1) for _ in range(ATTEMPTS)), refusals=ATTEMPTS)
     # Trim of acknowledged ranges works, and after a commit its space takes new data.
     rng = random.Random(1)
     victims = rng.sample(sorted(writer.stored), min(trims * 16, len(writer.stored) // 4))

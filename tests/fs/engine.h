@@ -46,6 +46,7 @@ struct engine {
 	struct fs_ctx *ctx;
 	struct fs_options opt;
 	bool threads; /* a real commit thread and workers, on the simulated device */
+	bool hold_commits; /* requests that are waited for run workers, but no commit */
 	uint64_t rng;
 	char log[4096]; /* the last messages */
 };
@@ -395,7 +396,9 @@ static inline void engine_wait(struct engine *e, const unsigned *left)
 		if (e->threads)
 			(void)poll(&(struct pollfd){.fd = fs_ctx_fd(e->ctx), .events = POLLIN}, 1, 100);
 		fs_ctx_run(e->ctx);
-		if (!e->threads)
+		if (e->hold_commits)
+			(void)work_run_one(&e->fs->work);
+		else if (!e->threads)
 			pool_step(e->fs);
 		if (i >= STEPS_MAX)
 			fail_msg("%u requests are never answered", *left);

@@ -9,6 +9,8 @@
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
 
+#define POOL_BYTES_MAX (64ull << 20)
+
 static bool client_is_idle(void *arg)
 {
 	struct world *w = arg;
@@ -37,7 +39,7 @@ void client_apply(struct world *w, const struct client *c)
 {
 	switch (c->kind) {
 	case CLIENT_CREATE:
-		(void)model_volume_add(w->model, c->name, c->blocks);
+		model_volume_add(w->model, c->name, c->blocks)->reserved = c->reserved;
 		break;
 	case CLIENT_DELETE:
 		model_volume_remove(w->model, c->vol);
@@ -72,7 +74,7 @@ static int carry_out(struct world *w, const struct client *c)
 		r = fs_commit(w->fs);
 		break;
 	case CLIENT_CREATE:
-		r = fs_volume_create(w->fs, c->name, c->blocks * MODEL_BLOCK, 0, &err);
+		r = fs_volume_create(w->fs, c->name, c->blocks * MODEL_BLOCK, c->reserved ? FS_VOLUME_RESERVED : 0, &err);
 		break;
 	case CLIENT_DELETE:
 		r = fs_volume_delete(w->fs, c->vol->name, &err);
@@ -82,6 +84,9 @@ static int carry_out(struct world *w, const struct client *c)
 		break;
 	case CLIENT_RESIZE:
 		r = fs_volume_resize(w->fs, c->vol->name, c->blocks * MODEL_BLOCK, &err);
+		break;
+	case CLIENT_GROW:
+		r = fs_grow(w->fs, c->blocks * MODEL_BLOCK, &err);
 		break;
 	default:
 		break;
@@ -97,7 +102,7 @@ static void failed(struct world *w, const struct client *c)
 {
 	if (!world_is_dead(w) && !world_is_read_only(w))
 		return;
-	if (c->kind != CLIENT_COMMIT)
+	if (c->kind != CLIENT_COMMIT && c->kind != CLIENT_GROW)
 		w->unsure = *c;
 }
 
@@ -115,10 +120,17 @@ static void client_main(void *arg)
 			fs_volume_put(w->handle[i]);
 			w->handle[i] = NULL;
 		}
+		if (c->kind == CLIENT_RESIZE) { /* what stays may be used meanwhile */
+			w->limit[i] = min_u64(c->blocks, c->vol->blocks);
+			w->blocked[i] = false;
+		}
 	}
 	r = carry_out(w, c);
+	w->limit[i] = 0;
 	if (r) {
 		failed(w, c);
+		if (w->unsure.kind != CLIENT_NONE)
+			w->blocked[i] = true;
 	} else {
 		client_apply(w, c);
 		if (c->kind == CLIENT_COMMIT)
@@ -144,6 +156,7 @@ static bool start(struct world *w, enum client_kind kind, struct model_volume *v
 	c->kind = kind;
 	c->vol = vol;
 	c->blocks = blocks;
+	c->reserved = kind == CLIENT_CREATE && rng_below(&w->rng, 5) == 0;
 	snprintf(c->name, sizeof(c->name), "%s", name ? name : "");
 	if (vol)
 		w->blocked[vol - w->model->volume] = true;
@@ -220,4 +233,12 @@ bool client_resize(struct world *w)
 	client_wait(w);
 	vol = some_volume(w);
 	return vol && start(w, CLIENT_RESIZE, vol, NULL, draw_blocks(w));
+}
+
+bool client_grow(struct world *w)
+{
+	client_wait(w);
+	if (w->sim->size >= POOL_BYTES_MAX)
+		return false;
+	return start(w, CLIENT_GROW, NULL, NULL, w->sim->size / MODEL_BLOCK + 1 + rng_below(&w->rng, 2048));
 }

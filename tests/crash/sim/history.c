@@ -16,7 +16,7 @@ static const char *const step_names[STEP_KINDS] = {
 	[STEP_IO] = "io",	    [STEP_RUN] = "run",	    [STEP_DRAIN] = "drain",   [STEP_TIME] = "time",
 	[STEP_COMMIT] = "commit",   [STEP_CREATE] = "create", [STEP_DELETE] = "delete", [STEP_RENAME] = "rename",
 	[STEP_RESIZE] = "resize",   [STEP_READBACK] = "readback", [STEP_CLEAN] = "clean", [STEP_CLOSE] = "close",
-	[STEP_CRASH] = "crash",	    [STEP_FAULT] = "fault",   [STEP_NOMEM] = "nomem",
+	[STEP_CRASH] = "crash",	    [STEP_GROW] = "grow",	  [STEP_FAULT] = "fault",   [STEP_NOMEM] = "nomem",
 };
 
 static const char *const profile_names[PROFILES] = {
@@ -80,7 +80,7 @@ struct history *history_new(uint64_t seed)
 	static const uint8_t plain[STEP_KINDS] = {
 		[STEP_IO] = 90,	    [STEP_RUN] = 60,	  [STEP_DRAIN] = 3,  [STEP_TIME] = 6,	[STEP_COMMIT] = 8,
 		[STEP_CREATE] = 4,  [STEP_DELETE] = 2,	  [STEP_RENAME] = 2, [STEP_RESIZE] = 4, [STEP_READBACK] = 1,
-		[STEP_CLEAN] = 2,   [STEP_CLOSE] = 1,	  [STEP_CRASH] = 5,
+		[STEP_CLEAN] = 2,   [STEP_CLOSE] = 1,	  [STEP_CRASH] = 5,  [STEP_GROW] = 1,
 	};
 	uint64_t rng = ~seed;
 	size_t count = 60 + rng_below(&rng, 160);

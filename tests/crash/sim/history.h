@@ -22,6 +22,7 @@ enum step_kind {
 	STEP_DELETE,
 	STEP_RENAME,
 	STEP_RESIZE,
+	STEP_GROW,     /* the pool */
 	STEP_READBACK, /* all of one volume, while others go on */
 	STEP_CLEAN,    /* idle and committed: the engine's books are checked */
 	STEP_CLOSE,    /* closed, checked, opened */

@@ -44,6 +44,7 @@ struct model_volume {
 	char name[MODEL_NAME_MAX];
 	uint32_t tag; /* in the data: never used twice */
 	uint64_t blocks;
+	bool reserved; /* its writes cannot fail for space */
 	struct model_block *block;
 };
 

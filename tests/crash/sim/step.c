@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device_sim.h"
+#include "fs/fs_int.h"
 #include "fs/pool.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
@@ -56,10 +57,11 @@ static struct model_volume *open_volume(struct world *w)
 /* Somewhere in the volume: often in a small part of it, so that requests meet. */
 static void draw_range(struct world *w, const struct model_volume *vol, enum fs_op op, uint64_t *ret_off, uint64_t *ret_len)
 {
-	uint64_t size = vol->blocks * MODEL_BLOCK, off, len, shape = rng_below(&w->rng, 10);
-	uint64_t most = op == FS_WRITE ? w->set->write_blocks_max : vol->blocks;
+	uint64_t limit = w->limit[vol - w->model->volume], blocks = limit ? limit : vol->blocks;
+	uint64_t size = blocks * MODEL_BLOCK, off, len, shape = rng_below(&w->rng, 10);
+	uint64_t most = op == FS_WRITE ? w->set->write_blocks_max : blocks;
 
-	off = rng_below(&w->rng, rng_below(&w->rng, 2) ? min_u64(vol->blocks, HOT_BLOCKS) : vol->blocks) * MODEL_BLOCK;
+	off = rng_below(&w->rng, rng_below(&w->rng, 2) ? min_u64(blocks, HOT_BLOCKS) : blocks) * MODEL_BLOCK;
 	len = MODEL_BLOCK;
 	if (shape >= 3 && shape < 6)
 		len = (1 + rng_below(&w->rng, 8)) * MODEL_BLOCK;
@@ -113,6 +115,8 @@ static void step_readback(struct world *w)
 {
 	struct model_volume *vol = open_volume(w);
 
+	if (vol && w->limit[vol - w->model->volume])
+		return;
 	for (uint64_t blk = 0; vol && blk < vol->blocks; blk += READ_CHUNK_BLOCKS) {
 		uint64_t len = min_u64(READ_CHUNK_BLOCKS, vol->blocks - blk) * MODEL_BLOCK;
 
@@ -127,17 +131,21 @@ static void step_readback(struct world *w)
 static void step_fault(struct world *w)
 {
 	static const unsigned ops[] = {DEVICE_SIM_OP(DEVICE_READ), DEVICE_SIM_OP(DEVICE_WRITE), DEVICE_SIM_OP(DEVICE_WRITE),
-				       DEVICE_SIM_OP(DEVICE_FLUSH)};
+				       DEVICE_SIM_OP(DEVICE_FLUSH), DEVICE_SIM_OP(DEVICE_FLUSH), DEVICE_SIM_OP(DEVICE_FLUSH)};
 	struct device_sim_fault fault = {
 		.kind = rng_below(&w->rng, 3) ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
 		.ops = ops[rng_below(&w->rng, ARRAY_SIZE(ops))],
-		.skip = rng_below(&w->rng, 60),
-		.count = 1 + rng_below(&w->rng, 3),
+		.skip = rng_below(&w->rng, 1u << rng_below(&w->rng, 7)),
+		.count = 1 + rng_below(&w->rng, 1 + rng_below(&w->rng, 3)),
 		.error = -EIO,
 	};
 
-	if (rng_below(&w->rng, 4) == 0)
+	if (rng_below(&w->rng, 6) == 0)
 		fault.count = 0;
+	if (rng_below(&w->rng, 4) == 0) { /* the flush log only */
+		fault.off = w->fs->log.offset;
+		fault.len = w->fs->log.size;
+	}
 	w->tolerant = w->rebuild_is_fine = true;
 	(void)device_sim_fault_add(w->sim, &fault);
 	world_log(w, "fault: ops %x fail after %llu, %llu times", fault.ops, (unsigned long long)fault.skip,
@@ -183,6 +191,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_DELETE: (void)client_delete(w); break;
 	case STEP_RENAME: (void)client_rename(w); break;
 	case STEP_RESIZE: (void)client_resize(w); break;
+	case STEP_GROW: (void)client_grow(w); break;
 	case STEP_READBACK: step_readback(w); break;
 	case STEP_CLEAN: (void)world_settle(w); break;
 	case STEP_CLOSE:

@@ -60,6 +60,8 @@ static bool error_is_fine(struct world *w, const struct request *req, int error)
 {
 	bool frees = req->io.op == FS_TRIM || (req->io.op == FS_ZERO && !(req->io.flags & FS_NO_HOLE));
 
+	if (error == -ENOSPC && !world_is_dead(w) && !world_is_read_only(w) && req->op.vol->reserved)
+		return false;
 	if (error == -ENOSPC && (req->io.op == FS_WRITE || req->io.op == FS_ZERO) && !frees)
 		return true;
 	return !world_is_strict(w) && error != -EINVAL && (error != -ENOSPC || world_is_dead(w));
@@ -219,6 +221,7 @@ void world_let_go(struct world *w)
 			fs_volume_put(w->handle[i]);
 		w->handle[i] = NULL;
 		w->blocked[i] = false;
+		w->limit[i] = 0;
 	}
 }
 

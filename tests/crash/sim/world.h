@@ -46,7 +46,7 @@ struct loop {
 	bool stop;
 };
 
-enum client_kind { CLIENT_NONE, CLIENT_COMMIT, CLIENT_CREATE, CLIENT_DELETE, CLIENT_RENAME, CLIENT_RESIZE };
+enum client_kind { CLIENT_NONE, CLIENT_COMMIT, CLIENT_CREATE, CLIENT_DELETE, CLIENT_RENAME, CLIENT_RESIZE, CLIENT_GROW };
 
 /* What waits: one at a time. */
 struct client {
@@ -54,7 +54,8 @@ struct client {
 	struct fiber *fiber;
 	struct model_volume *vol;
 	char name[MODEL_NAME_MAX];
-	uint64_t blocks;
+	uint64_t blocks; /* GROW: of the pool */
+	bool reserved;
 };
 
 /* A page that was damaged and is to be put right. */
@@ -73,6 +74,7 @@ struct world {
 	struct fs_volume *handle[MODEL_VOLUMES_MAX];
 	unsigned under_way[MODEL_VOLUMES_MAX]; /* requests */
 	bool blocked[MODEL_VOLUMES_MAX];       /* nothing new: the client works on it */
+	uint64_t limit[MODEL_VOLUMES_MAX];     /* blocks that requests may touch, while it is resized; 0: all */
 	unsigned requests;
 	struct client client;
 	struct client unsure; /* failed in a pool that then died or became read-only: it may show up after the crash */
@@ -125,6 +127,7 @@ bool client_create(struct world *w);
 bool client_delete(struct world *w);
 bool client_rename(struct world *w);
 bool client_resize(struct world *w);
+bool client_grow(struct world *w);
 /* Applies what the client was doing to the model. */
 void client_apply(struct world *w, const struct client *c);
 
