@@ -21,7 +21,9 @@
 #   TESTS="pattern"   only tests whose path matches (check-unit)
 
 BUILD   ?= build
-CC      ?= gcc
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
 PREFIX  ?= /usr/local
 VERSION := 0.1.0
 PYTHON  ?= /usr/bin/python3

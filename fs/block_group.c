@@ -664,7 +664,7 @@ static void start_rebuild_locked(struct fs *fs, struct block_group *g, uint64_t 
 {
 	g->lost = lost;
 	g->state = GROUP_REBUILDING;
-	g->cache_slot = CACHE_SLOT_NONE;
+	/* cache_slot stays: the committed item names it, and the next cache goes to the other one. */
 	atomic_fetch_add(&fs->groups.rebuilding, 1);
 }
 

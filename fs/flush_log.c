@@ -44,6 +44,13 @@ static void answer(struct flush_waiter_list *list, int error)
 	}
 }
 
+void flush_log_suspend_locked(struct fs *fs)
+{
+	lock_assert_held(&fs->log.lock);
+	fs->log.failed = true;
+	fs->log.failed_commits = atomic_load(&fs->commits_started);
+}
+
 /* ---- building a group ------------------------------------------------------ */
 
 /* Where the next item goes: records are opened and closed as they fill up. */
@@ -252,8 +259,7 @@ static int build_locked(struct fs *fs, struct log_group *g)
 	if (r == 0)
 		r = put_volumes(&en, fs);
 	if (r) { /* some are marked as logged that are not */
-		log->failed = true;
-		log->failed_commits = atomic_load(&fs->commits_started);
+		flush_log_suspend_locked(fs);
 		return r;
 	}
 	close_record(&en, LOG_LAST | (g->data_bytes > FLUSH_VERIFY_BYTES_MAX ? LOG_DATA_DURABLE : 0));
@@ -283,8 +289,7 @@ static void group_ended(struct log_group *g)
 	lock_take(&log->lock);
 	TAILQ_CONCAT(&done, &g->waiters, link);
 	if (error) {
-		log->failed = true;
-		log->failed_commits = atomic_load(&fs->commits_started);
+		flush_log_suspend_locked(fs);
 	} else if (g->items) {
 		atomic_fetch_add(&log->groups, 1);
 		atomic_fetch_add(&log->bytes, g->used);

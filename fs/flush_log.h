@@ -64,8 +64,8 @@ struct flush_log {
 	uint64_t head, tail;   /* positions in the endless log */
 	uint64_t seq;	       /* of the next record */
 	bool busy;	       /* a group is under way */
-	bool failed;	       /* a group could not be written: flushes commit until a commit has put that right */
-	uint64_t failed_commits; /* started when it failed */
+	bool failed;	       /* it cannot be used, mostly since a group could not be written: flushes commit until a commit has put that right */
+	uint64_t failed_commits; /* started when that began */
 	struct flush_waiter_list waiting; /* for the next group */
 	struct flush_waiter_list committing; /* for a commit */
 	struct log_group group;
@@ -86,6 +86,9 @@ static inline void flush_log_note(struct flush_log *log, uint64_t extents, uint6
 
 /* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ctx's thread. */
 void flush_log_flush(struct fs *fs, struct flush_waiter *w);
+
+/* Flushes are done by commits until one that starts from now on has ended. The log's lock is held. */
+void flush_log_suspend_locked(struct fs *fs);
 
 /* The committer: the transaction is durable (or failed with error); `commits` have been started. tail UINT64_MAX: unchanged. */
 void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t tail);

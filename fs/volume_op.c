@@ -314,7 +314,8 @@ int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_
  * What lies beyond the new end goes in the same step as the size: no commit sees one without the other. Requests
  * that are under way there are waited for; later ones find the new size.
  * A volume that grows shows its new size only after the commit: the flush log must not name blocks that
- * the committed volume does not have.
+ * the committed volume does not have. And while one shrinks, the log is not used: should the commit not happen, then
+ * neither may the hole, nor may a flush have left out what stands in its place.
  */
 static int set_size(struct fs *fs, struct fs_volume *vol, uint64_t size)
 {
@@ -334,16 +335,18 @@ static int set_size(struct fs *fs, struct fs_volume *vol, uint64_t size)
 		extent_lock_init(&lk, size, old, 0, NULL);
 		lock_extent(&vol->states, &lk);
 	}
+	lock_take(&fs->log.lock);
+	if (p)
+		flush_log_suspend_locked(fs);
 	lock_take(&vol->lock);
 	if (size > old)
 		vol->grown_size = size;
 	else
 		atomic_store(&vol->size, size);
-	if (p) {
+	if (p)
 		volume_insert_locked(vol, p, &spare);
-		overlay_mark_logged(&vol->running, p); /* not without the size: a replay must not empty what the old size still has */
-	}
 	lock_drop(&vol->lock);
+	lock_drop(&fs->log.lock);
 	if (p)
 		unlock_extent(&vol->states, &lk);
 	pending_free(spare);

@@ -63,10 +63,24 @@ class Writer:
         return got
 
     def verify(self, conn=None):
+        """Every block that was acknowledged reads back."""
         conn = conn or self.conn
-        for block, data in self.stored.items():
-            error, got = conn.call(nbdraw.CMD_READ, block * BLOCK, BLOCK)
-            assert error == 0 and got == data, f"block {block}: error {error}"
+        blocks = sorted(self.stored)
+        asked = {}  # cookie: blocks
+        while blocks or asked:
+            while blocks and len(asked) < 32:
+                n = 1
+                while n < min(256, len(blocks)) and blocks[-n - 1] == blocks[-1] - n:
+                    n += 1
+                run = blocks[-n:]
+                del blocks[-n:]
+                asked[conn.send(nbdraw.CMD_READ, run[0] * BLOCK, n * BLOCK)] = run
+            cookie, error, got = conn.reply()
+            run = asked.pop(cookie)
+            assert error == 0, f"blocks {run[0]} to {run[-1]}: error {error}"
+            if got != b"".join(self.stored[block] for block in run):
+                wrong = [b for i, b in enumerate(run) if got[i * BLOCK:(i + 1) * BLOCK] != self.stored[b]]
+                raise AssertionError(f"wrong content in blocks {wrong[:10]}")
 
 
 def sequential(size=64 * K):

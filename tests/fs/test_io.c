@@ -639,6 +639,37 @@ static void test_io_no_hole_keeps_its_space(void **state)
 	engine_free(e);
 }
 
+/* Regression: the edge of a trim that found a hole when its turn came took a block for good, and at last all of the reserve. */
+static void test_io_edge_of_a_trim_takes_no_space_in_a_hole(void **state)
+{
+	struct engine *e = engine_new(POOL_BYTES, 1);
+	struct fs_volume *vol = engine_volume(e, "v", MIB);
+	uint8_t buf[FS_BLOCK_SIZE] = {1};
+	struct fs_volume_info info;
+
+	assert_int_equal(engine_write(e, vol, 0, BLOCK, buf), 0);
+	for (unsigned i = 0; i < 10; i++) {
+		struct fs_io io[3] = {
+			{.op = FS_WRITE, .vol = vol, .len = BLOCK, .buf = buf}, /* is under way, so that the others wait */
+			{.op = FS_TRIM, .vol = vol, .len = BLOCK},
+			{.op = FS_TRIM, .vol = vol, .off = 100, .len = 200},
+		};
+		unsigned left = 0;
+
+		engine_submit(e, io, 3, &left);
+		engine_wait(e, &left);
+		assert_int_equal(io[0].error | io[1].error | io[2].error, 0);
+		if (i % 2)
+			engine_commit(e);
+	}
+	engine_commit(e);
+	fs_volume_get_info(vol, &info);
+	assert_int_equal(info.used_bytes, 0);
+	fs_volume_put(vol);
+	engine_check_all(e);
+	engine_free(e);
+}
+
 static void test_io_cache_request_brings_data_into_memory(void **state)
 {
 	struct engine *e = engine_new(POOL_BYTES, 1);
@@ -979,6 +1010,7 @@ int main(void)
 		cmocka_unit_test(test_io_without_flush_is_lost_with_the_machine),
 		cmocka_unit_test(test_io_map_shows_what_is_allocated),
 		cmocka_unit_test(test_io_no_hole_keeps_its_space),
+		cmocka_unit_test(test_io_edge_of_a_trim_takes_no_space_in_a_hole),
 		cmocka_unit_test(test_io_cache_request_brings_data_into_memory),
 		cmocka_unit_test(test_io_nodes_are_read_again_when_the_cache_is_small),
 		cmocka_unit_test(test_io_wrong_data_is_an_error_for_that_block_only),
