@@ -80,7 +80,7 @@ static int check_supers(struct check *c, struct fs_error *err)
 {
 	struct super_block *sb;
 	unsigned bad;
-	int r = super_read(c->q, c->dev->size, &c->sb, &bad, err);
+	int r = super_read(c->q, c->dev->size, &c->sb, &bad, &old, err);
 
 	if (r)
 		return r;

@@ -10,6 +10,8 @@
 #include "fs/block_group.h"
 #include "fs/fs_int.h"
 
+#define READ_TRIES 3
+
 static const uint64_t offsets[SUPER_COPIES] = SUPER_OFFSETS;
 
 static bool is_power_of_two(uint64_t v) { return v && !(v & (v - 1)); }
@@ -45,19 +47,32 @@ int super_validate(const struct super_block *sb, uint64_t offset, uint64_t devic
 	return -EUCLEAN;
 }
 
+/* An error that passes must not make the pool one commit older. */
+static int read_copy(struct device_queue *q, uint64_t device_bytes, unsigned copy, struct super_block *sb)
+{
+	int r = -EIO;
+
+	if (offsets[copy] + SUPER_SIZE > device_bytes)
+		return r;
+	for (unsigned i = 0; r && i < READ_TRIES; i++)
+		r = device_sync(q, DEVICE_READ, offsets[copy], sb, SUPER_SIZE);
+	return r;
+}
+
 int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block *ret_sb, unsigned *ret_bad,
-	       struct fs_error *err)
+	       unsigned *ret_old, struct fs_error *err)
 {
 	struct super_block *sb = mem_alloc_aligned(DEVICE_ALIGN, SUPER_SIZE);
 	const char *why = "cannot be read";
 	bool found = false, ours = false;
+	unsigned newest = 0;
 	int r = 0;
 
 	if (!sb)
 		return fs_fail(err, -ENOMEM, "out of memory");
 	*ret_bad = 0;
 	for (unsigned i = 0; i < SUPER_COPIES; i++) {
-		r = offsets[i] + SUPER_SIZE <= device_bytes ? device_sync(q, DEVICE_READ, offsets[i], sb, SUPER_SIZE) : -EIO;
+		r = read_copy(q, device_bytes, i, sb);
 		if (r == 0) {
 			ours |= le64_to_cpu(sb->magic) == SUPER_MAGIC;
 			r = super_validate(sb, offsets[i], device_bytes, &why);
@@ -67,8 +82,12 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 		else if (!found || le64_to_cpu(sb->generation) > le64_to_cpu(ret_sb->generation)) {
 			*ret_sb = *sb;
 			found = true;
+			newest = 1;
+		} else if (le64_to_cpu(sb->generation) == le64_to_cpu(ret_sb->generation)) {
+			newest++;
 		}
 	}
+	*ret_old = SUPER_COPIES - *ret_bad - newest;
 	mem_free(sb);
 	if (!found)
 		return ours ? fs_fail(err, -EUCLEAN, "no superblock is valid (the last one %s): restore the file from a copy", why)
