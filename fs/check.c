@@ -79,7 +79,7 @@ static int check_super(struct check *c, unsigned copy, struct super_block *sb)
 static int check_supers(struct check *c, struct fs_error *err)
 {
 	struct super_block *sb;
-	unsigned bad;
+	unsigned bad, old;
 	int r = super_read(c->q, c->dev->size, &c->sb, &bad, &old, err);
 
 	if (r)

@@ -56,8 +56,10 @@ static void rebuild_work_fn(struct fs_work *work)
 	struct fs *fs = container_of(work, struct fs, rebuild_work);
 	int r = rebuild_groups(fs, work_queue());
 
-	if (r)
+	if (r) {
 		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s", strerror(-r));
+		atomic_store(&fs->rebuild_failed, true);
+	}
 	atomic_store(&fs->rebuild_running, false);
 	fs_kick_commit(fs);
 }
@@ -97,6 +99,8 @@ static void *commit_thread(void *arg)
 		if (fs->stop)
 			break;
 		rebuild = fs->rebuild_wanted && !atomic_load(&fs->rebuild_running);
+		if (!in_time && wait_ms != RETRY_MS && !fs_is_read_only(fs)) /* what failed may have been for want of memory */
+			rebuild |= atomic_exchange(&fs->rebuild_failed, false);
 		if (rebuild)
 			fs->rebuild_wanted = false;
 		pins_only = !fs->commit_wanted && !again && (in_time || wait_ms == RETRY_MS);

@@ -80,7 +80,10 @@ struct fs_options {
  */
 int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, struct fs_error *err);
 
-/* Commits, stops the threads, closes the device. No context may be left and no volume handle. Waits. Accepts NULL. */
+/*
+ * Commits, stops the threads, closes the device. No context may be left and no volume handle. Waits. Accepts NULL.
+ * -EROFS: an error had turned the pool read-only; what was flushed is safe. It is closed all the same.
+ */
 int fs_close(struct fs *fs);
 
 /* Commits everything that completed before the call. Waits. */

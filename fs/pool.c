@@ -251,15 +251,21 @@ static int replay(struct fs *fs)
 static int load_pool(struct fs *fs, struct fs_error *err)
 {
 	struct super_block *sb = &fs->super;
-	unsigned bad;
-	int r = super_read(fs->commit_q, fs->dev->size, sb, &bad, err);
+	unsigned bad, old;
+	int r = super_read(fs->commit_q, fs->dev->size, sb, &bad, &old, err);
 
 	if (r)
 		return r;
 	if (bad)
-		fs_log(fs, FS_LOG_WARNING, "%u of %u superblocks are damaged; the next commit writes them anew", bad, SUPER_COPIES);
+		fs_log(fs, FS_LOG_WARNING, "%u of %u superblocks are damaged; they are written anew", bad, SUPER_COPIES);
 	if (le64_to_cpu(sb->ro_compat) & ~FEATURE_RO_COMPAT_KNOWN)
 		fs_set_read_only(fs, -EROFS, "the pool uses features that this version can only read");
+	/* Before anything else is written: what cannot be read now, and may be newer, must not be found at the next start. */
+	if ((bad || old) && !fs_is_read_only(fs)) {
+		r = super_write_all(fs->commit_q, sb);
+		if (r)
+			fs_set_read_only(fs, r, "the superblocks cannot be written anew");
+	}
 	memcpy(fs->uuid, sb->uuid, sizeof(fs->uuid));
 	fs->group_size = le64_to_cpu(sb->group_size);
 	fs->dev->size = le64_to_cpu(sb->device_size);
@@ -429,12 +435,15 @@ int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, 
 
 int fs_close(struct fs *fs)
 {
+	bool writable = fs && fs->commit_thread_runs;
 	int r = 0;
 
 	if (!fs)
 		return 0;
 	commit_thread_stop(fs);
-	if (!fs_is_read_only(fs)) {
+	if (fs_is_read_only(fs)) {
+		r = writable ? -EROFS : 0; /* an error made it so: not everything could be committed */
+	} else {
 		ctx_return_runs(fs);
 		/* Once more until nothing is left to do: deleted volumes are freed in several commits. */
 		do

@@ -11,11 +11,12 @@
 int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes, const char **ret_why);
 
 /*
- * Reads all copies; the valid one with the highest generation. *ret_bad counts copies that are not valid.
+ * Reads all copies; the valid one with the highest generation. *ret_bad counts copies that are not valid, *ret_old
+ * those that are valid but older.
  * -EINVAL: not a pool; -EUCLEAN: a pool, but no copy is whole; -ENOTSUP: unknown incompatible features.
  */
 int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block *ret_sb, unsigned *ret_bad,
-	       struct fs_error *err);
+	       unsigned *ret_old, struct fs_error *err);
 
 /* Seals the copy for an offset and writes it. Waits. */
 int super_write_copy(struct device_queue *q, const struct super_block *sb, unsigned copy);

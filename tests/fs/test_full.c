@@ -526,6 +526,42 @@ static void test_full_of_holes_takes_large_writes(void **state)
 	full_fini(&f);
 }
 
+/* At the point of refusal a volume is deleted, with nothing trimmed before, and then all of its space can be written. */
+static void test_full_deleting_a_volume_makes_room(void **state)
+{
+	for (unsigned random = 0; random < 2; random++) {
+		struct engine *e = new_pool(&figures[0], false);
+		struct fs_volume *other = engine_volume(e, "other", 20 * MIB);
+		uint8_t *buf = malloc(20 * MIB);
+		struct filling fl = {.next = 0};
+		struct fs_info info;
+		uint64_t again;
+		struct full f;
+
+		fill_bytes(buf, 20 * MIB, 1);
+		assert_int_equal(engine_write(e, other, 0, 20 * MIB, buf), 0);
+		fs_volume_put(other);
+		full_init(&f, e, figures[0].volume_bytes);
+		if (random)
+			fill_random(&f, &fl, 0);
+		else
+			fill_sequential(&f, &fl, MIB / BLOCK);
+		(void)write_again(&f);
+		assert_int_equal(fs_volume_delete(e->fs, "other", NULL), 0);
+		engine_commit(e);
+		engine_check_books(e);
+		fs_get_info(e->fs, &info);
+		again = write_again(&f) * BLOCK;
+		print_message("  20 MiB deleted: %llu KiB free by the figures, %llu KiB written\n",
+			      (unsigned long long)info.free_bytes / 1024, (unsigned long long)again / 1024);
+		assert_true(again + SLACK >= info.free_bytes && again >= 17 * MIB);
+		verify_versions(&f);
+		engine_check_all(e);
+		free(buf);
+		full_fini(&f);
+	}
+}
+
 /* ---- many threads ----------------------------------------------------------------------------- */
 
 #define THREADS 16u
@@ -681,6 +717,7 @@ int main(void)
 		cmocka_unit_test(test_full_random_writes),
 		cmocka_unit_test(test_full_random_writes_with_overwrites),
 		cmocka_unit_test(test_full_of_holes_takes_large_writes),
+		cmocka_unit_test(test_full_deleting_a_volume_makes_room),
 		cmocka_unit_test(test_full_sixteen_threads_at_once),
 		cmocka_unit_test(test_full_pool_of_4_gib),
 	};
