@@ -583,7 +583,8 @@ static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
 {
 	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
 	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
-	struct space_pending few = {16, 4096};
+	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
+	struct space_pending few = {requests, requests * 256};
 
 	return grow <= unallocated && grow / fs->group_size <= groups_left(fs) && metadata_fits(fs, few, unallocated - grow, 0,
 						    items_for(bytes) + (grow ? growth_slack(&fs->space, grow) : 0));
