@@ -57,7 +57,7 @@ struct block_group {
 	uint64_t stripe[GROUP_STRIPES_MAX];
 
 	struct lock lock; /* everything from here to the next remark */
-	enum group_state state;
+	_Atomic(enum group_state) state; /* changes under the lock; looked at without it too */
 	struct free_space *avail;
 	uint64_t *pinned[2];
 	uint32_t pinned_blocks[2];

@@ -359,6 +359,46 @@ static void test_flush_log_stale_records_of_earlier_lives_are_not_replayed(void 
 	free_world(w);
 }
 
+/*
+ * A record of an earlier life that stands just where the next one would be, with the sequence number that it would have:
+ * if it were taken for ours, the group before it would count as durable, and its data would not be looked at.
+ */
+static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct device_sim_fault lost = {.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
+	struct flush_log *log = &w->e->fs->log;
+	uint64_t place = log->offset + log->head % log->size;
+	uint8_t stale[LOG_ALIGN], before[2 * LOG_ALIGN];
+
+	device_sim_peek(w->e->sim, place, before, sizeof(before));
+	for (unsigned i = 0; i < 2; i++) {
+		write_block(w, i);
+		assert_int_equal(engine_flush(w->e), 0);
+	}
+	device_sim_peek(w->e->sim, place + LOG_ALIGN, stale, sizeof(stale));
+	fs_volume_put(w->vol);
+	engine_abandon(w->e);
+	device_sim_poke(w->e->sim, place, before, sizeof(before)); /* the first life's flushes did not arrive */
+	engine_open(w->e);
+	w->vol = engine_volume(w->e, "v", 0);
+	memset(w->newest, 0, sizeof(w->newest));
+	engine_commit(w->e);
+	log = &w->e->fs->log;
+	assert_int_equal(log->offset + log->head % log->size, place);
+	device_sim_fault_add(w->e->sim, &lost);
+	write_block(w, 5);
+	assert_int_equal(engine_flush(w->e), 0);
+	assert_int_equal(log->offset + log->head % log->size, place + LOG_ALIGN);
+	device_sim_poke(w->e->sim, place + LOG_ALIGN, stale, sizeof(stale)); /* but for this record */
+	die_and_open(w, DEVICE_SIM_CRASH_KEEP_ALL);
+	assert_non_null(strstr(w->e->log, "left out"));
+	w->newest[5] = 0;
+	verify_found(w, false);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
 static void test_flush_log_unflushed_overwrite_leaves_what_was_flushed(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, 1);
@@ -710,6 +750,7 @@ int main(void)
 		cmocka_unit_test(test_flush_log_goes_round_many_times),
 		cmocka_unit_test(test_flush_log_is_replayed_until_a_commit),
 		cmocka_unit_test(test_flush_log_stale_records_of_earlier_lives_are_not_replayed),
+		cmocka_unit_test(test_flush_log_stale_record_does_not_vouch_for_the_last_group),
 		cmocka_unit_test(test_flush_log_unflushed_overwrite_leaves_what_was_flushed),
 		cmocka_unit_test(test_flush_log_torn_tail_loses_nothing_that_was_answered),
 		cmocka_unit_test(test_flush_log_damaged_record_ends_it),

@@ -630,6 +630,34 @@ static void test_space_out_at_any_reservation_of_a_request(void **state)
 	lab_fini(&lab);
 }
 
+/* As much metadata is promised as may be: what frees goes on, from the reserve. */
+static void test_space_frees_when_all_metadata_is_promised(void **state)
+{
+	struct space_ticket held[64];
+	unsigned n = 0;
+	struct lab lab;
+
+	lab_init(&lab, 64 * MIB, 1);
+	assert_int_equal(engine_write(lab.e, lab.vol, 0, 8 * BLOCK, lab.new), 0);
+	engine_commit(lab.e);
+	for (uint64_t touches = 1 << 16; touches > 0; touches /= 2) {
+		for (;; n++) {
+			held[n] = (struct space_ticket){.flags = SPACE_NOTICKET, .want = {.pending = {touches, touches * 100}}};
+			assert_true(n + 1 < ARRAY_SIZE(held));
+			if (space_reserve(lab.e->fs, &held[n]))
+				break;
+		}
+	}
+	lab.e->hold_commits = true; /* one would not help */
+	for (uint64_t b = 0; b < 8; b++)
+		assert_int_equal(engine_trim(lab.e, lab.vol, b * BLOCK + b % 2 * 100, BLOCK - b % 2 * 200), 0);
+	lab.e->hold_commits = false;
+	while (n > 0)
+		space_unreserve(lab.e->fs, &held[--n].want);
+	engine_check_all(lab.e);
+	lab_fini(&lab);
+}
+
 /* ---- those who wait -------------------------------------------------------------------------- */
 
 static void test_space_waiting_requests_are_served_in_order(void **state)
@@ -738,6 +766,7 @@ int main(void)
 		cmocka_unit_test(test_space_memory_out_at_any_allocation_of_a_volume_command),
 		cmocka_unit_test(test_space_memory_out_at_any_allocation_of_open),
 		cmocka_unit_test(test_space_out_at_any_reservation_of_a_request),
+		cmocka_unit_test(test_space_frees_when_all_metadata_is_promised),
 		cmocka_unit_test(test_space_waiting_requests_are_served_in_order),
 		cmocka_unit_test(test_space_impossible_request_is_refused_and_the_next_one_served),
 		cmocka_unit_test(test_space_waiting_requests_end_when_the_pool_turns_read_only),
