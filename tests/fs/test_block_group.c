@@ -479,73 +479,6 @@ static void test_block_group_damaged_cache_is_rebuilt(void **state)
 	damaged_caches(DAMAGE_BAD_SECTOR, 1);
 }
 
-/* While the trees are walked, what the walk has seen and what it will see is freed and committed. */
-struct freeing {
-	struct engine *e;
-	struct fs_volume *vol;
-	struct model *m;
-	bool inside;
-	unsigned commits;
-};
-
-static void free_something(void *arg, struct device_queue *q, const struct device_io *dio)
-{
-	struct freeing *f = arg;
-	struct fs *fs = f->e->fs;
-
-	if (f->inside || q != fs->work.queue[0] || !atomic_load(&fs->groups.rebuilding) || !atomic_load(&fs->rebuild_running))
-		return;
-	if (pthread_mutex_trylock(&fs->commit_lock.mutex)) /* the walk has it at the moment */
-		return;
-	pthread_mutex_unlock(&fs->commit_lock.mutex);
-	f->inside = true;
-	for (unsigned i = 0; i < 5; i++) {
-		uint64_t off = pick(&f->e->rng, f->m->size / BLOCK) * BLOCK;
-		struct fs_io io = {.op = FS_TRIM, .vol = f->vol, .off = off, .len = BLOCK};
-		unsigned left = 0;
-
-		engine_submit(f->e, &io, 1, &left);
-		for (unsigned k = 0; left && k < 1000; k++)
-			fs_ctx_run(f->e->ctx);
-		assert_int_equal(left, 0);
-		assert_int_equal(io.error, 0);
-		memset(f->m->bytes + off, 0, BLOCK);
-	}
-	f->commits += fs_commit(fs) == 0; /* not while the walk's own epoch is in the way of the one before */
-	f->inside = false;
-}
-
-static void test_block_group_frees_during_a_rebuild_are_seen(void **state)
-{
-	struct slots s = {.how = DAMAGE_ZERO, .every = 1};
-	struct freeing f;
-	struct fs_volume *vol;
-	struct engine *e;
-	struct model m;
-
-	model_init(&m, 30 * MIB);
-	e = s.e = scattered_pool(POOL_BYTES, test_seed(), &m);
-	engine_reopen(e);
-	e->hold_commits = true;
-	load_all(e);
-	block_group_each(e->fs, damage_slot, &s);
-	engine_abandon(e);
-	engine_open_only(e);
-	vol = engine_volume(e, "v", 0);
-	f = (struct freeing){.e = e, .vol = vol, .m = &m};
-	engine_device(e)->arg = &f;
-	engine_device(e)->before_submit = free_something;
-	load_all(e);
-	engine_device(e)->before_submit = NULL;
-	assert_true(f.commits > 0);
-	e->hold_commits = false;
-	model_verify_all(e, vol, &m);
-	fs_volume_put(vol);
-	engine_check_all(e);
-	model_fini(&m);
-	engine_free(e);
-}
-
 /* The pool is used from the first moment on, by threads, while the free space is being found. */
 static void test_block_group_pool_serves_while_caches_are_rebuilt(void **state)
 {
@@ -687,7 +620,6 @@ int main(void)
 		cmocka_unit_test(test_block_group_loads_only_what_is_needed),
 		cmocka_unit_test(test_block_group_crash_costs_no_rebuild),
 		cmocka_unit_test(test_block_group_damaged_cache_is_rebuilt),
-		cmocka_unit_test(test_block_group_frees_during_a_rebuild_are_seen),
 		cmocka_unit_test(test_block_group_pool_serves_while_caches_are_rebuilt),
 		cmocka_unit_test(test_block_group_cache_that_cannot_be_written_is_rebuilt_alone),
 		cmocka_unit_test(test_block_group_free_space_takes_little_memory),
