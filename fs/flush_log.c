@@ -51,6 +51,12 @@ void flush_log_suspend_locked(struct fs *fs)
 	fs->log.failed_commits = atomic_load(&fs->commits_started);
 }
 
+void flush_log_freeze_locked(struct flush_log *log)
+{
+	lock_assert_held(&log->lock);
+	log->frozen_bytes += atomic_exchange(&log->pending_bytes, 0);
+}
+
 /* ---- building a group ------------------------------------------------------ */
 
 /* Where the next item goes: records are opened and closed as they fill up. */
@@ -58,6 +64,7 @@ struct encoder {
 	struct flush_log *log;
 	struct log_group *g;
 	const uint8_t *pool;
+	uint64_t limit;		/* of the group's bytes: the buffer, and the room in the log */
 	struct log_record *rec; /* open, or NULL */
 	uint32_t rec_bytes, rec_items;
 };
@@ -85,7 +92,7 @@ static void close_record(struct encoder *en, uint32_t flags)
 
 static int open_record(struct encoder *en)
 {
-	if (en->g->used + LOG_ALIGN > en->g->cap)
+	if (en->g->used + LOG_ALIGN > en->limit)
 		return -ENOSPC;
 	en->rec = (struct log_record *)(en->g->buf + en->g->used);
 	en->rec_bytes = sizeof(*en->rec);
@@ -115,6 +122,8 @@ static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
 				return r;
 			close_record(en, LOG_PAD);
 			if (to_ring_end(en) != en->log->size) {
+				if (en->g->used + to_ring_end(en) > en->limit)
+					return -ENOSPC;
 				memset(en->g->buf + en->g->used, 0, to_ring_end(en));
 				en->g->used += to_ring_end(en);
 			}
@@ -123,7 +132,7 @@ static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
 		if (r)
 			return r;
 	}
-	if (en->g->used + round_up_u64(en->rec_bytes + bytes, LOG_ALIGN) > en->g->cap)
+	if (en->g->used + round_up_u64(en->rec_bytes + bytes, LOG_ALIGN) > en->limit)
 		return -ENOSPC;
 	*ret_room = (char *)en->rec + en->rec_bytes;
 	en->rec_bytes += bytes;
@@ -241,20 +250,22 @@ static int build_locked(struct fs *fs, struct log_group *g)
 {
 	struct flush_log *log = &fs->log;
 	struct encoder en = {.log = log, .g = g, .pool = fs->uuid};
-	uint64_t bytes = atomic_load(&log->pending_bytes), need = group_bound(bytes + 256 * sizeof(struct log_item));
+	uint64_t running = atomic_load(&log->pending_bytes);
+	uint64_t need = group_bound(running + log->frozen_bytes + 256 * sizeof(struct log_item));
 	int r;
 
 	lock_assert_held(&log->lock);
 	g->start = log->head;
 	g->used = g->items = g->data_bytes = 0;
 	g->error = 0;
-	g->flushed_before = false;
 	if (log->head - log->tail + need > log->size)
 		return -ENOSPC;
 	r = buffer_reserve(g, need);
 	if (r)
 		return r;
-	atomic_fetch_sub(&log->pending_bytes, bytes);
+	en.limit = min_u64(g->cap, log->size - (log->head - log->tail)); /* writers may add more than `need` meanwhile */
+	atomic_fetch_sub(&log->pending_bytes, running);
+	log->frozen_bytes = 0;
 	r = put_new_groups(&en, fs);
 	if (r == 0)
 		r = put_volumes(&en, fs);
@@ -412,7 +423,8 @@ void flush_log_flush(struct fs *fs, struct flush_waiter *w)
 
 	atomic_fetch_add(&fs->stats.flushes, 1);
 	lock_take(&log->lock);
-	nothing = !log->busy && !log->failed && !fs_is_read_only(fs) && atomic_load(&log->pending_bytes) == 0;
+	nothing = !log->busy && !log->failed && !fs_is_read_only(fs) && log->frozen_bytes == 0 &&
+		  atomic_load(&log->pending_bytes) == 0;
 	if (!nothing) {
 		TAILQ_INSERT_TAIL(&log->waiting, w, link);
 		lead = !log->busy;
@@ -433,8 +445,10 @@ void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t 
 	bool more;
 
 	lock_take(&log->lock);
-	if (!error && tail != UINT64_MAX)
+	if (!error && tail != UINT64_MAX) {
 		log->tail = tail;
+		log->frozen_bytes = 0;
+	}
 	if (!error && log->failed && log->failed_commits < commits)
 		log->failed = false;
 	for (w = TAILQ_FIRST(&log->committing); w; w = next) {

@@ -55,7 +55,6 @@ struct log_group {
 	struct device_io flush_io;
 	unsigned ios;
 	int error;
-	bool flushed_before;
 };
 
 struct flush_log {
@@ -70,7 +69,9 @@ struct flush_log {
 	struct flush_waiter_list committing; /* for a commit */
 	struct log_group group;
 	struct ctx_post lead; /* hands the lead to the next waiter's thread */
-	_Atomic uint64_t pending_bytes; /* an upper bound of what the next group takes */
+	/* Upper bounds of what the next group takes: of running overlays (noted when a pending is in one), of frozen ones. */
+	_Atomic uint64_t pending_bytes;
+	uint64_t frozen_bytes; /* under the lock */
 	_Atomic bool new_groups;	/* block groups were made */
 	_Atomic uint64_t groups, bytes;
 };
@@ -78,7 +79,10 @@ struct flush_log {
 void flush_log_init(struct fs *fs);
 void flush_log_fini(struct fs *fs);
 
-/* A pending was put into an overlay. */
+/*
+ * A pending was put into the running overlay of a volume that is on the list of dirty ones: only then is what
+ * flush_log_freeze_locked takes for frozen certain to be.
+ */
 static inline void flush_log_note(struct flush_log *log, uint64_t extents, uint64_t blocks)
 {
 	atomic_fetch_add(&log->pending_bytes, extents * 120 + blocks * 4);
@@ -86,6 +90,9 @@ static inline void flush_log_note(struct flush_log *log, uint64_t extents, uint6
 
 /* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ctx's thread. */
 void flush_log_flush(struct fs *fs, struct flush_waiter *w);
+
+/* The committer: dirty volumes are being frozen. The log's lock and that of the list of dirty volumes are held. */
+void flush_log_freeze_locked(struct flush_log *log);
 
 /* Flushes are done by commits until one that starts from now on has ended. The log's lock is held. */
 void flush_log_suspend_locked(struct fs *fs);

@@ -80,6 +80,7 @@ static void freeze(struct transaction *txn)
 	txn->generation = atomic_fetch_add(&fs->running_generation, 1);
 	txn->log_tail = fs->log.head;
 	txn->log_seq = fs->log.seq;
+	flush_log_freeze_locked(&fs->log);
 	lock_drop(&fs->volumes.dirty_lock);
 	lock_drop(&fs->log.lock);
 	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)

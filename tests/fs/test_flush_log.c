@@ -265,6 +265,79 @@ static void test_flush_log_full_waits_for_a_commit(void **state)
 	free_world(w);
 }
 
+/* More than the log holds is pending: a commit takes that, and the log is there again for what comes then. */
+static void test_flush_log_is_used_again_after_too_much_for_it(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	uint64_t limit = w->e->fs->log.size, groups;
+	struct fs_info before, after;
+
+	w->e->hold_commits = true;
+	for (unsigned n = 0; atomic_load(&w->e->fs->log.pending_bytes) <= limit; n++)
+		write_block(w, n % BLOCKS);
+	w->e->hold_commits = false;
+	groups = atomic_load(&w->e->fs->log.groups);
+	flush(w);
+	assert_int_equal(atomic_load(&w->e->fs->log.groups), groups);
+	fs_get_info(w->e->fs, &before);
+	for (unsigned n = 0; n < 20; n++) {
+		write_block(w, n);
+		flush(w);
+	}
+	fs_get_info(w->e->fs, &after);
+	assert_int_equal(after.commits, before.commits);
+	assert_int_equal(atomic_load(&w->e->fs->log.groups), groups + 20);
+	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	verify_found(w, false);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
+static void write_every_second(struct engine *e, struct fs_volume *vol, unsigned n)
+{
+	uint8_t buf[FS_BLOCK_SIZE] = {1};
+
+	for (unsigned i = 0; i < n; i++)
+		assert_int_equal(engine_write(e, vol, 2ull * i * BLOCK, BLOCK, buf), 0);
+}
+
+/* Other threads' writes come on top of what a group was thought to take: it never runs over records that count. */
+static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct fs_volume *big = engine_volume(w->e, "big", 64 * MIB);
+	struct flush_log *log = &w->e->fs->log;
+	struct fs_io io = {.op = FS_FLUSH};
+	unsigned left = 0;
+
+	engine_commit(w->e);
+	w->e->hold_commits = true;
+	for (unsigned n = 0; n < BLOCKS; n++) /* what would be lost */
+		write_block(w, n);
+	flush(w);
+	write_every_second(w->e, big, 3000); /* a buffer for many stays for those that follow */
+	flush(w);
+	while (log->head - log->tail + (128u << 10) <= log->size) {
+		write_block(w, w->version % BLOCKS);
+		flush(w);
+	}
+	write_every_second(w->e, big, 4000);
+	atomic_store(&log->pending_bytes, 1);
+	engine_submit(w->e, &io, 1, &left);
+	for (unsigned i = 0; left && i < 100; i++)
+		fs_ctx_run(w->e->ctx);
+	assert_in_range(log->head - log->tail, log->size / 2, log->size);
+	w->e->hold_commits = false;
+	engine_wait(w->e, &left);
+	assert_int_equal(io.error, 0);
+	memcpy(w->flushed, w->newest, sizeof(w->flushed));
+	fs_volume_put(big);
+	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	verify_found(w, false);
+	engine_check_all(w->e);
+	free_world(w);
+}
+
 static void test_flush_log_goes_round_many_times(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, test_seed());
@@ -747,6 +820,8 @@ int main(void)
 		cmocka_unit_test(test_flush_log_one_flush_takes_one_device_flush),
 		cmocka_unit_test(test_flush_log_concurrent_flushes_share_device_flushes),
 		cmocka_unit_test(test_flush_log_full_waits_for_a_commit),
+		cmocka_unit_test(test_flush_log_is_used_again_after_too_much_for_it),
+		cmocka_unit_test(test_flush_log_group_larger_than_thought_stays_in_its_room),
 		cmocka_unit_test(test_flush_log_goes_round_many_times),
 		cmocka_unit_test(test_flush_log_is_replayed_until_a_commit),
 		cmocka_unit_test(test_flush_log_stale_records_of_earlier_lives_are_not_replayed),
