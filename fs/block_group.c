@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/block_group.c: the table of groups, device space, giving out and taking back. The commit's part: block_group_commit.c. */
+/*
+ * fs/block_group.c: the table of groups, the device space that none of them has, and making groups. Reading what is free in
+ * one: block_group_load.c; giving out and taking back: block_group_space.c; the commit's part: block_group_commit.c.
+ */
 #include "fs/block_group.h"
 
 #include <errno.h>
@@ -8,11 +11,10 @@
 
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/fault.h"
-#include "fs/fs_int.h"
+#include "fs/block_group_int.h"
 #include "fs/free_space_cache.h"
+#include "fs/fs_int.h"
 #include "fs/node_format.h"
-#include "fs/rebuild.h"
 #include "fs/space_info.h"
 
 int group_table_init(struct fs *fs)
@@ -209,13 +211,10 @@ void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void 
 
 /* ---- making ---------------------------------------------------------------- */
 
-static size_t pinned_bytes(const struct block_group *g) { return (g->nblocks + 63) / 64 * sizeof(uint64_t); }
-
-/* The bitmaps of a group whose committed free space is `committed` (taken over); all of it is available. */
-static int group_set_loaded(struct block_group *g, struct free_space *committed)
+int block_group_set_loaded(struct block_group *g, struct free_space *committed)
 {
 	struct free_space *avail = free_space_new(g->nblocks, false);
-	uint64_t *p0 = mem_zalloc(pinned_bytes(g)), *p1 = mem_zalloc(pinned_bytes(g));
+	uint64_t *p0 = mem_zalloc(block_group_bitmap_bytes(g)), *p1 = mem_zalloc(block_group_bitmap_bytes(g));
 
 	if (!avail || !p0 || !p1) {
 		free_space_free(avail);
@@ -233,8 +232,6 @@ static int group_set_loaded(struct block_group *g, struct free_space *committed)
 	lock_drop(&g->lock);
 	return 0;
 }
-
-int block_group_rebuilt(struct block_group *g, struct free_space *committed) { return group_set_loaded(g, committed); }
 
 static int group_new(struct fs *fs, const struct group_desc *d, struct block_group **ret_group)
 {
@@ -374,7 +371,7 @@ int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t
 		r = group_new(fs, &d, &g);
 		if (r == 0) {
 			space = free_space_new(g->nblocks, true);
-			r = space ? group_set_loaded(g, space) : -ENOMEM;
+			r = space ? block_group_set_loaded(g, space) : -ENOMEM;
 		}
 		if (r == 0) {
 			table_put_locked(fs, g);
@@ -426,7 +423,7 @@ static int create_system(struct fs *fs, struct super_system_group *entry)
 		return r;
 	g->in_tree = true;
 	space = free_space_new(g->nblocks, true);
-	r = space ? group_set_loaded(g, space) : -ENOMEM;
+	r = space ? block_group_set_loaded(g, space) : -ENOMEM;
 	if (r) {
 		free_space_free(space); /* the group stays, without space, until the next start */
 		return r;
@@ -450,331 +447,4 @@ int block_group_grow_system(struct fs *fs, struct super_block *sb, uint64_t byte
 	}
 	block_group_set_live_max(fs);
 	return r;
-}
-
-/* ---- giving out ------------------------------------------------------------ */
-
-static uint32_t take_from(struct block_group *g, uint32_t want, uint32_t *ret_start)
-{
-	uint32_t n = 0;
-
-	lock_take(&g->lock);
-	if (g->state == GROUP_LOADED && free_space_count(g->avail) > 0) {
-		n = free_space_alloc(g->avail, g->hint, want, ret_start);
-		g->hint = *ret_start + n;
-	}
-	lock_drop(&g->lock);
-	return n;
-}
-
-/* The loaded data group with the most free space; also whether there is one with free space that is not loaded. */
-static struct block_group *best_data_group(struct fs *fs, bool *ret_unloaded)
-{
-	struct block_group *best = NULL;
-	uint32_t most = 0;
-
-	*ret_unloaded = false;
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
-
-		if (!g || g->type != GROUP_DATA)
-			continue;
-		lock_take(&g->lock);
-		if (g->state == GROUP_UNLOADED && g->used < g->len)
-			*ret_unloaded = true;
-		if (g->state == GROUP_LOADED && free_space_count(g->avail) > most) {
-			most = free_space_count(g->avail);
-			best = g;
-		}
-		lock_drop(&g->lock);
-	}
-	return best;
-}
-
-#define RUN_SHORT 16u /* blocks: a group that gives only this much at a time is left for a better one */
-
-uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded)
-{
-	uint32_t cursor = atomic_load(&fs->groups.data_cursor), start = 0, n = 0;
-	struct block_group *g;
-
-	*ret_unloaded = false;
-	lock_take(&fs->groups.lock); /* so that no group goes away */
-	g = cursor ? atomic_load(&fs->groups.slot[cursor]) : NULL;
-	if (g && g->type == GROUP_DATA)
-		n = take_from(g, want, &start);
-	if (n == 0 || (n < RUN_SHORT && n < want)) {
-		struct block_group *best = best_data_group(fs, ret_unloaded);
-
-		if (best && n == 0) {
-			g = best;
-			n = take_from(g, want, &start);
-		}
-		if (best)
-			atomic_store(&fs->groups.data_cursor, (uint32_t)(best->start / fs->group_size));
-	}
-	lock_drop(&fs->groups.lock);
-	if (n)
-		*ret_addr = g->start + (uint64_t)start * g->unit;
-	return n;
-}
-
-void block_group_give(struct fs *fs, uint64_t addr, uint64_t len)
-{
-	struct block_group *g = block_group_find(fs, addr);
-	bool ok;
-
-	ASSERT(g);
-	lock_take(&g->lock);
-	ok = free_space_give(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit));
-	lock_drop(&g->lock);
-	ASSERT(ok);
-}
-
-int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint64_t len)
-{
-	struct block_group *g = block_group_find(fs, addr);
-	int r;
-
-	if (!g || g->type != GROUP_DATA || len > g->len - (addr - g->start) || addr % g->unit)
-		return -EUCLEAN;
-	r = block_group_load(fs, q, g);
-	if (r)
-		return r;
-	if (g->state == GROUP_REBUILDING) {
-		while (block_group_load_next(fs, q)) /* so that the trees are walked once for all of them */
-			;
-		r = rebuild_groups(fs, q);
-		if (r)
-			return r;
-	}
-	if (g->state != GROUP_LOADED)
-		return -EUCLEAN;
-	lock_take(&g->lock);
-	if (!free_space_take(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit)))
-		r = -EUCLEAN;
-	lock_drop(&g->lock);
-	return r;
-}
-
-static void bitmap_set(uint64_t *map, uint32_t start, uint32_t len)
-{
-	for (uint32_t i = start; i < start + len;) {
-		uint32_t bit = i % 64, n = (uint32_t)min_u64(64 - bit, start + len - i);
-		uint64_t mask = n == 64 ? UINT64_MAX : ((1ull << n) - 1) << bit;
-
-		ASSERT((map[i / 64] & mask) == 0);
-		map[i / 64] |= mask;
-		i += n;
-	}
-}
-
-void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation)
-{
-	struct block_group *g = block_group_find(fs, addr);
-	uint32_t n;
-
-	ASSERT(g && len <= g->len - (addr - g->start));
-	n = (uint32_t)(len / g->unit);
-	if (FAULT(FAULT_EARLY_REUSE) && g->state == GROUP_LOADED) {
-		block_group_give(fs, addr, len);
-		space_pinned(fs, g->type, len);
-		space_released(fs, g->type, len);
-		return;
-	}
-	lock_take(&g->lock);
-	ASSERT(g->state == GROUP_LOADED || g->state == GROUP_REBUILDING);
-	if (g->state == GROUP_LOADED) {
-		bitmap_set(g->pinned[generation & 1], (uint32_t)((addr - g->start) / g->unit), n);
-		g->pinned_blocks[generation & 1] += n;
-	} else {
-		bitmap_set(g->lost, (uint32_t)((addr - g->start) / g->unit), n);
-	}
-	lock_drop(&g->lock);
-	if (g->state == GROUP_LOADED)
-		space_pinned(fs, g->type, len);
-	else
-		space_lost(fs, g->type, len);
-}
-
-static void release_group(struct fs *fs, struct block_group *g, unsigned which)
-{
-	uint64_t released;
-
-	lock_take(&g->lock);
-	released = (uint64_t)g->pinned_blocks[which] * g->unit;
-	for (uint32_t w = 0; released && w < (g->nblocks + 63) / 64; w++) {
-		uint64_t bits = g->pinned[which][w];
-
-		g->pinned[which][w] = 0;
-		while (bits) {
-			unsigned from = (unsigned)__builtin_ctzll(bits);
-			uint64_t rest = ~(bits >> from);
-			unsigned n = rest ? (unsigned)__builtin_ctzll(rest) : 64;
-
-			if (n > 64 - from)
-				n = 64 - from;
-			ASSERT(free_space_give(g->avail, w * 64 + from, n));
-			bits = from + n == 64 ? 0 : bits & ~((((1ull << n) - 1)) << from);
-		}
-	}
-	g->pinned_blocks[which] = 0;
-	lock_drop(&g->lock);
-	if (released)
-		space_released(fs, g->type, released);
-}
-
-void block_group_release_pinned(struct fs *fs, uint64_t generation)
-{
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
-
-		if (g && g->pinned[0])
-			release_group(fs, g, generation & 1);
-	}
-}
-
-/* ---- loading --------------------------------------------------------------- */
-
-static int read_cache(struct fs *fs, struct device_queue *q, struct block_group *g, struct free_space **ret_space)
-{
-	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
-					       .generation = g->cache_generation};
-	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes, (uint32_t)((g->len - g->used) / g->unit)};
-	uint64_t bytes = round_up_u64(g->cache_bytes, DEVICE_ALIGN);
-	void *buf;
-	int r = -EUCLEAN;
-
-	if (g->cache_slot > 1 || bytes == 0)
-		return -ENOENT;
-	buf = mem_alloc_aligned(DEVICE_ALIGN, bytes);
-	if (!buf)
-		return -ENOMEM;
-	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
-	for (unsigned i = 0; r && r != -ENOMEM && i < g->nr_stripes; i++) {
-		r = device_sync(q, DEVICE_READ, g->stripe[i] + g->len + (uint64_t)g->cache_slot * g->slot_bytes, buf, bytes);
-		if (r == 0)
-			r = free_space_cache_decode(buf, bytes, &ident, &expect, ret_space);
-	}
-	mem_free(buf);
-	return r;
-}
-
-static void start_rebuild_locked(struct fs *fs, struct block_group *g, uint64_t *lost)
-{
-	g->lost = lost;
-	g->state = GROUP_REBUILDING;
-	/* cache_slot stays: the committed item names it, and the next cache goes to the other one. */
-	atomic_fetch_add(&fs->groups.rebuilding, 1);
-}
-
-/* The group's cache cannot be used: its free space is nobody's until it is rebuilt. */
-static int give_up_cache(struct fs *fs, struct block_group *g, int error)
-{
-	uint64_t *lost = mem_zalloc(pinned_bytes(g));
-
-	if (!lost)
-		return -ENOMEM;
-	fs_log(fs, FS_LOG_WARNING, "block group %llu: free-space cache %s (%s), rebuilding it from the trees",
-	       (unsigned long long)g->start,
-	       error == -ENOENT ? "is missing" : error == -ESTALE ? "is stale" : "is damaged", strerror(-error));
-	/* Before a commit can find the group in this state and free something of it. */
-	space_unavailable(fs, g->type, (int64_t)(g->len - g->used));
-	lock_take(&g->lock);
-	start_rebuild_locked(fs, g, lost);
-	lock_drop(&g->lock);
-	return 0;
-}
-
-int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *g)
-{
-	struct free_space *space = NULL;
-	bool rebuild = false;
-	int r = 0;
-
-	lock_take(&fs->load_lock); /* one loader at a time: nobody else changes the state from UNLOADED */
-	if (g->state == GROUP_UNLOADED) {
-		r = read_cache(fs, q, g, &space);
-		if (r == 0) {
-			r = group_set_loaded(g, space);
-			if (r)
-				free_space_free(space);
-			else
-				atomic_fetch_add(&fs->stats.cache_loaded, 1);
-		} else if (r != -ENOMEM) {
-			r = give_up_cache(fs, g, r);
-			rebuild = r == 0;
-		}
-	}
-	lock_drop(&fs->load_lock);
-	if (rebuild)
-		fs_kick_rebuild(fs);
-	return r;
-}
-
-bool block_group_load_next(struct fs *fs, struct device_queue *q)
-{
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
-
-		if (g && g->type == GROUP_DATA && g->state == GROUP_UNLOADED && g->used < g->len)
-			return block_group_load(fs, q, g) == 0;
-	}
-	return false;
-}
-
-bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
-{
-	bool rebuilding = false;
-
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
-
-		if (!g || g->type != GROUP_METADATA)
-			continue;
-		if (g->state == GROUP_UNLOADED)
-			(void)block_group_load(fs, q, g); /* without memory it is tried again when it is needed */
-		rebuilding |= g->state == GROUP_REBUILDING;
-	}
-	return rebuilding;
-}
-
-int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr)
-{
-	struct group_table *t = &fs->groups;
-
-	for (int round = 0; round < 3; round++) {
-		uint32_t count = atomic_load(&t->count);
-
-		for (uint32_t k = 0; k < count; k++) {
-			uint32_t i = (t->node_cursor + k) % count, start;
-			struct block_group *g = atomic_load(&t->slot[i]);
-
-			if (!g || g->type != type)
-				continue;
-			if (g->state == GROUP_UNLOADED && round == 1) {
-				int r = block_group_load(fs, q, g);
-
-				if (r)
-					return r;
-			}
-			if (take_from(g, 1, &start)) {
-				t->node_cursor = i;
-				*ret_addr = g->start + (uint64_t)start * g->unit;
-				space_allocated_node(fs, type, NODE_SIZE);
-				return 0;
-			}
-		}
-		/* Every loaded group is full: load the others (round 1), then make one (round 2). */
-		if (round == 1) {
-			/* System groups stand in the superblock; they are not made on the way. */
-			uint64_t bytes;
-			int r = type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2, &bytes);
-
-			if (r)
-				return r;
-			space_group_added(fs, type, bytes);
-		}
-	}
-	return -ENOSPC;
 }

@@ -14,6 +14,8 @@
  * 4. A group whose free space is not known (not loaded, or being rebuilt) gives nothing out.
  * 5. A slot of the cache is written only if the block group item of the last commit names the other one.
  * 6. An empty group's device space is unallocated only after a commit without the group.
+ * 7. What stands in a group may be one generation older than the group, not more: while a commit freezes the volumes one by
+ *    one, the running generation has already moved on, and a volume that is not frozen yet takes space of a group just made.
  */
 #ifndef FS_BLOCK_GROUP_H
 #define FS_BLOCK_GROUP_H
@@ -48,7 +50,7 @@ enum group_cache_state { CACHE_CLEAR, CACHE_SETUP, CACHE_NEED_WRITE, CACHE_WRITT
 
 struct block_group {
 	uint64_t start, len; /* logical bytes */
-	uint64_t generation;
+	uint64_t generation; /* when it was made: what running_generation was */
 	uint32_t unit;	     /* bytes of a block of the bitmaps: 4096, or NODE_SIZE in metadata and system groups */
 	uint32_t nblocks;
 	uint32_t slot_bytes; /* of a cache slot; 0 in system groups */
@@ -170,7 +172,10 @@ bool block_group_load_metadata(struct fs *fs, struct device_queue *q);
 /* Loads the next group with free data space; for workers. True when there was one. */
 bool block_group_load_next(struct fs *fs, struct device_queue *q);
 
-/* Hands over what a rebuild found. Takes `committed` on success. -ENOMEM. */
+/*
+ * Hands over a group's free space that is known otherwise than from a cache: found by a rebuild, or all of it in a group that is
+ * new or has no cache. Takes `committed` on success. -ENOMEM.
+ */
 int block_group_rebuilt(struct block_group *g, struct free_space *committed);
 
 /* The next commit writes its item and cache. Under the commit lock. */

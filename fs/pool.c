@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/pool.c: opening and closing a pool; making one is in pool_format.c, the commit thread in commit_thread.c. */
+/*
+ * fs/pool.c: opening and closing a pool; making one is in pool_format.c, the commit thread in commit_thread.c, what is told
+ * of one in pool_info.c.
+ */
 #include "fs/pool.h"
 
 #include <errno.h>
@@ -12,6 +15,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/fs_int.h"
+#include "fs/root_tree.h"
 #include "fs/super.h"
 #include "fs/transaction.h"
 
@@ -191,35 +195,6 @@ static int read_group_tree(struct fs *fs)
 	return walk_group_nodes(fs, &id);
 }
 
-static int read_root_tree(struct fs *fs)
-{
-	struct tree_iter it;
-	int r;
-
-	tree_iter_init(&it, fs, fs->commit_q, &fs->root_tree);
-	r = tree_iter_first(&it);
-	while (r == 0 && it.valid) {
-		struct key key = tree_iter_key(&it);
-		uint64_t be;
-
-		if (key.len != 9) {
-			r = -EUCLEAN;
-			break;
-		}
-		memcpy(&be, key.data + 1, sizeof(be));
-		if (key.data[0] == VOLUME_KEY_TYPE)
-			r = volume_add_item(fs, be64toh(be), tree_iter_value(&it));
-		else if (key.data[0] == ORPHAN_KEY_TYPE)
-			r = orphan_add_item(fs, be64toh(be), tree_iter_value(&it));
-		else
-			r = -EUCLEAN;
-		if (r == 0)
-			r = tree_iter_next(&it);
-	}
-	tree_iter_fini(&it);
-	return r;
-}
-
 static int add_device_space(struct fs *fs)
 {
 	uint64_t log = le64_to_cpu(fs->super.log_offset), log_size = le64_to_cpu(fs->super.log_size);
@@ -282,7 +257,7 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 		r = read_group_tree(fs);
 	if (r)
 		return fs_fail(err, r, "the block groups cannot be read (%s): run a check of the pool", strerror(-r));
-	r = read_root_tree(fs);
+	r = root_tree_read(fs);
 	if (r)
 		return fs_fail(err, r, "the volumes cannot be read (%s): run a check of the pool", strerror(-r));
 	r = replay(fs);
@@ -483,81 +458,4 @@ bool pool_step(struct fs *fs)
 	if (!fs_is_read_only(fs) && (fs->space.nr_tickets || atomic_load(&fs->orphans)))
 		fs->commit_wanted = true;
 	return true;
-}
-
-/* ---- figures --------------------------------------------------------------- */
-
-static void count_group(struct block_group *g, void *arg)
-{
-	struct fs_info *info = arg;
-
-	if (g->type == GROUP_DATA)
-		info->groups_data++;
-	else if (g->type == GROUP_METADATA)
-		info->groups_metadata++;
-	else
-		info->groups_system++;
-}
-
-static void space_figures(struct fs *fs, struct fs_info *info)
-{
-	struct space_info *si = &fs->space;
-
-	info->free_bytes = space_free_bytes(fs);
-	lock_take(&si->lock);
-	info->data_bytes = si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned;
-	info->metadata_bytes = si->kind[SPACE_METADATA].allocated - si->kind[SPACE_METADATA].pinned +
-			       si->kind[SPACE_SYSTEM].allocated - si->kind[SPACE_SYSTEM].pinned;
-	info->reserved_bytes = si->kind[SPACE_DATA].may_use;
-	info->pinned_bytes = si->kind[SPACE_DATA].pinned + si->kind[SPACE_METADATA].pinned;
-	info->global_reserve_bytes = si->global_reserve;
-	info->volume_reserved_bytes = si->volume_reserved;
-	info->reclaim_commits = si->reclaim_commits;
-	info->reclaim_groups = si->reclaim_groups;
-	info->enospc = si->enospc;
-	lock_drop(&si->lock);
-}
-
-void fs_get_info(struct fs *fs, struct fs_info *info)
-{
-	struct cache_stats cs;
-
-	memset(info, 0, sizeof(*info));
-	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
-	info->size = fs->dev->size;
-	space_figures(fs, info);
-	info->generation = atomic_load(&fs->running_generation) - 1;
-	info->unallocated_bytes = atomic_load(&fs->groups.unallocated_bytes);
-	lock_take(&fs->groups.lock);
-	block_group_each(fs, count_group, info);
-	lock_drop(&fs->groups.lock);
-	info->cache_loaded = atomic_load(&fs->stats.cache_loaded);
-	info->cache_written = atomic_load(&fs->stats.cache_written);
-	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
-	info->cache_last_bytes = atomic_load(&fs->stats.cache_last_bytes);
-	info->cache_last_us = atomic_load(&fs->stats.cache_last_us);
-	info->cache_bytes = atomic_load(&fs->stats.cache_bytes);
-	info->cache_us = atomic_load(&fs->stats.cache_us);
-	info->commit_bytes = atomic_load(&fs->stats.commit_bytes);
-	info->commit_us = atomic_load(&fs->stats.commit_us);
-	info->last_commit_ms = (atomic_load(&fs->stats.last_commit_us) + 999) / 1000;
-	info->commits = atomic_load(&fs->commits_done);
-	info->flushes = atomic_load(&fs->stats.flushes);
-	info->log_groups = atomic_load(&fs->log.groups);
-	info->log_bytes = atomic_load(&fs->log.bytes);
-	info->device_flushes = __atomic_load_n(&fs->dev->flushes, __ATOMIC_RELAXED);
-	cache_get_stats(fs->cache, &cs);
-	info->node_cache_hits = cs.hits[CACHE_NODE];
-	info->node_cache_misses = cs.misses[CACHE_NODE];
-	info->data_cache_hits = cs.hits[CACHE_DATA];
-	info->data_cache_misses = cs.misses[CACHE_DATA];
-	lock_take(&fs->volumes.lock);
-	info->volumes = fs->volumes.count;
-	lock_drop(&fs->volumes.lock);
-	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
-	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
-	info->errors_io = atomic_load(&fs->stats.errors_io);
-	info->read_only = fs_is_read_only(fs);
-	info->device_kind = fs->dev->ops->name;
-	info->direct_io = fs->dev->direct;
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/space_info.c: reservations, tickets, promises and the counters. What fits is computed in space_bound.c. */
 #include "fs/space_info.h"
 
 #include <errno.h>
@@ -6,12 +7,10 @@
 
 #include "base/util.h"
 #include "fs/block_group.h"
-#include "fs/free_space_cache.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
-#include "fs/volume_format.h"
+#include "fs/space_info_int.h"
 
-#define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define FREEING_RESERVE_BYTES (256u << 10)
 #define TICKET_COMMITS_MAX 8u /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
@@ -53,69 +52,6 @@ void space_info_fini(struct fs *fs)
 	lock_fini(&fs->space.lock);
 }
 
-/* ---- bounds ---------------------------------------------------------------- */
-
-/*
- * Bytes of nodes that the commits of these changes write at the most: each touched leaf and one neighbour that it
- * may be merged with are written anew; each may split, once for each touch and for what the new items fill;
- * above them every interior node; a first leaf and a root for each volume that is touched; and the root tree. What the commit
- * under way splits, the next one may have to write once more.
- */
-static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
-{
-	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches), volumes = atomic_load(&fs->volumes.count);
-	uint64_t fill = 2 * p.bytes / NODE_CAPACITY + 1;
-	uint64_t out = leaves + min_u64(p.touches, leaves + fill) + fill + 2 * min_u64(p.touches, volumes);
-	uint64_t interior = si->tree_nodes - si->tree_leaves;
-
-	out += min_u64(si->committing.touches, leaves + fill);
-	return (out + interior + out / 64 + fs->root_tree_nodes_bound) * NODE_SIZE;
-}
-
-/*
- * By how much trims can make the trees grow at the worst: every second block freed, each of the others an item of its
- * own, and every leaf half full (tree.h, invariant 4). A trim never makes this larger.
- */
-static uint64_t trim_growth(const struct space_info *si, uint64_t volumes)
-{
-	uint64_t blocks = (si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned) / FS_BLOCK_SIZE;
-	uint64_t splits = blocks > si->tree_items ? (blocks - si->tree_items) / 2 : 0;
-	uint64_t worst = 2 * ((si->tree_items + splits) * EXTENT_ITEM_BYTES + blocks * sizeof(le32));
-	uint64_t now = si->tree_leaves > volumes ? (si->tree_leaves - volumes) * NODE_SIZE : 0; /* one of each may be less full */
-
-	return worst > now ? worst - now : 0;
-}
-
-/*
- * What stays free for metadata beyond that when data takes more of the device: so that data, not metadata, runs out
- * first, and what is trimmed then can be written again, in smaller pieces too.
- */
-static uint64_t growth_slack(const struct space_info *si, uint64_t more_data)
-{
-	return (si->kind[SPACE_DATA].total + more_data) / 256;
-}
-
-static struct space_pending all_pending(const struct space_info *si)
-{
-	return (struct space_pending){si->in_flight.touches + si->running.touches + si->committing.touches,
-				      si->in_flight.bytes + si->running.bytes + si->committing.bytes};
-}
-
-/*
- * Nodes that fit into metadata groups and into what can become such: in two copies, less the cache slots beside them and
- * the pieces that are too small for a pair of stripes.
- */
-static uint64_t metadata_capacity(const struct fs *fs, uint64_t unallocated)
-{
-	const struct space_counts *m = &fs->space.kind[SPACE_METADATA];
-	uint64_t lost = 2 * group_quantum(fs);
-
-	return m->total - m->unavailable + (unallocated > lost ? (unallocated - lost) / 32 * 15 : 0);
-}
-
-/* Metadata for data that is yet to come, at the worst: each block an item of its own, in half-full leaves. */
-static uint64_t items_for(uint64_t data_bytes) { return data_bytes / FS_BLOCK_SIZE * 2 * (EXTENT_ITEM_BYTES + sizeof(le32)); }
-
 static uint64_t owed(const struct space_promise *p)
 {
 	return p->promised > p->allocated ? p->promised - p->allocated : 0;
@@ -129,37 +65,11 @@ static void promise_change_locked(struct space_info *si, struct space_promise *p
 	si->volume_reserved += owed(p);
 }
 
-/* `growth`: bytes of metadata to leave room for beyond what is there. */
-static bool metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags,
-			  uint64_t growth)
-{
-	const struct space_info *si = &fs->space;
-	struct space_pending p = all_pending(si);
-	uint64_t need = si->kind[SPACE_METADATA].allocated;
-
-	p.touches += extra.touches;
-	p.bytes += extra.bytes;
-	need += commit_bound(si, fs, p);
-	if (!(flags & SPACE_FREEING))
-		need += si->global_reserve;
-	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
-		need += trim_growth(si, atomic_load(&fs->volumes.count)) + items_for(si->volume_reserved) + growth;
-	return need <= metadata_capacity(fs, unallocated);
-}
-
-/* ---- growing --------------------------------------------------------------- */
-
-/* How many data groups the group tree has room for; a quarter of it is kept for metadata. */
-static uint64_t groups_left(const struct fs *fs)
-{
-	uint64_t max = fs->groups.live_max / 4 * 3, live = atomic_load(&fs->groups.live);
-
-	return max > live ? max - live : 0;
-}
+/* ---- reserving ------------------------------------------------------------- */
 
 /*
- * Makes a data group of what unallocated space metadata does not need to keep. `wanted` is how much is lacking;
- * the group is as large as it may be. `growth` as for metadata_fits. False: there is none to be had.
+ * Makes a data group of what unallocated space metadata does not need to keep, as large as it may be. `growth` as for
+ * space_metadata_fits. False: there is none to be had.
  */
 static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t growth)
 {
@@ -169,10 +79,10 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 	int r = -ENOSPC;
 
 	while (bytes >= quantum &&
-	       !metadata_fits(fs, extra, unallocated - bytes, 0,
-			      growth + items_for(bytes) + growth_slack(si, bytes)))
+	       !space_metadata_fits(fs, extra, unallocated - bytes, 0,
+				    growth + space_items_for(bytes) + space_growth_slack(si, bytes)))
 		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
-	if (bytes >= quantum && groups_left(fs) > 0)
+	if (bytes >= quantum && space_groups_left(fs) > 0)
 		r = block_group_create(fs, GROUP_DATA, bytes, &bytes);
 	if (r == 0)
 		si->kind[SPACE_DATA].total += bytes;
@@ -201,7 +111,7 @@ static bool try_reserve_locked(struct fs *fs, const struct space_reservation *wa
 	struct space_promise *p = want->promise;
 	bool promised = p && p->promised;
 
-	if (all_pending(si).touches > PENDING_MAX)
+	if (space_all_pending(si).touches > PENDING_MAX)
 		return false;
 	if (promised) { /* it is owed; or it is as soon as a commit has freed what was overwritten */
 		flags |= SPACE_PROMISED;
@@ -215,7 +125,7 @@ static bool try_reserve_locked(struct fs *fs, const struct space_reservation *wa
 			if (!grow_data_locked(fs, want->pending, 0))
 				return false;
 	}
-	if (!metadata_fits(fs, want->pending, atomic_load(&fs->groups.unallocated_bytes), flags, 0))
+	if (!space_metadata_fits(fs, want->pending, atomic_load(&fs->groups.unallocated_bytes), flags, 0))
 		return false;
 	if (p)
 		promise_change_locked(si, p, p->promised, p->allocated + want->data_bytes);
@@ -503,25 +413,7 @@ void space_lost(struct fs *fs, uint8_t type, uint64_t bytes)
 }
 void space_unavailable(struct fs *fs, uint8_t type, int64_t bytes) { CHANGE(fs, type, c->unavailable += (uint64_t)bytes); }
 
-/* ---- promises and figures -------------------------------------------------- */
-
-/* What grow_data_locked could still make into data groups, by bisection on the same condition, with so much more metadata. */
-static uint64_t growable_locked(const struct fs *fs, uint64_t growth)
-{
-	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
-	uint64_t lo = 0, hi = unallocated / quantum;
-	struct space_pending none = {0, 0};
-
-	while (lo < hi) {
-		uint64_t mid = (lo + hi + 1) / 2;
-
-		if (metadata_fits(fs, none, unallocated - mid * quantum, 0, growth + items_for(mid * quantum) + growth_slack(&fs->space, mid * quantum)))
-			lo = mid;
-		else
-			hi = mid - 1;
-	}
-	return lo * quantum;
-}
+/* ---- promises -------------------------------------------------------------- */
 
 uint64_t space_promise_for(uint64_t size) { return size + min_u64(size, PROMISE_SLACK_BYTES); }
 
@@ -535,14 +427,14 @@ static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	struct space_pending none = {0, 0};
 	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes + si->freeing_reserve;
-	uint64_t have = d->total + growable_locked(fs, need > d->total ? items_for(bytes) - items_for(need - d->total) : items_for(bytes));
+	uint64_t have = d->total + space_growable_locked(fs, need > d->total ? space_items_for(bytes) - space_items_for(need - d->total) : space_items_for(bytes));
 
 	if (need > have)
 		return need - have;
 	while (!data_fits(si, bytes, 0))
-		if (!grow_data_locked(fs, none, items_for(bytes)))
+		if (!grow_data_locked(fs, none, space_items_for(bytes)))
 			return need - d->total;
-	return metadata_fits(fs, none, atomic_load(&fs->groups.unallocated_bytes), 0, items_for(bytes)) ? 0 : items_for(bytes);
+	return space_metadata_fits(fs, none, atomic_load(&fs->groups.unallocated_bytes), 0, space_items_for(bytes)) ? 0 : space_items_for(bytes);
 }
 
 int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force, uint64_t *ret_missing)
@@ -567,45 +459,4 @@ void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t byt
 	ASSERT(bytes >= 0 || p->allocated >= (uint64_t)-bytes);
 	promise_change_locked(&fs->space, p, p->promised, p->allocated + (uint64_t)bytes);
 	lock_drop(&fs->space.lock);
-}
-
-/* Device space for groups that hold so much data, with their cache slots. */
-static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
-{
-	uint64_t slots = 2ull * free_space_cache_slot_bytes((uint32_t)(fs->group_size / FS_BLOCK_SIZE));
-	uint64_t groups = data_bytes / (fs->group_size - slots) + 1;
-
-	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
-}
-
-/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
-static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
-{
-	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
-	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
-	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
-	struct space_pending few = {requests, requests * 256};
-
-	return grow <= unallocated && grow / fs->group_size <= groups_left(fs) && metadata_fits(fs, few, unallocated - grow, 0,
-						    items_for(bytes) + (grow ? growth_slack(&fs->space, grow) : 0));
-}
-
-uint64_t space_free_bytes(struct fs *fs)
-{
-	struct space_info *si = &fs->space;
-	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE, taken; /* in blocks */
-
-	lock_take(&si->lock);
-	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
-	while (lo < hi) {
-		uint64_t mid = (lo + hi + 1) / 2;
-
-		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total > taken ? d->total - taken : 0))
-			lo = mid;
-		else
-			hi = mid - 1;
-	}
-	lock_drop(&si->lock);
-	return (lo - lo / 512) * FS_BLOCK_SIZE; /* nodes are not filled to the last byte */
 }

@@ -12,11 +12,18 @@
  * can need) but by one bound on what the next commit writes, from the number of pending changes and the size of
  * the trees (struct space_pending, space_commit_bound).
  *
- * Invariants, checked at every change in debug builds
- * 1. allocated + may_use + unavailable + reserve <= total (data), where reserve is for requests that free space only.
- * 2. metadata: allocated + bound(pending) + global reserve + trim growth <= total + unallocated/2,
- *    at the moment of each reservation and after each data group was made.
- * 3. What was reserved is given back exactly once: by space_allocate, space_unreserve, or a commit.
+ * Invariants
+ * 1. Data: allocated + may_use + unavailable + volume_reserved (what is owed to reserved volumes) <= total. Requests that
+ *    do not free space leave freeing_reserve of it alone besides. Writes to a reserved volume take of what it is owed, which
+ *    does not change the sum. Broken only where a group's cache turns out to be bad, or a pool is opened whose promises no
+ *    longer fit: then nobody but reserved volumes is granted data until it holds again. Debug builds check at each change
+ *    that allocated + may_use <= total where nothing is unavailable.
+ * 2. Metadata: allocated + bound(all pending) + reserves <= total - unavailable + 15/32 (unallocated - two quanta), when
+ *    a reservation is granted. Reserves: none for SPACE_FREEING; for writes to reserved volumes the global reserve; for all
+ *    others that, trim growth, and items for volume_reserved. When a data group is made it holds, with all of them, for what
+ *    is then unallocated, and with items for all blocks of the group and a slack of 1/256 of the data.
+ * 3. What was reserved leaves exactly once: data by space_allocate, and the rest of it by space_pend or space_unreserve;
+ *    pendings by space_unreserve, or after space_pend with the commit that carries them out.
  * docs/design.md has the proof that the committer then always finds room.
  */
 #ifndef FS_SPACE_INFO_H
@@ -120,8 +127,6 @@ void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_
 /* The overlays were frozen / their commit ended (trees' new sizes). */
 void space_freeze(struct fs *fs);
 void space_commit_done(struct fs *fs, int64_t nodes, int64_t leaves, int64_t items);
-/* The commit was given up; its overlays stay frozen. */
-void space_commit_failed(struct fs *fs);
 
 /*
  * After pins were released: grants tickets in order; refuses those that had their commit and that nothing can help.
@@ -133,7 +138,7 @@ void space_count_reclaim(struct fs *fs);
 /* Ends every ticket with this error. */
 void space_fail_tickets(struct fs *fs, int error);
 
-/* From block_group.c, by type of group. */
+/* From block groups, by type of group. */
 void space_group_added(struct fs *fs, uint8_t group_type, uint64_t bytes);
 void space_allocated_node(struct fs *fs, uint8_t group_type, uint64_t bytes);
 void space_deallocated_node(struct fs *fs, uint8_t group_type, uint64_t bytes);

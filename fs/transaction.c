@@ -11,10 +11,10 @@
 #include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/orphan.h"
+#include "fs/root_tree.h"
 #include "fs/super.h"
 
 #define COMMIT_MEMORY_TRIES 20
-#define ROOT_KEY_LEN 9u
 
 /* ---- nodes ----------------------------------------------------------------- */
 
@@ -132,93 +132,6 @@ static int apply_volumes(struct transaction *txn)
 	return 0;
 }
 
-struct root_change {
-	uint8_t key[ROOT_KEY_LEN];
-	uint16_t len; /* 0: delete */
-	uint8_t value[sizeof(struct volume_item) + FS_NAME_MAX];
-};
-
-static void pack_root_key(struct root_change *rc, uint8_t type, uint64_t id)
-{
-	uint64_t be = htobe64(id);
-
-	rc->key[0] = type;
-	memcpy(rc->key + 1, &be, sizeof(be));
-}
-
-static void pack_volume(struct root_change *rc, struct fs_volume *vol)
-{
-	struct volume_item *item = &vol->frozen_item;
-
-	pack_root_key(rc, VOLUME_KEY_TYPE, vol->id);
-	if (vol->frozen_deleted)
-		return;
-	tree_root_pack(&vol->new_root, &item->root);
-	item->used_blocks = cpu_to_le64(vol->new_used_blocks);
-	memcpy(rc->value, item, sizeof(*item));
-	memcpy(rc->value + sizeof(*item), vol->frozen_name, item->name_len);
-	rc->len = (uint16_t)(sizeof(*item) + item->name_len);
-}
-
-static void pack_orphan(struct root_change *rc, const struct orphan *o)
-{
-	struct orphan_item item = {.used_blocks = cpu_to_le64(o->new_used_blocks), .progress = cpu_to_le64(o->new_progress)};
-
-	pack_root_key(rc, ORPHAN_KEY_TYPE, o->root.owner);
-	if (o->done)
-		return;
-	tree_root_pack(&o->root, &item.root);
-	memcpy(rc->value, &item, sizeof(item));
-	rc->len = sizeof(item);
-}
-
-static int by_key(const void *a, const void *b) { return memcmp(a, b, ROOT_KEY_LEN); }
-
-static int apply_root_changes(struct transaction *txn, struct root_change *rc, struct tree_keyed_change *change, size_t cap)
-{
-	struct tree_keyed_changes changes;
-	struct fs_volume *vol;
-	struct orphan *o;
-	size_t n = 0;
-
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
-		pack_volume(&rc[n++], vol);
-	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
-		pack_orphan(&rc[n++], o);
-	ASSERT(n == cap);
-	qsort(rc, n, sizeof(*rc), by_key);
-	for (size_t i = 0; i < n; i++) {
-		change[i].key = (struct key){rc[i].key, ROOT_KEY_LEN};
-		change[i].value = (struct value){rc[i].len ? rc[i].value : NULL, rc[i].len};
-	}
-	tree_keyed_changes_init(&changes, change, n);
-	return tree_apply(txn, &txn->root_tree, &changes.base);
-}
-
-static int apply_root(struct transaction *txn)
-{
-	struct root_change *rc;
-	struct tree_keyed_change *change;
-	struct fs_volume *vol;
-	struct orphan *o;
-	size_t n = 0;
-	int r = -ENOMEM;
-
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
-		n++;
-	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
-		n++;
-	if (n == 0)
-		return 0;
-	rc = mem_zalloc(n * sizeof(*rc));
-	change = mem_zalloc(n * sizeof(*change));
-	if (rc && change)
-		r = apply_root_changes(txn, rc, change, n);
-	mem_free(rc);
-	mem_free(change);
-	return r;
-}
-
 /* Everything that can still be given up. */
 static int build_trees(struct transaction *txn)
 {
@@ -233,7 +146,7 @@ static int build_trees(struct transaction *txn)
 	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
 		if (r == 0)
 			r = orphan_drop(txn, o, &budget);
-	return r ? r : apply_root(txn);
+	return r ? r : root_tree_update(txn);
 }
 
 /* Takes back the nodes whose refs have not been run. */

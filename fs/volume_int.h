@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/volume_int.h: what volume.c and volume_op.c share: the table of volumes, under its lock. */
+/* fs/volume_int.h: what volume.c, volume_op.c and volume_look.c share: the table of volumes, under its lock. */
 #ifndef FS_VOLUME_INT_H
 #define FS_VOLUME_INT_H
 

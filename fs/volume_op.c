@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/volume_op.c: what users do to volumes: create, delete, rename, resize, list, open, map. */
+/* fs/volume_op.c: what users do to volumes: create, delete, rename, resize. Looking at them: volume_look.c. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
@@ -9,7 +8,6 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/fs_int.h"
-#include "fs/io.h"
 #include "fs/transaction.h"
 #include "fs/volume_int.h"
 
@@ -398,129 +396,5 @@ int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_e
 		volume_unref(vol);
 	}
 	lock_drop(&fs->volumes.op_lock);
-	return r;
-}
-
-/* ---- looking --------------------------------------------------------------- */
-
-int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol)
-{
-	struct fs_volume *vol;
-
-	lock_take(&fs->volumes.lock);
-	vol = volume_table_find_locked(&fs->volumes, name);
-	if (vol && vol->hidden)
-		vol = NULL;
-	if (vol) {
-		vol->handles++;
-		volume_ref(vol);
-	}
-	lock_drop(&fs->volumes.lock);
-	if (!vol)
-		return -ENOENT;
-	*ret_vol = vol;
-	return 0;
-}
-
-void fs_volume_put(struct fs_volume *vol)
-{
-	lock_take(&vol->fs->volumes.lock);
-	vol->handles--;
-	lock_drop(&vol->fs->volumes.lock);
-	volume_unref(vol);
-}
-
-void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
-{
-	memset(ret_info, 0, sizeof(*ret_info));
-	lock_take(&vol->lock);
-	ret_info->id = vol->id;
-	strcpy(ret_info->name, vol->name);
-	ret_info->size = atomic_load(&vol->size);
-	ret_info->used_bytes = vol->used_blocks * FS_BLOCK_SIZE;
-	ret_info->flags = vol->flags;
-	ret_info->ctime_ns = vol->ctime_ns;
-	memcpy(ret_info->uuid, vol->uuid, sizeof(vol->uuid));
-	lock_drop(&vol->lock);
-}
-
-uint64_t fs_volume_size(const struct fs_volume *vol) { return atomic_load(&((struct fs_volume *)(uintptr_t)vol)->size); }
-
-/* The first volume behind `after` that may be seen. */
-static bool next_info(struct fs *fs, const char *after, struct fs_volume_info *ret_info)
-{
-	struct fs_volume *vol;
-
-	lock_take(&fs->volumes.lock);
-	vol = volume_table_next_locked(&fs->volumes, after);
-	while (vol && vol->hidden)
-		vol = volume_table_next_locked(&fs->volumes, vol->name);
-	if (vol)
-		fs_volume_get_info(vol, ret_info);
-	lock_drop(&fs->volumes.lock);
-	return vol != NULL;
-}
-
-int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
-{
-	struct fs_volume_info info;
-	char after[FS_NAME_MAX + 1] = "";
-	int r = 0;
-
-	while (r == 0 && next_info(fs, after, &info)) {
-		strcpy(after, info.name);
-		r = fn(arg, &info);
-	}
-	return r;
-}
-
-/* ---- map ------------------------------------------------------------------- */
-
-/* The next piece in whole blocks, in an epoch of its own. */
-static int map_piece(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece)
-{
-	unsigned epoch = epoch_enter(&vol->fs->epoch);
-	int r = volume_lookup(vol, q, blk, max, ret_piece, NULL);
-
-	epoch_leave(&vol->fs->epoch, epoch);
-	return r;
-}
-
-static int map_range(struct fs_volume *vol, struct device_queue *q, uint64_t off, uint64_t end,
-		     int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg)
-{
-	uint64_t upto = (end + FS_BLOCK_SIZE - 1) / FS_BLOCK_SIZE;
-	int r = 0;
-
-	for (uint64_t pos = off; r == 0 && pos < end;) {
-		uint64_t blk = pos / FS_BLOCK_SIZE;
-		struct volume_piece vp;
-
-		r = map_piece(vol, q, blk, upto - blk, &vp);
-		if (r == 0) {
-			uint64_t next = min_u64((blk + vp.nblk) * FS_BLOCK_SIZE, end);
-
-			r = fn(arg, pos, next - pos, vp.addr == 0);
-			pos = next;
-		}
-	}
-	return r;
-}
-
-int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
-		  int (*fn)(void *arg, uint64_t off, uint64_t len, bool hole), void *arg)
-{
-	uint64_t size = atomic_load(&vol->size);
-	struct device_queue *q = work_queue_if_any(), *own = NULL;
-	int r = 0;
-
-	if (off > size || len > size - off)
-		return -EINVAL;
-	if (!q)
-		r = vol->fs->dev->ops->queue_new(vol->fs->dev, &own);
-	if (r == 0)
-		r = map_range(vol, q ? q : own, off, off + len, fn, arg);
-	if (own)
-		own->dev->ops->queue_free(own);
 	return r;
 }

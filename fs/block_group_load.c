@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/block_group_load.c: how a group gets to know its free space: from its cache when it is first needed, or, where that
+ * cannot be used, from a rebuild (rebuild.c walks the trees; here the group is given up and taken back into use).
+ *
+ * Invariants
+ * 1. A group that was read from the group tree leaves GROUP_UNLOADED under fs->load_lock, once: to LOADED or to REBUILDING.
+ * 2. Its free space is taken out of what may be given out before anybody can see it REBUILDING.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_int.h"
+#include "fs/free_space_cache.h"
+#include "fs/fs_int.h"
+#include "fs/space_info.h"
+
+static int read_cache(struct fs *fs, struct device_queue *q, struct block_group *g, struct free_space **ret_space)
+{
+	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+					       .generation = g->cache_generation};
+	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes, (uint32_t)((g->len - g->used) / g->unit)};
+	uint64_t bytes = round_up_u64(g->cache_bytes, DEVICE_ALIGN);
+	void *buf;
+	int r = -EUCLEAN;
+
+	if (g->cache_slot > 1 || bytes == 0)
+		return -ENOENT;
+	buf = mem_alloc_aligned(DEVICE_ALIGN, bytes);
+	if (!buf)
+		return -ENOMEM;
+	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
+	for (unsigned i = 0; r && r != -ENOMEM && i < g->nr_stripes; i++) {
+		r = device_sync(q, DEVICE_READ, g->stripe[i] + g->len + (uint64_t)g->cache_slot * g->slot_bytes, buf, bytes);
+		if (r == 0)
+			r = free_space_cache_decode(buf, bytes, &ident, &expect, ret_space);
+	}
+	mem_free(buf);
+	return r;
+}
+
+static void start_rebuild_locked(struct fs *fs, struct block_group *g, uint64_t *lost)
+{
+	g->lost = lost;
+	g->state = GROUP_REBUILDING;
+	/* cache_slot stays: the committed item names it, and the next cache goes to the other one. */
+	atomic_fetch_add(&fs->groups.rebuilding, 1);
+}
+
+/* The group's cache cannot be used: its free space is nobody's until it is rebuilt. */
+static int give_up_cache(struct fs *fs, struct block_group *g, int error)
+{
+	uint64_t *lost = mem_zalloc(block_group_bitmap_bytes(g));
+
+	if (!lost)
+		return -ENOMEM;
+	fs_log(fs, FS_LOG_WARNING, "block group %llu: free-space cache %s (%s), rebuilding it from the trees",
+	       (unsigned long long)g->start,
+	       error == -ENOENT ? "is missing" : error == -ESTALE ? "is stale" : "is damaged", strerror(-error));
+	/* Before a commit can find the group in this state and free something of it. */
+	space_unavailable(fs, g->type, (int64_t)(g->len - g->used));
+	lock_take(&g->lock);
+	start_rebuild_locked(fs, g, lost);
+	lock_drop(&g->lock);
+	return 0;
+}
+
+int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *g)
+{
+	struct free_space *space = NULL;
+	bool rebuild = false;
+	int r = 0;
+
+	lock_take(&fs->load_lock); /* one loader at a time: nobody else changes the state from UNLOADED */
+	if (g->state == GROUP_UNLOADED) {
+		r = read_cache(fs, q, g, &space);
+		if (r == 0) {
+			r = block_group_set_loaded(g, space);
+			if (r)
+				free_space_free(space);
+			else
+				atomic_fetch_add(&fs->stats.cache_loaded, 1);
+		} else if (r != -ENOMEM) {
+			r = give_up_cache(fs, g, r);
+			rebuild = r == 0;
+		}
+	}
+	lock_drop(&fs->load_lock);
+	if (rebuild)
+		fs_kick_rebuild(fs);
+	return r;
+}
+
+bool block_group_load_next(struct fs *fs, struct device_queue *q)
+{
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g && g->type == GROUP_DATA && g->state == GROUP_UNLOADED && g->used < g->len)
+			return block_group_load(fs, q, g) == 0;
+	}
+	return false;
+}
+
+bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
+{
+	bool rebuilding = false;
+
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (!g || g->type != GROUP_METADATA)
+			continue;
+		if (g->state == GROUP_UNLOADED)
+			(void)block_group_load(fs, q, g); /* without memory it is tried again when it is needed */
+		rebuilding |= g->state == GROUP_REBUILDING;
+	}
+	return rebuilding;
+}
+
+int block_group_rebuilt(struct block_group *g, struct free_space *committed)
+{
+	return block_group_set_loaded(g, committed);
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/block_group_space.c: giving space of groups out, taking it back, and the pins in between.
+ *
+ * Invariants
+ * 1. Giving back, pinning and releasing allocate no memory: what frees space cannot fail (block_group.h, invariant 2).
+ * 2. While data is taken the table's lock is held: no group that gives something goes away.
+ */
+#include <errno.h>
+
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/fault.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/rebuild.h"
+#include "fs/space_info.h"
+
+/* ---- data ------------------------------------------------------------------ */
+
+static uint32_t take_from(struct block_group *g, uint32_t want, uint32_t *ret_start)
+{
+	uint32_t n = 0;
+
+	lock_take(&g->lock);
+	if (g->state == GROUP_LOADED && free_space_count(g->avail) > 0) {
+		n = free_space_alloc(g->avail, g->hint, want, ret_start);
+		g->hint = *ret_start + n;
+	}
+	lock_drop(&g->lock);
+	return n;
+}
+
+/* The loaded data group with the most free space; also whether there is one with free space that is not loaded. */
+static struct block_group *best_data_group(struct fs *fs, bool *ret_unloaded)
+{
+	struct block_group *best = NULL;
+	uint32_t most = 0;
+
+	*ret_unloaded = false;
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (!g || g->type != GROUP_DATA)
+			continue;
+		lock_take(&g->lock);
+		if (g->state == GROUP_UNLOADED && g->used < g->len)
+			*ret_unloaded = true;
+		if (g->state == GROUP_LOADED && free_space_count(g->avail) > most) {
+			most = free_space_count(g->avail);
+			best = g;
+		}
+		lock_drop(&g->lock);
+	}
+	return best;
+}
+
+#define RUN_SHORT 16u /* blocks: a group that gives only this much at a time is left for a better one */
+
+uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded)
+{
+	uint32_t cursor = atomic_load(&fs->groups.data_cursor), start = 0, n = 0;
+	struct block_group *g;
+
+	*ret_unloaded = false;
+	lock_take(&fs->groups.lock); /* so that no group goes away */
+	g = cursor ? atomic_load(&fs->groups.slot[cursor]) : NULL;
+	if (g && g->type == GROUP_DATA)
+		n = take_from(g, want, &start);
+	if (n == 0 || (n < RUN_SHORT && n < want)) {
+		struct block_group *best = best_data_group(fs, ret_unloaded);
+
+		if (best && n == 0) {
+			g = best;
+			n = take_from(g, want, &start);
+		}
+		if (best)
+			atomic_store(&fs->groups.data_cursor, (uint32_t)(best->start / fs->group_size));
+	}
+	lock_drop(&fs->groups.lock);
+	if (n)
+		*ret_addr = g->start + (uint64_t)start * g->unit;
+	return n;
+}
+
+void block_group_give(struct fs *fs, uint64_t addr, uint64_t len)
+{
+	struct block_group *g = block_group_find(fs, addr);
+	bool ok;
+
+	ASSERT(g);
+	lock_take(&g->lock);
+	ok = free_space_give(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit));
+	lock_drop(&g->lock);
+	ASSERT(ok);
+}
+
+int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint64_t len)
+{
+	struct block_group *g = block_group_find(fs, addr);
+	int r;
+
+	if (!g || g->type != GROUP_DATA || len > g->len - (addr - g->start) || addr % g->unit)
+		return -EUCLEAN;
+	r = block_group_load(fs, q, g);
+	if (r)
+		return r;
+	if (g->state == GROUP_REBUILDING) {
+		while (block_group_load_next(fs, q)) /* so that the trees are walked once for all of them */
+			;
+		r = rebuild_groups(fs, q);
+		if (r)
+			return r;
+	}
+	if (g->state != GROUP_LOADED)
+		return -EUCLEAN;
+	lock_take(&g->lock);
+	if (!free_space_take(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit)))
+		r = -EUCLEAN;
+	lock_drop(&g->lock);
+	return r;
+}
+
+/* ---- nodes ----------------------------------------------------------------- */
+
+int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr)
+{
+	struct group_table *t = &fs->groups;
+
+	for (int round = 0; round < 3; round++) {
+		uint32_t count = atomic_load(&t->count);
+
+		for (uint32_t k = 0; k < count; k++) {
+			uint32_t i = (t->node_cursor + k) % count, start;
+			struct block_group *g = atomic_load(&t->slot[i]);
+
+			if (!g || g->type != type)
+				continue;
+			if (g->state == GROUP_UNLOADED && round == 1) {
+				int r = block_group_load(fs, q, g);
+
+				if (r)
+					return r;
+			}
+			if (take_from(g, 1, &start)) {
+				t->node_cursor = i;
+				*ret_addr = g->start + (uint64_t)start * g->unit;
+				space_allocated_node(fs, type, NODE_SIZE);
+				return 0;
+			}
+		}
+		/* Every loaded group is full: load the others (round 1), then make one (round 2). */
+		if (round == 1) {
+			/* System groups stand in the superblock; they are not made on the way. */
+			uint64_t bytes;
+			int r = type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2, &bytes);
+
+			if (r)
+				return r;
+			space_group_added(fs, type, bytes);
+		}
+	}
+	return -ENOSPC;
+}
+
+/* ---- pins ------------------------------------------------------------------ */
+
+static void bitmap_set(uint64_t *map, uint32_t start, uint32_t len)
+{
+	for (uint32_t i = start; i < start + len;) {
+		uint32_t bit = i % 64, n = (uint32_t)min_u64(64 - bit, start + len - i);
+		uint64_t mask = n == 64 ? UINT64_MAX : ((1ull << n) - 1) << bit;
+
+		ASSERT((map[i / 64] & mask) == 0);
+		map[i / 64] |= mask;
+		i += n;
+	}
+}
+
+void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation)
+{
+	struct block_group *g = block_group_find(fs, addr);
+	uint32_t n;
+
+	ASSERT(g && len <= g->len - (addr - g->start));
+	n = (uint32_t)(len / g->unit);
+	if (FAULT(FAULT_EARLY_REUSE) && g->state == GROUP_LOADED) {
+		block_group_give(fs, addr, len);
+		space_pinned(fs, g->type, len);
+		space_released(fs, g->type, len);
+		return;
+	}
+	lock_take(&g->lock);
+	ASSERT(g->state == GROUP_LOADED || g->state == GROUP_REBUILDING);
+	if (g->state == GROUP_LOADED) {
+		bitmap_set(g->pinned[generation & 1], (uint32_t)((addr - g->start) / g->unit), n);
+		g->pinned_blocks[generation & 1] += n;
+	} else {
+		bitmap_set(g->lost, (uint32_t)((addr - g->start) / g->unit), n);
+	}
+	lock_drop(&g->lock);
+	if (g->state == GROUP_LOADED)
+		space_pinned(fs, g->type, len);
+	else
+		space_lost(fs, g->type, len);
+}
+
+static void release_group(struct fs *fs, struct block_group *g, unsigned which)
+{
+	uint64_t released;
+
+	lock_take(&g->lock);
+	released = (uint64_t)g->pinned_blocks[which] * g->unit;
+	for (uint32_t w = 0; released && w < (g->nblocks + 63) / 64; w++) {
+		uint64_t bits = g->pinned[which][w];
+
+		g->pinned[which][w] = 0;
+		while (bits) {
+			unsigned from = (unsigned)__builtin_ctzll(bits);
+			uint64_t rest = ~(bits >> from);
+			unsigned n = rest ? (unsigned)__builtin_ctzll(rest) : 64;
+
+			if (n > 64 - from)
+				n = 64 - from;
+			ASSERT(free_space_give(g->avail, w * 64 + from, n));
+			bits = from + n == 64 ? 0 : bits & ~((((1ull << n) - 1)) << from);
+		}
+	}
+	g->pinned_blocks[which] = 0;
+	lock_drop(&g->lock);
+	if (released)
+		space_released(fs, g->type, released);
+}
+
+void block_group_release_pinned(struct fs *fs, uint64_t generation)
+{
+	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g && g->pinned[0])
+			release_group(fs, g, generation & 1);
+	}
+}

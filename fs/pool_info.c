@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/pool_info.c: the figures of a pool, for people and for monitoring. Those of the space counters are of one moment, under
+ * their lock; the others are counters that go on meanwhile.
+ */
+#include <string.h>
+
+#include "base/util.h"
+#include "fs/fs_int.h"
+
+static void count_group(struct block_group *g, void *arg)
+{
+	struct fs_info *info = arg;
+
+	if (g->type == GROUP_DATA)
+		info->groups_data++;
+	else if (g->type == GROUP_METADATA)
+		info->groups_metadata++;
+	else
+		info->groups_system++;
+}
+
+static void space_figures(struct fs *fs, struct fs_info *info)
+{
+	struct space_info *si = &fs->space;
+
+	info->free_bytes = space_free_bytes(fs);
+	lock_take(&si->lock);
+	info->data_bytes = si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned;
+	info->metadata_bytes = si->kind[SPACE_METADATA].allocated - si->kind[SPACE_METADATA].pinned +
+			       si->kind[SPACE_SYSTEM].allocated - si->kind[SPACE_SYSTEM].pinned;
+	info->reserved_bytes = si->kind[SPACE_DATA].may_use;
+	info->pinned_bytes = si->kind[SPACE_DATA].pinned + si->kind[SPACE_METADATA].pinned;
+	info->global_reserve_bytes = si->global_reserve;
+	info->volume_reserved_bytes = si->volume_reserved;
+	info->reclaim_commits = si->reclaim_commits;
+	info->reclaim_groups = si->reclaim_groups;
+	info->enospc = si->enospc;
+	lock_drop(&si->lock);
+}
+
+void fs_get_info(struct fs *fs, struct fs_info *info)
+{
+	struct cache_stats cs;
+
+	memset(info, 0, sizeof(*info));
+	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
+	info->size = fs->dev->size;
+	space_figures(fs, info);
+	info->generation = atomic_load(&fs->running_generation) - 1;
+	info->unallocated_bytes = atomic_load(&fs->groups.unallocated_bytes);
+	lock_take(&fs->groups.lock);
+	block_group_each(fs, count_group, info);
+	lock_drop(&fs->groups.lock);
+	info->cache_loaded = atomic_load(&fs->stats.cache_loaded);
+	info->cache_written = atomic_load(&fs->stats.cache_written);
+	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
+	info->cache_last_bytes = atomic_load(&fs->stats.cache_last_bytes);
+	info->cache_last_us = atomic_load(&fs->stats.cache_last_us);
+	info->cache_bytes = atomic_load(&fs->stats.cache_bytes);
+	info->cache_us = atomic_load(&fs->stats.cache_us);
+	info->commit_bytes = atomic_load(&fs->stats.commit_bytes);
+	info->commit_us = atomic_load(&fs->stats.commit_us);
+	info->last_commit_ms = (atomic_load(&fs->stats.last_commit_us) + 999) / 1000;
+	info->commits = atomic_load(&fs->commits_done);
+	info->flushes = atomic_load(&fs->stats.flushes);
+	info->log_groups = atomic_load(&fs->log.groups);
+	info->log_bytes = atomic_load(&fs->log.bytes);
+	info->device_flushes = __atomic_load_n(&fs->dev->flushes, __ATOMIC_RELAXED);
+	cache_get_stats(fs->cache, &cs);
+	info->node_cache_hits = cs.hits[CACHE_NODE];
+	info->node_cache_misses = cs.misses[CACHE_NODE];
+	info->data_cache_hits = cs.hits[CACHE_DATA];
+	info->data_cache_misses = cs.misses[CACHE_DATA];
+	lock_take(&fs->volumes.lock);
+	info->volumes = fs->volumes.count;
+	lock_drop(&fs->volumes.lock);
+	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
+	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
+	info->errors_io = atomic_load(&fs->stats.errors_io);
+	info->read_only = fs_is_read_only(fs);
+	info->device_kind = fs->dev->ops->name;
+	info->direct_io = fs->dev->direct;
+}

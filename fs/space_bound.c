@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/space_bound.c: what commits can need at the worst, and what therefore fits. Only computes: nothing is changed here.
+ * docs/design.md has the proof that stands on these bounds.
+ */
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/free_space_cache.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/space_info_int.h"
+#include "fs/volume_format.h"
+
+#define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
+
+/*
+ * Bytes of nodes that the commits of these changes write at the most: each touched leaf and one neighbour that it
+ * may be merged with are written anew; each may split, once for each touch and for what the new items fill;
+ * above them every interior node; a first leaf and a root for each volume that is touched; and the root tree. What the commit
+ * under way splits, the next one may have to write once more.
+ */
+static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
+{
+	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches), volumes = atomic_load(&fs->volumes.count);
+	uint64_t fill = 2 * p.bytes / NODE_CAPACITY + 1;
+	uint64_t out = leaves + min_u64(p.touches, leaves + fill) + fill + 2 * min_u64(p.touches, volumes);
+	uint64_t interior = si->tree_nodes - si->tree_leaves;
+
+	out += min_u64(si->committing.touches, leaves + fill);
+	return (out + interior + out / 64 + fs->root_tree_nodes_bound) * NODE_SIZE;
+}
+
+/*
+ * By how much trims can make the trees grow at the worst: every second block freed, each of the others an item of its
+ * own, and every leaf half full (tree.h, invariant 4). A trim never makes this larger.
+ */
+static uint64_t trim_growth(const struct space_info *si, uint64_t volumes)
+{
+	uint64_t blocks = (si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned) / FS_BLOCK_SIZE;
+	uint64_t splits = blocks > si->tree_items ? (blocks - si->tree_items) / 2 : 0;
+	uint64_t worst = 2 * ((si->tree_items + splits) * EXTENT_ITEM_BYTES + blocks * sizeof(le32));
+	uint64_t now = si->tree_leaves > volumes ? (si->tree_leaves - volumes) * NODE_SIZE : 0; /* one of each may be less full */
+
+	return worst > now ? worst - now : 0;
+}
+
+uint64_t space_growth_slack(const struct space_info *si, uint64_t more_data)
+{
+	return (si->kind[SPACE_DATA].total + more_data) / 256;
+}
+
+struct space_pending space_all_pending(const struct space_info *si)
+{
+	return (struct space_pending){si->in_flight.touches + si->running.touches + si->committing.touches,
+				      si->in_flight.bytes + si->running.bytes + si->committing.bytes};
+}
+
+/*
+ * Nodes that fit into metadata groups and into what can become such: in two copies, less the cache slots beside them and
+ * the pieces that are too small for a pair of stripes.
+ */
+static uint64_t metadata_capacity(const struct fs *fs, uint64_t unallocated)
+{
+	const struct space_counts *m = &fs->space.kind[SPACE_METADATA];
+	uint64_t lost = 2 * group_quantum(fs);
+
+	return m->total - m->unavailable + (unallocated > lost ? (unallocated - lost) / 32 * 15 : 0);
+}
+
+uint64_t space_items_for(uint64_t data_bytes)
+{
+	return data_bytes / FS_BLOCK_SIZE * 2 * (EXTENT_ITEM_BYTES + sizeof(le32));
+}
+
+bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
+{
+	const struct space_info *si = &fs->space;
+	struct space_pending p = space_all_pending(si);
+	uint64_t need = si->kind[SPACE_METADATA].allocated;
+
+	p.touches += extra.touches;
+	p.bytes += extra.bytes;
+	need += commit_bound(si, fs, p);
+	if (!(flags & SPACE_FREEING))
+		need += si->global_reserve;
+	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
+		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_items_for(si->volume_reserved) + growth;
+	return need <= metadata_capacity(fs, unallocated);
+}
+
+/* ---- what fits -------------------------------------------------------------- */
+
+uint64_t space_groups_left(const struct fs *fs)
+{
+	uint64_t max = fs->groups.live_max / 4 * 3, live = atomic_load(&fs->groups.live);
+
+	return max > live ? max - live : 0;
+}
+
+/* By bisection on the condition of grow_data_locked. */
+uint64_t space_growable_locked(const struct fs *fs, uint64_t growth)
+{
+	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t lo = 0, hi = unallocated / quantum;
+	struct space_pending none = {0, 0};
+
+	while (lo < hi) {
+		uint64_t mid = (lo + hi + 1) / 2, bytes = mid * quantum;
+
+		if (space_metadata_fits(fs, none, unallocated - bytes, 0,
+					growth + space_items_for(bytes) + space_growth_slack(&fs->space, bytes)))
+			lo = mid;
+		else
+			hi = mid - 1;
+	}
+	return lo * quantum;
+}
+
+/* Device space for groups that hold so much data, with their cache slots. */
+static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
+{
+	uint64_t slots = 2ull * free_space_cache_slot_bytes((uint32_t)(fs->group_size / FS_BLOCK_SIZE));
+	uint64_t groups = data_bytes / (fs->group_size - slots) + 1;
+
+	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
+}
+
+/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
+static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
+{
+	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
+	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
+	uint64_t growth = space_items_for(bytes) + (grow ? space_growth_slack(&fs->space, grow) : 0);
+	struct space_pending few = {requests, requests * 256};
+
+	return grow <= unallocated && grow / fs->group_size <= space_groups_left(fs) &&
+	       space_metadata_fits(fs, few, unallocated - grow, 0, growth);
+}
+
+uint64_t space_free_bytes(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+	const struct space_counts *d = &si->kind[SPACE_DATA];
+	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE, taken; /* in blocks */
+
+	lock_take(&si->lock);
+	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
+	while (lo < hi) {
+		uint64_t mid = (lo + hi + 1) / 2;
+
+		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total > taken ? d->total - taken : 0))
+			lo = mid;
+		else
+			hi = mid - 1;
+	}
+	lock_drop(&si->lock);
+	return (lo - lo / 512) * FS_BLOCK_SIZE; /* nodes are not filled to the last byte */
+}

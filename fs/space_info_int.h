@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/space_info_int.h: what space_bound.c computes for space_info.c. All of it under the lock of struct space_info, and
+ * without changing anything.
+ *
+ * Invariant: what reserves, what makes data groups and what says how much is free ask the same function,
+ * space_metadata_fits. It is (M) of docs/design.md.
+ */
+#ifndef FS_SPACE_INFO_INT_H
+#define FS_SPACE_INFO_INT_H
+
+#include "fs/space_info.h"
+
+/* Of requests under way, and of the running and the committing overlays. */
+struct space_pending space_all_pending(const struct space_info *si);
+
+/* Metadata for data that is yet to come, at the worst: each block an item of its own, in half-full leaves. */
+uint64_t space_items_for(uint64_t data_bytes);
+
+/*
+ * What stays free for metadata beyond that when data takes more of the device: so that data, not metadata, runs out
+ * first, and what is trimmed then can be written again, in smaller pieces too.
+ */
+uint64_t space_growth_slack(const struct space_info *si, uint64_t more_data);
+
+/*
+ * Whether the commits of all that is pending, and of `extra`, find room in metadata groups and in so much unallocated space.
+ * flags: enum space_flags, which say what reserves stay untouched. `growth`: bytes of metadata to leave room for beyond
+ * what is there; not for requests with SPACE_FREEING or SPACE_PROMISED.
+ */
+bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth);
+
+/* How many data groups the group tree has room for; a quarter of it is kept for metadata. */
+uint64_t space_groups_left(const struct fs *fs);
+
+/* Bytes of unallocated space that could still be made into data groups, with so much more metadata. */
+uint64_t space_growable_locked(const struct fs *fs, uint64_t growth);
+
+#endif
