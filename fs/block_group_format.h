@@ -24,7 +24,7 @@
 struct block_group_item {
 	le64 length;
 	le64 used; /* bytes that the trees of this generation refer to */
-	le64 generation; /* in which the group was made */
+	le64 generation; /* in which the group was made; may be the superblock's plus one */
 	le64 cache_generation;
 	le32 cache_crc;
 	le32 cache_bytes;

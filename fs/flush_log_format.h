@@ -7,7 +7,9 @@
  * superblock's log_tail with log_seq and ends at the first record that is not valid or whose group is not whole.
  * A record's items are: struct log_item, then one CRC32C (le32) for each block where addr is not 0. An item of
  * volume LOG_VOLUME_GROUP is a data block group that no commit knows yet: blk is its logical start, blocks its
- * length in bytes, addr the device offset of its stripe.
+ * length in bytes, addr the device offset of its stripe, and no checksums follow. It counts whatever its generation, unless
+ * the trees have the group: one that was made while a commit was under way may have missed that. So it can also be one
+ * generation younger than an item that stands in it.
  */
 #ifndef FS_FLUSH_LOG_FORMAT_H
 #define FS_FLUSH_LOG_FORMAT_H
@@ -43,7 +45,7 @@ struct log_item {
 	le64 blk;
 	le64 blocks;
 	le64 addr; /* 0: a hole, and no checksums follow */
-	le64 generation; /* of the transaction it belongs to: replayed only if that is not committed */
+	le64 generation; /* of the transaction it belongs to: replayed only if that is not committed. Of a group: when it was made */
 };
 static_assert(sizeof(struct log_item) == 40, "log_item");
 

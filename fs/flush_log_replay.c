@@ -193,6 +193,7 @@ static int replay_extent(struct replay *rp, const struct log_item *item, const l
 	uint64_t blk = le64_to_cpu(item->blk), n = le64_to_cpu(item->blocks), addr = le64_to_cpu(item->addr);
 	struct fs_volume *vol = find_volume(rp, le64_to_cpu(item->volume));
 	struct pending *p;
+	uint64_t bytes;
 	int r;
 
 	if (!vol || n == 0 || n > UINT64_MAX / FS_BLOCK_SIZE - blk || (blk + n) * FS_BLOCK_SIZE > atomic_load(&vol->size))
@@ -217,8 +218,8 @@ static int replay_extent(struct replay *rp, const struct log_item *item, const l
 	p->addr = addr;
 	for (uint64_t i = 0; addr && i < n; i++)
 		p->crc[i] = le32_to_cpu(crc[i]);
-	space_replayed(rp->fs, &vol->promise, addr ? n * FS_BLOCK_SIZE : 0,
-		       (struct space_pending){n > 1 ? 2 : 1, volume_item_bytes(2 + n / EXTENT_BLOCKS_MAX, addr ? n : 0)});
+	bytes = addr ? volume_item_bytes(volume_extent_items(n) + 2, n) : volume_item_bytes(2, 0);
+	space_replayed(rp->fs, &vol->promise, addr ? n * FS_BLOCK_SIZE : 0, (struct space_pending){n > 1 ? 2 : 1, bytes});
 	lock_take(&vol->lock);
 	volume_insert_locked(vol, p, &rp->spare);
 	lock_drop(&vol->lock);

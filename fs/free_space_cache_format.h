@@ -11,6 +11,9 @@
  *	then		`bitmaps` times FREE_SPACE_CACHE_BITMAP_BYTES
  *	offset `bytes`	zeros up to the next multiple of 4096; not covered by the checksum; never read
  *
+ * A block is what the group gives out at a time: 4096 bytes in data groups, a node in metadata groups. group_len and
+ * free_bytes count 4096 bytes for each block, in metadata groups too: there they are a quarter of the group's bytes.
+ *
  * The group is seen as windows of FREE_SPACE_CACHE_WINDOW blocks. Each window is stored either as extents or
  * as one bitmap, whichever is smaller, so that a slot of free_space_cache_slot_bytes() holds any content.
  *
@@ -48,9 +51,9 @@ struct free_space_cache_header {
 	le32 flags; /* none are defined: 0 */
 	uint8_t pool_uuid[16];
 	le64 group_start; /* the block group's logical byte address */
-	le64 group_len;	  /* bytes */
+	le64 group_len;	  /* 4096 times the group's blocks */
 	le64 generation;
-	le64 free_bytes;
+	le64 free_bytes;  /* 4096 times the free blocks */
 	le32 entries; /* extents and bitmaps together */
 	le32 bitmaps;
 	le32 bytes; /* used length of the slot from offset 0 */

@@ -32,8 +32,8 @@ struct io *io_new(struct fs_ctx *ctx, struct fs_io *user)
 	io->piece = io->piece_inline;
 	io->crc = io->crc_inline;
 	io->page = io->page_inline;
-	io->pages = io->mapped = io->allocated = 0;
-	io->pieces = io->nr_pendings = io->alloc_tries = 0;
+	io->pages = io->mapped = io->allocated = io->items = 0;
+	io->pieces = io->alloc_tries = 0;
 	TAILQ_INIT(&io->pendings);
 	memset(&io->ticket, 0, sizeof(io->ticket));
 	ctx->under_way++;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/io.h: a request's way through the engine; io.c starts and ends requests, io_read.c and io_write.c carry them out.
+ * fs/io.h: a request's way through the engine; io.c starts and ends requests, io_read.c and io_write.c carry them out,
+ * io_zero.c makes requests of them.
  *
  * A request runs on its context's thread from state to state. Where it would have to wait, it parks: on a space
  * ticket, in the queue of an extent lock, in a worker that reads nodes, on the device, in the flush log; and what it
- * waited for posts it back. It takes, in this order: the extent lock with DELALLOC, a reservation, pages,
- * allocations. Every way out gives back exactly what is held (io_end).
+ * waited for posts it back. It takes, in this order: the extent lock (a write's has DELALLOC), a reservation, pages,
+ * allocations. The lock comes first always, so that who waits for space keeps its turn in the range. Every way out gives
+ * back exactly what is held (io_end).
  *
  * Invariants
  * 1. Reads hold no lock; they are in an epoch from their first look-up to their last byte.
@@ -67,7 +69,8 @@ struct io {
 	uint64_t pages;
 	struct pending_list pendings; /* allocated so far */
 	uint64_t allocated;	      /* blocks */
-	unsigned nr_pendings, alloc_tries;
+	uint64_t items;		      /* that the pendings become at the most */
+	unsigned alloc_tries;
 
 	struct flush_waiter flush;
 	struct fs_io child[3]; /* edges of unaligned requests, parts of long ones */

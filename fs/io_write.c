@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/io_write.c: writes, trims and zeroes.
+ * fs/io_write.c: writes, and trims of whole blocks. Those of any alignment are made of them in io_zero.c.
  *
- * A write: reserve, lock, fill pages (reading what it covers only in part), allocate, write, and only when all of that is on the
+ * A write: lock, reserve, fill pages (reading what it covers only in part), allocate, write, and only when all of that is on the
  * device put the extents into the overlay. Writes of one batch take neighbouring addresses and leave as one device write.
  */
 #include <errno.h>
@@ -144,7 +144,7 @@ static void write_parts_done(struct io *io)
 	publish_pages(io);
 	insert_pendings(io);
 	space_pend(io->fs, &io->ticket.want,
-		   (struct space_pending){io->ticket.want.pending.touches, volume_item_bytes(io->nr_pendings + 2, io->nblk)});
+		   (struct space_pending){io->ticket.want.pending.touches, volume_item_bytes(io->items + 2, io->nblk)});
 	io->reserved = false;
 	unlock_extent(&io->vol->states, &io->lock);
 	io->locked = false;
@@ -200,7 +200,7 @@ static int add_extent(struct io *io, uint64_t addr, uint32_t n)
 		p->crc[i] = crc32c(io->page[io->allocated + i]->data, FS_BLOCK_SIZE);
 	space_allocate(io->fs, &io->ticket.want, (uint64_t)n * FS_BLOCK_SIZE);
 	TAILQ_INSERT_TAIL(&io->pendings, p, log_link);
-	io->nr_pendings++;
+	io->items += volume_extent_items(n);
 	r = add_to_run(io, io->allocated, addr, n);
 	io->allocated += n;
 	return r;
@@ -307,7 +307,7 @@ static void write_locked(struct io *io)
 	edge_read(&(struct fs_io){.arg = io}); /* the starter's part */
 }
 
-/* ---- reservation and lock -------------------------------------------------- */
+/* ---- lock and reservation -------------------------------------------------- */
 
 /*
  * The lock comes first: requests of the same range are carried out in the order in which they came, so that an old write
@@ -389,6 +389,7 @@ static void lock_and_reserve(struct io *io, uint64_t data_bytes, struct space_pe
 
 void io_write(struct io *io)
 {
+	/* At the worst each block gets a place of its own; when they have theirs, space_pend gives the rest back. */
 	struct space_pending pending = {io->nblk > 1 ? 2 : 1, volume_item_bytes(io->nblk + 2, io->nblk)};
 
 	lock_and_reserve(io, io->nblk * FS_BLOCK_SIZE, pending, io->user->flags & IO_FREEING ? SPACE_FREEING : 0);
@@ -426,101 +427,4 @@ static void hole_locked(struct io *io)
 void io_hole(struct io *io)
 {
 	lock_and_reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0)}, SPACE_FREEING);
-}
-
-/* ---- requests made of others ----------------------------------------------- */
-
-static void child_done(struct fs_io *child)
-{
-	struct io *io = child->arg;
-
-	if (child->error && !io->error)
-		io->error = child->error;
-	if (--io->parts > 0)
-		return;
-	if (io->error)
-		io_end(io, io->error);
-	else
-		io_succeed(io);
-}
-
-static void start_child(struct io *io, unsigned which, enum fs_op op, uint32_t flags, uint64_t off, uint64_t len)
-{
-	if (len == 0)
-		return;
-	io->child[which] = (struct fs_io){.op = op, .flags = flags, .vol = io->vol, .off = off, .len = len,
-					  .done = child_done, .arg = io};
-	io->parts++;
-	io_start(io->ctx, &io->child[which]);
-}
-
-/* True when the block is known to be a hole: its edge need not be written. */
-static bool is_hole(struct io *io, uint64_t blk)
-{
-	unsigned epoch = epoch_enter(&io->fs->epoch);
-	struct volume_piece vp;
-	uint32_t crc;
-	bool hole = volume_lookup(io->vol, NULL, blk, 1, &vp, &crc) == 0 && vp.addr == 0;
-
-	epoch_leave(&io->fs->epoch, epoch);
-	return hole;
-}
-
-static void zero_edge(struct io *io, unsigned which, uint64_t off, uint64_t len)
-{
-	if (len && !is_hole(io, off / FS_BLOCK_SIZE))
-		start_child(io, which, FS_WRITE, IO_ZEROS | IO_FREEING, off, len);
-}
-
-/* Whole blocks become holes, parts of blocks at the edges are overwritten with zeros. */
-void io_discard(struct io *io)
-{
-	uint64_t off = io->user->off, end = off + io->user->len;
-	uint64_t first = round_up_u64(off, FS_BLOCK_SIZE), last = round_down_u64(end, FS_BLOCK_SIZE);
-
-	io->parts = 1;
-	if (first > last) {
-		zero_edge(io, 0, off, end - off);
-	} else {
-		start_child(io, 1, FS_TRIM, 0, first, last - first);
-		zero_edge(io, 0, off, first - off);
-		zero_edge(io, 2, last, end - last);
-	}
-	child_done(&(struct fs_io){.arg = io});
-}
-
-static void zero_next(struct fs_io *child);
-
-static void zero_chunk(struct io *io)
-{
-	/* Chunks meet at block borders: no block is written by two of them. */
-	uint64_t len = min_u64(io->user->len - io->zero_pos, IO_ZERO_CHUNK - (io->user->off + io->zero_pos) % FS_BLOCK_SIZE);
-
-	io->child[0] = (struct fs_io){.op = FS_WRITE, .flags = IO_ZEROS, .vol = io->vol, .off = io->user->off + io->zero_pos,
-				      .len = len, .done = zero_next, .arg = io};
-	io->zero_pos += len;
-	io_start(io->ctx, &io->child[0]);
-}
-
-static void zero_next_posted(struct ctx_post *post) { zero_chunk(container_of(post, struct io, post)); }
-
-static void zero_next(struct fs_io *child)
-{
-	struct io *io = child->arg;
-
-	if (child->error) {
-		io_end(io, child->error);
-	} else if (io->zero_pos == io->user->len) {
-		io_succeed(io);
-	} else { /* not from here: a chunk may have ended at once, and its successors would nest */
-		io->post.fn = zero_next_posted;
-		ctx_post(io->ctx, &io->post);
-	}
-}
-
-/* Zeros that keep their space: written, some at a time. */
-void io_zero_fill(struct io *io)
-{
-	io->zero_pos = 0;
-	zero_chunk(io);
 }

@@ -8,9 +8,11 @@
  *   3. each frozen overlay is merged into its volume's tree; orphans are dropped further; the root tree
  *   4. delayed refs run: now what the trees of N refer to is known
  *   5. caches of dirty groups and nodes are written, together; then the group tree, from how that went
- *   6. device flush; superblock copy 0; device flush; the other copies
+ *   6. device flush; superblock copy 0; device flush; the other copies; device flush
  *   7. publish: volumes' roots; epoch; the flush log's tail; pins wait for readers
- * A failure for want of memory up to 3 gives up and is tried again; any other failure turns the pool read-only.
+ * Where memory is out, 3 and the group tree in 5 take back the nodes they wrote, 4 has not yet changed anything, and each is
+ * tried again for a while; a cache that finds no memory is left out. Any other failure, and memory that stays out, turns the
+ * pool read-only.
  */
 #ifndef FS_TRANSACTION_H
 #define FS_TRANSACTION_H

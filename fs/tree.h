@@ -81,7 +81,7 @@ struct transaction;
 
 /*
  * Merges the changes into the tree at *root. On success *root is the new tree, whose nodes are on their way to the
- * device (transaction_wait_writes), and the transaction's delayed refs know every node that came and went.
+ * device (write_batch_wait), and the transaction's delayed refs know every node that came and went.
  * On failure *root is untouched. One thread at a time (the committer).
  */
 int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_changes *changes);

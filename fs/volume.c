@@ -314,7 +314,7 @@ int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, u
 	return 0;
 }
 
-uint64_t volume_item_bytes(uint64_t extents, uint64_t blocks)
+uint64_t volume_item_bytes(uint64_t items, uint64_t blocks)
 {
-	return extents * (sizeof(struct node_slot) + EXTENT_KEY_LEN + sizeof(struct extent_item)) + blocks * sizeof(le32);
+	return items * (sizeof(struct node_slot) + EXTENT_KEY_LEN + sizeof(struct extent_item)) + blocks * sizeof(le32);
 }

@@ -133,7 +133,12 @@ struct volume_piece {
 int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece,
 		  uint32_t *crc);
 
-/* The bytes that a pending's item takes at the worst, for reservations: `extents` of them with `blocks` altogether. */
-uint64_t volume_item_bytes(uint64_t extents, uint64_t blocks);
+/*
+ * For reservations: how many items a pending of so many blocks becomes at the most, and the bytes of so many items with
+ * `blocks` altogether. A request counts two more than its own: the second piece of what it cuts in the middle, in an overlay or
+ * in the tree, and one to spare.
+ */
+static inline uint64_t volume_extent_items(uint64_t blocks) { return (blocks + EXTENT_BLOCKS_MAX - 1) / EXTENT_BLOCKS_MAX; }
+uint64_t volume_item_bytes(uint64_t items, uint64_t blocks);
 
 #endif

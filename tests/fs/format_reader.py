@@ -336,7 +336,7 @@ class Pool:
                 if volume and addr:
                     crcs = struct.unpack_from(f"<{n}I", group, at)
                     at += 4 * n
-                if generation > self.sb["generation"]:
+                if volume == 0 or generation > self.sb["generation"]:
                     self.apply(volume, blk, n, addr, crcs, verify)
 
     def apply(self, volume, blk, n, addr, crcs, verify):
