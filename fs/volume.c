@@ -242,8 +242,8 @@ void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pendi
 		volume_set_dirty_locked(vol);
 	p->gen = vol->running_generation;
 	overlay_insert(&vol->running, p, spare, pin_replaced, vol);
-	flush_log_note(&vol->fs->log, 1, blocks);
 	set_unlogged_locked(vol);
+	flush_log_note(&vol->fs->log, 1, blocks); /* last: a group that is built meanwhile takes what is counted off, not what is listed later */
 }
 
 static void release_freed(struct fs_volume *vol, unsigned which)

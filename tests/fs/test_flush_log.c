@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -367,6 +368,55 @@ static void test_flush_log_goes_round_many_times(void **state)
 	print_message("  %u flushes, %u commits, %u lives\n", flushes, commits, lives);
 	assert_true(commits < flushes / 2);
 	engine_check_all(w->e);
+	free_world(w);
+}
+
+/* ---- writers and groups at the same moment -------------------------------------------------------- */
+
+static void *write_one(void *arg)
+{
+	struct log_world *w = arg;
+
+	write_block(w, 2);
+	return NULL;
+}
+
+/* Until the writer is held up with the volume's lock in its hands. */
+static bool writer_is_inside(struct fs_volume *vol)
+{
+	unsigned busy = 0;
+
+	for (unsigned ms = 0; ms < 10000 && busy < 20; ms++) {
+		if (pthread_mutex_trylock(&vol->lock.mutex) == 0) {
+			pthread_mutex_unlock(&vol->lock.mutex);
+			busy = 0;
+		} else {
+			busy++;
+		}
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	}
+	return busy == 20;
+}
+
+/* Else a group takes it off the count and does not find it, and the next flush finds nothing to do. */
+static void test_flush_log_counts_only_what_a_group_can_find(void **state)
+{
+	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct fs *fs = w->e->fs;
+	pthread_t writer;
+
+	write_block(w, 1);
+	flush(w);
+	lock_take(&fs->volumes.dirty_lock); /* the list of volumes for the next group */
+	assert_int_equal(pthread_create(&writer, NULL, write_one, w), 0);
+	assert_true(writer_is_inside(w->vol));
+	assert_int_equal(atomic_load(&fs->log.pending_bytes), 0);
+	lock_drop(&fs->volumes.dirty_lock);
+	assert_int_equal(pthread_join(writer, NULL), 0);
+	assert_true(atomic_load(&fs->log.pending_bytes) > 0);
+	flush(w);
+	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	verify_found(w, false);
 	free_world(w);
 }
 
@@ -823,6 +873,7 @@ int main(void)
 		cmocka_unit_test(test_flush_log_is_used_again_after_too_much_for_it),
 		cmocka_unit_test(test_flush_log_group_larger_than_thought_stays_in_its_room),
 		cmocka_unit_test(test_flush_log_goes_round_many_times),
+		cmocka_unit_test(test_flush_log_counts_only_what_a_group_can_find),
 		cmocka_unit_test(test_flush_log_is_replayed_until_a_commit),
 		cmocka_unit_test(test_flush_log_stale_records_of_earlier_lives_are_not_replayed),
 		cmocka_unit_test(test_flush_log_stale_record_does_not_vouch_for_the_last_group),
