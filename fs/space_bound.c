@@ -116,6 +116,8 @@ uint64_t space_growable_locked(const struct fs *fs, uint64_t growth)
 	return lo * quantum;
 }
 
+#define FREE_REQUEST_BLOCKS 66u /* of the requests that the figure of free space counts with */
+
 /* Device space for groups that hold so much data, with their cache slots. */
 static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
 {
@@ -131,8 +133,9 @@ static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
 	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
 	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
 	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
-	uint64_t growth = space_items_for(bytes) + (grow ? space_growth_slack(&fs->space, grow) : 0);
-	struct space_pending few = {requests, requests * 256};
+	/* As grow_data_locked asks it: for whole groups. */
+	uint64_t growth = space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
+	struct space_pending few = {2 * requests, requests * volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
 
 	return grow <= unallocated && grow / fs->group_size <= space_groups_left(fs) &&
 	       space_metadata_fits(fs, few, unallocated - grow, 0, growth);
