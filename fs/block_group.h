@@ -72,6 +72,7 @@ struct block_group {
 	bool dirty;
 	struct block_group *dirty_next;
 	uint64_t *lost; /* while rebuilding: blocks freed since the walk began (bitmap) */
+	bool contradicts; /* the trees refer to more or less of it than its item says: it stays as it is, in state REBUILDING */
 	enum group_cache_state cache_state;
 	uint8_t cache_slot;
 	uint64_t cache_generation;
@@ -166,7 +167,7 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 /* Reads the free space of a group if need be. 0 also when it turned out to need a rebuild (state tells). Waits. */
 int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *group);
 
-/* Loads all metadata groups. True when some of them are being rebuilt. Waits. */
+/* Loads all metadata groups. True when the free space of some is not known: to be rebuilt, or there was no memory. Waits. */
 bool block_group_load_metadata(struct fs *fs, struct device_queue *q);
 
 /* Loads the next group with free data space; for workers. True when there was one. */

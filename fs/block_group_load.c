@@ -107,7 +107,7 @@ bool block_group_load_next(struct fs *fs, struct device_queue *q)
 
 bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
 {
-	bool rebuilding = false;
+	bool unknown = false;
 
 	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
 		struct block_group *g = atomic_load(&fs->groups.slot[i]);
@@ -115,10 +115,10 @@ bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
 		if (!g || g->type != GROUP_METADATA)
 			continue;
 		if (g->state == GROUP_UNLOADED)
-			(void)block_group_load(fs, q, g); /* without memory it is tried again when it is needed */
-		rebuilding |= g->state == GROUP_REBUILDING;
+			(void)block_group_load(fs, q, g);
+		unknown |= g->state != GROUP_LOADED && !g->contradicts;
 	}
-	return rebuilding;
+	return unknown;
 }
 
 int block_group_rebuilt(struct block_group *g, struct free_space *committed)

@@ -56,10 +56,9 @@ static void rebuild_work_fn(struct fs_work *work)
 	struct fs *fs = container_of(work, struct fs, rebuild_work);
 	int r = rebuild_groups(fs, work_queue());
 
-	if (r) {
+	if (r)
 		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s", strerror(-r));
-		atomic_store(&fs->rebuild_failed, true);
-	}
+	atomic_store(&fs->rebuild_failed, r != 0);
 	atomic_store(&fs->rebuild_running, false);
 	fs_kick_commit(fs);
 }

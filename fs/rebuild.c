@@ -44,7 +44,7 @@
 struct rebuild_group {
 	struct block_group *group; /* it cannot go away: only a loaded one is removed */
 	uint64_t *used;		   /* found by the walk */
-	bool done, contradicts;
+	bool done;
 	uint64_t found;		   /* bytes, at the end */
 };
 
@@ -116,7 +116,7 @@ static void collect_group(struct block_group *g, void *arg)
 	bool wanted;
 
 	lock_take(&g->lock);
-	wanted = g->state == GROUP_REBUILDING;
+	wanted = g->state == GROUP_REBUILDING && !g->contradicts;
 	lock_drop(&g->lock);
 	if (!wanted || rb->error)
 		return;
@@ -334,9 +334,9 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 
 	if (!space)
 		return -ENOMEM;
-	rg->contradicts = rg->found != g->used;
-	r = rg->contradicts ? 0 : block_group_rebuilt(g, space);
-	if (r || rg->contradicts) {
+	g->contradicts = rg->found != g->used;
+	r = g->contradicts ? 0 : block_group_rebuilt(g, space);
+	if (r || g->contradicts) {
 		free_space_free(space);
 		return r;
 	}
@@ -393,7 +393,7 @@ static void report(struct rebuild *rb, int error, uint64_t us)
 		const struct rebuild_group *rg = &rb->group[i];
 
 		done += rg->done;
-		if (rg->contradicts)
+		if (rg->group->contradicts)
 			fs_log(rb->fs, FS_LOG_ERROR,
 			       "block group %llu: the trees refer to %llu bytes of it, its item says otherwise: it is not used; run byre pool check",
 			       (unsigned long long)rg->group->start, (unsigned long long)rg->found);

@@ -15,6 +15,7 @@
 #include "fs/super.h"
 
 #define COMMIT_MEMORY_TRIES 20
+#define COMMIT_MEMORY_WAIT_NS 50000000
 
 /* ---- nodes ----------------------------------------------------------------- */
 
@@ -192,7 +193,7 @@ static int try_patiently(struct transaction *txn, int (*step)(struct transaction
 
 	for (int i = 1; r == -ENOMEM && i < COMMIT_MEMORY_TRIES; i++) {
 		if (!txn->fs->simulated)
-			nanosleep(&(struct timespec){0, 50000000}, NULL);
+			nanosleep(&(struct timespec){0, COMMIT_MEMORY_WAIT_NS}, NULL);
 		r = step(txn);
 	}
 	return r;
@@ -411,23 +412,28 @@ static int commit_locked(struct fs *fs)
 
 /*
  * A commit writes nodes: the free space of metadata must be known before it begins, since a rebuild needs the commit
- * lock at its end.
+ * lock at its end. One that failed, for want of memory or since a reader kept an old epoch, is tried again: without
+ * that space the commit might not find room.
  */
 static void prepare_metadata(struct fs *fs)
 {
-	bool rebuilding;
+	for (int i = 0; i < COMMIT_MEMORY_TRIES; i++) {
+		bool unknown;
 
-	lock_take(&fs->commit_lock);
-	rebuilding = block_group_load_metadata(fs, fs->commit_q);
-	lock_drop(&fs->commit_lock);
-	if (!rebuilding || fs_is_read_only(fs))
-		return;
-	fs_start_rebuild(fs);
-	while (atomic_load(&fs->rebuild_running)) {
-		if (fs->simulated)
-			(void)work_run_one(&fs->work);
-		else
-			nanosleep(&(struct timespec){0, 1000000}, NULL);
+		if (i && !fs->simulated)
+			nanosleep(&(struct timespec){0, COMMIT_MEMORY_WAIT_NS}, NULL);
+		lock_take(&fs->commit_lock);
+		unknown = block_group_load_metadata(fs, fs->commit_q);
+		lock_drop(&fs->commit_lock);
+		if (!unknown || fs_is_read_only(fs))
+			return;
+		fs_start_rebuild(fs);
+		while (atomic_load(&fs->rebuild_running)) {
+			if (fs->simulated)
+				(void)work_run_one(&fs->work);
+			else
+				nanosleep(&(struct timespec){0, 1000000}, NULL);
+		}
 	}
 }
 

@@ -347,6 +347,7 @@ struct slots {
 	struct engine *e;
 	enum damage how;
 	unsigned count, every, damaged;
+	uint8_t type; /* only of this one; 0: any */
 	uint8_t (*old)[2][SLOT_COPY]; /* by group index: what both slots held some commits ago */
 	uint8_t other[SLOT_COPY];
 };
@@ -373,7 +374,7 @@ static void damage_slot(struct block_group *g, void *arg)
 	uint8_t buf[SLOT_COPY], mine[SLOT_COPY] = {0};
 	size_t len = min_u64(SLOT_COPY, g->slot_bytes);
 
-	if (g->type == GROUP_SYSTEM || g->cache_slot > 1 || s->count++ % s->every)
+	if (g->type == GROUP_SYSTEM || (s->type && g->type != s->type) || g->cache_slot > 1 || s->count++ % s->every)
 		return;
 	for (unsigned stripe = 0; stripe < g->nr_stripes; stripe++) {
 		uint64_t off = slot_offset(g, stripe, g->cache_slot);
@@ -527,6 +528,112 @@ static void test_block_group_pool_serves_while_caches_are_rebuilt(void **state)
 	engine_free(e);
 }
 
+/* While the trees are walked, what the walk has seen and what it will see is freed and committed. */
+struct freeing {
+	struct engine *e;
+	struct fs_volume *vol;
+	struct model *m;
+	bool inside;
+	unsigned commits;
+};
+
+static void free_something(void *arg, struct device_queue *q, const struct device_io *dio)
+{
+	struct freeing *f = arg;
+	struct fs *fs = f->e->fs;
+
+	if (f->inside || q != fs->work.queue[0] || !atomic_load(&fs->groups.rebuilding) || !atomic_load(&fs->rebuild_running))
+		return;
+	if (pthread_mutex_trylock(&fs->commit_lock.mutex)) /* the walk has it at the moment */
+		return;
+	pthread_mutex_unlock(&fs->commit_lock.mutex);
+	f->inside = true;
+	for (unsigned i = 0; i < 5; i++) {
+		uint64_t off = pick(&f->e->rng, f->m->size / BLOCK) * BLOCK;
+		struct fs_io io = {.op = FS_TRIM, .vol = f->vol, .off = off, .len = BLOCK};
+		unsigned left = 0;
+
+		engine_submit(f->e, &io, 1, &left);
+		for (unsigned k = 0; left && k < 1000; k++)
+			fs_ctx_run(f->e->ctx);
+		assert_int_equal(left, 0);
+		assert_int_equal(io.error, 0);
+		memset(f->m->bytes + off, 0, BLOCK);
+	}
+	f->commits += fs_commit(fs) == 0; /* not while the walk's own epoch is in the way of the one before */
+	f->inside = false;
+}
+
+static void test_block_group_frees_during_a_rebuild_are_seen(void **state)
+{
+	struct slots s = {.how = DAMAGE_ZERO, .every = 1, .type = GROUP_DATA}; /* a commit waits for metadata's */
+	struct freeing f;
+	struct fs_volume *vol;
+	struct engine *e;
+	struct model m;
+
+	model_init(&m, 30 * MIB);
+	e = s.e = scattered_pool(POOL_BYTES, test_seed(), &m);
+	engine_reopen(e);
+	e->hold_commits = true;
+	load_all(e);
+	block_group_each(e->fs, damage_slot, &s);
+	engine_abandon(e);
+	engine_open_only(e);
+	vol = engine_volume(e, "v", 0);
+	f = (struct freeing){.e = e, .vol = vol, .m = &m};
+	engine_device(e)->arg = &f;
+	engine_device(e)->before_submit = free_something;
+	load_all(e);
+	engine_device(e)->before_submit = NULL;
+	assert_true(f.commits > 0);
+	e->hold_commits = false;
+	model_verify_all(e, vol, &m);
+	fs_volume_put(vol);
+	engine_check_all(e);
+	model_fini(&m);
+	engine_free(e);
+}
+
+/* The pool is used from the first moment on, by threads, while the free space is being found. */
+/* A commit needs to know where metadata may go: a rebuild for which there is no memory at some place is done again. */
+static void test_block_group_commit_insists_on_metadata(void **state)
+{
+	struct slots s = {.how = DAMAGE_ZERO, .every = 1, .type = GROUP_METADATA};
+	struct engine *e;
+	struct model m;
+	bool fired = true;
+
+	model_init(&m, 8 * MIB);
+	e = s.e = scattered_pool(POOL_BYTES, test_seed(), &m);
+	for (unsigned n = 1; fired; n += 1 + n / 20) {
+		struct fs_volume *vol;
+
+		engine_reopen(e);
+		s.damaged = 0;
+		block_group_each(e->fs, damage_slot, &s);
+		assert_true(s.damaged > 0);
+		engine_abandon(e);
+		engine_open_only(e);
+		vol = engine_volume(e, "v", 0);
+		fill_bytes(m.bytes, BLOCK, n);
+		e->hold_commits = true;
+		assert_int_equal(engine_write(e, vol, 0, BLOCK, m.bytes), 0);
+		e->hold_commits = false;
+		mem_fail_at(n);
+		assert_int_equal(fs_commit(e->fs), 0);
+		fired = !mem_fail_pending();
+		mem_fail_at(0);
+		assert_false(fs_is_read_only(e->fs));
+		assert_int_equal(atomic_load(&e->fs->groups.rebuilding), 0);
+		model_verify(e, vol, &m, 0, MIB);
+		fs_volume_put(vol);
+	}
+	engine_check_all(e);
+	model_fini(&m);
+	engine_free(e);
+}
+
 /* ---- caches that cannot be written ------------------------------------------------------------------- */
 
 struct victim {
@@ -621,6 +728,8 @@ int main(void)
 		cmocka_unit_test(test_block_group_crash_costs_no_rebuild),
 		cmocka_unit_test(test_block_group_damaged_cache_is_rebuilt),
 		cmocka_unit_test(test_block_group_pool_serves_while_caches_are_rebuilt),
+		cmocka_unit_test(test_block_group_frees_during_a_rebuild_are_seen),
+		cmocka_unit_test(test_block_group_commit_insists_on_metadata),
 		cmocka_unit_test(test_block_group_cache_that_cannot_be_written_is_rebuilt_alone),
 		cmocka_unit_test(test_block_group_free_space_takes_little_memory),
 	};
