@@ -6,7 +6,7 @@
 #   PYTEST_ARGS="-k full"   passed to pytest (check-e2e)
 #   KILLS=8                 kill -9 rounds of check-e2e; SQLITE_KILLS=3, FULL_ATTEMPTS=500: see the tests
 #   SEEDS=1000              seeds of check-crash;  CRASH_SEEDS=20000 those of crash
-#   MUTATION_SEEDS=1000     within which check-mutation finds each deliberate mistake
+#   MUTATION_SEEDS=20000    within which check-mutation finds each deliberate mistake
 #   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches
 #   BENCH_ARGS="--help"     options of tests/bench/bench.py;  SIZE, ROUNDS, OUT as described there
 #   COUNTS=file             each target appends "NAME PASSED FAILED SKIPPED" to it
@@ -19,7 +19,7 @@ COUNT = [ -z "$$COUNTS" ] || echo
 
 check-e2e: all tools
 	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 \
-		$(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e $(PYTEST_ARGS)
+		$(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e tests/fs $(PYTEST_ARGS)
 
 CRASH_BIN := $(if $(wildcard tests/crash/crash.c),$(BUILD)/tests/crash/crash)
 define run_crash

@@ -5,10 +5,11 @@
 # has built, one for each deliberate mistake of fs/fault.h (BUILD/fault-N/crash), until each fails; and the one
 # without any. Exit 0: each mistake was found, and the program without one passes.
 #
-# MUTATION_SEEDS=1000   how many seeds a mistake may take;  JOBS=2  processes at a time
+# MUTATION_SEEDS=20000  how many seeds a mistake may take (most need a handful, an unchecked log record some hundreds)
+# SEEDS=1000            those that the program without any must pass;  JOBS=2  processes at a time
 
 build=${1:?usage: mutation.sh BUILD}
-seeds=${MUTATION_SEEDS:-1000}
+seeds=${MUTATION_SEEDS:-20000}
 jobs=${JOBS:-2}
 cd "$(dirname "$0")/../.." || exit 1
 n=0
@@ -29,7 +30,7 @@ done
 [ "$n" -gt 0 ] || failed=1
 
 log=$build/fault-none.log
-if "$build/tests/crash/crash" --seeds "$seeds" --jobs "$jobs" >"$log" 2>&1; then
+if "$build/tests/crash/crash" --seeds "${SEEDS:-1000}" --jobs "$jobs" >"$log" 2>&1; then
 	echo "  ok    no fault: $(tail -n 1 "$log")"
 else
 	echo "  FAIL  no fault:"
