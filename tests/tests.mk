@@ -4,7 +4,7 @@
 #
 # Switches
 #   PYTEST_ARGS="-k full"   passed to pytest (check-e2e)
-#   KILLS=8                 kill -9 rounds of check-e2e; SQLITE_KILLS=3, FULL_ATTEMPTS=500: see the tests
+#   KILLS=8                 kill -9 rounds of check-e2e (fio, crash); SQLITE_KILLS=3, FULL_ATTEMPTS=500: see the tests
 #   SEEDS=1000              seeds of check-crash;  CRASH_SEEDS=20000 those of crash
 #   MUTATION_SEEDS=20000    within which check-mutation finds each deliberate mistake
 #   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches

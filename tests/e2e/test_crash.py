@@ -52,6 +52,7 @@ def test_crash_kill_at_random_moments(make_byred, seed, interval):
         b.start()
         wrong = model.compare(read_all(b, "v", BLOCKS))
         assert not wrong, f"kill {n}: {len(wrong)} wrong blocks: {wrong[:5]}"
+        assert b.info()["free_space_cache"]["rebuilt"] == 0
     assert acked > 0
     print(f"{acked} requests acknowledged, {flushes} flushes")
 
