@@ -356,8 +356,9 @@ bool transaction_release_pins(struct fs *fs)
 		return true;
 	if (!epoch_previous_is_empty(&fs->epoch))
 		return false;
-	block_group_release_pinned(fs, le64_to_cpu(fs->super.generation));
+	/* Owed to its volume before it is free: in between a reserved volume would have no right to it, and others would. */
 	volume_release_freed(fs, le64_to_cpu(fs->super.generation));
+	block_group_release_pinned(fs, le64_to_cpu(fs->super.generation));
 	atomic_store(&fs->pins_wait, false);
 	return true;
 }

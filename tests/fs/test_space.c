@@ -3,6 +3,8 @@
  * tests/fs/test_space.c: the books of space are exact whatever happens: after random work, after memory or space ran
  * out at any place of any operation, and for those who wait for space.
  */
+#include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -754,6 +756,127 @@ static void test_space_waiting_requests_end_when_the_pool_turns_read_only(void *
 	lab_fini(&lab);
 }
 
+/* ---- what a commit frees of a reserved volume ------------------------------------------------ */
+
+/* A thread that sits on a block group's lock. */
+struct holder {
+	struct block_group *g;
+	sem_t held, enough;
+};
+
+static void find_pinned(struct block_group *g, void *arg)
+{
+	struct holder *h = arg;
+
+	if (!h->g && g->type == GROUP_DATA && (g->pinned_blocks[0] || g->pinned_blocks[1]))
+		h->g = g;
+}
+
+static void *hold_group(void *arg)
+{
+	struct holder *h = arg;
+
+	lock_take(&h->g->lock);
+	sem_post(&h->held);
+	sem_wait(&h->enough);
+	lock_drop(&h->g->lock);
+	return NULL;
+}
+
+static void *release_pins(void *arg)
+{
+	struct fs *fs = arg;
+
+	lock_take(&fs->commit_lock);
+	assert_true(transaction_release_pins(fs));
+	lock_drop(&fs->commit_lock);
+	return NULL;
+}
+
+static uint64_t promise_left(struct fs *fs, const struct space_promise *p)
+{
+	uint64_t left;
+
+	lock_take(&fs->space.lock);
+	left = p->promised - p->allocated;
+	lock_drop(&fs->space.lock);
+	return left;
+}
+
+/* As a write of one block would, that does not wait; what it gets goes back. */
+static int try_block(struct fs *fs, struct space_promise *promise)
+{
+	struct space_ticket t = {.flags = SPACE_NOTICKET, .want = {BLOCK, {1, volume_item_bytes(3, 1)}, promise}};
+	int r = space_reserve(fs, &t);
+
+	if (r == 0)
+		space_unreserve(fs, &t.want);
+	return r;
+}
+
+/* A full reserved volume was overwritten and committed; a reader keeps the pins. Returns its epoch. */
+static unsigned overwrite_reserved(struct engine *e, struct fs_volume *vol, uint64_t size)
+{
+	void *buf = calloc(1, size);
+	unsigned epoch;
+
+	assert_int_equal(engine_write(e, vol, 0, size, buf), 0);
+	engine_commit(e);
+	assert_int_equal(engine_write(e, vol, 0, size, buf), 0);
+	epoch = epoch_enter(&e->fs->epoch);
+	assert_int_equal(fs_commit(e->fs), 0);
+	free(buf);
+	assert_int_equal(promise_left(e->fs, &vol->promise), 0);
+	assert_int_equal(e->fs->space.kind[SPACE_DATA].pinned, size);
+	return epoch;
+}
+
+/*
+ * Regression: what a commit freed was free before it was owed to its reserved volume again. A write to that volume in between
+ * was refused, as nothing was pinned any more, and another volume's write could have had the space.
+ */
+static void test_space_reserved_volume_keeps_what_a_commit_frees(void **state)
+{
+	struct engine *e = engine_new(64 * MIB, 1);
+	struct holder h = {.g = NULL};
+	struct space_reservation held;
+	struct fs_volume *vol;
+	pthread_t holder, releaser;
+	unsigned epoch;
+
+	assert_int_equal(fs_volume_create(e->fs, "r", 4 * MIB, FS_VOLUME_RESERVED, NULL), 0);
+	vol = engine_volume(e, "r", 0);
+	epoch = overwrite_reserved(e, vol, 4 * MIB);
+	held = hold_all_but(e, 0, 1);
+	epoch_leave(&e->fs->epoch, epoch);
+	block_group_each(e->fs, find_pinned, &h);
+	assert_non_null(h.g);
+	assert_int_equal(sem_init(&h.held, 0, 0) | sem_init(&h.enough, 0, 0), 0);
+	assert_int_equal(pthread_create(&holder, NULL, hold_group, &h), 0);
+	sem_wait(&h.held);
+	assert_int_equal(pthread_create(&releaser, NULL, release_pins, e->fs), 0);
+	for (unsigned ms = 0; promise_left(e->fs, &vol->promise) == 0; ms++) {
+		if (ms == 5000)
+			fail_msg("a block group is about to be freed, and its volume has not got it back");
+		usleep(1000);
+	}
+	assert_int_equal(promise_left(e->fs, &vol->promise), 4 * MIB);
+	assert_int_equal(try_block(e->fs, NULL), -EAGAIN);
+	assert_int_not_equal(try_block(e->fs, &vol->promise), -ENOSPC);
+	sem_post(&h.enough);
+	pthread_join(holder, NULL);
+	pthread_join(releaser, NULL);
+	assert_int_equal(e->fs->space.kind[SPACE_DATA].pinned, 0);
+	assert_int_not_equal(try_block(e->fs, NULL), 0);
+	assert_int_equal(try_block(e->fs, &vol->promise), 0);
+	space_unreserve(e->fs, &held);
+	sem_destroy(&h.held);
+	sem_destroy(&h.enough);
+	fs_volume_put(vol);
+	engine_check_all(e);
+	engine_free(e);
+}
+
 /* ---- what is pending is counted in full ------------------------------------------------------ */
 
 /* What a commit's bound stands on: the bytes of the items that it makes were counted when they became pending. */
@@ -838,6 +961,7 @@ int main(void)
 		cmocka_unit_test(test_space_waiting_requests_are_served_in_order),
 		cmocka_unit_test(test_space_impossible_request_is_refused_and_the_next_one_served),
 		cmocka_unit_test(test_space_waiting_requests_end_when_the_pool_turns_read_only),
+		cmocka_unit_test(test_space_reserved_volume_keeps_what_a_commit_frees),
 		cmocka_unit_test(test_space_long_writes_count_all_their_items),
 		cmocka_unit_test(test_space_replayed_changes_count_their_items),
 	};
