@@ -131,6 +131,8 @@ void device_sim_set_hook(struct device *dev, int (*hook)(void *arg, const struct
 void device_sim_bad_range(struct device *dev, uint64_t off, uint64_t len);
 /* Bit rot: flips one bit, in all images. */
 void device_sim_flip(struct device *dev, uint64_t addr, unsigned bit);
+/* Undoes bit rot: the page at off, in each image and in the log where it is exactly `bad`, becomes `good`. */
+void device_sim_mend(struct device *dev, uint64_t off, const void *bad, const void *good);
 /* Reads and writes past all queues, faults and counters; writing changes all images. Any alignment, within the device. */
 void device_sim_peek(struct device *dev, uint64_t off, void *buf, uint64_t len);
 void device_sim_poke(struct device *dev, uint64_t off, const void *buf, uint64_t len);

@@ -167,6 +167,29 @@ void device_sim_flip(struct device *dev, uint64_t addr, unsigned bit)
 	lock_drop(&sim->lock);
 }
 
+struct mend {
+	const void *bad, *good;
+};
+
+static void mend_page(void *arg, struct sim_page *page)
+{
+	const struct mend *mend = arg;
+
+	if (memcmp(page->data, mend->bad, SIM_PAGE) == 0)
+		memcpy(page->data, mend->good, SIM_PAGE);
+}
+
+void device_sim_mend(struct device *dev, uint64_t off, const void *bad, const void *good)
+{
+	struct sim_device *sim = sim_of(dev);
+	struct mend mend = {bad, good};
+
+	ASSERT(off % SIM_PAGE == 0 && off < dev->size);
+	lock_take(&sim->lock);
+	change_all_locked(sim, off / SIM_PAGE, mend_page, &mend);
+	lock_drop(&sim->lock);
+}
+
 void device_sim_peek(struct device *dev, uint64_t off, void *buf, uint64_t len)
 {
 	struct sim_device *sim = sim_of(dev);

@@ -40,6 +40,7 @@ $(BUILD)/tests/crash/crash: $(CRASH_OBJ) $(BUILD)/libfs.a
 	@$(CC) $(LDFLAGS) -o $@ $(CRASH_OBJ) $(BUILD)/libfs.a $(FS_LIBS)
 
 check-crash: $(CRASH_BIN)
+	@for h in tests/crash/histories/*.history; do $(CRASH_BIN) --replay $$h || exit 1; done
 	$(call run_crash,$(SEEDS))
 	@$(CRASH_BIN) --prefixes 2 --jobs $(NJOBS)
 

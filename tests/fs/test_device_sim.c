@@ -416,6 +416,38 @@ static void test_sim_bit_rot_is_in_every_image(void **state)
 	mem_free(buf);
 }
 
+/* Regression: rot that was written over, but not durably, was not mended, and came back with a crash. */
+static void test_sim_mended_rot_stays_away_when_a_write_over_it_is_lost(void **state)
+{
+	struct device *dev = device_sim_new(MIB, 3), *image;
+	uint8_t *good = pages(1), *bad = pages(1), *other = pages(1), got[PAGE];
+
+	memset(good, 5, PAGE);
+	memset(other, 6, PAGE);
+	assert_int_equal(run_sync(dev, DEVICE_WRITE, 0, good, PAGE), 0);
+	assert_int_equal(run_sync(dev, DEVICE_WRITE, PAGE, good, PAGE), 0);
+	assert_int_equal(run_sync(dev, DEVICE_FLUSH, 0, NULL, 0), 0);
+	device_sim_flip(dev, 100, 1);
+	device_sim_peek(dev, 0, bad, PAGE);
+	assert_memory_not_equal(bad, good, PAGE);
+	assert_int_equal(run_sync(dev, DEVICE_WRITE, 0, good, PAGE), 0); /* on top of it, completed, not flushed */
+	assert_int_equal(run_sync(dev, DEVICE_WRITE, PAGE, other, PAGE), 0);
+	device_sim_mend(dev, 0, bad, good);
+	device_sim_mend(dev, PAGE, bad, good); /* is something else */
+	device_sim_peek(dev, PAGE, got, PAGE);
+	assert_memory_equal(got, other, PAGE);
+	image = device_sim_crash_image(dev, DEVICE_SIM_CRASH_LOSE_ALL, 0);
+	device_sim_peek(image, 0, got, PAGE);
+	assert_memory_equal(got, good, PAGE);
+	device_sim_peek(image, PAGE, got, PAGE);
+	assert_memory_equal(got, good, PAGE);
+	device_close(image);
+	device_close(dev);
+	mem_free(good);
+	mem_free(bad);
+	mem_free(other);
+}
+
 /* ---- speed (printed, not asserted) ------------------------------------------------------------------ */
 
 static void test_sim_many_seeds(void **state)
@@ -469,6 +501,7 @@ int main(void)
 		cmocka_unit_test(test_sim_hook),
 		cmocka_unit_test(test_sim_bad_pages_heal_when_written),
 		cmocka_unit_test(test_sim_bit_rot_is_in_every_image),
+		cmocka_unit_test(test_sim_mended_rot_stays_away_when_a_write_over_it_is_lost),
 		cmocka_unit_test(test_sim_many_seeds),
 	};
 

@@ -120,15 +120,14 @@ static void rot(struct world *w, bool clean)
 	free(map);
 }
 
+/*
+ * Also where it is under a write that is not flushed: when the engine has read a bad copy it writes it anew, and no flush need
+ * follow. A crash that loses this write would bring back rot that is no longer known here.
+ */
 void damage_mend_image(struct world *w, struct device *image)
 {
-	uint8_t now[PAGE];
-
-	for (unsigned i = 0; i < w->rottens; i++) {
-		device_sim_peek(image, w->rotten[i].off, now, PAGE);
-		if (memcmp(now, w->rotten[i].bad, PAGE) == 0)
-			device_sim_poke(image, w->rotten[i].off, w->rotten[i].good, PAGE);
-	}
+	for (unsigned i = 0; i < w->rottens; i++)
+		device_sim_mend(image, w->rotten[i].off, w->rotten[i].bad, w->rotten[i].good);
 }
 
 void damage_mend(struct world *w)
@@ -153,7 +152,7 @@ static void damage_slot(struct world *w, uint64_t off, uint64_t len, unsigned ho
 			buf[rng_below(&w->rng, 96)] ^= (uint8_t)(1u << rng_below(&w->rng, 8));
 	} else if (how == 2) {
 		buf[rng_below(&w->rng, len)] ^= (uint8_t)(1u << rng_below(&w->rng, 8));
-	} else if (w->old_image) { /* of an older generation */
+	} else if (w->old_image && off + len <= w->old_image->size) { /* of an older generation; the pool may have grown since */
 		device_sim_peek(w->old_image, off, buf, len);
 	}
 	device_sim_poke(w->sim, off, buf, len);
