@@ -135,7 +135,7 @@ static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
 	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
 	/* As grow_data_locked asks it: for whole groups. */
 	uint64_t growth = space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
-	struct space_pending few = {2 * requests, requests * volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
+	struct space_pending few = {max_u64(requests, 2), requests * 256 + volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
 
 	return grow <= unallocated && grow / fs->group_size <= space_groups_left(fs) &&
 	       space_metadata_fits(fs, few, unallocated - grow, 0, growth);

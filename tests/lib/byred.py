@@ -168,7 +168,7 @@ class Byred:
                 raise AssertionError(f"byred ended with {self.proc.returncode}:\n{self.log_text()}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"byred is not ready after {timeout} s:\n{self.log_text()}")
-            time.sleep(0.005)
+            time.sleep(0.001)
         return self
 
     def running(self):
