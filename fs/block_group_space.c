@@ -177,12 +177,24 @@ static void bitmap_set(uint64_t *map, uint32_t start, uint32_t len)
 	}
 }
 
+/* What is freed makes room in the cache at once; a reader of an older tree reads it from the device. */
+static void forget_cached(struct fs *fs, const struct block_group *g, uint64_t addr, uint64_t len)
+{
+	if (g->type == GROUP_DATA) {
+		cache_invalidate_range(fs->cache, addr, len);
+		return;
+	}
+	for (uint64_t off = 0; off < len; off += NODE_SIZE)
+		cache_invalidate(fs->cache, CACHE_NODE, addr + off);
+}
+
 void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation)
 {
 	struct block_group *g = block_group_find(fs, addr);
 	uint32_t n;
 
 	ASSERT(g && len <= g->len - (addr - g->start));
+	forget_cached(fs, g, addr, len);
 	n = (uint32_t)(len / g->unit);
 	if (FAULT(FAULT_EARLY_REUSE) && g->state == GROUP_LOADED) {
 		block_group_give(fs, addr, len);

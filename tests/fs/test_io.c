@@ -434,6 +434,31 @@ static void test_io_nodes_are_read_again_when_the_cache_is_small(void **state)
 	engine_free(e);
 }
 
+/* Overwriting does not fill the cache with what nothing refers to any more: a volume that fits stays in memory. */
+static void test_io_overwritten_blocks_leave_the_cache(void **state)
+{
+	const uint64_t size = 8 * MIB, seed = test_seed();
+	struct engine *e = engine_new(128 * MIB, seed); /* its cache has 16 MiB */
+	struct fs_volume *vol = engine_volume(e, "v", size);
+	struct fs_info before, after;
+	char *buf = calloc(1, size);
+
+	for (unsigned round = 0; round < 4; round++) {
+		assert_int_equal(engine_write(e, vol, 0, size, buf), 0);
+		for (unsigned i = 0; i < 2000; i++)
+			assert_int_equal(engine_write(e, vol, pick(&e->rng, size / BLOCK) * BLOCK, BLOCK, buf), 0);
+		engine_commit(e);
+	}
+	fs_get_info(e->fs, &before);
+	assert_int_equal(engine_read(e, vol, 0, size, buf), 0);
+	fs_get_info(e->fs, &after);
+	assert_int_equal(after.data_cache_misses, before.data_cache_misses);
+	fs_volume_put(vol);
+	engine_check_all(e);
+	free(buf);
+	engine_free(e);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -448,6 +473,7 @@ int main(void)
 		cmocka_unit_test(test_io_edge_of_a_trim_takes_no_space_in_a_hole),
 		cmocka_unit_test(test_io_cache_request_brings_data_into_memory),
 		cmocka_unit_test(test_io_nodes_are_read_again_when_the_cache_is_small),
+		cmocka_unit_test(test_io_overwritten_blocks_leave_the_cache),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
