@@ -101,6 +101,7 @@ static inline struct cache_entry *cache_shard_remove_locked(struct cache_shard *
 	struct cache_entry *e = *at;
 
 	*at = e->hash_next;
+	ASSERT(e->class < CACHE_CLASSES);
 	atomic_store_explicit(&e->published, 0, memory_order_relaxed);
 	s->entries[e->class]--;
 	return e;
