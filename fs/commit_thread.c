@@ -58,7 +58,7 @@ static void rebuild_work_fn(struct fs_work *work)
 
 	if (r)
 		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s", strerror(-r));
-	atomic_store(&fs->rebuild_failed, r != 0);
+	atomic_store(&fs->rebuild_error, r);
 	atomic_store(&fs->rebuild_running, false);
 	fs_kick_commit(fs);
 }
@@ -99,7 +99,7 @@ static void *commit_thread(void *arg)
 			break;
 		rebuild = fs->rebuild_wanted && !atomic_load(&fs->rebuild_running);
 		if (!in_time && wait_ms != RETRY_MS && !fs_is_read_only(fs)) /* what failed may have been for want of memory */
-			rebuild |= atomic_exchange(&fs->rebuild_failed, false);
+			rebuild |= atomic_exchange(&fs->rebuild_error, 0) != 0;
 		if (rebuild)
 			fs->rebuild_wanted = false;
 		pins_only = !fs->commit_wanted && !again && (in_time || wait_ms == RETRY_MS);

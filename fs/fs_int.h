@@ -73,7 +73,8 @@ struct fs {
 	bool commit_wanted, rebuild_wanted;
 	_Atomic uint64_t commits_started, commits_done; /* a commit that starts after X completed contains X */
 	struct fs_work rebuild_work;
-	_Atomic bool rebuild_running, rebuild_failed; /* failed: to be tried again at the next interval */
+	_Atomic bool rebuild_running;
+	_Atomic int rebuild_error; /* of the last one: it is tried again at the next interval */
 };
 
 static inline bool fs_is_read_only(struct fs *fs) { return atomic_load(&fs->read_only) != 0; }

@@ -413,13 +413,14 @@ static int commit_locked(struct fs *fs)
 
 /*
  * A commit writes nodes: the free space of metadata must be known before it begins, since a rebuild needs the commit
- * lock at its end. One that failed, for want of memory or since a reader kept an old epoch, is tried again: without
- * that space the commit might not find room.
+ * lock at its end. One that failed for want of memory, or since a reader kept an old epoch, is tried again: without that
+ * space the commit might not find room. Trees that cannot be read stay so: the commit goes on without.
  */
 static void prepare_metadata(struct fs *fs)
 {
 	for (int i = 0; i < COMMIT_MEMORY_TRIES; i++) {
 		bool unknown;
+		int error;
 
 		if (i && !fs->simulated)
 			nanosleep(&(struct timespec){0, COMMIT_MEMORY_WAIT_NS}, NULL);
@@ -435,6 +436,9 @@ static void prepare_metadata(struct fs *fs)
 			else
 				nanosleep(&(struct timespec){0, 1000000}, NULL);
 		}
+		error = atomic_load(&fs->rebuild_error);
+		if (error && error != -ENOMEM && error != -EAGAIN)
+			return;
 	}
 }
 

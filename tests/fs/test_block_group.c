@@ -634,6 +634,92 @@ static void test_block_group_commit_insists_on_metadata(void **state)
 	engine_free(e);
 }
 
+static unsigned walks(const struct engine *e)
+{
+	unsigned n = 0;
+
+	for (const char *at = e->log; (at = strstr(at, "rebuilding the free space")); at++)
+		n++;
+	return n;
+}
+
+/* A pool whose metadata's caches are all bad, opened, with two volumes; nothing has asked for a cache yet. */
+static void open_without_metadata(struct slots *s, struct model *m, struct fs_volume *ret_vol[2])
+{
+	struct engine *e;
+
+	*s = (struct slots){.how = DAMAGE_ZERO, .every = 1, .type = GROUP_METADATA};
+	model_init(m, 8 * MIB);
+	e = s->e = scattered_pool(POOL_BYTES, test_seed(), m);
+	fs_volume_put(engine_volume(e, "w", MIB));
+	engine_reopen(e);
+	block_group_each(e->fs, damage_slot, s);
+	engine_abandon(e);
+	engine_open_only(e);
+	ret_vol[0] = engine_volume(e, "v", 0);
+	ret_vol[1] = engine_volume(e, "w", 0);
+	e->log[0] = 0;
+}
+
+static void write_and_commit(struct engine *e, struct fs_volume *vol, uint64_t seed)
+{
+	uint8_t buf[FS_BLOCK_SIZE];
+
+	fill_bytes(buf, BLOCK, seed);
+	e->hold_commits = true;
+	assert_int_equal(engine_write(e, vol, 0, BLOCK, buf), 0);
+	e->hold_commits = false;
+	assert_int_equal(fs_commit(e->fs), 0);
+}
+
+static void close_broken(struct slots *s, struct model *m, struct fs_volume *vol[2])
+{
+	fs_volume_put(vol[0]);
+	fs_volume_put(vol[1]);
+	engine_abandon(s->e);
+	model_fini(m);
+	engine_free(s->e);
+}
+
+static void lose_a_node(struct block_group *g, void *arg)
+{
+	if (g->type == GROUP_METADATA)
+		g->used -= NODE_SIZE;
+}
+
+/* An item that says something else than the trees: no walk will make them agree. */
+static void test_block_group_contradicting_one_is_walked_once(void **state)
+{
+	struct fs_volume *vol[2];
+	struct slots s;
+	struct model m;
+
+	open_without_metadata(&s, &m, vol);
+	block_group_each(s.e->fs, lose_a_node, NULL);
+	for (unsigned n = 0; n < 3; n++)
+		write_and_commit(s.e, vol[1], n);
+	assert_int_equal(walks(s.e), 1);
+	close_broken(&s, &m, vol);
+}
+
+/* Neither copy of a volume's root can be read: commits of other volumes go on, and do not try that again and again. */
+static void test_block_group_rebuild_that_cannot_read_is_tried_once_a_commit(void **state)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+	struct fs_volume *vol[2];
+	struct slots s;
+	struct model m;
+	int copies;
+
+	open_without_metadata(&s, &m, vol);
+	copies = block_group_map(s.e->fs, vol[0]->root.addr, NODE_SIZE, off);
+	for (int i = 0; i < copies; i++)
+		device_sim_bad_range(s.e->sim, off[i], NODE_SIZE);
+	write_and_commit(s.e, vol[1], 1);
+	assert_int_equal(walks(s.e), 1);
+	close_broken(&s, &m, vol);
+}
+
 /* ---- caches that cannot be written ------------------------------------------------------------------- */
 
 struct victim {
@@ -730,6 +816,8 @@ int main(void)
 		cmocka_unit_test(test_block_group_pool_serves_while_caches_are_rebuilt),
 		cmocka_unit_test(test_block_group_frees_during_a_rebuild_are_seen),
 		cmocka_unit_test(test_block_group_commit_insists_on_metadata),
+		cmocka_unit_test(test_block_group_contradicting_one_is_walked_once),
+		cmocka_unit_test(test_block_group_rebuild_that_cannot_read_is_tried_once_a_commit),
 		cmocka_unit_test(test_block_group_cache_that_cannot_be_written_is_rebuilt_alone),
 		cmocka_unit_test(test_block_group_free_space_takes_little_memory),
 	};
