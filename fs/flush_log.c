@@ -141,45 +141,12 @@ static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
 	return 0;
 }
 
-static int put_pending(struct encoder *en, uint64_t volume, const struct pending *p)
-{
-	struct log_item item = {cpu_to_le64(volume), cpu_to_le64(p->blk), cpu_to_le64(p->nblk), cpu_to_le64(p->addr),
-				cpu_to_le64(p->gen)};
-	uint32_t crcs = p->addr ? (uint32_t)p->nblk : 0;
-	void *room;
-	int r = make_room(en, (uint32_t)(sizeof(item) + crcs * sizeof(le32)), &room);
-	le32 *crc;
-
-	if (r)
-		return r;
-	memcpy(room, &item, sizeof(item));
-	crc = (le32 *)((char *)room + sizeof(item));
-	for (uint32_t i = 0; i < crcs; i++)
-		crc[i] = cpu_to_le32(p->crc[i]);
-	en->g->data_bytes += (uint64_t)crcs * FS_BLOCK_SIZE;
-	return 0;
-}
-
-static int put_overlay(struct encoder *en, uint64_t volume, struct overlay *ov)
-{
-	struct pending *p;
-
-	while ((p = overlay_unlogged_first(ov))) {
-		int r = put_pending(en, volume, p);
-
-		if (r)
-			return r;
-		overlay_mark_logged(ov, p);
-	}
-	return 0;
-}
-
-/* Data groups that no commit knows: before anything that may stand in them. */
+/* Data groups that no commit knows. */
 static int put_new_groups(struct encoder *en, struct fs *fs)
 {
 	int r = 0;
 
-	if (!atomic_exchange(&en->log->new_groups, false))
+	if (!atomic_load(&en->log->new_groups) || !atomic_exchange(&en->log->new_groups, false))
 		return 0;
 	lock_take(&fs->groups.lock);
 	for (uint32_t i = 1; r == 0 && i < atomic_load(&fs->groups.count); i++) {
@@ -201,6 +168,42 @@ static int put_new_groups(struct encoder *en, struct fs *fs)
 	return r;
 }
 
+/* A group that was made, and written to, since this one began stands before what stands in it, too. */
+static int put_pending(struct encoder *en, struct fs *fs, uint64_t volume, const struct pending *p)
+{
+	struct log_item item = {cpu_to_le64(volume), cpu_to_le64(p->blk), cpu_to_le64(p->nblk), cpu_to_le64(p->addr),
+				cpu_to_le64(p->gen)};
+	uint32_t crcs = p->addr ? (uint32_t)p->nblk : 0;
+	void *room;
+	int r = put_new_groups(en, fs);
+	le32 *crc;
+
+	if (r == 0)
+		r = make_room(en, (uint32_t)(sizeof(item) + crcs * sizeof(le32)), &room);
+	if (r)
+		return r;
+	memcpy(room, &item, sizeof(item));
+	crc = (le32 *)((char *)room + sizeof(item));
+	for (uint32_t i = 0; i < crcs; i++)
+		crc[i] = cpu_to_le32(p->crc[i]);
+	en->g->data_bytes += (uint64_t)crcs * FS_BLOCK_SIZE;
+	return 0;
+}
+
+static int put_overlay(struct encoder *en, struct fs *fs, uint64_t volume, struct overlay *ov)
+{
+	struct pending *p;
+
+	while ((p = overlay_unlogged_first(ov))) {
+		int r = put_pending(en, fs, volume, p);
+
+		if (r)
+			return r;
+		overlay_mark_logged(ov, p);
+	}
+	return 0;
+}
+
 static int put_volumes(struct encoder *en, struct fs *fs)
 {
 	struct volume_list list = TAILQ_HEAD_INITIALIZER(list);
@@ -215,9 +218,9 @@ static int put_volumes(struct encoder *en, struct fs *fs)
 		lock_take(&vol->lock);
 		vol->log_listed = false;
 		if (r == 0 && !FAULT(FAULT_COMMITTING_UNLOGGED))
-			r = put_overlay(en, vol->id, &vol->committing);
+			r = put_overlay(en, fs, vol->id, &vol->committing);
 		if (r == 0)
-			r = put_overlay(en, vol->id, &vol->running);
+			r = put_overlay(en, fs, vol->id, &vol->running);
 		lock_drop(&vol->lock);
 		volume_unref(vol);
 	}
@@ -266,9 +269,7 @@ static int build_locked(struct fs *fs, struct log_group *g)
 	en.limit = min_u64(g->cap, log->size - (log->head - log->tail)); /* writers may add more than `need` meanwhile */
 	atomic_fetch_sub(&log->pending_bytes, running);
 	log->frozen_bytes = 0;
-	r = put_new_groups(&en, fs);
-	if (r == 0)
-		r = put_volumes(&en, fs);
+	r = put_volumes(&en, fs);
 	if (r) { /* some are marked as logged that are not */
 		flush_log_suspend_locked(fs);
 		return r;

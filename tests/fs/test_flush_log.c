@@ -3,6 +3,8 @@
  * tests/fs/test_flush_log.c: what a flush covered is there after any crash, at the cost of one device flush; whatever
  * becomes of the log: full, wrapped, torn, damaged, failing, or with records of an earlier life in it.
  */
+#include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -417,6 +419,118 @@ static void test_flush_log_counts_only_what_a_group_can_find(void **state)
 	flush(w);
 	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
 	verify_found(w, false);
+	free_world(w);
+}
+
+/* A thread that keeps a volume's lock, and one that leads a group which waits for that. */
+struct late {
+	struct fs *fs;
+	struct fs_volume *vol;
+	sem_t held, enough;
+	struct flush_waiter waiter;
+	int error; /* 1: not answered yet */
+};
+
+static void *hold_volume(void *arg)
+{
+	struct late *l = arg;
+
+	lock_take(&l->vol->lock);
+	sem_post(&l->held);
+	sem_wait(&l->enough);
+	lock_drop(&l->vol->lock);
+	return NULL;
+}
+
+static void *lead_group(void *arg)
+{
+	struct late *l = arg;
+
+	flush_log_flush(l->fs, &l->waiter);
+	return NULL;
+}
+
+static void group_done(struct flush_waiter *w, int error) { container_of(w, struct late, waiter)->error = error; }
+
+/* Until the group is being built: its thread has the log's lock and waits for the volume's. */
+static bool group_is_held_up(struct fs *fs)
+{
+	unsigned busy = 0;
+
+	for (unsigned ms = 0; ms < 10000 && busy < 20; ms++) {
+		bool is = pthread_mutex_trylock(&fs->log.lock.mutex) != 0;
+
+		if (!is)
+			pthread_mutex_unlock(&fs->log.lock.mutex);
+		busy = is ? busy + 1 : 0;
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	}
+	return busy == 20;
+}
+
+static void write_elsewhere(struct engine *e, struct fs_volume *vol, uint64_t len, void *buf)
+{
+	struct fs_io io = {.op = FS_WRITE, .vol = vol, .len = len, .buf = buf, .done = engine_io_done}, *ios = &io;
+	struct fs_ctx *ctx;
+	unsigned left = 1;
+
+	assert_int_equal(fs_ctx_new(e->fs, &ctx), 0);
+	io.arg = &left;
+	fs_submit(ctx, &ios, 1);
+	for (unsigned i = 0; left && i < 10000; i++)
+		fs_ctx_run(ctx);
+	assert_int_equal(left, 0);
+	assert_int_equal(io.error, 0);
+	fs_ctx_free(ctx);
+}
+
+/*
+ * Regression: while a group was built, a write made a block group and was logged with that group of records; the block
+ * group itself came with the next one only. Replay then found data in a block group that it did not know: no start.
+ */
+static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
+{
+	const uint64_t len = 16 * MIB;
+	struct log_world *w = new_world(128 * MIB, 1);
+	struct fs_volume *big = engine_volume(w->e, "big", len);
+	struct late l = {.fs = w->e->fs, .vol = w->vol, .error = 1, .waiter = {.ctx = w->e->ctx, .done = group_done}};
+	char *buf = calloc(1, len), *got = calloc(1, len);
+	pthread_t holder, leader;
+	uint32_t groups;
+
+	engine_commit(w->e);
+	w->e->hold_commits = true;
+	fill_bytes(buf, len, 5);
+	write_block(w, 1);
+	assert_int_equal(engine_write(w->e, big, 0, BLOCK, buf), 0);
+	assert_int_equal(sem_init(&l.held, 0, 0) | sem_init(&l.enough, 0, 0), 0);
+	assert_int_equal(pthread_create(&holder, NULL, hold_volume, &l), 0);
+	sem_wait(&l.held);
+	assert_int_equal(pthread_create(&leader, NULL, lead_group, &l), 0);
+	assert_true(group_is_held_up(w->e->fs));
+	groups = atomic_load(&w->e->fs->groups.live);
+	write_elsewhere(w->e, big, len, buf);
+	assert_true(atomic_load(&w->e->fs->groups.live) > groups);
+	sem_post(&l.enough);
+	pthread_join(holder, NULL);
+	pthread_join(leader, NULL);
+	for (unsigned i = 0; l.error == 1 && i < 10000; i++)
+		fs_ctx_run(w->e->ctx);
+	assert_int_equal(l.error, 0);
+	flush(w); /* covers the large write */
+	w->e->hold_commits = false;
+	fs_volume_put(big);
+	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	verify_found(w, false);
+	big = engine_volume(w->e, "big", 0);
+	assert_int_equal(engine_read(w->e, big, 0, len, got), 0);
+	assert_memory_equal(got, buf, len);
+	fs_volume_put(big);
+	sem_destroy(&l.held);
+	sem_destroy(&l.enough);
+	free(buf);
+	free(got);
+	engine_check_all(w->e);
 	free_world(w);
 }
 
@@ -874,6 +988,7 @@ int main(void)
 		cmocka_unit_test(test_flush_log_group_larger_than_thought_stays_in_its_room),
 		cmocka_unit_test(test_flush_log_goes_round_many_times),
 		cmocka_unit_test(test_flush_log_counts_only_what_a_group_can_find),
+		cmocka_unit_test(test_flush_log_block_group_made_meanwhile_comes_first),
 		cmocka_unit_test(test_flush_log_is_replayed_until_a_commit),
 		cmocka_unit_test(test_flush_log_stale_records_of_earlier_lives_are_not_replayed),
 		cmocka_unit_test(test_flush_log_stale_record_does_not_vouch_for_the_last_group),
