@@ -437,7 +437,7 @@ static void test_io_nodes_are_read_again_when_the_cache_is_small(void **state)
 /* Overwriting does not fill the cache with what nothing refers to any more: a volume that fits stays in memory. */
 static void test_io_overwritten_blocks_leave_the_cache(void **state)
 {
-	const uint64_t size = 8 * MIB, seed = test_seed();
+	const uint64_t size = 4 * MIB, seed = test_seed(); /* the committed blocks and the new ones fit together */
 	struct engine *e = engine_new(128 * MIB, seed); /* its cache has 16 MiB */
 	struct fs_volume *vol = engine_volume(e, "v", size);
 	struct fs_info before, after;
@@ -445,7 +445,7 @@ static void test_io_overwritten_blocks_leave_the_cache(void **state)
 
 	for (unsigned round = 0; round < 4; round++) {
 		assert_int_equal(engine_write(e, vol, 0, size, buf), 0);
-		for (unsigned i = 0; i < 2000; i++)
+		for (unsigned i = 0; i < 5000; i++)
 			assert_int_equal(engine_write(e, vol, pick(&e->rng, size / BLOCK) * BLOCK, BLOCK, buf), 0);
 		engine_commit(e);
 	}
