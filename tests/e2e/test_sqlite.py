@@ -5,7 +5,6 @@ Environment: SQLITE_KILLS (3) kills for each journal mode.
 """
 import os
 import random
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,76 +12,14 @@ import time
 
 import pytest
 
+from disk import Mount, NbdDisk, missing, run
+
 KILLS = int(os.environ.get("SQLITE_KILLS", "3"))
 WRITER = os.path.join(os.path.dirname(__file__), "sqlite_writer.py")
 ACCOUNTS = 200
 
 
-def missing():
-    if os.geteuid() != 0:
-        return "needs root for mount"
-    for tool in ("nbdfuse", "losetup", "fusermount3", "mount"):
-        if not shutil.which(tool) and not (tool == "fusermount3" and shutil.which("fusermount")):
-            return f"{tool} is not installed"
-    if not os.path.exists("/dev/fuse") or not os.path.exists("/dev/loop-control"):
-        return "no FUSE or no loop devices here"
-    with open("/proc/filesystems") as f:
-        if "ext4" not in f.read():
-            return "this kernel has no ext4 loaded"
-    return None
-
-
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
-
-
-def run(*args, check=True):
-    got = subprocess.run(list(args), capture_output=True, text=True, timeout=120)
-    assert not check or got.returncode == 0, f"{args}: {got.stdout}{got.stderr}"
-    return got.stdout.strip()
-
-
-class Mount:
-    """A volume mounted as ext4: nbdfuse makes it a file, a loop device makes that a disk."""
-
-    def __init__(self, b, volume):
-        self.b = b
-        self.volume = volume
-        self.file = os.path.join(b.dir, "fuse")
-        self.folder = os.path.join(b.dir, "mnt")
-        self.loop = self.fuse = None
-        for path in (self.folder,):
-            os.makedirs(path, exist_ok=True)
-
-    def attach(self):
-        open(self.file, "a").close()
-        self.fuse = subprocess.Popen(["nbdfuse", self.file, self.b.uri(self.volume)], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while os.path.getsize(self.file) == 0:
-            assert time.monotonic() < deadline and self.fuse.poll() is None, "nbdfuse did not start"
-            time.sleep(0.02)
-        self.loop = run("losetup", "--find", "--show", self.file)
-
-    def mount(self):
-        self.attach()
-        run("mount", "-t", "ext4", self.loop, self.folder)
-
-    def detach(self):
-        """Takes everything away, whatever state it is in."""
-        if os.path.ismount(self.folder):
-            run("umount", self.folder, check=False)
-        if os.path.ismount(self.folder):
-            run("umount", "-l", self.folder, check=False)
-        if self.loop:
-            run("losetup", "-d", self.loop, check=False)
-            self.loop = None
-        if self.fuse:
-            run("fusermount3" if shutil.which("fusermount3") else "fusermount", "-u", "-z", self.file, check=False)
-            try:
-                self.fuse.wait(20)
-            except subprocess.TimeoutExpired:
-                self.fuse.kill()
-                self.fuse.wait()
-            self.fuse = None
 
 
 def verify(path, committed):
@@ -105,15 +42,16 @@ def test_sqlite_loses_no_committed_transaction(make_byred, seed, journal):
     rng = random.Random(seed)
     b = make_byred("1G").start()
     b.create("db", "256M")
-    disk = Mount(b, "db")
-    path = os.path.join(disk.folder, "data.db")
+    disk = NbdDisk(b.uri("db"), b.dir)
+    fs = Mount(disk, os.path.join(b.dir, "mnt"))
+    path = os.path.join(fs.folder, "data.db")
     total = 0
     try:
         disk.attach()
         run("/sbin/mke2fs", "-q", "-F", "-t", "ext4", disk.loop)
         disk.detach()
         for n in range(KILLS):
-            disk.mount()
+            fs.mount()
             writer = subprocess.Popen([sys.executable, WRITER, path, journal, str(total + 1)],
                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             assert writer.stdout.readline() == "ready\n"
@@ -122,15 +60,15 @@ def test_sqlite_loses_no_committed_transaction(make_byred, seed, journal):
             said = writer.stdout.read().split()
             writer.wait()
             committed = int(said[-1]) if said else total
-            disk.detach()
+            fs.detach()
             assert b.check() == []
             b.start()
-            disk.mount()
+            fs.mount()
             total = verify(path, committed)
-            disk.detach()
+            fs.detach()
         assert total > KILLS, "the load did something"
         disk.attach()
         run("/sbin/e2fsck", "-fn", disk.loop)
         print(f"{total} transactions in {KILLS} rounds")
     finally:
-        disk.detach()
+        fs.detach()
