@@ -132,14 +132,31 @@ static int add_volume(struct fs *fs, const char *name, uint64_t size, uint32_t f
 	return 0;
 }
 
+/*
+ * What was trimmed or deleted a moment ago counts when it was committed and its pins are released: by two commits, as
+ * readers may keep those of the first; a deleted volume goes piece by piece. 0, or -ENOSPC and what is missing then.
+ */
+static int promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_t *ret_missing)
+{
+	uint64_t before = UINT64_MAX;
+
+	for (unsigned tries = 0;; tries++) {
+		bool deleting = atomic_load(&fs->orphans);
+
+		if (space_set_promise(fs, &vol->promise, bytes, false, ret_missing) == 0)
+			return 0;
+		if ((tries >= 2 && !(deleting && *ret_missing < before)) || fs_commit(fs))
+			return -ENOSPC;
+		before = *ret_missing;
+	}
+}
+
 /* Sees to it that a reserved volume of this size can always be written; a thin one is promised nothing. */
 static int set_promise(struct fs *fs, struct fs_volume *vol, uint64_t size, struct fs_error *err)
 {
 	uint64_t missing;
 
-	if (!(vol->flags & FS_VOLUME_RESERVED))
-		return 0;
-	if (space_set_promise(fs, &vol->promise, space_promise_for(size), false, &missing) == 0)
+	if (!(vol->flags & FS_VOLUME_RESERVED) || promise(fs, vol, space_promise_for(size), &missing) == 0)
 		return 0;
 	return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or create it thin",
 		       vol->name, (unsigned long long)size, (unsigned long long)missing);

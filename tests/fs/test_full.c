@@ -562,6 +562,31 @@ static void test_full_deleting_a_volume_makes_room(void **state)
 	}
 }
 
+/* In a full pool a reserved volume takes what a trim, or the deletion of a volume, has just freed, with no commit in between. */
+static void test_full_reserved_volume_takes_what_was_just_freed(void **state)
+{
+	struct engine *e = new_pool(&figures[0], false);
+	struct filling fl = {.next = 0};
+	struct fs_error err;
+	struct full f;
+
+	full_init(&f, e, figures[0].volume_bytes);
+	fill_sequential(&f, &fl, MIB / BLOCK);
+	engine_commit(e);
+	assert_int_equal(fs_volume_create(e->fs, "r", 6 * MIB, FS_VOLUME_RESERVED, &err), -ENOSPC); /* it needs twice its size */
+	assert_int_equal(engine_trim(e, f.vol, 0, 16 * MIB), 0);
+	assert_int_equal(fs_volume_create(e->fs, "r", 6 * MIB, FS_VOLUME_RESERVED, &err), 0);
+	assert_int_equal(engine_trim(e, f.vol, 16 * MIB, 8 * MIB), 0);
+	assert_int_equal(fs_volume_resize(e->fs, "r", 10 * MIB, &err), 0);
+	assert_int_equal(fs_volume_resize(e->fs, "r", 14 * MIB, &err), -ENOSPC);
+	fs_volume_put(f.vol);
+	assert_int_equal(fs_volume_delete(e->fs, "v", &err), 0);
+	assert_int_equal(fs_volume_resize(e->fs, "r", 22 * MIB, &err), 0);
+	engine_check_all(e);
+	free(f.version);
+	engine_free(e);
+}
+
 /* ---- many threads ----------------------------------------------------------------------------- */
 
 #define THREADS 16u
@@ -718,6 +743,7 @@ int main(void)
 		cmocka_unit_test(test_full_random_writes_with_overwrites),
 		cmocka_unit_test(test_full_of_holes_takes_large_writes),
 		cmocka_unit_test(test_full_deleting_a_volume_makes_room),
+		cmocka_unit_test(test_full_reserved_volume_takes_what_was_just_freed),
 		cmocka_unit_test(test_full_sixteen_threads_at_once),
 		cmocka_unit_test(test_full_pool_of_4_gib),
 	};
