@@ -62,7 +62,8 @@ struct fs {
 	_Atomic uint64_t running_generation; /* of the running transaction */
 	_Atomic uint64_t root_tree_nodes_bound;
 	_Atomic uint64_t next_id;
-	_Atomic uint64_t orphans; /* deleted volumes whose space is not yet freed */
+	_Atomic uint64_t orphans; /* deleted volumes whose space is not yet freed, but can be */
+	unsigned orphan_leaves;	  /* of them that a commit frees at the most */
 	_Atomic bool pins_wait;	  /* the last commit's pins are not yet released */
 
 	/* The commit thread: LOCK_COMMIT_STATE. */

@@ -16,18 +16,23 @@ struct drop {
 	bool stopped;
 };
 
+static bool is_unreadable(int error) { return error == -EIO || error == -EUCLEAN; }
+
+/* -EUCLEAN before anything of it is freed. */
 static int drop_leaf(struct drop *d, const struct node_header *leaf)
 {
-	for (unsigned i = 0; i < node_count(leaf); i++) {
-		struct extent e;
-		int r = extent_unpack(node_key(leaf, i), node_value(leaf, i), &e);
+	struct extent e;
+	int r = 0;
 
-		if (r == 0)
-			r = delayed_ref_add(&d->txn->refs, e.addr, e.nblk * FS_BLOCK_SIZE, -1);
-		if (r)
-			return r;
+	for (unsigned i = 0; r == 0 && i < node_count(leaf); i++)
+		r = extent_unpack(node_key(leaf, i), node_value(leaf, i), &e);
+	for (unsigned i = 0; r == 0 && i < node_count(leaf); i++) {
+		(void)extent_unpack(node_key(leaf, i), node_value(leaf, i), &e);
+		r = delayed_ref_add(&d->txn->refs, e.addr, e.nblk * FS_BLOCK_SIZE, -1);
 		d->o->new_used_blocks -= e.nblk;
 	}
+	if (r)
+		return r;
 	d->txn->leaves--;
 	d->txn->items -= node_count(leaf);
 	(*d->budget)--;
@@ -45,6 +50,19 @@ static uint64_t child_blk(const struct node_header *node, unsigned slot)
 	return be64toh(be);
 }
 
+/* The node cannot be read, in any copy: what was freed before it stays freed, the rest stays until a start that can. */
+static void get_stuck(struct drop *d, int error)
+{
+	struct fs *fs = d->txn->fs;
+
+	fs_log(fs, FS_LOG_ERROR, "volume %llu, deleted: a node cannot be read (%s); %llu MiB of its space are not freed",
+	       (unsigned long long)d->o->root.owner, strerror(-error),
+	       (unsigned long long)(d->o->new_used_blocks * FS_BLOCK_SIZE >> 20));
+	d->stopped = d->o->stuck = true;
+	atomic_fetch_sub(&fs->orphans, 1);
+}
+
+/* A node that is unreadable is an error here, and one of its parent's loop: where it begins is as far as it goes. */
 static int drop_node(struct drop *d, const struct node_ident *id)
 {
 	struct fs *fs = d->txn->fs;
@@ -70,6 +88,11 @@ static int drop_node(struct drop *d, const struct node_ident *id)
 		r = node_child(node, i, id->owner, &child);
 		if (r == 0)
 			r = drop_node(d, &child);
+		if (is_unreadable(r)) {
+			d->o->new_progress = max_u64(child_blk(node, i), d->o->progress);
+			get_stuck(d, r);
+			r = 0;
+		}
 	}
 	cache_put(fs->cache, entry);
 	if (r == 0 && !d->stopped) {
@@ -87,10 +110,14 @@ int orphan_drop(struct transaction *txn, struct orphan *o, unsigned *budget)
 
 	o->new_progress = o->progress;
 	o->new_used_blocks = o->used_blocks;
-	if (o->root.addr && *budget > 0)
+	if (o->root.addr && *budget > 0 && !o->stuck)
 		r = drop_node(&d, &id);
 	else
 		d.stopped = o->root.addr != 0;
+	if (is_unreadable(r)) { /* the root */
+		get_stuck(&d, r);
+		r = 0;
+	}
 	o->done = !d.stopped;
 	return r;
 }

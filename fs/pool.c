@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/fs_int.h"
+#include "fs/orphan.h"
 #include "fs/root_tree.h"
 #include "fs/super.h"
 #include "fs/transaction.h"
@@ -349,6 +350,7 @@ int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, 
 	}
 	fs->dev = dev;
 	fs->simulated = simulated;
+	fs->orphan_leaves = ORPHAN_LEAVES_PER_COMMIT;
 	set_options(fs, opt);
 	init_locks(fs);
 	r = start(fs, err);

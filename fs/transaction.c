@@ -136,7 +136,7 @@ static int apply_volumes(struct transaction *txn)
 /* Everything that can still be given up. */
 static int build_trees(struct transaction *txn)
 {
-	unsigned budget = ORPHAN_LEAVES_PER_COMMIT;
+	unsigned budget = txn->fs->orphan_leaves;
 	struct orphan *o;
 	int r;
 
@@ -180,7 +180,8 @@ static void give_up(struct transaction *txn)
 		next = TAILQ_NEXT(o, link);
 		if (!o->in_tree) { /* made by this transaction */
 			TAILQ_REMOVE(&fs->volumes.orphans, o, link);
-			atomic_fetch_sub(&fs->orphans, 1);
+			if (!o->stuck)
+				atomic_fetch_sub(&fs->orphans, 1);
 			mem_free(o);
 		}
 	}

@@ -78,6 +78,7 @@ struct orphan {
 	uint64_t used_blocks;
 	uint64_t progress; /* first block that is not yet freed */
 	bool in_tree;	   /* the root tree has an item for it */
+	bool stuck;	   /* it cannot be freed further, and is not counted in fs->orphans */
 	/* what the commit under way makes of it: */
 	uint64_t new_progress, new_used_blocks;
 	bool done;

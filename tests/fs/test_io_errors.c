@@ -189,6 +189,50 @@ static void test_io_node_lost_in_both_copies_is_an_error_there_only(void **state
 	engine_free(e);
 }
 
+/* Regression: no commit could be made any more, and no other volume's space be freed, when a deleted volume had such a node. */
+static void test_io_deleted_volume_with_a_lost_node_stops_nobody(void **state)
+{
+	for (unsigned slot = 0; slot < 3; slot++) { /* the leaf that is lost; the third time it is the root */
+		struct fs_info before, after;
+		struct fs_volume *vol, *other;
+		uint64_t root, leaf;
+		struct engine *e;
+		struct model m;
+
+		model_init(&m, 3000 * BLOCK);
+		e = engine_with_leaves(&m);
+		engine_reopen(e);
+		vol = engine_volume(e, "v", 0);
+		root = vol->root.addr;
+		leaf = slot == 2 ? root : leaf_address(e, vol, slot);
+		fs_volume_put(vol);
+		damage_node(e, leaf, 0, 0);
+		damage_node(e, leaf, 1, 1);
+		cache_invalidate(e->fs->cache, CACHE_NODE, leaf);
+		fs_get_info(e->fs, &before);
+		assert_int_equal(fs_volume_delete(e->fs, "v", NULL), 0);
+		other = engine_volume(e, "w", MIB);
+		for (unsigned again = 0; again < 2; again++) {
+			fill_bytes(m.bytes, MIB, again);
+			assert_int_equal(engine_write(e, other, 0, MIB, m.bytes), 0);
+			engine_commit(e);
+			assert_false(fs_is_read_only(e->fs));
+			fs_volume_put(other);
+			engine_reopen(e);
+			other = engine_volume(e, "w", 0);
+		}
+		assert_int_equal(engine_read(e, other, 0, MIB, m.bytes + MIB), 0);
+		assert_memory_equal(m.bytes, m.bytes + MIB, MIB);
+		engine_commit(e);
+		fs_get_info(e->fs, &after);
+		/* What comes before it in the tree is free. */
+		assert_int_equal(after.data_bytes < before.data_bytes + MIB, slot == 1);
+		fs_volume_put(other);
+		model_fini(&m);
+		engine_free(e);
+	}
+}
+
 static void test_io_failed_device_write_keeps_the_old_content(void **state)
 {
 	uint64_t seed = test_seed();
@@ -260,6 +304,7 @@ int main(void)
 		cmocka_unit_test(test_io_wrong_data_is_an_error_for_that_block_only),
 		cmocka_unit_test(test_io_damaged_node_is_mended_from_its_twin),
 		cmocka_unit_test(test_io_node_lost_in_both_copies_is_an_error_there_only),
+		cmocka_unit_test(test_io_deleted_volume_with_a_lost_node_stops_nobody),
 		cmocka_unit_test(test_io_failed_device_write_keeps_the_old_content),
 		cmocka_unit_test(test_io_failed_device_read_is_an_error_once),
 	};
