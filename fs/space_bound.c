@@ -72,6 +72,19 @@ uint64_t space_items_for(uint64_t data_bytes)
 	return data_bytes / FS_BLOCK_SIZE * 2 * (EXTENT_ITEM_BYTES + sizeof(le32));
 }
 
+/*
+ * Nodes that one request to a reserved volume needs beside its items, however its tree has grown: 2 touches cost 4 leaves and
+ * 2 splits, 2 trees their first leaf and root; and the first nodes of the root tree and the group tree.
+ */
+#define PROMISE_NODES 20u
+
+uint64_t space_promise_growth(const struct space_info *si, uint64_t more_bytes)
+{
+	uint64_t items = space_items_for(si->volume_reserved + more_bytes);
+
+	return si->promises || more_bytes ? items + items / 64 + PROMISE_NODES * NODE_SIZE : 0; /* a 64th: interior nodes */
+}
+
 bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
 {
 	const struct space_info *si = &fs->space;
@@ -84,7 +97,7 @@ bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64
 	if (!(flags & SPACE_FREEING))
 		need += si->global_reserve;
 	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
-		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_items_for(si->volume_reserved) + growth;
+		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_promise_growth(si, 0) + growth;
 	return need <= metadata_capacity(fs, unallocated);
 }
 

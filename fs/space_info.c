@@ -60,6 +60,7 @@ static uint64_t owed(const struct space_promise *p)
 static void promise_change_locked(struct space_info *si, struct space_promise *p, uint64_t promised, uint64_t allocated)
 {
 	si->volume_reserved -= owed(p);
+	si->promises += (promised != 0) - (p->promised != 0);
 	p->promised = promised;
 	p->allocated = allocated;
 	si->volume_reserved += owed(p);
@@ -427,14 +428,16 @@ static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	struct space_pending none = {0, 0};
 	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes + si->freeing_reserve;
-	uint64_t have = d->total + space_growable_locked(fs, need > d->total ? space_items_for(bytes) - space_items_for(need - d->total) : space_items_for(bytes));
+	uint64_t growth = space_promise_growth(si, bytes) - space_promise_growth(si, 0);
+	uint64_t counted = space_items_for(need > d->total ? need - d->total : 0); /* with the groups that are made for them */
+	uint64_t have = d->total + space_growable_locked(fs, growth > counted ? growth - counted : 0);
 
 	if (need > have)
 		return need - have;
 	while (!data_fits(si, bytes, 0))
-		if (!grow_data_locked(fs, none, space_items_for(bytes)))
+		if (!grow_data_locked(fs, none, growth))
 			return need - d->total;
-	return space_metadata_fits(fs, none, atomic_load(&fs->groups.unallocated_bytes), 0, space_items_for(bytes)) ? 0 : space_items_for(bytes);
+	return space_metadata_fits(fs, none, atomic_load(&fs->groups.unallocated_bytes), 0, growth) ? 0 : growth;
 }
 
 int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force, uint64_t *ret_missing)

@@ -20,7 +20,7 @@
  *    that allocated + may_use <= total where nothing is unavailable.
  * 2. Metadata: allocated + bound(all pending) + reserves <= total - unavailable + 15/32 (unallocated - two quanta), when
  *    a reservation is granted. Reserves: none for SPACE_FREEING; for writes to reserved volumes the global reserve; for all
- *    others that, trim growth, and items for volume_reserved. When a data group is made it holds, with all of them, for what
+ *    others that, trim growth, and what reserved volumes may come to need (space_promise_growth). When a data group is made it holds, with all of them, for what
  *    is then unallocated, and with items for all blocks of the group and a slack of 1/256 of the data.
  * 3. What was reserved leaves exactly once: data by space_allocate, and the rest of it by space_pend or space_unreserve;
  *    pendings by space_unreserve, or after space_pend with the commit that carries them out.
@@ -89,6 +89,7 @@ struct space_info {
 	struct space_pending committing; /* in the frozen ones */
 	uint64_t tree_nodes, tree_leaves, tree_items; /* of all volumes, as of the last commit */
 	uint64_t volume_reserved; /* owed to reserved volumes */
+	uint64_t promises;	  /* reserved volumes */
 	uint64_t global_reserve;  /* metadata */
 	uint64_t freeing_reserve; /* data */
 	struct space_ticket_list tickets;

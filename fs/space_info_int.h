@@ -18,6 +18,12 @@ struct space_pending space_all_pending(const struct space_info *si);
 uint64_t space_items_for(uint64_t data_bytes);
 
 /*
+ * Metadata that the writes to reserved volumes may come to need, when so many bytes more than now are promised: items for what is owed
+ * to them, and nodes that a commit writes anew.
+ */
+uint64_t space_promise_growth(const struct space_info *si, uint64_t more_bytes);
+
+/*
  * What stays free for metadata beyond that when data takes more of the device: so that data, not metadata, runs out
  * first, and what is trimmed then can be written again, in smaller pieces too.
  */

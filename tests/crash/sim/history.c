@@ -17,6 +17,7 @@ static const char *const step_names[STEP_KINDS] = {
 	[STEP_COMMIT] = "commit",   [STEP_CREATE] = "create", [STEP_DELETE] = "delete", [STEP_RENAME] = "rename",
 	[STEP_RESIZE] = "resize",   [STEP_READBACK] = "readback", [STEP_CLEAN] = "clean", [STEP_CLOSE] = "close",
 	[STEP_CRASH] = "crash",	    [STEP_GROW] = "grow",	  [STEP_FAULT] = "fault",   [STEP_NOMEM] = "nomem",
+	[STEP_SCATTER] = "scatter",
 };
 
 static const char *const profile_names[PROFILES] = {
@@ -60,6 +61,7 @@ static void draw_setting(struct setting *s, uint64_t *rng)
 	s->complete_max = (unsigned)rng_below(rng, 4);
 	s->fifo = rng_below(rng, 8) == 0;
 	s->discard_zeroes = rng_below(rng, 2);
+	s->scatters = s->volume_blocks_max >= 2048 && rng_below(rng, 2);
 }
 
 static struct history *history_alloc(uint64_t seed, size_t count)
@@ -92,6 +94,10 @@ struct history *history_new(uint64_t seed)
 		weight[STEP_FAULT] = 6;
 	if (h->setting.profile == PROFILE_NOMEM)
 		weight[STEP_NOMEM] = 12;
+	if (h->setting.scatters) { /* deleting a large tree takes several commits */
+		weight[STEP_SCATTER] = 8;
+		weight[STEP_DELETE] = 6;
+	}
 	h->step[h->count++] = (struct step){STEP_CREATE, rng_next(&rng)};
 	while (h->count <= count)
 		h->step[h->count++] = (struct step){draw(&rng, weight, STEP_KINDS), rng_next(&rng)};

@@ -29,6 +29,7 @@ enum step_kind {
 	STEP_CRASH,    /* now or soon */
 	STEP_FAULT,    /* the device will fail something */
 	STEP_NOMEM,    /* an allocation will fail */
+	STEP_SCATTER,  /* hundreds of single blocks of one volume, apart: its tree gets more leaves than one, or loses them */
 	STEP_KINDS,
 };
 
@@ -46,7 +47,7 @@ struct setting {
 	unsigned commit_interval_ms, loops, preempt;
 	unsigned volume_blocks_max, write_blocks_max;
 	unsigned complete_max;
-	bool fifo, discard_zeroes;
+	bool fifo, discard_zeroes, scatters;
 };
 
 struct history {

@@ -111,6 +111,40 @@ static void step_io(struct world *w)
 		send_one(w, loop);
 }
 
+static bool has_room(void *arg) { return ((struct world *)arg)->requests < REQUESTS_MAX / 2; }
+
+/* The largest volume that requests may go to. */
+static struct model_volume *largest_volume(struct world *w)
+{
+	struct model_volume *best = NULL;
+
+	for (unsigned k = 0; k < MODEL_VOLUMES_MAX; k++)
+		if (w->handle[k] && !w->blocked[k] && !w->limit[k] && (!best || w->model->volume[k].blocks > best->blocks))
+			best = &w->model->volume[k];
+	return best;
+}
+
+/* Each 2nd or 3rd block from somewhere on. Fibers run in between; it ends when somebody else wants the volume, or the device dies. */
+static void step_scatter(struct world *w)
+{
+	struct model_volume *vol = largest_volume(w);
+	unsigned loop = (unsigned)rng_below(&w->rng, w->set->loops), stride = 2 + (unsigned)rng_below(&w->rng, 2);
+	enum fs_op op = rng_below(&w->rng, 4) ? FS_WRITE : FS_TRIM;
+	uint64_t n = 100 + rng_below(&w->rng, 800), k, blk;
+
+	if (!vol)
+		return;
+	k = (uint64_t)(vol - w->model->volume);
+	blk = rng_below(&w->rng, vol->blocks);
+	for (; n > 0; n--, blk = (blk + stride) % vol->blocks) {
+		sched_wait(has_room, w);
+		if (!w->handle[k] || w->blocked[k] || w->limit[k] || world_is_dead(w) || world_is_read_only(w))
+			return;
+		if (model_may_submit(w->model, vol, blk * MODEL_BLOCK, MODEL_BLOCK))
+			request_send(w, loop, request_new(w, vol, op, blk * MODEL_BLOCK, MODEL_BLOCK));
+	}
+}
+
 static void step_readback(struct world *w)
 {
 	struct model_volume *vol = open_volume(w);
@@ -203,6 +237,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_CRASH: step_crash(w); break;
 	case STEP_FAULT: step_fault(w); break;
 	case STEP_NOMEM: step_nomem(w); break;
+	case STEP_SCATTER: step_scatter(w); break;
 	case STEP_KINDS: break;
 	}
 }
