@@ -25,6 +25,7 @@ void flush_log_init(struct fs *fs)
 	TAILQ_INIT(&log->committing);
 	TAILQ_INIT(&log->group.waiters);
 	log->group.fs = fs;
+	log->verify_max = FLUSH_VERIFY_BYTES_MAX;
 }
 
 void flush_log_fini(struct fs *fs)
@@ -274,7 +275,7 @@ static int build_locked(struct fs *fs, struct log_group *g)
 		flush_log_suspend_locked(fs);
 		return r;
 	}
-	close_record(&en, LOG_LAST | (g->data_bytes > FLUSH_VERIFY_BYTES_MAX ? LOG_DATA_DURABLE : 0));
+	close_record(&en, LOG_LAST | (g->data_bytes > log->verify_max ? LOG_DATA_DURABLE : 0));
 	log->head += g->used;
 	return 0;
 }
@@ -404,7 +405,7 @@ static void start_group(struct fs *fs, struct fs_ctx *ctx)
 		TAILQ_CONCAT(&log->committing, &g->waiters, link);
 	}
 	lock_drop(&log->lock);
-	if (r == 0 && g->data_bytes > FLUSH_VERIFY_BYTES_MAX) {
+	if (r == 0 && g->data_bytes > log->verify_max) {
 		submit_flush(g, data_flushed);
 	} else if (r == 0 && g->items) {
 		write_records(g);

@@ -30,7 +30,7 @@ struct fs;
 struct fs_ctx;
 struct device_queue;
 
-#define FLUSH_VERIFY_BYTES_MAX (64u << 20) /* of data in a group that replay may have to verify */
+#define FLUSH_VERIFY_BYTES_MAX (64u << 20) /* of data in a group that replay may have to verify: log->verify_max */
 
 /* One flush that waits. The caller's memory until done. */
 struct flush_waiter {
@@ -62,6 +62,7 @@ struct flush_log {
 	uint64_t offset, size; /* on the device */
 	uint64_t head, tail;   /* positions in the endless log */
 	uint64_t seq;	       /* of the next record */
+	uint64_t verify_max;   /* a test may make it smaller before anything is flushed */
 	bool busy;	       /* a group is under way */
 	bool failed;	       /* it cannot be used, mostly since a group could not be written: flushes commit until a commit has put that right */
 	uint64_t failed_commits; /* started when that began */

@@ -62,6 +62,7 @@ static void draw_setting(struct setting *s, uint64_t *rng)
 	s->fifo = rng_below(rng, 8) == 0;
 	s->discard_zeroes = rng_below(rng, 2);
 	s->scatters = s->volume_blocks_max >= 2048 && rng_below(rng, 2);
+	s->log_bytes = rng_below(rng, 4) == 1 ? (96 + rng_below(rng, 3) * 12) << 10 : 0;
 }
 
 static struct history *history_alloc(uint64_t seed, size_t count)

@@ -47,6 +47,7 @@ struct setting {
 	unsigned commit_interval_ms, loops, preempt;
 	unsigned volume_blocks_max, write_blocks_max;
 	unsigned complete_max;
+	uint64_t log_bytes; /* 0: as the pool is made; else less, so that it is full and comes round more often */
 	bool fifo, discard_zeroes, scatters;
 };
 

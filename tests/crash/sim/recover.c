@@ -11,6 +11,7 @@
 #include "fs/device_sim.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
+#include "fs/super.h"
 #include "tests/crash/sim/damage.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
@@ -313,6 +314,21 @@ void world_reopen(struct world *w, bool open)
 	open_and_compare(w);
 }
 
+static void shorten_log(struct world *w)
+{
+	struct device_queue *q;
+	struct super_block sb;
+	struct fs_error err;
+	unsigned bad, old;
+
+	if (w->sim->ops->queue_new(w->sim, &q) || super_read(q, w->sim->size, &sb, &bad, &old, &err))
+		sim_fail("the superblock cannot be read");
+	sb.log_size = cpu_to_le64(w->set->log_bytes);
+	if (super_write_all(q, &sb) || device_flush(q))
+		sim_fail("the superblock cannot be written");
+	w->sim->ops->queue_free(q);
+}
+
 void world_first_open(struct world *w)
 {
 	struct fs_error err = {""};
@@ -321,6 +337,8 @@ void world_first_open(struct world *w)
 	set_device(w);
 	if (pool_format(w->sim, false, &err))
 		sim_fail("pool_format: %s", err.msg);
+	if (w->set->log_bytes)
+		shorten_log(w);
 	world_check(w, w->sim, "of an empty pool");
 	if (world_open(w))
 		sim_fail("an empty pool cannot be opened");

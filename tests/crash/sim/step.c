@@ -269,9 +269,10 @@ void history_run(const struct history *h, bool verbose)
 	struct world w;
 
 	world_init(&w, h, verbose);
-	world_log(&w, "seed %llu: %s, pool of %llu MiB, %u loops, preemption %u, volumes up to %u blocks, writes up to %u",
+	world_log(&w, "seed %llu: %s, pool of %llu MiB, %u loops, preemption %u, volumes up to %u blocks, writes up to %u, log %llu",
 		  (unsigned long long)h->seed, profile_name(h->setting.profile), (unsigned long long)h->setting.pool_bytes >> 20,
-		  h->setting.loops, h->setting.preempt, h->setting.volume_blocks_max, h->setting.write_blocks_max);
+		  h->setting.loops, h->setting.preempt, h->setting.volume_blocks_max, h->setting.write_blocks_max,
+		  (unsigned long long)h->setting.log_bytes);
 	world_first_open(&w);
 	for (; w.step < h->count; w.step++) {
 		const struct step *s = &h->step[w.step];
