@@ -11,20 +11,13 @@ static const uint8_t class_heat[] = {[CACHE_DATA] = 1, [CACHE_NODE] = 2};
 
 /* ---- hash table --------------------------------------------------------------- */
 
-/* Failure leaves the table as it is: slower, not wrong. */
-static int shard_grow(struct cache_shard *s, uint64_t buckets)
-{
-	struct cache_entry **new, **old;
-	uint64_t old_mask;
+static bool shard_has_locked(const struct cache_shard *s, uint64_t buckets) { return s->buckets && buckets <= s->mask + 1; }
 
-	if (s->buckets && buckets <= s->mask + 1)
-		return 0;
-	new = mem_zalloc(buckets * sizeof(*new));
-	if (!new)
-		return -ENOMEM;
-	lock_take(&s->lock);
-	old = s->buckets;
-	old_mask = s->mask;
+static void shard_rehash_locked(struct cache_shard *s, struct cache_entry **new, uint64_t buckets)
+{
+	struct cache_entry **old = s->buckets;
+	uint64_t old_mask = s->mask;
+
 	s->buckets = new;
 	s->mask = buckets - 1;
 	for (uint64_t i = 0; old && i <= old_mask; i++) {
@@ -35,6 +28,29 @@ static int shard_grow(struct cache_shard *s, uint64_t buckets)
 			e->hash_next = *to;
 			*to = e;
 		}
+	}
+}
+
+/* Failure leaves the table as it is: slower, not wrong. */
+static int shard_grow(struct cache_shard *s, uint64_t buckets)
+{
+	struct cache_entry **new, **old;
+	bool has;
+
+	lock_take(&s->lock);
+	has = shard_has_locked(s, buckets);
+	lock_drop(&s->lock);
+	if (has)
+		return 0;
+	new = mem_zalloc(buckets * sizeof(*new));
+	if (!new)
+		return -ENOMEM;
+	lock_take(&s->lock);
+	old = s->buckets;
+	if (shard_has_locked(s, buckets)) { /* somebody else was faster */
+		old = new;
+	} else {
+		shard_rehash_locked(s, new, buckets);
 	}
 	lock_drop(&s->lock);
 	mem_free(old);
@@ -85,6 +101,7 @@ void cache_free(struct cache *c)
 {
 	if (!c)
 		return;
+	cache_spare_fini(c);
 	cache_pool_fini(c);
 	for (uint32_t i = 0; i < CACHE_SHARDS; i++) {
 		lock_fini(&c->shards[i].lock);
@@ -252,7 +269,7 @@ void cache_get_stats(struct cache *c, struct cache_stats *ret_stats)
 	lock_take(&c->lock);
 	memcpy(st.bytes, c->bytes, sizeof(st.bytes));
 	memcpy(st.evictions, c->evictions, sizeof(st.evictions));
-	st.chunk_bytes = (uint64_t)c->nchunks * CACHE_CHUNK_BYTES;
+	st.chunk_bytes = (uint64_t)(c->nchunks + c->spare.count) * CACHE_CHUNK_BYTES;
 	st.limit_bytes = (uint64_t)c->max_chunks * CACHE_CHUNK_BYTES;
 	st.metadata_bytes = sizeof(*c) + cache_pool_metadata_locked(c);
 	lock_drop(&c->lock);

@@ -8,7 +8,7 @@
  *
  * The limit is on chunk memory: it is at most max(limit rounded down to chunks, one chunk), except that
  * cache_alloc goes above it when everything is pinned. The excess goes back, chunk by chunk, as later
- * allocations find its pins gone. Metadata comes on top: at most CACHE_METADATA_PER_BLOCK bytes for each 4 KiB,
+ * allocations find its pins gone. Up to CACHE_SPARES chunks (cache_int.h) are there before they are used. Metadata comes on top: at most CACHE_METADATA_PER_BLOCK bytes for each 4 KiB,
  * beside CACHE_METADATA_FIXED.
  *
  * Invariants
@@ -60,6 +60,12 @@ struct cache_entry {
 int cache_new(uint64_t limit_bytes, struct cache **ret_cache);
 /* Asserts that nothing is pinned. Accepts NULL. */
 void cache_free(struct cache *c);
+
+/*
+ * From now on a thread sees to it that chunks have their pages before they are needed: else those who write wait for the
+ * kernel to find and clear them, milliseconds for each chunk in a virtual machine. Call it once at the most. A negative errno.
+ */
+int cache_start_thread(struct cache *c);
 
 /* The entry at addr, pinned and made hot; NULL when it is not there. */
 struct cache_entry *cache_get(struct cache *c, enum cache_class class, uint64_t addr);

@@ -12,10 +12,13 @@
  *    given out again, only under the pool's lock. So the hand may read the address of a published entry.
  * 3. A frame with free blocks is on the list of its kind, unless its chunk is draining. A draining chunk gives
  *    nothing out and is unmapped when its last frame becomes free.
+ * 4. Chunks and spare ones together stay within the limit, but for what cache_alloc adds when everything is pinned, and
+ *    for the one that the thread is making.
  */
 #ifndef FS_CACHE_INT_H
 #define FS_CACHE_INT_H
 
+#include <pthread.h>
 #include <sys/queue.h>
 
 #include "base/lock.h"
@@ -29,6 +32,7 @@
 #define CACHE_SHARD_SHIFT 58
 #define CACHE_FRAME_BYTES CACHE_NODE_BYTES
 #define CACHE_CHUNK_FRAMES (CACHE_CHUNK_BYTES / CACHE_FRAME_BYTES)
+#define CACHE_SPARES 8u
 #define CACHE_FRAME_SLOTS (CACHE_FRAME_BYTES / CACHE_DATA_BYTES)
 
 enum frame_mode { FRAME_DATA = CACHE_DATA, FRAME_NODE = CACHE_NODE, FRAME_FREE };
@@ -53,6 +57,15 @@ struct cache_chunk {
 	struct cache_frame frames[CACHE_CHUNK_FRAMES];
 };
 
+/* Chunks that are mapped and have their pages already: cache_spare.c. */
+struct cache_spare {
+	struct cache_chunk *chunk[CACHE_SPARES];
+	size_t count, wanted; /* wanted: none before the first chunk is used */
+	bool runs, stop;
+	pthread_t thread;
+	pthread_cond_t cond;
+};
+
 struct cache_shard {
 	struct lock lock;
 	uint64_t mask;
@@ -66,6 +79,7 @@ struct cache {
 	size_t nchunks, chunks_cap, max_chunks, ndraining;
 	size_t hand; /* in frames, over all chunks */
 	struct frame_list free, partial;
+	struct cache_spare spare;
 	uint64_t bytes[CACHE_CLASSES], evictions[CACHE_CLASSES];
 	struct cache_shard shards[CACHE_SHARDS];
 };
@@ -106,6 +120,18 @@ static inline struct cache_entry *cache_shard_remove_locked(struct cache_shard *
 	s->entries[e->class]--;
 	return e;
 }
+
+/* ---- cache_spare.c: memory of chunks ---- */
+
+/* A chunk whose pages are not there yet, or NULL. Its frames are all zeros. */
+struct cache_chunk *cache_chunk_new(void);
+void cache_chunk_free(struct cache_chunk *chunk);
+/* One that has its pages, or NULL: there is none. The pool's lock is held, as for the next. */
+struct cache_chunk *cache_spare_take_locked(struct cache *c);
+/* Gives back those that the limit has no room for. */
+void cache_spare_trim_locked(struct cache *c);
+/* Ends the thread and frees them. No lock. */
+void cache_spare_fini(struct cache *c);
 
 /* ---- cache_pool.c: the pool's lock is held ---- */
 

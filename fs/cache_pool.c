@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* fs/cache_pool.c: the memory of the cache and who leaves it: chunks, frames, eviction. See cache_int.h. */
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/mem.h"
 #include "base/util.h"
@@ -24,21 +23,6 @@ static const uint8_t mode_mask[] = {
 	[FRAME_DATA] = (1u << CACHE_FRAME_SLOTS) - 1, [FRAME_NODE] = 1, [FRAME_FREE] = 0};
 
 /* ---- chunks and frames (the pool's lock is held) -------------------------------- */
-
-static void *chunk_map(void)
-{
-	char *p = mmap(NULL, 2 * CACHE_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	char *mem;
-
-	if (p == MAP_FAILED)
-		return NULL;
-	mem = (char *)round_up_u64((uintptr_t)p, CACHE_CHUNK_BYTES);
-	if (mem > p)
-		munmap(p, (size_t)(mem - p));
-	munmap(mem + CACHE_CHUNK_BYTES, (size_t)(p + CACHE_CHUNK_BYTES - mem));
-	(void)madvise(mem, CACHE_CHUNK_BYTES, MADV_HUGEPAGE);
-	return mem;
-}
 
 static void frame_unlist(struct cache_frame *f)
 {
@@ -89,24 +73,20 @@ static bool chunk_add(struct cache *c)
 		c->chunks = grown;
 		c->chunks_cap = cap;
 	}
-	chunk = mem_zalloc(sizeof(*chunk));
+	chunk = cache_spare_take_locked(c);
+	if (!chunk)
+		chunk = cache_chunk_new();
 	if (!chunk)
 		return false;
-	chunk->mem = chunk_map();
-	if (!chunk->mem) {
-		mem_free(chunk);
-		return false;
-	}
 	chunk_init(c, chunk);
 	c->chunks[c->nchunks++] = chunk;
 	return true;
 }
 
-static void chunk_unmap(struct cache_chunk *chunk)
+static void chunk_free(struct cache_chunk *chunk)
 {
 	UNPOISON(chunk->mem, CACHE_CHUNK_BYTES);
-	munmap(chunk->mem, CACHE_CHUNK_BYTES);
-	mem_free(chunk);
+	cache_chunk_free(chunk);
 }
 
 static void chunk_release_if_drained(struct cache *c, struct cache_chunk *chunk)
@@ -119,7 +99,7 @@ static void chunk_release_if_drained(struct cache *c, struct cache_chunk *chunk)
 		i++;
 	c->chunks[i] = c->chunks[--c->nchunks];
 	c->ndraining--;
-	chunk_unmap(chunk);
+	chunk_free(chunk);
 }
 
 static void chunk_set_draining(struct cache *c, struct cache_chunk *chunk, bool draining)
@@ -319,6 +299,7 @@ void cache_pool_resize_locked(struct cache *c, size_t max_chunks)
 	for (size_t i = 0; i < c->nchunks; i++)
 		if (c->chunks[i]->draining)
 			chunk_set_draining(c, c->chunks[i], false);
+	cache_spare_trim_locked(c);
 	pool_shrink(c);
 }
 
@@ -338,14 +319,14 @@ void cache_pool_fini(struct cache *c)
 {
 	for (size_t i = 0; i < c->nchunks; i++) {
 		chunk_assert_unpinned(c->chunks[i]);
-		chunk_unmap(c->chunks[i]);
+		chunk_free(c->chunks[i]);
 	}
 	mem_free(c->chunks);
 }
 
 size_t cache_pool_metadata_locked(const struct cache *c)
 {
-	return c->chunks_cap * sizeof(*c->chunks) + c->nchunks * sizeof(struct cache_chunk);
+	return c->chunks_cap * sizeof(*c->chunks) + (c->nchunks + c->spare.count) * sizeof(struct cache_chunk);
 }
 
 static void frame_check(struct cache *c, struct cache_frame *f, uint64_t *bytes, uint64_t *published)

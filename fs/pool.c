@@ -320,6 +320,8 @@ static int start(struct fs *fs, struct fs_error *err)
 
 	if (r == 0)
 		r = cache_new(fs->opt.cache_bytes, &fs->cache);
+	if (r == 0 && !fs->simulated)
+		r = cache_start_thread(fs->cache);
 	if (r == 0)
 		r = fs->dev->ops->queue_new(fs->dev, &fs->commit_q);
 	if (r == 0)

@@ -11,13 +11,15 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/cache.h"
+#include "fs/cache_int.h"
 
 #define MIB (1ull << 20)
 
@@ -313,6 +315,61 @@ static void test_cache_evicts_hot_entries_when_all_are(void **arg)
 	cache_free(c);
 }
 
+/* Whether the kernel has given it all its pages. */
+static bool is_resident(const struct cache_chunk *chunk)
+{
+	unsigned char pages[CACHE_CHUNK_BYTES / 4096];
+
+	assert_int_equal(mincore(chunk->mem, CACHE_CHUNK_BYTES, pages), 0);
+	for (size_t i = 0; i < sizeof(pages); i++)
+		if (!(pages[i] & 1))
+			return false;
+	return true;
+}
+
+static size_t wait_for_spares(struct cache *c, size_t n)
+{
+	size_t count = 0;
+
+	for (unsigned ms = 0; ms < 60000 && count < n; ms++) { /* its thread comes last */
+		lock_take(&c->lock);
+		count = c->spare.count;
+		lock_drop(&c->lock);
+		usleep(1000);
+	}
+	return count;
+}
+
+static void test_cache_has_memory_ready(void **arg)
+{
+	struct cache *c = new_cache(64 * MIB);
+
+	assert_int_equal(cache_start_thread(c), 0);
+	usleep(10000);
+	assert_int_equal(chunk_bytes(c), 0); /* a cache that nobody uses takes no memory */
+	cache_put(c, insert(c, CACHE_NODE, 0, 1));
+	assert_int_equal(wait_for_spares(c, CACHE_SPARES), CACHE_SPARES);
+	assert_int_equal(chunk_bytes(c), (1 + CACHE_SPARES) * CACHE_CHUNK_BYTES);
+	lock_take(&c->lock);
+	for (size_t i = 0; i < c->spare.count; i++)
+		assert_true(is_resident(c->spare.chunk[i]));
+	lock_drop(&c->lock);
+	/* They are what is used next, and the limit holds with them. */
+	for (uint64_t i = 0; i < 3 * 64 * MIB / CACHE_NODE_BYTES; i++) {
+		cache_put(c, insert(c, CACHE_NODE, i * CACHE_NODE_BYTES, 1));
+		assert_true(chunk_bytes(c) <= 64 * MIB);
+	}
+	cache_resize(c, 128 * MIB);
+	cache_put(c, insert(c, CACHE_NODE, 1ull << 40, 1));
+	for (uint64_t i = 0; i < CACHE_CHUNK_FRAMES; i++)
+		cache_put(c, insert(c, CACHE_NODE, (2ull << 40) + i * CACHE_NODE_BYTES, 1));
+	assert_int_equal(wait_for_spares(c, CACHE_SPARES), CACHE_SPARES);
+	cache_resize(c, 4 * MIB);
+	assert_int_equal(chunk_bytes(c), 4 * MIB);
+	cache_check(c);
+	cache_free(c);
+}
+
 static void test_cache_metadata_is_small(void **arg)
 {
 	/* The hash table has the most spare room just above a power of two. */
@@ -544,10 +601,15 @@ static void test_cache_threads(void **arg)
 	struct cache *c = new_cache(4 * MIB);
 	struct worker w[THREADS];
 
+	assert_int_equal(cache_start_thread(c), 0);
 	for (unsigned i = 0; i < THREADS; i++) {
 		w[i].c = c;
 		w[i].state = i + 1;
 		assert_int_equal(pthread_create(&w[i].thread, NULL, worker_run, &w[i]), 0);
+	}
+	for (unsigned i = 0; i < 300; i++) {
+		cache_resize(c, (4 + i % 12) * MIB);
+		usleep(1000);
 	}
 	for (unsigned i = 0; i < THREADS; i++)
 		pthread_join(w[i].thread, NULL);
@@ -619,6 +681,7 @@ int main(void)
 		cmocka_unit_test(test_cache_resize),
 		cmocka_unit_test(test_cache_scan_does_not_displace_what_is_used),
 		cmocka_unit_test(test_cache_evicts_hot_entries_when_all_are),
+		cmocka_unit_test(test_cache_has_memory_ready),
 		cmocka_unit_test(test_cache_metadata_is_small),
 		cmocka_unit_test(test_cache_allocation_failures),
 		cmocka_unit_test(test_cache_resize_without_memory_still_works),
