@@ -8,8 +8,8 @@
  *
  * The limit is on chunk memory: it is at most max(limit rounded down to chunks, one chunk), except that
  * cache_alloc goes above it when everything is pinned. The excess goes back, chunk by chunk, as later
- * allocations find its pins gone. Up to CACHE_SPARES chunks (cache_int.h) are there before they are used. Metadata comes on top: at most CACHE_METADATA_PER_BLOCK bytes for each 4 KiB,
- * beside CACHE_METADATA_FIXED.
+ * allocations find its pins gone. Up to CACHE_SPARES chunks (cache_int.h) are there before they are used.
+ * Metadata comes on top: at most CACHE_METADATA_PER_BLOCK bytes for each 4 KiB, beside CACHE_METADATA_FIXED.
  *
  * Invariants
  * 1. A published entry's data and address never change. Writers publish a new entry instead.
