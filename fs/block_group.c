@@ -55,7 +55,7 @@ void group_table_fini(struct fs *fs)
 		group_free(t->slot[i]);
 	munmap((void *)t->slot, GROUP_INDEX_MAX * sizeof(*t->slot));
 	t->slot = NULL;
-	mem_free(t->unallocated);
+	device_space_fini(&t->unallocated);
 	lock_fini(&t->lock);
 }
 
@@ -75,47 +75,20 @@ uint64_t group_quantum(const struct fs *fs)
 
 /* ---- device space ---------------------------------------------------------- */
 
-static int ranges_reserve(struct group_table *t)
-{
-	unsigned cap = t->ranges_cap ? t->ranges_cap * 2 : 16;
-	struct device_range *r;
-
-	if (t->ranges + 2 <= t->ranges_cap)
-		return 0;
-	r = mem_realloc(t->unallocated, cap * sizeof(*r));
-	if (!r)
-		return -ENOMEM;
-	t->unallocated = r;
-	t->ranges_cap = cap;
-	return 0;
-}
-
 static int space_add_locked(struct group_table *t, uint64_t off, uint64_t len)
 {
-	unsigned i = 0;
+	int r = device_space_add(&t->unallocated, off, len);
 
-	if (len == 0)
-		return 0;
-	if (ranges_reserve(t))
-		return -ENOMEM;
-	while (i < t->ranges && t->unallocated[i].off < off)
-		i++;
-	memmove(&t->unallocated[i + 1], &t->unallocated[i], (t->ranges - i) * sizeof(*t->unallocated));
-	t->unallocated[i] = (struct device_range){off, len};
-	t->ranges++;
-	for (unsigned j = i ? i - 1 : 0; j + 1 < t->ranges && j <= i + 1;) {
-		struct device_range *a = &t->unallocated[j], *b = a + 1;
+	atomic_store(&t->unallocated_bytes, t->unallocated.bytes);
+	return r;
+}
 
-		if (a->off + a->len != b->off) {
-			j++;
-			continue;
-		}
-		a->len += b->len;
-		memmove(b, b + 1, (t->ranges - j - 2) * sizeof(*b));
-		t->ranges--;
-	}
-	t->unallocated_bytes += len;
-	return 0;
+static int space_take_locked(struct group_table *t, uint64_t off, uint64_t len)
+{
+	int r = device_space_take(&t->unallocated, off, len);
+
+	atomic_store(&t->unallocated_bytes, t->unallocated.bytes);
+	return r;
 }
 
 int group_space_add(struct fs *fs, uint64_t off, uint64_t len)
@@ -128,34 +101,6 @@ int group_space_add(struct fs *fs, uint64_t off, uint64_t len)
 	return r;
 }
 
-static int space_take_locked(struct group_table *t, uint64_t off, uint64_t len)
-{
-	if (ranges_reserve(t))
-		return -ENOMEM;
-	for (unsigned i = 0; i < t->ranges; i++) {
-		struct device_range *d = &t->unallocated[i];
-		uint64_t end = d->off + d->len;
-
-		if (off < d->off || off >= end)
-			continue;
-		if (len > end - off)
-			return -EUCLEAN;
-		t->unallocated_bytes -= len;
-		if (off + len < end) { /* a rest behind */
-			memmove(d + 1, d, (t->ranges - i) * sizeof(*d));
-			t->ranges++;
-			d[1] = (struct device_range){off + len, end - off - len};
-		}
-		d->len = off - d->off;
-		if (d->len == 0) {
-			memmove(d, d + 1, (t->ranges - i - 1) * sizeof(*d));
-			t->ranges--;
-		}
-		return 0;
-	}
-	return -EUCLEAN;
-}
-
 int group_space_take(struct fs *fs, uint64_t off, uint64_t len)
 {
 	int r;
@@ -164,18 +109,6 @@ int group_space_take(struct fs *fs, uint64_t off, uint64_t len)
 	r = space_take_locked(&fs->groups, off, len);
 	lock_drop(&fs->groups.lock);
 	return r;
-}
-
-/* First fit. */
-static bool space_find_locked(struct group_table *t, uint64_t len, uint64_t *ret_off)
-{
-	for (unsigned i = 0; i < t->ranges; i++) {
-		if (t->unallocated[i].len >= len) {
-			*ret_off = t->unallocated[i].off;
-			return true;
-		}
-	}
-	return false;
 }
 
 /* ---- look-up --------------------------------------------------------------- */
@@ -321,7 +254,7 @@ static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, u
 	     stripe_bytes = stripe_bytes > 2 * quantum ? round_up_u64(stripe_bytes / 2, quantum) : stripe_bytes - quantum) {
 		unsigned got = 0;
 
-		while (got < copies && space_find_locked(t, stripe_bytes, &off[got]) &&
+		while (got < copies && device_space_find(&t->unallocated, stripe_bytes, &off[got]) &&
 		       space_take_locked(t, off[got], stripe_bytes) == 0)
 			got++;
 		if (got == copies) {

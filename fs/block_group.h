@@ -26,6 +26,7 @@
 
 #include "base/lock.h"
 #include "fs/block_group_format.h"
+#include "fs/device_space.h"
 #include "fs/free_space.h"
 #include "fs/super_format.h"
 
@@ -83,17 +84,12 @@ struct block_group {
 	bool logged; /* LOCK_LOG: a group that no commit knows yet is in the flush log */
 };
 
-struct device_range {
-	uint64_t off, len;
-};
-
 struct group_table {
 	struct lock lock; /* creation, removal, unallocated space */
 	_Atomic(struct block_group *) *slot; /* by logical address / group_size; GROUP_INDEX_MAX entries */
 	_Atomic uint32_t count; /* slots in use are below */
-	struct device_range *unallocated; /* in order of offset */
-	unsigned ranges, ranges_cap;
-	_Atomic uint64_t unallocated_bytes;
+	struct device_space unallocated;
+	_Atomic uint64_t unallocated_bytes; /* the same as unallocated.bytes, for those without the lock */
 	_Atomic uint32_t data_cursor; /* the group that gave last */
 	/* The committer's: */
 	struct block_group *dirty;

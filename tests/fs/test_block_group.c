@@ -20,23 +20,29 @@
 
 #define UNITS 300u
 
-static void check_ranges(const struct fs *fs, const bool *unallocated)
+static void check_ranges(const struct fs *fs, const bool *unallocated, uint64_t want)
 {
 	const struct group_table *t = &fs->groups;
-	uint64_t end = 0, sum = 0;
+	uint64_t end = 0, sum = 0, ranges = 0, longest = 0, first = UINT64_MAX, off, len;
 	bool found[UNITS] = {false};
 
-	for (unsigned i = 0; i < t->ranges; i++) {
-		const struct device_range *r = &t->unallocated[i];
-
-		assert_true(r->len > 0);
-		assert_true(i == 0 || r->off > end); /* in order, and joined where they meet */
-		end = r->off + r->len;
-		sum += r->len;
-		for (uint64_t u = r->off / BLOCK; u < end / BLOCK; u++)
+	while (device_space_next(&t->unallocated, end, &off, &len)) {
+		assert_true(len > 0);
+		assert_true(ranges == 0 || off > end); /* in order, and joined where they meet */
+		end = off + len;
+		sum += len;
+		ranges++;
+		longest = len > longest ? len : longest;
+		if (len >= want && first == UINT64_MAX)
+			first = off;
+		for (uint64_t u = off / BLOCK; u < end / BLOCK; u++)
 			found[u] = true;
 	}
 	assert_int_equal(sum, atomic_load(&t->unallocated_bytes));
+	assert_int_equal(ranges, t->unallocated.ranges);
+	assert_int_equal(longest, device_space_longest(&t->unallocated));
+	assert_int_equal(device_space_find(&t->unallocated, want, &off), first != UINT64_MAX);
+	assert_true(first == UINT64_MAX || off == first);
 	assert_memory_equal(found, unallocated, sizeof(found));
 }
 
@@ -75,7 +81,7 @@ static void test_block_group_device_space_against_a_bitmap(void **state)
 			if (there)
 				memset(unallocated + first, 0, n);
 		}
-		check_ranges(fs, unallocated);
+		check_ranges(fs, unallocated, n * BLOCK);
 	}
 	group_table_fini(fs);
 	free(fs);
