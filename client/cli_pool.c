@@ -111,7 +111,8 @@ enum cli_exit run_pool_grow(const struct cli *cli)
 struct check {
 	struct progress progress;
 	bool quiet;    /* findings are counted only */
-	json_t *lines; /* NULL: printed as they come */
+	json_t *lines, *details, *notes; /* NULL: printed as they come */
+	uint64_t by_cure[FS_CURES];
 };
 
 static void on_finding(void *arg, const char *line)
@@ -128,6 +129,43 @@ static void on_finding(void *arg, const char *line)
 	printf("%s\n", line);
 }
 
+static void on_detail(void *arg, const struct fs_finding *f)
+{
+	static const char *const cures[FS_CURES] = {
+		[FS_CURE_DONE] = "repaired",
+		[FS_CURE_REPAIR] = "repair",
+		[FS_CURE_OVERWRITE] = "overwrite",
+		[FS_CURE_RESTORE] = "restore",
+	};
+	struct check *check = arg;
+	json_t *json;
+
+	check->by_cure[f->cure]++;
+	if (check->quiet || !check->details)
+		return;
+	json = json_pack("{s:s, s:s, s:s}", "text", f->text, "cure", cures[f->cure], "advice", f->advice);
+	if (f->volume) {
+		json_object_set_new(json, "volume", json_string(f->volume));
+		json_object_set_new(json, "offset", json_integer((json_int_t)f->off));
+		json_object_set_new(json, "length", json_integer((json_int_t)f->len));
+	}
+	json_array_append_new(check->details, json);
+}
+
+static void on_note(void *arg, const char *line)
+{
+	struct check *check = arg;
+
+	if (check->quiet)
+		return;
+	if (check->notes) {
+		json_array_append_new(check->notes, json_string(line));
+		return;
+	}
+	progress_clear(&check->progress);
+	cli_note("note: %s", line);
+}
+
 static void on_check_progress(void *arg, uint64_t done, uint64_t total)
 {
 	struct check *check = arg;
@@ -141,12 +179,15 @@ static int check_once(const char *path, bool repair, struct check *check, uint64
 	const struct fs_check_options opt = {
 		.repair = repair,
 		.finding = on_finding,
+		.detail = on_detail,
+		.note = on_note,
 		.progress = on_check_progress,
 		.arg = check,
 	};
 	struct fs_error fe = {""};
 	int r;
 
+	memset(check->by_cure, 0, sizeof(check->by_cure));
 	progress_init(&check->progress, repair ? "repairing" : "checking");
 	r = fs_check(path, &opt, ret_findings, &fe);
 	progress_clear(&check->progress);
@@ -158,15 +199,28 @@ static const char *plural(uint64_t n)
 	return n == 1 ? "" : "s";
 }
 
+/* What to do about all that is left, in one sentence. */
+static const char *check_advice(const struct check *check, uint64_t left)
+{
+	uint64_t mendable = check->by_cure[FS_CURE_DONE] + check->by_cure[FS_CURE_REPAIR];
+
+	if (mendable)
+		return "run it again with --repair";
+	if (check->by_cure[FS_CURE_OVERWRITE] == left)
+		return "overwrite, trim or restore the ranges named, or delete their volumes; the rest of the pool is good";
+	return "copy off what you can read, and restore the pool from a backup";
+}
+
 /* Prints what came out of it: `left` of `found` findings are still there. */
-static enum cli_exit check_verdict(const struct cli *cli, uint64_t found, uint64_t left, json_t *lines)
+static enum cli_exit check_verdict(const struct cli *cli, const struct check *check, uint64_t found, uint64_t left)
 {
 	const char *path = cli->args[0];
 	bool repair = (cli->given & CLI_REPAIR) != 0;
 
-	if (lines)
-		print_json(json_pack("{s:s, s:b, s:I, s:I, s:O}", "path", path, "clean", left == 0, "findings",
-				     (json_int_t)found, "left", (json_int_t)left, "lines", lines));
+	if (check->lines)
+		print_json(json_pack("{s:s, s:b, s:I, s:I, s:O, s:O, s:O}", "path", path, "clean", left == 0, "findings",
+				     (json_int_t)found, "left", (json_int_t)left, "lines", check->lines, "details",
+				     check->details, "notes", check->notes));
 	else if (!found)
 		printf("%s: nothing is wrong\n", path);
 	else if (!left)
@@ -175,20 +229,23 @@ static enum cli_exit check_verdict(const struct cli *cli, uint64_t found, uint64
 	if (!left)
 		return CLI_OK;
 	return cli_fail("pool check %s: %" PRIu64 " finding%s%s: %s", path, left, plural(left),
-			repair ? " left after the repair" : "",
-			repair ? "copy off what you can read, and restore the pool from a backup"
-			       : "run it again with --repair");
+			repair ? " left after the repair" : "", check_advice(check, left));
 }
 
 enum cli_exit run_pool_check(const struct cli *cli)
 {
 	bool repair = (cli->given & CLI_REPAIR) != 0;
-	struct check check = {.lines = cli->given & CLI_JSON ? json_array() : NULL};
+	struct check check = {0};
 	uint64_t found = 0, left;
 	struct byre_error err;
 	enum cli_exit code;
 	int r;
 
+	if (cli->given & CLI_JSON) {
+		check.lines = json_array();
+		check.details = json_array();
+		check.notes = json_array();
+	}
 	r = check_once(cli->args[0], repair, &check, &found, &err);
 	left = found;
 	if (!r && repair && found) {
@@ -196,7 +253,9 @@ enum cli_exit run_pool_check(const struct cli *cli)
 		r = check_once(cli->args[0], false, &check, &left, &err);
 	}
 
-	code = r ? cli_fail_err(&err) : check_verdict(cli, found, left, check.lines);
+	code = r ? cli_fail_err(&err) : check_verdict(cli, &check, found, left);
 	json_decref(check.lines);
+	json_decref(check.details);
+	json_decref(check.notes);
 	return code;
 }

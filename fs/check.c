@@ -2,7 +2,6 @@
 #include "fs/check.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <string.h>
 #include <time.h>
 
@@ -19,24 +18,6 @@ typedef unsigned long long ull;
 #define REBUILD_WAIT_MS (30u * 60 * 1000)
 
 static const uint64_t super_offsets[SUPER_COPIES] = SUPER_OFFSETS;
-
-void check_finding(struct check *c, const char *fmt, ...)
-{
-	char line[512];
-	va_list args;
-
-	c->findings++;
-	if (!c->opt->finding || c->findings > CHECK_LINES_MAX + 1)
-		return;
-	if (c->findings == CHECK_LINES_MAX + 1) {
-		c->opt->finding(c->opt->arg, "there is more; from here on findings are only counted");
-		return;
-	}
-	va_start(args, fmt);
-	vsnprintf(line, sizeof(line), fmt, args);
-	va_end(args);
-	c->opt->finding(c->opt->arg, line);
-}
 
 bool check_rewrite(struct check *c, uint64_t off, void *buf, uint64_t len)
 {
@@ -57,7 +38,8 @@ static bool same_super(const struct super_block *a, const struct super_block *b)
 
 static int check_super(struct check *c, unsigned copy, struct super_block *sb)
 {
-	const char *why = NULL, *what = "";
+	const char *why = NULL;
+	bool done;
 	int r = device_sync(c->q, DEVICE_READ, super_offsets[copy], sb, SUPER_SIZE);
 
 	if (r)
@@ -68,11 +50,10 @@ static int check_super(struct check *c, unsigned copy, struct super_block *sb)
 			      : NULL;
 	if (!why)
 		return 0;
-	if (c->opt->repair && super_write_copy(c->q, &c->sb, copy) == 0) {
-		c->wrote = true;
-		what = " (repaired from a good one)";
-	}
-	check_finding(c, "superblock copy %u at offset %llu: %s%s", copy, (ull)super_offsets[copy], why, what);
+	done = c->opt->repair && super_write_copy(c->q, &c->sb, copy) == 0;
+	c->wrote |= done;
+	check_finding_cure(c, done ? FS_CURE_DONE : FS_CURE_REPAIR, "superblock copy %u at offset %llu: %s%s", copy,
+			   (ull)super_offsets[copy], why, done ? " (repaired from a good one)" : "");
 	return 0;
 }
 
@@ -121,6 +102,8 @@ static int check_init(struct check *c)
 		r = c->dev->ops->queue_new(c->dev, &c->data_q);
 	if (r == 0)
 		r = check_data_init(c);
+	if (r == 0)
+		r = check_damage_init(c);
 	for (unsigned i = 0; r == 0 && i < NODE_LEVEL_MAX; i++) {
 		c->node[i] = mem_alloc_aligned(DEVICE_ALIGN, NODE_SIZE);
 		r = c->node[i] ? 0 : -ENOMEM;
@@ -132,6 +115,7 @@ static int check_init(struct check *c)
 static void check_fini(struct check *c)
 {
 	check_data_fini(c);
+	check_damage_fini(c);
 	check_groups_fini(c);
 	mem_free(c->volume);
 	for (unsigned i = 0; i < NODE_LEVEL_MAX; i++)
@@ -141,10 +125,24 @@ static void check_fini(struct check *c)
 	device_queue_free(c->q);
 }
 
+/* Growing that was interrupted leaves a longer file: it is no fault. */
+static void note_size(struct check *c)
+{
+	uint64_t more = c->dev->size - c->device_size;
+
+	if (more && c->dev->block_device)
+		check_note(c, "the device has %llu bytes more than the pool, which are not used: byre pool grow takes them", (ull)more);
+	else if (more)
+		check_note(c, "the file has %llu bytes more than the pool, which are not used: byre pool grow takes them, "
+			   "truncate -s %llu on the file gives them back", (ull)more, (ull)c->device_size);
+}
+
 static int check_everything(struct check *c, struct fs_error *err)
 {
 	int r = check_supers(c, err);
 
+	if (r == 0)
+		note_size(c);
 	if (r == 0)
 		r = add_fixed_ranges(c);
 	if (r == 0)
@@ -249,13 +247,16 @@ static int rebuild_caches(const char *path, struct fs_error *err)
 
 int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret_findings, struct fs_error *err)
 {
+	struct fs_error inner;
 	struct device *dev;
 	bool reopen = false;
 	int r = open_device(path, opt->repair, &dev, err);
 
 	if (r)
 		return r;
-	r = run(dev, opt, ret_findings, &reopen, err);
+	r = run(dev, opt, ret_findings, &reopen, &inner);
 	device_close(dev);
-	return r == 0 && opt->repair && reopen ? rebuild_caches(path, err) : r;
+	if (r)
+		return fs_fail(err, r, "pool %s: %s", path, inner.msg);
+	return opt->repair && reopen ? rebuild_caches(path, err) : r;
 }

@@ -11,6 +11,8 @@
  * 3. Without `repair` nothing is written.
  * 4. A crash at any moment leaves a pool without findings: a torn end of the flush log, older superblock copies
  *    and a group without a cache are not findings.
+ * 5. Neighbouring damage of one kind is one finding; findings come tree by tree and in order of place. What is told, and the
+ *    memory for it, is bounded however much is broken.
  */
 #ifndef FS_CHECK_H
 #define FS_CHECK_H

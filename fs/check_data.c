@@ -17,7 +17,6 @@ typedef unsigned long long ull;
 
 struct suspect {
 	const struct check_group *group;
-	const char *name;
 	uint64_t blk, addr;
 	uint32_t crc;
 	unsigned copy;
@@ -27,7 +26,6 @@ struct data_read {
 	struct device_io io;
 	struct check *c;
 	const struct check_group *group;
-	const char *name;
 	uint64_t blk, addr;
 	unsigned copy;
 	le32 crc[EXTENT_BLOCKS_MAX];
@@ -92,8 +90,8 @@ static void read_done(struct device_io *io)
 		uint32_t crc = le32_to_cpu(r->crc[i]);
 
 		if (io->error || crc32c((char *)r->buf + i * FS_BLOCK_SIZE, FS_BLOCK_SIZE) != crc)
-			d->suspect[d->suspects++] = (struct suspect){r->group, r->name, r->blk + i,
-								     r->addr + i * FS_BLOCK_SIZE, crc, r->copy};
+			d->suspect[d->suspects++] =
+				(struct suspect){r->group, r->blk + i, r->addr + i * FS_BLOCK_SIZE, crc, r->copy};
 	}
 	r->next = d->free;
 	d->free = r;
@@ -107,23 +105,30 @@ static int read_block(struct check *c, const struct suspect *s, unsigned copy, v
 	return r || crc32c(buf, FS_BLOCK_SIZE) == s->crc ? r : -EUCLEAN;
 }
 
+/* Once more, by itself: an error that has passed is none. */
 static void look_at(struct check *c, const struct suspect *s)
 {
 	uint64_t off = s->group->stripe[s->copy] + (s->addr - s->group->start);
+	struct check_damage_piece p = {DAMAGE_DATA, FS_CURE_OVERWRITE, s->copy, s->blk * FS_BLOCK_SIZE, FS_BLOCK_SIZE, off, 0,
+				       NULL};
 	int r = read_block(c, s, s->copy, c->data->block[0]);
-	const char *what = "";
 
 	if (r == 0)
 		return;
-	for (unsigned i = 0; i < s->group->nr_stripes && !*what; i++) {
+	p.why = r == -EUCLEAN ? "checksum does not match" : strerror(-r);
+	for (unsigned i = 0; i < s->group->nr_stripes && p.cure == FS_CURE_OVERWRITE; i++) {
 		if (i == s->copy || read_block(c, s, i, c->data->block[1]))
 			continue;
-		what = check_rewrite(c, off, c->data->block[1], FS_BLOCK_SIZE) ? " (repaired from its twin)"
-									       : " (its twin is good)";
+		p.cure = check_rewrite(c, off, c->data->block[1], FS_BLOCK_SIZE) ? FS_CURE_DONE : FS_CURE_REPAIR;
 	}
-	check_finding(c, "%s: data at byte %llu (copy %u, device offset %llu): %s%s", s->name,
-		      (ull)(s->blk * FS_BLOCK_SIZE), s->copy, (ull)off,
-		      r == -EUCLEAN ? "checksum does not match" : strerror(-r), what);
+	check_damage_add(c, &p);
+}
+
+static void look_at_all(struct check *c)
+{
+	for (unsigned i = 0; i < c->data->suspects; i++)
+		look_at(c, &c->data->suspect[i]);
+	c->data->suspects = 0;
 }
 
 /* Waits until one more read may start with room for its suspects. */
@@ -133,8 +138,7 @@ static void make_room(struct check *c)
 
 	while (!d->free || (d->under_way + 1) * EXTENT_BLOCKS_MAX + d->suspects > CHECK_SUSPECTS_MAX) {
 		if (d->suspects) {
-			while (d->suspects)
-				look_at(c, &d->suspect[--d->suspects]);
+			look_at_all(c);
 			continue;
 		}
 		c->data_q->dev->ops->wait(c->data_q);
@@ -148,7 +152,7 @@ static void progress(struct check *c, uint64_t bytes)
 		c->opt->progress(c->opt->arg, c->data_done, c->data_total);
 }
 
-int check_data_add(struct check *c, const char *name, const struct extent *e, const struct check_group *g)
+int check_data_add(struct check *c, const struct extent *e, const struct check_group *g)
 {
 	for (unsigned copy = 0; copy < g->nr_stripes; copy++) {
 		struct data_read *r;
@@ -158,7 +162,6 @@ int check_data_add(struct check *c, const char *name, const struct extent *e, co
 		c->data->free = r->next;
 		c->data->under_way++;
 		r->group = g;
-		r->name = name;
 		r->blk = e->blk;
 		r->addr = e->addr;
 		r->copy = copy;
@@ -183,7 +186,6 @@ int check_data_finish(struct check *c)
 
 	while (d->under_way)
 		c->data_q->dev->ops->wait(c->data_q);
-	while (d->suspects)
-		look_at(c, &d->suspect[--d->suspects]);
+	look_at_all(c);
 	return 0;
 }

@@ -387,34 +387,40 @@ static uint64_t slot_offset(const struct check_group *g, unsigned stripe)
 }
 
 /* So that the next open does not use it. */
-static const char *drop_cache(struct check *c, const struct check_group *g)
+static bool drop_cache(struct check *c, const struct check_group *g)
 {
 	bool done = true;
 
 	if (c->incomplete || c->contradicts || !c->opt->repair)
-		return "";
-
+		return false;
 	memset(c->twin, 0, DEVICE_ALIGN);
 	for (unsigned i = 0; i < g->nr_stripes; i++)
 		done &= check_rewrite(c, slot_offset(g, i), c->twin, DEVICE_ALIGN);
 	c->rebuild |= done;
-	return done ? " (repaired: dropped, to be rebuilt from the trees)" : "";
+	return done;
+}
+
+static void report_difference(struct check *c, const struct check_group *g, enum fs_cure cure, uint64_t blocks, uint64_t first,
+			      const char *how)
+{
+	check_finding_cure(c, cure, "block group %llu: %llu blocks are %s, the first at %llu%s", (ull)g->start, (ull)blocks, how,
+			   (ull)(g->start + first * g->unit),
+			   cure == FS_CURE_DONE ? " (repaired: dropped, to be rebuilt from the trees)" : "");
 }
 
 static void report_differences(struct check *c, const struct check_group *g, const struct difference *d)
 {
 	bool unused = d->used_but_free && !c->incomplete;
-	const char *what;
+	enum fs_cure cure = c->incomplete || c->contradicts ? FS_CURE_RESTORE : FS_CURE_REPAIR;
 
 	if (!d->free_but_used && !unused)
 		return;
-	what = drop_cache(c, g);
+	if (drop_cache(c, g))
+		cure = FS_CURE_DONE;
 	if (d->free_but_used)
-		check_finding(c, "block group %llu: %llu blocks are free in its cache but in use, the first at %llu%s",
-			      (ull)g->start, (ull)d->free_but_used, (ull)(g->start + d->first_free * g->unit), what);
+		report_difference(c, g, cure, d->free_but_used, d->first_free, "free in its cache but in use");
 	if (unused)
-		check_finding(c, "block group %llu: %llu blocks are in use in its cache but free, the first at %llu%s",
-			      (ull)g->start, (ull)d->used_but_free, (ull)(g->start + d->first_used * g->unit), what);
+		report_difference(c, g, cure, d->used_but_free, d->first_used, "in use in its cache but free");
 }
 
 /* Reads a copy of the cache. NULL in *ret_space and a reason where it cannot be used; negative: no memory. */
@@ -456,15 +462,18 @@ static int check_cache(struct check *c, struct check_group *g)
 	}
 	for (unsigned i = 0; r == 0 && i < g->nr_stripes; i++) {
 		const char *what = "; it will be rebuilt from the trees";
+		bool known = !c->incomplete && !c->contradicts; /* what is free */
+		enum fs_cure cure = space || known ? FS_CURE_REPAIR : FS_CURE_RESTORE;
 
 		if (!(bad >> i & 1))
 			continue;
+		if (space ? check_rewrite(c, slot_offset(g, i), good, bytes) : known && c->opt->repair)
+			cure = FS_CURE_DONE;
 		if (space)
-			what = check_rewrite(c, slot_offset(g, i), good, bytes) ? " (repaired from its twin)"
-										: " (its twin is good)";
+			what = cure == FS_CURE_DONE ? " (repaired from its twin)" : " (its twin is good)";
 		else
 			c->rebuild = true;
-		check_finding(c, "block group %llu: free-space cache, copy %u, %s%s", (ull)g->start, i, why[i], what);
+		check_finding_cure(c, cure, "block group %llu: free-space cache, copy %u, %s%s", (ull)g->start, i, why[i], what);
 	}
 	if (r == 0 && space) {
 		struct difference d = {0};

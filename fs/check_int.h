@@ -2,7 +2,7 @@
 /*
  * fs/check_int.h: what the checker's parts share. check.c runs it and looks at the superblocks, check_group.c knows
  * what stands where and what refers to it, check_tree.c walks trees, check_volume.c knows what is in them,
- * check_data.c reads data, check_log.c reads the flush log.
+ * check_data.c reads data, check_log.c reads the flush log, check_report.c words what is wrong.
  *
  * Functions return 0 or a negative errno that ends the check (no memory); what is wrong with the pool is a finding.
  */
@@ -23,6 +23,7 @@
 #define CHECK_LINES_MAX 10000u /* findings beyond are counted only */
 #define CHECK_DATA_UNDER_WAY 16u
 #define CHECK_SUSPECTS_MAX 4096u
+#define CHECK_DAMAGE_MAX 4096u
 
 struct check_group {
 	uint64_t start, len, used; /* used: what the item says */
@@ -40,9 +41,12 @@ struct check_group {
 struct check_volume {
 	uint64_t id, size, used_blocks, progress;
 	struct tree_root root;
-	bool orphan;
+	bool orphan, named;
 	char name[FS_NAME_MAX + 16]; /* "volume vm1" */
 };
+
+/* "vm1"; NULL for a deleted one, and for one whose name is not known. */
+const char *check_volume_name(const struct check_volume *vol);
 
 enum check_range_kind { RANGE_SUPER, RANGE_LOG, RANGE_GROUP };
 
@@ -53,6 +57,7 @@ struct check_range {
 };
 
 struct check_data;
+struct check_damage;
 
 struct check {
 	struct device *dev;
@@ -73,11 +78,44 @@ struct check {
 	size_t ranges, ranges_cap;
 	void *node[NODE_LEVEL_MAX], *twin;
 	struct check_data *data;
+	struct check_damage *damage;
 	uint64_t data_done, data_total; /* bytes */
 };
 
-/* One line about what is wrong. */
+/* ---- check_report.c ---- */
+
+/* One line about what is wrong and cannot be mended here. */
 void check_finding(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* One about what can be. */
+void check_finding_cure(struct check *c, enum fs_cure cure, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* One about bytes of a volume (its name), which may be NULL. */
+void check_finding_range(struct check *c, enum fs_cure cure, const char *volume, uint64_t off, uint64_t len, const char *fmt,
+			 ...) __attribute__((format(printf, 6, 7)));
+/* No fault, and good to know. */
+void check_note(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/*
+ * Damage that comes piece by piece is put aside and joined: neighbours of one kind become one finding, in order. At most
+ * CHECK_DAMAGE_MAX runs are kept; of the others only how much it is, and where it begins and ends.
+ */
+enum check_damage_kind { DAMAGE_NODE_COPY, DAMAGE_DATA };
+
+struct check_damage_piece {
+	enum check_damage_kind kind;
+	enum fs_cure cure;
+	unsigned copy;
+	uint64_t at;	 /* data: byte of the volume; node: device offset */
+	uint64_t len;
+	uint64_t dev_off;
+	uint64_t addr;	 /* of the node */
+	const char *why; /* stays */
+};
+
+int check_damage_init(struct check *c);
+void check_damage_fini(struct check *c);
+void check_damage_add(struct check *c, const struct check_damage_piece *piece);
+/* Tells what was put aside since the last call: it is of this tree. `volume`: the name of the one that data is in, or NULL. */
+void check_damage_tell(struct check *c, const char *tree, const char *volume);
 
 /* Writes when repairing is allowed: true when it was done. */
 bool check_rewrite(struct check *c, uint64_t off, void *buf, uint64_t len);
@@ -108,11 +146,15 @@ void check_groups_fini(struct check *c);
 struct check_walk {
 	struct check *c;
 	const char *name;
+	const char *volume; /* see check_damage_tell */
 	const struct tree_root *root;
 	uint8_t node_type; /* of the groups that its nodes stand in */
 	/* Subtrees whose keys are all below it are gone (an orphan's); len 0: none. */
 	struct key from;
 	int (*item)(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value);
+	/* May be NULL. No copy of a node can be read; all from `first` (NULL: the beginning) to before `upper` (NULL: the end) is lost. */
+	void (*lost)(struct check_walk *w, const struct node_ident *id, const struct key *first, const struct key *upper,
+		     const char *why);
 
 	/* Found: */
 	uint64_t nodes, leaves, items;
@@ -121,6 +163,7 @@ struct check_walk {
 	uint8_t prev[NODE_KEY_MAX];
 };
 
+/* Tells what is damaged in the tree, and in the data that `item` gave to check_data_add. */
 int check_walk(struct check_walk *w);
 
 /* ---- check_volume.c ---- */
@@ -133,8 +176,8 @@ int check_volumes(struct check *c);
 
 int check_data_init(struct check *c);
 void check_data_fini(struct check *c);
-/* Reads an extent in each of its copies and compares checksums, some time until check_data_finish. `name` stays until then. */
-int check_data_add(struct check *c, const char *name, const struct extent *e, const struct check_group *g);
+/* Reads an extent in each of its copies and compares checksums, some time until check_data_finish; what is bad becomes damage. */
+int check_data_add(struct check *c, const struct extent *e, const struct check_group *g);
 int check_data_finish(struct check *c);
 
 /* ---- check_log.c ---- */

@@ -33,6 +33,7 @@ struct log_check {
 	struct check *c;
 	uint64_t offset, size;
 	void *record;
+	const struct check_volume *reading; /* whose data is under way */
 	struct placed *placed;
 	size_t count, cap;
 };
@@ -124,17 +125,32 @@ static int add_placed(struct log_check *lc, struct placed p)
 	return 0;
 }
 
-static int check_item_data(struct log_check *lc, const struct check_group *g, const struct log_item *item)
+static int finish_data(struct log_check *lc)
+{
+	int r = check_data_finish(lc->c);
+	char name[sizeof(NAME) + sizeof(lc->reading->name) + 2] = NAME;
+
+	if (lc->reading)
+		snprintf(name, sizeof(name), NAME ", %s", lc->reading->name);
+	check_damage_tell(lc->c, name, lc->reading ? check_volume_name(lc->reading) : NULL);
+	lc->reading = NULL;
+	return r;
+}
+
+static int check_item_data(struct log_check *lc, const struct check_volume *vol, const struct check_group *g,
+			   const struct log_item *item)
 {
 	uint64_t blk = le64_to_cpu(item->blk), n = le64_to_cpu(item->blocks), addr = le64_to_cpu(item->addr);
 	const le32 *crc = (const le32 *)(item + 1);
-	int r = 0;
+	int r = lc->reading && lc->reading != vol ? finish_data(lc) : 0;
+
+	lc->reading = vol;
 
 	for (uint64_t done = 0; r == 0 && done < n;) {
 		uint64_t piece = min_u64(n - done, EXTENT_BLOCKS_MAX);
 		struct extent e = {blk + done, piece, addr + done * FS_BLOCK_SIZE, 0, crc + done};
 
-		r = check_data_add(lc->c, NAME, &e, g);
+		r = check_data_add(lc->c, &e, g);
 		done += piece;
 	}
 	return r;
@@ -167,7 +183,7 @@ static int check_extent(struct log_check *lc, const struct log_item *item, bool 
 		check_finding(c, NAME ": an item of %s has %llu blocks at %llu that the trees refer to", vol->name,
 			      (ull)used, (ull)addr);
 	r = add_placed(lc, (struct placed){addr, n * FS_BLOCK_SIZE, id, blk * FS_BLOCK_SIZE});
-	return r == 0 && durable ? check_item_data(lc, g, item) : r;
+	return r == 0 && durable ? check_item_data(lc, vol, g, item) : r;
 }
 
 static int check_items(struct log_check *lc, const struct log_items *li, bool durable)
@@ -256,7 +272,7 @@ int check_log(struct check *c)
 		r = walk(&lc, li);
 	if (r == 0)
 		check_placed(&lc);
-	finished = check_data_finish(c);
+	finished = finish_data(&lc);
 	mem_free(li[0].bytes);
 	mem_free(li[1].bytes);
 	mem_free(lc.placed);

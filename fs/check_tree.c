@@ -30,39 +30,55 @@ static int read_copy(struct check_walk *w, const struct node_ident *id, uint64_t
 	return ret->error;
 }
 
+/* Copies that are bad, where one is good. */
 static void report_copies(struct check_walk *w, const struct node_ident *id, const struct check_group *g,
 			  const struct copy *copy, void *good)
 {
 	for (unsigned i = 0; i < g->nr_stripes; i++) {
 		uint64_t off = g->stripe[i] + (id->addr - g->start);
-		const char *what = "";
+		struct check_damage_piece p = {DAMAGE_NODE_COPY, FS_CURE_REPAIR, i, off, NODE_SIZE, off, id->addr, copy[i].why};
 
 		if (copy[i].error == 0)
 			continue;
-		if (good)
-			what = check_rewrite(w->c, off, good, NODE_SIZE) ? " (repaired from its twin)" : " (its twin is good)";
-		check_finding(w->c, "%s: node %llu (level %u), copy %u at device offset %llu: %s%s", w->name, (ull)id->addr,
-			      id->level, i, (ull)off, copy[i].why, what);
+		if (check_rewrite(w->c, off, good, NODE_SIZE))
+			p.cure = FS_CURE_DONE;
+		check_damage_add(w->c, &p);
 	}
 }
 
-/* Reads every copy of a node; the first good one comes into buf. -EUCLEAN: there is none. */
-static int read_node(struct check_walk *w, const struct node_ident *id, const struct check_group *g, void *buf)
+/* Reads every copy of a node; the first good one comes into buf. -EUCLEAN: there is none, *ret_why is the last one's fault. */
+static int read_node(struct check_walk *w, const struct node_ident *id, const struct check_group *g, void *buf,
+		     const char **ret_why)
 {
 	struct copy copy[GROUP_STRIPES_MAX];
 	bool good = false;
 
+	*ret_why = "it has no copies";
 	for (unsigned i = 0; i < g->nr_stripes; i++) {
 		void *into = good ? w->c->twin : buf;
 
-		if (read_copy(w, id, g->stripe[i] + (id->addr - g->start), into, &copy[i]))
+		if (read_copy(w, id, g->stripe[i] + (id->addr - g->start), into, &copy[i])) {
+			*ret_why = copy[i].why;
 			continue;
+		}
 		if (good && memcmp(into, buf, NODE_SIZE) != 0)
 			copy[i] = (struct copy){-EUCLEAN, "valid, but not the same as its twin"};
 		good = true;
 	}
-	report_copies(w, id, g, copy, good ? buf : NULL);
+	if (good)
+		report_copies(w, id, g, copy, buf);
 	return good ? 0 : -EUCLEAN;
+}
+
+static void report_lost(struct check_walk *w, const struct node_ident *id, const struct key *first, const struct key *upper,
+			const char *why)
+{
+	w->unreadable = true;
+	if (w->lost)
+		w->lost(w, id, first, upper, why);
+	else
+		check_finding(w->c, "%s: node %llu (level %u), no copy of it can be used: %s", w->name, (ull)id->addr, id->level,
+			      why);
 }
 
 /* The place that a node is said to stand in, noted as used. NULL: it cannot be there, or was visited before. */
@@ -148,13 +164,14 @@ static int walk_node(struct check_walk *w, const struct node_ident *id, const st
 {
 	struct node_header *node = w->c->node[id->level];
 	struct check_group *g;
+	const char *why;
 	struct key last;
 	int r = claim_node(w, id, &g);
 
 	if (r || !g)
 		return r;
-	if (read_node(w, id, g, node)) {
-		w->unreadable = true;
+	if (read_node(w, id, g, node, &why)) {
+		report_lost(w, id, first, upper, why);
 		return 0;
 	}
 	w->nodes++;
@@ -195,6 +212,9 @@ int check_walk(struct check_walk *w)
 			r = walk_node(w, &id, NULL, NULL);
 		}
 	}
+	if (r == 0)
+		r = check_data_finish(w->c);
+	check_damage_tell(w->c, w->name, w->volume);
 	if (r == 0)
 		compare_counts(w);
 	return r;

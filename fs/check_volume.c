@@ -12,6 +12,13 @@ typedef unsigned long long ull;
 #define ROOT_KEY_LEN 9u
 #define VOLUME_FLAGS_KNOWN (FS_VOLUME_RESERVED | FS_VOLUME_WRITEBACK | FS_VOLUME_READ_ONLY)
 
+const char *check_volume_name(const struct check_volume *vol)
+{
+	static const char prefix[] = "volume ";
+
+	return !vol->orphan && vol->named ? vol->name + sizeof(prefix) - 1 : NULL;
+}
+
 /* ---- the root tree --------------------------------------------------------- */
 
 static bool is_zero(const uint8_t *bytes, size_t len)
@@ -47,6 +54,7 @@ static const char *unpack_volume(struct check *c, struct value value, struct che
 	if (strlen(name) != item.name_len || !fs_name_is_valid(name))
 		return "its name is not valid";
 	snprintf(vol->name, sizeof(vol->name), "volume %s", name);
+	vol->named = true;
 	vol->size = le64_to_cpu(item.size);
 	vol->used_blocks = le64_to_cpu(item.used_blocks);
 	tree_root_unpack(&item.root, vol->id, &vol->root);
@@ -189,7 +197,7 @@ static int claim_extent(struct volume_walk *vw, const struct extent *e)
 	if (again)
 		check_finding(c, "%s: the extent at byte %llu shares %llu blocks at %llu with another one", vw->vol->name,
 			      (ull)(e->blk * FS_BLOCK_SIZE), (ull)again, (ull)e->addr);
-	return check_data_add(c, vw->vol->name, e, g);
+	return check_data_add(c, e, g);
 }
 
 static int extent_item(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value)
@@ -217,10 +225,33 @@ static int extent_item(struct check_walk *w, const struct node_header *leaf, str
 	return claim_extent(vw, &e);
 }
 
+static uint64_t key_byte(const struct key *key, uint64_t none)
+{
+	uint64_t be;
+
+	if (!key || key->len != EXTENT_KEY_LEN)
+		return none;
+	memcpy(&be, key->data + 1, sizeof(be));
+	return be64toh(be) < none / FS_BLOCK_SIZE ? be64toh(be) * FS_BLOCK_SIZE : none;
+}
+
+/* A part of a volume of which nobody knows where it stands. */
+static void lost_node(struct check_walk *w, const struct node_ident *id, const struct key *first, const struct key *upper,
+		      const char *why)
+{
+	const struct check_volume *vol = container_of(w, struct volume_walk, base)->vol;
+	uint64_t from = first ? key_byte(first, vol->size) : 0, to = key_byte(upper, vol->size);
+
+	check_finding_range(w->c, FS_CURE_OVERWRITE, w->volume, from, to > from ? to - from : 0,
+			    "%s: %llu bytes from byte %llu on are lost: node %llu (level %u), no copy of it can be used: %s",
+			    w->name, (ull)(to > from ? to - from : 0), (ull)from, (ull)id->addr, id->level, why);
+}
+
 static int check_volume(struct check *c, const struct check_volume *vol)
 {
 	struct volume_walk vw = {
-		.base = {.c = c, .name = vol->name, .root = &vol->root, .node_type = GROUP_METADATA, .item = extent_item},
+		.base = {.c = c, .name = vol->name, .volume = check_volume_name(vol), .root = &vol->root,
+			 .node_type = GROUP_METADATA, .item = extent_item, .lost = vol->orphan ? NULL : lost_node},
 		.vol = vol,
 	};
 	uint8_t from[EXTENT_KEY_LEN];
@@ -243,5 +274,5 @@ int check_volumes(struct check *c)
 
 	for (size_t i = 0; r == 0 && i < c->volumes; i++)
 		r = check_volume(c, &c->volume[i]);
-	return r ? r : check_data_finish(c);
+	return r;
 }

@@ -117,14 +117,35 @@ struct fs_info {
 
 void fs_get_info(struct fs *fs, struct fs_info *ret_info);
 
+/* What can be done about a finding. */
+enum fs_cure {
+	FS_CURE_DONE,	   /* nothing: this check has mended it */
+	FS_CURE_REPAIR,	   /* a check with `repair` mends it */
+	FS_CURE_OVERWRITE, /* this range of a volume is lost: writing or trimming it ends that. All else is good */
+	FS_CURE_RESTORE,   /* nothing here mends it */
+	FS_CURES,
+};
+
+/* One thing that is wrong; neighbours of one kind are one finding. Strings are valid in the call. */
+struct fs_finding {
+	enum fs_cure cure;
+	const char *text;   /* what, and where */
+	const char *advice; /* what to do */
+	const char *volume; /* its name; NULL: it is not a range of a volume */
+	uint64_t off, len;  /* in the volume */
+};
+
 /*
  * Reads a whole pool that no process has open and verifies every invariant.
- * `finding` gets one line for each thing that is wrong. Returns 0 when the check ran
- * (look at *ret_findings), negative when it could not. `repair` rewrites what can be derived from the trees.
+ * `finding` gets one line for each thing that is wrong, `detail` the same in parts, `note` what is no fault and good to
+ * know; each may be NULL. Returns 0 when the check ran (look at *ret_findings), negative when it could not. `repair`
+ * rewrites what can be derived from the trees.
  */
 struct fs_check_options {
 	bool repair;
 	void (*finding)(void *arg, const char *line);
+	void (*detail)(void *arg, const struct fs_finding *finding);
+	void (*note)(void *arg, const char *line);
 	void (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *arg;
 };

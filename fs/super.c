@@ -59,11 +59,23 @@ static int read_copy(struct device_queue *q, uint64_t device_bytes, unsigned cop
 	return r;
 }
 
+/* Without its end nothing of a pool can be trusted to be complete, so it is not opened; but it can be made whole again. */
+static int fail_short(const struct device *dev, uint64_t whole, struct fs_error *err)
+{
+	if (dev->block_device)
+		return fs_fail(err, -EUCLEAN, "the pool has %llu bytes, the device only %llu: use the one that it was made on, or "
+			       "copy it to one of that size", (unsigned long long)whole, (unsigned long long)dev->size);
+	return fs_fail(err, -EUCLEAN, "the pool has %llu bytes and its file fewer: it was truncated; truncate -s %llu on the file "
+		       "gives it its size back (what is gone reads as zeros), then run byre pool check on it",
+		       (unsigned long long)whole, (unsigned long long)whole);
+}
+
 int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block *ret_sb, unsigned *ret_bad,
 	       unsigned *ret_old, struct fs_error *err)
 {
 	struct super_block *sb = mem_alloc_aligned(DEVICE_ALIGN, SUPER_SIZE);
 	const char *why = "cannot be read";
+	uint64_t whole = 0; /* the size of a pool whose file is shorter */
 	bool found = false, ours = false;
 	unsigned newest = 0;
 	int r = 0;
@@ -76,6 +88,8 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 		if (r == 0) {
 			ours |= le64_to_cpu(sb->magic) == SUPER_MAGIC;
 			r = super_validate(sb, offsets[i], device_bytes, &why);
+			if (r && super_validate(sb, offsets[i], 0, &why) == 0)
+				whole = max_u64(whole, le64_to_cpu(sb->device_size));
 		}
 		if (r)
 			(*ret_bad)++;
@@ -89,6 +103,8 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 	}
 	*ret_old = SUPER_COPIES - *ret_bad - newest;
 	mem_free(sb);
+	if (!found && whole)
+		return fail_short(q->dev, whole, err);
 	if (!found)
 		return ours ? fs_fail(err, -EUCLEAN, "no superblock is valid (the last one %s): restore the file from a copy", why)
 			    : fs_fail(err, -EINVAL, "not a Byre pool: no superblock found");

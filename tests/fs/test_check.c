@@ -5,6 +5,7 @@
  */
 #include "base/crc32c.h"
 #include "base/mem.h"
+#include "fs/check_int.h"
 #include "fs/extent.h"
 #include "fs/flush_log_format.h"
 #include "tests/fs/check_pool.h"
@@ -106,32 +107,170 @@ static void test_check_node_without_a_good_copy_is_found(void **state)
 	node_places(s, first_leaf(s, dev, &s->vol_root), off);
 	device_sim_flip(dev, off[0] + 9000, 1);
 	device_sim_flip(dev, off[1] + 9001, 1);
-	assert_int_equal(check(dev, true, &l), 2);
-	assert_int_equal(check(dev, false, &l), 2); /* repair did not touch anything */
+	assert_int_equal(check(dev, true, &l), 1);
+	assert_non_null(strstr(l.all, "volume a: "));
+	assert_non_null(strstr(l.all, " are lost: node "));
+	assert_int_equal(check(dev, false, &l), 1); /* repair did not touch anything */
 	device_close(dev);
 	free_subject(s);
 }
 
+/* What a check told in parts. */
+struct told {
+	unsigned count, by_cure[FS_CURES];
+	uint64_t off[200], len[200];
+	char volume[200];
+	char line[768];
+};
+
+static void take_detail(void *arg, const struct fs_finding *f)
+{
+	struct told *t = arg;
+
+	if (t->count < ARRAY_SIZE(t->off)) {
+		t->off[t->count] = f->off;
+		t->len[t->count] = f->len;
+		t->volume[t->count] = f->volume ? f->volume[0] : 0;
+	}
+	t->count++;
+	t->by_cure[f->cure]++;
+}
+
+static void take_last_line(void *arg, const char *line)
+{
+	struct told *t = arg;
+
+	snprintf(t->line, sizeof(t->line), "%s", line);
+}
+
+static void check_told(struct device *dev, bool repair, struct told *t)
+{
+	struct fs_check_options opt = {.repair = repair, .finding = take_last_line, .detail = take_detail, .arg = t};
+	uint64_t findings;
+
+	memset(t, 0, sizeof(*t));
+	assert_int_equal(check_device(dev, &opt, &findings, NULL), 0);
+	assert_int_equal(findings, t->count);
+}
+
+/* Where a block of a volume stands on the device. */
+static uint64_t block_place(struct world *w, const char *name, uint64_t blk)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+	struct volume_piece piece;
+	struct fs_volume *vol;
+	uint32_t crc;
+
+	assert_int_equal(fs_volume_get(w->fs, name, &vol), 0);
+	assert_int_equal(volume_lookup(vol, w->fs->commit_q, blk, 1, &piece, &crc), 0);
+	fs_volume_put(vol);
+	assert_int_equal(block_group_map(w->fs, piece.addr, FS_BLOCK_SIZE, off), 1);
+	return off[0];
+}
+
+static void write_all(struct world *w, const char *name)
+{
+	struct fs_volume *vol;
+
+	assert_int_equal(fs_volume_create(w->fs, name, VOLUME_BYTES / 4, 0, NULL), 0);
+	assert_int_equal(fs_volume_get(w->fs, name, &vol), 0);
+	for (uint64_t at = 0; at < VOLUME_BYTES / 4; at += IO_BYTES) {
+		memset(w->buf, (int)(at / IO_BYTES + 1), IO_BYTES);
+		assert_int_equal(do_io(w, vol, FS_WRITE, at, IO_BYTES), 0);
+	}
+	fs_volume_put(vol);
+	commit_all(w);
+}
+
+/* 1 MiB in a row is one line, and single blocks are told in order, volume by volume. */
 static void test_check_rotten_data_is_found(void **state)
 {
-	struct subject *s = new_subject();
-	struct device *dev = device_sim_clone(s->dev, 1);
-	uint64_t leaf = first_leaf(s, dev, &s->vol_root), off[GROUP_STRIPES_MAX];
-	struct extent_item item;
-	struct lines l;
+	struct world *w = new_world(seed_get());
+	struct device *dev;
+	struct told t;
 
-	for (unsigned slot = 0; slot < 20; slot++) {
-		get_value(s, dev, leaf, slot, &item, sizeof(item));
-		assert_int_equal(block_group_map(s->w->fs, le64_to_cpu(item.addr), FS_BLOCK_SIZE, off), 1);
-		device_sim_flip(dev, off[0] + slot, 5);
+	write_all(w, "v");
+	write_all(w, "u");
+	dev = device_sim_clone(w->dev, 1);
+	for (unsigned i = 0; i < 256; i++)
+		device_sim_flip(dev, block_place(w, "u", 300 + i) + i, 5);
+	check_told(dev, true, &t);
+	assert_int_equal(t.count, 1);
+	assert_int_equal(t.by_cure[FS_CURE_OVERWRITE], 1);
+	assert_int_equal(t.off[0], 300 * FS_BLOCK_SIZE);
+	assert_int_equal(t.len[0], 1 << 20);
+	assert_int_equal(t.volume[0], 'u');
+	assert_non_null(strstr(t.line, "checksum does not match: overwrite or trim this range"));
+	for (unsigned i = 0; i < 50; i++)
+		device_sim_flip(dev, block_place(w, "v", 2 * i + 7), 5);
+	device_sim_bad_range(dev, block_place(w, "v", 8), FS_BLOCK_SIZE);
+	check_told(dev, false, &t);
+	assert_int_equal(t.count, 52);
+	for (unsigned i = 0; i < 51; i++) {
+		assert_int_equal(t.volume[i], 'v');
+		assert_int_equal(t.off[i], (i < 2 ? 7 + i : 2 * (i - 1) + 7) * FS_BLOCK_SIZE);
+		assert_int_equal(t.len[i], FS_BLOCK_SIZE);
 	}
-	assert_int_equal(check(dev, false, &l), 20);
-	assert_non_null(strstr(l.all, "checksum does not match"));
-	device_sim_bad_range(dev, off[0], FS_BLOCK_SIZE);
-	assert_int_equal(check(dev, true, &l), 20);
-	assert_non_null(strstr(l.all, "Input/output error"));
+	assert_int_equal(t.volume[51], 'u');
 	device_close(dev);
-	free_subject(s);
+	abandon_world(w);
+	free(w);
+}
+
+/* All that a volume can have in single blocks, in order. */
+static void test_check_much_damage_is_bounded(void **state)
+{
+	struct world *w = new_world(seed_get());
+	uint64_t blocks = VOLUME_BYTES / FS_BLOCK_SIZE, sum = 0;
+	struct fs_volume *vol;
+	struct told t;
+
+	assert_int_equal(fs_volume_create(w->fs, "v", VOLUME_BYTES, 0, NULL), 0);
+	assert_int_equal(fs_volume_get(w->fs, "v", &vol), 0);
+	for (uint64_t at = 0; at < VOLUME_BYTES; at += IO_BYTES)
+		assert_int_equal(do_io(w, vol, FS_WRITE, at, IO_BYTES), 0);
+	fs_volume_put(vol);
+	commit_all(w);
+	for (uint64_t i = 0; i < blocks; i += 2) /* neighbours never join */
+		device_sim_flip(w->dev, block_place(w, "v", i), 1);
+	assert_true(blocks / 2 <= CHECK_DAMAGE_MAX);
+	check_told(w->dev, false, &t);
+	assert_int_equal(t.count, blocks / 2);
+	for (unsigned i = 0; i < ARRAY_SIZE(t.off); i++)
+		sum += t.off[i] == 2 * i * FS_BLOCK_SIZE;
+	assert_int_equal(sum, ARRAY_SIZE(t.off));
+	abandon_world(w);
+	free(w);
+}
+
+/* As the list is when it runs full: pieces in any order, joined as far as they are known, the rest summed up. */
+static void test_check_damage_list_runs_full(void **state)
+{
+	struct told t = {0};
+	struct fs_check_options opt = {.detail = take_detail, .arg = &t};
+	struct check c = {.opt = &opt};
+	struct check_damage_piece p = {DAMAGE_DATA, FS_CURE_OVERWRITE, 0, 0, FS_BLOCK_SIZE, 0, 0, "rotten"};
+
+	assert_int_equal(check_damage_init(&c), 0);
+	for (uint64_t i = 2 * CHECK_DAMAGE_MAX; i > 0; i--) { /* backwards, all joins */
+		p.at = i * FS_BLOCK_SIZE;
+		check_damage_add(&c, &p);
+	}
+	check_damage_tell(&c, "volume v", "v");
+	assert_int_equal(t.count, 1);
+	assert_int_equal(t.off[0], FS_BLOCK_SIZE);
+	assert_int_equal(t.len[0], 2ull * CHECK_DAMAGE_MAX * FS_BLOCK_SIZE);
+	memset(&t, 0, sizeof(t));
+	for (uint64_t i = 0; i < 3 * CHECK_DAMAGE_MAX; i++) {
+		p.at = i * 2 * FS_BLOCK_SIZE;
+		check_damage_add(&c, &p);
+	}
+	check_damage_tell(&c, "volume v", "v");
+	assert_int_equal(t.count, CHECK_DAMAGE_MAX + 1);
+	memset(&t, 0, sizeof(t));
+	check_damage_tell(&c, "volume v", "v"); /* it is empty again */
+	assert_int_equal(t.count, 0);
+	check_damage_fini(&c);
 }
 
 /* Each changes one number in an item, under right checksums. */
@@ -347,7 +486,7 @@ static void test_check_log_damage_is_found(void **state)
 		dev = device_sim_clone(ls.image, 1);
 		device_sim_flip(dev, ls.data[i] + 7, 1);
 		if (i == 0)
-			assert_found(dev, true, "flush log: data at byte");
+			assert_found(dev, true, "flush log, volume a: data at byte");
 		else
 			assert_clean(dev);
 		device_close(dev);
@@ -524,6 +663,51 @@ static void test_check_file_is_repaired(void **state)
 	unlink(path);
 }
 
+static int check_error(const char *path, struct fs_error *err)
+{
+	struct fs_check_options opt = {0};
+	uint64_t findings;
+
+	return fs_check(path, &opt, &findings, err);
+}
+
+static void take_note(void *arg, const char *line) { snprintf(arg, 512, "%s", line); }
+
+/* A file that lacks a byte, or has some more. */
+static void test_check_short_file_names_the_size(void **state)
+{
+	char path[] = "/tmp/byre-test-check-XXXXXX", note[512] = "";
+	struct fs_options open_opt = {.device_kind = FS_DEVICE_THREADS};
+	struct fs_check_options opt = {.note = take_note, .arg = note};
+	struct fs_error err = {""};
+	uint64_t findings;
+	struct fs *fs;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	close(fd);
+	unlink(path);
+	write_file_pool(path);
+	for (off_t less = 1; less < (off_t)POOL_BYTES / 2; less = less * 50 + 4095) {
+		assert_int_equal(truncate(path, (off_t)POOL_BYTES - less), 0);
+		assert_int_equal(check_error(path, &err), -EUCLEAN);
+		assert_non_null(strstr(err.msg, path));
+		assert_non_null(strstr(err.msg, "truncate -s 67108864 "));
+		assert_int_equal(fs_open(path, &open_opt, &fs, &err), -EUCLEAN);
+		assert_non_null(strstr(err.msg, "truncate -s 67108864 "));
+		assert_int_equal(truncate(path, (off_t)POOL_BYTES), 0); /* the end of this pool is not used */
+		assert_int_equal(fs_check(path, &opt, &findings, &err), 0);
+		assert_int_equal(findings, 0);
+		assert_string_equal(note, "");
+	}
+	assert_int_equal(truncate(path, (off_t)POOL_BYTES + 8192), 0);
+	assert_int_equal(fs_check(path, &opt, &findings, &err), 0);
+	assert_int_equal(findings, 0);
+	assert_non_null(strstr(note, "8192 bytes more"));
+	assert_non_null(strstr(note, "truncate -s 67108864 "));
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -533,6 +717,9 @@ int main(void)
 		cmocka_unit_test(test_check_bad_copy_of_a_node_is_mended),
 		cmocka_unit_test(test_check_node_without_a_good_copy_is_found),
 		cmocka_unit_test(test_check_rotten_data_is_found),
+		cmocka_unit_test(test_check_much_damage_is_bounded),
+		cmocka_unit_test(test_check_damage_list_runs_full),
+		cmocka_unit_test(test_check_short_file_names_the_size),
 		cmocka_unit_test(test_check_wrong_extents_are_found),
 		cmocka_unit_test(test_check_doubly_referred_block_is_found),
 		cmocka_unit_test(test_check_wrong_volumes_are_found),
