@@ -52,6 +52,16 @@ void flush_log_suspend_locked(struct fs *fs)
 	fs->log.failed_commits = atomic_load(&fs->commits_started);
 }
 
+bool flush_log_has_failed(struct flush_log *log)
+{
+	bool failed;
+
+	lock_take(&log->lock);
+	failed = log->failed;
+	lock_drop(&log->lock);
+	return failed;
+}
+
 void flush_log_freeze_locked(struct flush_log *log)
 {
 	lock_assert_held(&log->lock);
@@ -255,7 +265,7 @@ static int build_locked(struct fs *fs, struct log_group *g)
 	struct flush_log *log = &fs->log;
 	struct encoder en = {.log = log, .g = g, .pool = fs->uuid};
 	uint64_t running = atomic_load(&log->pending_bytes);
-	uint64_t need = group_bound(running + log->frozen_bytes + 256 * sizeof(struct log_item));
+	uint64_t need = group_bound(running + log->frozen_bytes + 256 * sizeof(struct log_item)), seq = log->seq;
 	int r;
 
 	lock_assert_held(&log->lock);
@@ -271,7 +281,8 @@ static int build_locked(struct fs *fs, struct log_group *g)
 	atomic_fetch_sub(&log->pending_bytes, running);
 	log->frozen_bytes = 0;
 	r = put_volumes(&en, fs);
-	if (r) { /* some are marked as logged that are not */
+	if (r) { /* some are marked as logged that are not, and records were numbered that nobody will write */
+		log->seq = seq;
 		flush_log_suspend_locked(fs);
 		return r;
 	}
@@ -451,7 +462,7 @@ void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t 
 		log->tail = tail;
 		log->frozen_bytes = 0;
 	}
-	if (!error && log->failed && log->failed_commits < commits)
+	if (!error && (tail != UINT64_MAX || FAULT(FAULT_LOG_HOLE)) && log->failed_commits < commits)
 		log->failed = false;
 	for (w = TAILQ_FIRST(&log->committing); w; w = next) {
 		next = TAILQ_NEXT(w, link);

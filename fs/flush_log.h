@@ -12,7 +12,11 @@
  * 3. The log never overwrites what is behind the tail of the last durable superblock.
  * 4. A pending that is marked as logged is in a group that is durable, or whose failure made `failed` true; while it
  *    is true every flush is done by a commit.
- * 5. A data group that no commit knows is in the log before the first item that refers to it.
+ * 5. Between the tail and the head the records that are durable have no gap, but while `failed` is true: a group that could
+ *    not be written leaves one. So `failed` ends only with a superblock whose tail is the head of a freeze that came after
+ *    the failure, and while it is true there is something to commit, even if no volume is dirty. A group that could not be built has
+ *    changed neither the head nor the sequence.
+ * 6. A data group that no commit knows is in the log before the first item that refers to it.
  */
 #ifndef FS_FLUSH_LOG_H
 #define FS_FLUSH_LOG_H
@@ -98,7 +102,9 @@ void flush_log_freeze_locked(struct flush_log *log);
 /* Flushes are done by commits until one that starts from now on has ended. The log's lock is held. */
 void flush_log_suspend_locked(struct fs *fs);
 
-/* The committer: the transaction is durable (or failed with error); `commits` have been started. tail UINT64_MAX: unchanged. */
+bool flush_log_has_failed(struct flush_log *log);
+
+/* The committer: the transaction is durable (or failed with error); `commits` have been started. tail UINT64_MAX: there was nothing to commit. */
 void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t tail);
 
 /*

@@ -373,6 +373,9 @@ bool transaction_is_needed(struct fs *fs)
 	lock_take(&fs->volumes.dirty_lock);
 	dirty = !TAILQ_EMPTY(&fs->volumes.dirty);
 	lock_drop(&fs->volumes.dirty_lock);
+	/* A log that has failed has a gap at its head: only a superblock with a tail behind that makes it one again. */
+	if (flush_log_has_failed(&fs->log) && !FAULT(FAULT_LOG_HOLE))
+		return true;
 	/* A change is accounted after it is in an overlay: one may still count whose commit has been. */
 	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty;
 }

@@ -13,119 +13,7 @@
 
 #include <cmocka.h>
 
-#include "fs/flush_log_format.h"
-#include "tests/fs/engine.h"
-
-#define POOL_BYTES (64 * MIB)
-#define BLOCKS 512u
-
-/* ---- a volume whose blocks carry versions, and which of them a flush covered ------------ */
-
-struct log_world {
-	struct engine *e;
-	struct fs_volume *vol;
-	uint32_t newest[BLOCKS], flushed[BLOCKS];
-	uint32_t version;
-};
-
-static void version_bytes(void *buf, uint32_t version)
-{
-	if (version)
-		fill_bytes(buf, BLOCK, version);
-	else
-		memset(buf, 0, BLOCK);
-}
-
-static struct log_world *new_world(uint64_t pool_bytes, uint64_t seed)
-{
-	struct log_world *w = calloc(1, sizeof(*w));
-
-	w->e = engine_new(pool_bytes, seed);
-	w->vol = engine_volume(w->e, "v", BLOCKS * BLOCK);
-	engine_commit(w->e);
-	return w;
-}
-
-static void free_world(struct log_world *w)
-{
-	if (w->vol)
-		fs_volume_put(w->vol);
-	engine_free(w->e);
-	free(w);
-}
-
-static void write_block(struct log_world *w, uint64_t blk)
-{
-	uint8_t buf[FS_BLOCK_SIZE];
-
-	version_bytes(buf, ++w->version);
-	assert_int_equal(engine_write(w->e, w->vol, blk * BLOCK, BLOCK, buf), 0);
-	w->newest[blk] = w->version;
-}
-
-/* One of several sizes; a trim now and then. */
-static void write_some(struct log_world *w, unsigned n)
-{
-	static uint8_t buf[64 * FS_BLOCK_SIZE];
-
-	for (unsigned i = 0; i < n; i++) {
-		uint64_t len = pick(&w->e->rng, 8) ? 1 : 1 + pick(&w->e->rng, 64), blk = pick(&w->e->rng, BLOCKS - len);
-
-		if (pick(&w->e->rng, 12) == 0) {
-			assert_int_equal(engine_trim(w->e, w->vol, blk * BLOCK, len * BLOCK), 0);
-			memset(w->newest + blk, 0, len * sizeof(w->newest[0]));
-			continue;
-		}
-		for (uint64_t k = 0; k < len; k++) {
-			version_bytes(buf + k * BLOCK, ++w->version);
-			w->newest[blk + k] = w->version;
-		}
-		assert_int_equal(engine_write(w->e, w->vol, blk * BLOCK, len * BLOCK, buf), 0);
-	}
-}
-
-static void flush(struct log_world *w)
-{
-	assert_int_equal(engine_flush(w->e), 0);
-	memcpy(w->flushed, w->newest, sizeof(w->flushed));
-}
-
-/*
- * Every block holds the flushed version or the newest one (there was at most one write of a block since the
- * flush, or the block may hold any of them: then `between` says so). What is there becomes the truth.
- */
-static void verify_found(struct log_world *w, bool between)
-{
-	uint8_t got[FS_BLOCK_SIZE], want[FS_BLOCK_SIZE];
-
-	for (unsigned b = 0; b < BLOCKS; b++) {
-		uint32_t v;
-
-		assert_int_equal(engine_read(w->e, w->vol, b * BLOCK, BLOCK, got), 0);
-		version_bytes(want, w->flushed[b]);
-		if (memcmp(got, want, BLOCK) == 0) {
-			w->newest[b] = w->flushed[b];
-			continue;
-		}
-		for (v = w->newest[b];; v--) {
-			version_bytes(want, v);
-			if (memcmp(got, want, BLOCK) == 0)
-				break;
-			if (!between || v <= w->flushed[b])
-				fail_msg("block %u: neither version %u nor %u", b, w->flushed[b], w->newest[b]);
-		}
-		w->newest[b] = w->flushed[b] = v;
-	}
-}
-
-static void die_and_open(struct log_world *w, enum device_sim_crash_mode mode)
-{
-	fs_volume_put(w->vol);
-	engine_crash(w->e, mode, rnd(&w->e->rng));
-	engine_check_device(w->e->sim);
-	engine_open(w->e);
-	w->vol = engine_volume(w->e, "v", 0);
-}
+#include "tests/fs/log_world.h"
 
 /* ---- what it costs ------------------------------------------------------------------------ */
 
@@ -769,17 +657,6 @@ struct during {
 	struct device *image[IMAGES]; /* of the moment, to be opened when the commit is over */
 	struct log_world then[IMAGES];
 };
-
-static int io_during(struct engine *e, struct fs_io *io)
-{
-	unsigned left = 0;
-
-	engine_submit(e, io, 1, &left);
-	for (unsigned i = 0; left && i < 1000; i++)
-		fs_ctx_run(e->ctx);
-	assert_int_equal(left, 0);
-	return io->error;
-}
 
 /* At each request of a commit: something is written and flushed, and the machine might die. */
 static void flush_and_look(void *arg, struct device_queue *q, const struct device_io *dio)

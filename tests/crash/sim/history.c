@@ -17,7 +17,7 @@ static const char *const step_names[STEP_KINDS] = {
 	[STEP_COMMIT] = "commit",   [STEP_CREATE] = "create", [STEP_DELETE] = "delete", [STEP_RENAME] = "rename",
 	[STEP_RESIZE] = "resize",   [STEP_READBACK] = "readback", [STEP_CLEAN] = "clean", [STEP_CLOSE] = "close",
 	[STEP_CRASH] = "crash",	    [STEP_GROW] = "grow",	  [STEP_FAULT] = "fault",   [STEP_NOMEM] = "nomem",
-	[STEP_SCATTER] = "scatter",
+	[STEP_SCATTER] = "scatter", [STEP_LOGFAIL] = "logfail",
 };
 
 static const char *const profile_names[PROFILES] = {
@@ -92,7 +92,7 @@ struct history *history_new(uint64_t seed)
 
 	memcpy(weight, plain, sizeof(weight));
 	if (h->setting.profile == PROFILE_ERRORS)
-		weight[STEP_FAULT] = 6;
+		weight[STEP_FAULT] = 6, weight[STEP_LOGFAIL] = 4;
 	if (h->setting.profile == PROFILE_NOMEM)
 		weight[STEP_NOMEM] = 12;
 	if (h->setting.scatters) { /* deleting a large tree takes several commits */

@@ -30,6 +30,7 @@ enum step_kind {
 	STEP_FAULT,    /* the device will fail something */
 	STEP_NOMEM,    /* an allocation will fail */
 	STEP_SCATTER,  /* hundreds of single blocks of one volume, apart: its tree gets more leaves than one, or loses them */
+	STEP_LOGFAIL, /* the flush log cannot be written while a commit is under way; then idleness, then a flush */
 	STEP_KINDS,
 };
 

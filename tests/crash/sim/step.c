@@ -195,6 +195,56 @@ static void step_nomem(struct world *w)
 	world_log(w, "allocation %llu fails", (unsigned long long)n);
 }
 
+static bool never(void *arg)
+{
+	(void)arg;
+	return false;
+}
+
+static void send_flush(struct world *w)
+{
+	struct model_volume *vol = open_volume(w);
+
+	if (vol && model_may_submit(w->model, vol, 0, 0))
+		request_send(w, (unsigned)rng_below(&w->rng, w->set->loops), request_new(w, vol, FS_FLUSH, 0, 0));
+}
+
+/* A group of the log fails while a commit is somewhere on its way; nothing is dirty then for a while, and more is flushed. */
+static void step_logfail(struct world *w)
+{
+	struct device_sim_fault fault = {
+		.kind = rng_below(&w->rng, 2) ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
+		.ops = DEVICE_SIM_OP(DEVICE_WRITE),
+		.count = 1,
+		.error = -EIO,
+	};
+	unsigned id;
+
+	world_drain(w);
+	if (world_is_dead(w) || world_is_read_only(w))
+		return;
+	fault.off = w->fs->log.offset;
+	fault.len = w->fs->log.size;
+	step_io(w);
+	sched_wait(has_room, w);
+	(void)client_commit(w);
+	for (uint64_t n = rng_below(&w->rng, 150); n && sched_step(); n--)
+		;
+	w->tolerant = w->rebuild_is_fine = true;
+	id = device_sim_fault_add(w->sim, &fault);
+	world_log(w, "one write of the flush log fails");
+	send_flush(w);
+	world_drain(w);
+	device_sim_fault_remove(w->sim, id);
+	(void)sched_wait_ms(never, NULL, rng_below(&w->rng, 3) * w->set->commit_interval_ms);
+	step_io(w);
+	world_drain(w);
+	send_flush(w);
+	world_drain(w);
+	if (rng_below(&w->rng, 2))
+		world_crash(w);
+}
+
 /* ---- steps --------------------------------------------------------------------- */
 
 static void step_run(struct world *w)
@@ -238,6 +288,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_FAULT: step_fault(w); break;
 	case STEP_NOMEM: step_nomem(w); break;
 	case STEP_SCATTER: step_scatter(w); break;
+	case STEP_LOGFAIL: step_logfail(w); break;
 	case STEP_KINDS: break;
 	}
 }
