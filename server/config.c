@@ -75,6 +75,8 @@ static int set_cache(struct config *c, const char *value, struct config_error *e
 
 	if (size_parse(value, &bytes) < 0)
 		return fail(err, "cache-size", value, "is no size; use bytes, or a number with K, M, G or T");
+	if (!bytes)
+		return fail(err, "cache-size", value, "is no memory at all; leave the setting out for the default, 1G");
 	c->cache_bytes = bytes;
 	return 0;
 }

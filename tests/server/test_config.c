@@ -74,6 +74,7 @@ static void test_wrong_values_are_told(void **state)
 		{"pool", ""},
 		{"cache-size", "many"},
 		{"cache-size", "-1"},
+		{"cache-size", "0"},
 		{"commit-interval", "0"},
 		{"commit-interval", "3601"},
 		{"commit-interval", "5s"},
@@ -133,12 +134,70 @@ static void test_file_errors_name_the_first_line_that_is_wrong(void **state)
 	assert_non_null(strstr(err.msg, "threads"));
 	assert_int_equal(read_text("[byred]\nnonsense\n"), -EINVAL);
 	assert_non_null(strstr(err.msg, ":2:"));
+	assert_int_equal(read_text("[byred]\nnonsense\nthreads = no\n"), -EINVAL);
+	assert_non_null(strstr(err.msg, ":2: this line"));
 	assert_int_equal(read_text("threads = 2\n"), -EINVAL);
 	assert_int_equal(read_text("[other]\nthreads = 2\n"), -EINVAL);
 	assert_int_equal(config_read_file(&config, "/nonexistent/file", &err), -ENOENT);
 	/* checked although the command line wins */
 	assert_int_equal(set("threads", "4"), 0);
 	assert_int_equal(read_text("[byred]\nthreads = no\n"), -EINVAL);
+}
+
+/* inih, left alone, adds an indented line to the value before it. */
+static void test_an_indented_line_is_a_setting_of_its_own(void **state)
+{
+	assert_int_equal(read_text("[byred]\npool = /srv/pool\n  threads = 3\n\tnbd = unix:/a\n\t # nothing\n"), 0);
+	assert_string_equal(config.pool, "/srv/pool");
+	assert_int_equal(config.threads, 3);
+	assert_int_equal(config.nbd.count, 1);
+}
+
+/* What lay behind byte 199 of a comment was read as a line of its own. */
+static void test_the_tail_of_a_long_comment_is_no_setting(void **state)
+{
+	char text[1024], tail[] = "threads = 7";
+
+	for (size_t len = 150; len < 450; len++) {
+		config_init(&config);
+		snprintf(text, sizeof(text), "[byred]\npool = /a\n%c%*s%s\nlog-level = debug\n", len % 2 ? '#' : ';', (int)len,
+			 "", tail);
+		assert_int_equal(read_text(text), 0);
+		assert_int_equal(config.threads, 0);
+		assert_int_equal(config.log_level, LOG_LEVEL_DEBUG);
+	}
+}
+
+static void test_a_line_that_does_not_fit_is_told(void **state)
+{
+	char text[1024];
+
+	for (size_t len = 150; len < 450; len++) {
+		int r;
+
+		config_init(&config);
+		snprintf(text, sizeof(text), "[byred]\nthreads = 2\npool = /%0*d\n", (int)len, 0);
+		r = read_text(text);
+		if (r == 0) {
+			assert_int_equal(strlen(config.pool), len + 1);
+			continue;
+		}
+		assert_int_equal(r, -EINVAL);
+		assert_true(len > 180); /* where the library's line ends */
+		assert_non_null(strstr(err.msg, ":3:"));
+		assert_non_null(strstr(err.msg, "too long"));
+	}
+	assert_int_not_equal(read_text(text), 0);
+}
+
+static void test_unknown_sections_are_told(void **state)
+{
+	assert_int_equal(read_text("[byred]\nthreads = 2\n[bread]\n"), -EINVAL);
+	assert_non_null(strstr(err.msg, ":3:"));
+	assert_non_null(strstr(err.msg, "[bread]"));
+	assert_int_equal(read_text("[]\n"), -EINVAL);
+	assert_int_equal(read_text("[byred]\nthreads = 2\n\n[byred] ; again\nthreads = 3\n"), 0);
+	assert_int_equal(config.threads, 3);
 }
 
 static void test_default_addresses(void **state)
@@ -218,6 +277,10 @@ int main(void)
 		T(test_wrong_values_are_told),
 		T(test_too_many_addresses),
 		T(test_file),
+		T(test_an_indented_line_is_a_setting_of_its_own),
+		T(test_the_tail_of_a_long_comment_is_no_setting),
+		T(test_a_line_that_does_not_fit_is_told),
+		T(test_unknown_sections_are_told),
 		T(test_command_line_wins_over_the_file),
 		T(test_file_errors_name_the_first_line_that_is_wrong),
 		T(test_default_addresses),
