@@ -18,7 +18,9 @@ static void test_size_parse_takes_bytes_and_units(void **state)
 	} cases[] = {
 		{"0", 0}, {"1", 1}, {"4096", 4096}, {"007", 7}, {"1K", 1024}, {"1k", 1024}, {"3M", 3u << 20},
 		{"10G", 10ull << 30}, {"2T", 2ull << 40}, {"8191P", 8191ull << 50}, {"16383P", 16383ull << 50},
-		{"18446744073709551615", UINT64_MAX},
+		{"18446744073709551615", UINT64_MAX}, {"10GiB", 10ull << 30}, {"10Gi", 10ull << 30}, {"4kiB", 4096},
+		{"512B", 512}, {"1.5G", 3ull << 29}, {"0.5K", 512}, {"1.25TiB", 5ull << 38}, {"1.0000000009K", 1024},
+		{"2.999999999P", (3ull << 50) - 1125900}, {"16383.999999999P", UINT64_MAX - 1125899},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -31,7 +33,7 @@ static void test_size_parse_takes_bytes_and_units(void **state)
 
 static void test_size_parse_refuses_the_rest(void **state)
 {
-	static const char *const bad[] = {"", " ", "K", "-1", "+1", " 1", "1 ", "1 K", "1KB", "1KiB", "1.5G", "0x10", "1E", "10X", "1\n"};
+	static const char *const bad[] = {"", " ", "K", "-1", "+1", " 1", "1 ", "1 K", "1KB", "1Kib", "1KiBs", "1.5", "1.G", ".5G", "1..5G", "1.5B", "1.5 G", "1,5G", "B", "0x10", "1E", "10X", "1\n"};
 	static const char *const large[] = {"18446744073709551616", "16384P", "99999999999999999999999", "18014398509481984K"};
 	uint64_t v = 99;
 
