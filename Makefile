@@ -74,9 +74,10 @@ $(BUILD)/lib%.a:
 	@echo "  AR    $@"
 	@ar rcs $@ $^
 
-$(BUILD)/libbyre.so: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(filter-out base/crc32c.c,$(BASE_SRC))) $(PB_OBJ)
+$(BUILD)/libbyre.so: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(filter-out base/crc32c.c,$(BASE_SRC))) $(PB_OBJ) client/libbyre.map
 	@echo "  LD    $@"
-	@$(CC) -shared $(LDFLAGS) -Wl,-soname,libbyre.so.0 -o $@ $^ $(CLIENT_LIBS) -lbsd
+	@$(CC) -shared $(LDFLAGS) -Wl,-soname,libbyre.so.0 -Wl,--version-script=client/libbyre.map -o $@ \
+		$(filter-out %.map,$^) $(CLIENT_LIBS) -lbsd
 
 $(BUILD)/byred: $(BUILD)/obj/server/main.o $(BUILD)/libserver.a $(BUILD)/libproto.a $(BUILD)/libfs.a
 	@echo "  LD    $@"

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -93,18 +94,37 @@ static struct sockaddr_un unix_sockaddr(const struct addr *addr)
 	return sun;
 }
 
-static int unix_connect(const struct addr *addr, int *ret_fd)
+/*
+ * A socket's own time-out bounds connect, too, also where the listener's queue is full, which no poll tells of a unix socket.
+ * When it is over, unix sockets say EAGAIN and TCP ones EINPROGRESS.
+ */
+static int connect_within(int fd, const void *sockaddr, socklen_t len, unsigned timeout_ms)
+{
+	const struct timeval tv = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000}, never = {0};
+	int r;
+
+	if (timeout_ms && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0)
+		return -errno;
+	do {
+		r = connect(fd, sockaddr, len);
+	} while (r < 0 && errno == EINTR);
+	r = r < 0 ? -errno : 0;
+	if (timeout_ms && (r == -EAGAIN || r == -EINPROGRESS))
+		r = -ETIMEDOUT;
+	if (!r && timeout_ms && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &never, sizeof(never)) < 0)
+		r = -errno;
+	return r;
+}
+
+static int unix_connect(const struct addr *addr, unsigned timeout_ms, int *ret_fd)
 {
 	struct sockaddr_un sun = unix_sockaddr(addr);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
 
 	if (fd < 0)
 		return -errno;
-	do {
-		r = connect(fd, (struct sockaddr *)&sun, sizeof(sun));
-	} while (r < 0 && errno == EINTR);
+	r = connect_within(fd, &sun, sizeof(sun), timeout_ms);
 	if (r < 0) {
-		r = -errno;
 		close(fd);
 		return r;
 	}
@@ -122,7 +142,7 @@ static int unix_remove_stale(const struct addr *addr)
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISSOCK(st.st_mode))
 		return -EEXIST;
-	r = unix_connect(addr, &fd);
+	r = unix_connect(addr, 0, &fd);
 	if (!r) {
 		close(fd);
 		return -EADDRINUSE;
@@ -189,14 +209,14 @@ static int tcp_listen(const struct addr *addr, int *ret_fd)
 	return r;
 }
 
-static int tcp_connect_one(const struct addrinfo *ai, int *ret_fd)
+static int tcp_connect_one(const struct addrinfo *ai, unsigned timeout_ms, int *ret_fd)
 {
 	int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, r;
 
 	if (fd < 0)
 		return -errno;
-	if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
-		r = -errno;
+	r = connect_within(fd, ai->ai_addr, ai->ai_addrlen, timeout_ms);
+	if (r < 0) {
 		close(fd);
 		return r;
 	}
@@ -205,7 +225,7 @@ static int tcp_connect_one(const struct addrinfo *ai, int *ret_fd)
 	return 0;
 }
 
-static int tcp_connect(const struct addr *addr, int *ret_fd)
+static int tcp_connect(const struct addr *addr, unsigned timeout_ms, int *ret_fd)
 {
 	struct addrinfo *list, *ai;
 	int r = resolve(addr, 0, &list);
@@ -213,7 +233,7 @@ static int tcp_connect(const struct addr *addr, int *ret_fd)
 	if (r < 0)
 		return r;
 	for (ai = list; ai; ai = ai->ai_next) {
-		r = tcp_connect_one(ai, ret_fd);
+		r = tcp_connect_one(ai, timeout_ms, ret_fd);
 		if (!r)
 			break;
 	}
@@ -234,5 +254,10 @@ void addr_unlink(const struct addr *addr)
 
 int addr_connect(const struct addr *addr, int *ret_fd)
 {
-	return addr->kind == ADDR_UNIX ? unix_connect(addr, ret_fd) : tcp_connect(addr, ret_fd);
+	return addr_connect_within(addr, 0, ret_fd);
+}
+
+int addr_connect_within(const struct addr *addr, unsigned timeout_ms, int *ret_fd)
+{
+	return addr->kind == ADDR_UNIX ? unix_connect(addr, timeout_ms, ret_fd) : tcp_connect(addr, timeout_ms, ret_fd);
 }

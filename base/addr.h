@@ -41,4 +41,7 @@ void addr_unlink(const struct addr *addr);
 /* A connected, blocking, close-on-exec socket (TCP_NODELAY for TCP). Waits. */
 int addr_connect(const struct addr *addr, int *ret_fd);
 
+/* The same, but -ETIMEDOUT after so long (0: never); the name service takes its own time. */
+int addr_connect_within(const struct addr *addr, unsigned timeout_ms, int *ret_fd);
+
 #endif

@@ -35,9 +35,10 @@ static int daemon_volume_info(struct backend *b, const char *name, struct byre_v
 	return byre_volume_info(b->daemon, name, ret_info, err);
 }
 
-static int daemon_volume_resize(struct backend *b, const char *name, uint64_t size, struct byre_error *err)
+static int daemon_volume_resize(struct backend *b, const char *name, uint64_t size, uint32_t flags,
+				struct byre_error *err)
 {
-	return byre_volume_resize(b->daemon, name, size, err);
+	return byre_volume_resize(b->daemon, name, size, flags, err);
 }
 
 static int daemon_volume_rename(struct backend *b, const char *from, const char *to, struct byre_error *err)
@@ -68,10 +69,10 @@ static const struct backend_ops daemon_ops = {
 	.close = daemon_close,
 };
 
-int backend_open_daemon(struct backend *b, const char *address, struct byre_error *err)
+int backend_open_daemon(struct backend *b, const struct cli *cli, struct byre_error *err)
 {
 	*b = (struct backend){.ops = &daemon_ops};
-	return byre_connect(address, &b->daemon, err);
+	return cli_connect(cli, &b->daemon, err);
 }
 
 /* ---- a pool file ---------------------------------------------------------- */
@@ -167,6 +168,7 @@ static int file_pool_info(struct backend *b, struct byre_pool_info *ret_info, st
 	struct fs_info info;
 
 	fs_get_info(b->fs, &info);
+	info.read_only &= !b->idle; /* it is not the pool that cannot be written */
 	pool_from_fs(&info, ret_info);
 	return 0;
 }
@@ -229,11 +231,13 @@ static int file_volume_info(struct backend *b, const char *name, struct byre_vol
 	return 0;
 }
 
-static int file_volume_resize(struct backend *b, const char *name, uint64_t size, struct byre_error *err)
+static int file_volume_resize(struct backend *b, const char *name, uint64_t size, uint32_t flags,
+			      struct byre_error *err)
 {
+	bool may_shrink = (flags & BYRE_RESIZE_SHRINK) != 0;
 	struct fs_error fe = {""};
 
-	return file_result(b, fs_volume_resize(b->fs, name, size, &fe), &fe, "volume resize in", err);
+	return file_result(b, fs_volume_set_size(b->fs, name, size, may_shrink, &fe), &fe, "volume resize in", err);
 }
 
 static int file_volume_rename(struct backend *b, const char *from, const char *to, struct byre_error *err)
@@ -273,7 +277,7 @@ int backend_open_file(struct backend *b, const char *path, bool read_only, struc
 	struct fs_error fe = {""};
 	int r;
 
-	*b = (struct backend){.ops = &file_ops, .path = path};
+	*b = (struct backend){.ops = &file_ops, .path = path, .idle = read_only};
 	r = fs_open(path, &opt, &b->fs, &fe);
 	return file_result(b, r, &fe, "cannot open pool", err);
 }
@@ -281,5 +285,5 @@ int backend_open_file(struct backend *b, const char *path, bool read_only, struc
 int backend_open(struct backend *b, const struct cli *cli, bool read_only, struct byre_error *err)
 {
 	return cli->pool ? backend_open_file(b, cli->pool, read_only, err)
-			 : backend_open_daemon(b, cli->connect, err);
+			 : backend_open_daemon(b, cli, err);
 }

@@ -20,7 +20,7 @@ struct backend_ops {
 	int (*volume_create)(struct backend *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
 	int (*volume_list)(struct backend *b, backend_volume_fn fn, void *arg, struct byre_error *err);
 	int (*volume_info)(struct backend *b, const char *name, struct byre_volume_info *ret_info, struct byre_error *err);
-	int (*volume_resize)(struct backend *b, const char *name, uint64_t size, struct byre_error *err);
+	int (*volume_resize)(struct backend *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
 	int (*volume_rename)(struct backend *b, const char *from, const char *to, struct byre_error *err);
 	int (*volume_delete)(struct backend *b, const char *name, struct byre_error *err);
 	int (*close)(struct backend *b, struct byre_error *err);
@@ -31,10 +31,11 @@ struct backend {
 	struct byre *daemon;
 	struct fs *fs;
 	const char *path;
+	bool idle; /* a pool file that was opened only to be read */
 };
 
-/* The daemon at `address` (NULL: the default). */
-int backend_open_daemon(struct backend *b, const char *address, struct byre_error *err);
+/* The daemon that --connect or the default names. */
+int backend_open_daemon(struct backend *b, const struct cli *cli, struct byre_error *err);
 /* A pool file. */
 int backend_open_file(struct backend *b, const char *path, bool read_only, struct byre_error *err);
 /* Whichever --pool and --connect ask for. */

@@ -10,11 +10,16 @@
  *	byre_close(b);
  *
  * Threads: a `struct byre` is one connection and is used by one thread at a time; different ones are
- * independent. Calls block until the daemon has answered. No call changes signals or other process-wide state.
+ * independent. Calls block until the daemon has answered, or the time is over (byre_set_timeout). No call changes
+ * signals or other process-wide state.
  *
  * Errors: 0 or a negative errno value. `err`, which may be NULL, is filled in on failure with the same value and
  * one line for people; results are untouched then. What the daemon refuses leaves the connection usable; after a
  * failure of the connection itself every further call fails with -ENOTCONN.
+ *
+ * Growth: structs get new fields at their ends only. A program tells the library how large the ones are that it knows (the
+ * calls that end in _sized; the plain ones do it for you): a newer library fills in those fields and no more, an
+ * older one sets what it does not know to zero. So a program runs with any version of libbyre.so.0. struct byre_error stays as it is.
  *
  * Sizes are bytes. Names are 1 to 255 bytes of letters, digits, '.', '_' and '-' that begin with neither '.'
  * nor '-'.
@@ -23,6 +28,7 @@
 #define CLIENT_BYRE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -57,6 +63,18 @@ bool byre_name_is_valid(const char *name);
  */
 int byre_connect(const char *address, struct byre **ret_byre, struct byre_error *err);
 
+/*
+ * As byre_connect, with a bound: connecting, and each call later on, ends with -ETIMEDOUT when it takes longer. 0: calls have no
+ * bound; connecting has one of 10 s, in both.
+ */
+int byre_connect_timeout(const char *address, unsigned timeout_ms, struct byre **ret_byre, struct byre_error *err);
+
+/*
+ * From now on each call ends with -ETIMEDOUT after so long (0: never). What was asked for may have been done, or be done
+ * later; the connection is lost.
+ */
+void byre_set_timeout(struct byre *b, unsigned timeout_ms);
+
 /* Accepts NULL. */
 void byre_close(struct byre *b);
 
@@ -88,19 +106,27 @@ struct byre_pool_info {
 	char device_kind[32]; /* "io_uring", "threads", ... */
 };
 
-int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info, struct byre_error *err);
+int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size, struct byre_error *err);
+static inline int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info, struct byre_error *err)
+{
+	return byre_pool_info_sized(b, ret_info, sizeof(*ret_info), err);
+}
 
-/* To new_size bytes, a multiple of BYRE_BLOCK_SIZE. */
+/* To new_size bytes, a multiple of BYRE_BLOCK_SIZE; 0: to all of its device. */
 int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err);
 
+/* Of the daemon; byre_pool_info has the pool's. */
 struct byre_stats {
-	struct byre_pool_info pool;
 	uint64_t uptime_ms;
 	uint64_t rpc_connections; /* open now */
 	uint64_t rpc_connections_total, rpc_requests, rpc_errors, rpc_bad_frames;
 };
 
-int byre_stats(struct byre *b, struct byre_stats *ret_stats, struct byre_error *err);
+int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, struct byre_error *err);
+static inline int byre_stats(struct byre *b, struct byre_stats *ret_stats, struct byre_error *err)
+{
+	return byre_stats_sized(b, ret_stats, sizeof(*ret_stats), err);
+}
 
 /* Makes everything durable in a new generation, whose number *ret_generation (NULL: not wanted) becomes. */
 int byre_commit(struct byre *b, uint64_t *ret_generation, struct byre_error *err);
@@ -130,17 +156,33 @@ struct byre_volume_info {
 
 /* Each change is durable when it returns 0. Sizes: a multiple of BYRE_BLOCK_SIZE from one to BYRE_VOLUME_SIZE_MAX. */
 int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
-int byre_volume_info(struct byre *b, const char *name, struct byre_volume_info *ret_info, struct byre_error *err);
-int byre_volume_resize(struct byre *b, const char *name, uint64_t size, struct byre_error *err);
+int byre_volume_info_sized(struct byre *b, const char *name, struct byre_volume_info *ret_info, size_t size,
+			   struct byre_error *err);
+static inline int byre_volume_info(struct byre *b, const char *name, struct byre_volume_info *ret_info,
+				   struct byre_error *err)
+{
+	return byre_volume_info_sized(b, name, ret_info, sizeof(*ret_info), err);
+}
+
+enum byre_resize_flags {
+	BYRE_RESIZE_SHRINK = 1, /* the size may be less than it is, and what lies behind it is lost */
+};
+/* -EINVAL: the volume would get smaller and the flag is not set; -EBUSY: it would, and a client has it open. */
+int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
 int byre_volume_rename(struct byre *b, const char *from, const char *to, struct byre_error *err);
 int byre_volume_delete(struct byre *b, const char *name, struct byre_error *err);
+
+typedef int (*byre_volume_fn)(void *arg, const struct byre_volume_info *info);
 
 /*
  * Calls fn for each volume in bytewise order of the names; fn may not use `b`. A nonzero return of fn ends the
  * walk and is returned (with err untouched). Fetched in pages: volumes that come or go meanwhile may be seen or not.
  */
-int byre_volume_list(struct byre *b, int (*fn)(void *arg, const struct byre_volume_info *info), void *arg,
-		     struct byre_error *err);
+int byre_volume_list_sized(struct byre *b, byre_volume_fn fn, size_t size, void *arg, struct byre_error *err);
+static inline int byre_volume_list(struct byre *b, byre_volume_fn fn, void *arg, struct byre_error *err)
+{
+	return byre_volume_list_sized(b, fn, sizeof(struct byre_volume_info), arg, err);
+}
 
 #ifdef __cplusplus
 }

@@ -5,7 +5,7 @@
  *
  * Invariants
  * 1. Exit codes: CLI_OK; CLI_FAILED with exactly one line on standard error; CLI_USAGE when the command line is wrong
- *    by itself, whatever the pool holds, and then nothing has been tried.
+ *    by itself, whatever the pool holds, and then nothing has been tried. With --json that line is a JSON object.
  * 2. Standard output holds results only; notes, errors and progress go to standard error.
  */
 #ifndef CLIENT_CLI_H
@@ -32,7 +32,15 @@ enum cli_option {
 	CLI_CACHE = 1 << 8,
 	CLI_HELP = 1 << 9,
 	CLI_VERSION = 1 << 10,
+	CLI_TIMEOUT = 1 << 11,
+	CLI_SHRINK = 1 << 12,
+	/* No option: the command may take as long as it takes. */
+	CLI_SLOW = 1 << 30,
 };
+
+/* How long a daemon may take to answer, where neither --timeout nor CLI_SLOW says else. */
+#define CLI_TIMEOUT_MS 120000u
+#define CLI_TIMEOUT_MAX_S 1000000u
 
 #define CLI_ARGS_MAX 4
 
@@ -41,6 +49,7 @@ struct command;
 /* A size as it was typed, and rounded up to a multiple of 4 KiB. */
 struct cli_size {
 	uint64_t asked, bytes;
+	bool relative; /* it was "+SIZE": to be added to what there is */
 };
 
 /* A parsed command line. Strings belong to argv. */
@@ -51,6 +60,7 @@ struct cli {
 	const char *pool;    /* NULL: ask the daemon */
 	struct cli_size size; /* of --size */
 	bool writeback;	     /* of --cache */
+	unsigned timeout_ms; /* for each answer of the daemon; 0: none */
 	int nr_args;	     /* behind the command's own words */
 	const char *args[CLI_ARGS_MAX];
 };
@@ -88,25 +98,33 @@ bool cli_parse(int argc, char **argv, struct cli *ret_cli, enum cli_exit *ret_ex
 /* For arguments that commands check themselves: one line and the usage; returns CLI_USAGE. */
 enum cli_exit cli_usage(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* One line; returns CLI_FAILED. */
-enum cli_exit cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-enum cli_exit cli_fail_err(const struct byre_error *err);
+/* One line, with `code` (a negative errno value) beside it in JSON; returns CLI_FAILED. */
+enum cli_exit cli_fail(const struct cli *cli, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+enum cli_exit cli_fail_err(const struct cli *cli, const struct byre_error *err);
 /* One line that is no error. */
 void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Each prints the usage when the argument is wrong. */
 bool cli_check_name(const struct cli *cli, const char *name);
 bool cli_parse_size(const struct cli *cli, const char *text, struct cli_size *ret_size);
+/* The same, or "+SIZE"; cli_add_size then makes it what is meant. */
+bool cli_parse_new_size(const struct cli *cli, const char *text, struct cli_size *ret_size);
+/* False: more than there can be; one line was printed. */
+bool cli_add_size(const struct cli *cli, uint64_t have, struct cli_size *size);
 /* Says so if the size was rounded; for when the work is done, as a failure has one line only. */
 void cli_note_rounding(const struct cli_size *size);
+
+/* The daemon that the command is meant for. */
+int cli_connect(const struct cli *cli, struct byre **ret_byre, struct byre_error *err);
 
 /* ---- cli_output.c: results ---- */
 
 /* Prints and drops `value`. */
 void print_json(json_t *value);
-json_t *pool_json(const struct byre_pool_info *info);
+/* `idle`: no daemon has it open. */
+json_t *pool_json(const struct byre_pool_info *info, bool idle);
 json_t *volume_json(const struct byre_volume_info *info);
-void print_pool(const struct byre_pool_info *info);
+void print_pool(const struct byre_pool_info *info, bool idle);
 void print_volume(const struct byre_volume_info *info);
 
 #define TABLE_COLUMNS_MAX 8

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/addr.h"
@@ -21,11 +22,21 @@ static const struct option long_options[] = {
 	{"sparse", no_argument, NULL, CLI_SPARSE},     {"force", no_argument, NULL, CLI_FORCE},
 	{"repair", no_argument, NULL, CLI_REPAIR},     {"reserved", no_argument, NULL, CLI_RESERVED},
 	{"cache", required_argument, NULL, CLI_CACHE}, {"help", no_argument, NULL, CLI_HELP},
-	{"version", no_argument, NULL, CLI_VERSION},   {0},
+	{"version", no_argument, NULL, CLI_VERSION},   {"timeout", required_argument, NULL, CLI_TIMEOUT},
+	{"shrink", no_argument, NULL, CLI_SHRINK},     {0},
 };
 
-/* One line, whatever is in the arguments that it quotes. */
-static void complain(const char *fmt, va_list ap)
+static char *ascii(char *line)
+{
+	for (char *p = line; *p; p++) {
+		if ((unsigned char)*p >= 0x80)
+			*p = '?';
+	}
+	return line;
+}
+
+/* One line, whatever is in the arguments that it quotes. `code`: the error's name, for JSON; NULL: this is no error. */
+static void complain(const struct cli *cli, const char *code, const char *fmt, va_list ap)
 {
 	char line[1024];
 
@@ -33,6 +44,16 @@ static void complain(const char *fmt, va_list ap)
 	for (char *p = line; *p; p++) {
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			*p = '?';
+	}
+	if (code && cli->given & CLI_JSON) {
+		json_t *obj = json_pack("{s:s, s:s}", "error", line, "code", code);
+
+		if (!obj) /* what it quotes is no UTF-8 */
+			obj = json_pack("{s:s, s:s}", "error", ascii(line), "code", code);
+		json_dumpf(obj, stderr, JSON_COMPACT);
+		fputc('\n', stderr);
+		json_decref(obj);
+		return;
 	}
 	fprintf(stderr, "byre: %s\n", line);
 }
@@ -44,8 +65,10 @@ enum cli_exit cli_usage(const struct cli *cli, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	complain(fmt, ap);
+	complain(cli, "usage", fmt, ap);
 	va_end(ap);
+	if (cli->given & CLI_JSON)
+		return CLI_USAGE;
 	if (cmd)
 		fprintf(stderr, "usage: byre %s %s\n", command_title(cmd, title, sizeof(title)), cmd->synopsis);
 	else
@@ -53,19 +76,20 @@ enum cli_exit cli_usage(const struct cli *cli, const char *fmt, ...)
 	return CLI_USAGE;
 }
 
-enum cli_exit cli_fail(const char *fmt, ...)
+enum cli_exit cli_fail(const struct cli *cli, int code, const char *fmt, ...)
 {
+	const char *name = strerrorname_np(-code);
 	va_list ap;
 
 	va_start(ap, fmt);
-	complain(fmt, ap);
+	complain(cli, name ? name : "EIO", fmt, ap);
 	va_end(ap);
 	return CLI_FAILED;
 }
 
-enum cli_exit cli_fail_err(const struct byre_error *err)
+enum cli_exit cli_fail_err(const struct cli *cli, const struct byre_error *err)
 {
-	return cli_fail("%s", err->text);
+	return cli_fail(cli, err->code, "%s", err->text);
 }
 
 void cli_note(const char *fmt, ...)
@@ -73,8 +97,13 @@ void cli_note(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	complain(fmt, ap);
+	complain(NULL, NULL, fmt, ap);
 	va_end(ap);
+}
+
+int cli_connect(const struct cli *cli, struct byre **ret_byre, struct byre_error *err)
+{
+	return byre_connect_timeout(cli->connect, cli->timeout_ms, ret_byre, err);
 }
 
 /* ---- arguments that commands have in common ------------------------------- */
@@ -98,7 +127,8 @@ bool cli_parse_size(const struct cli *cli, const char *text, struct cli_size *re
 
 	r = size_parse(text, &size);
 	if (r == -EINVAL) {
-		cli_usage(cli, "'%s' is not a size: use bytes, or a number with K, M, G, T or P", text);
+		cli_usage(cli, "'%s' is not a size: use bytes, or a number with K, M, G, T or P, such as 10G, 1.5T, 512MiB",
+			  text);
 		return false;
 	}
 	if (r || !size || size > BYRE_VOLUME_SIZE_MAX) {
@@ -107,6 +137,31 @@ bool cli_parse_size(const struct cli *cli, const char *text, struct cli_size *re
 		return false;
 	}
 	*ret_size = (struct cli_size){.asked = size, .bytes = round_up_u64(size, BYRE_BLOCK_SIZE)};
+	return true;
+}
+
+bool cli_parse_new_size(const struct cli *cli, const char *text, struct cli_size *ret_size)
+{
+	bool relative = *text == '+';
+
+	if (!cli_parse_size(cli, text + relative, ret_size))
+		return false;
+	ret_size->relative = relative;
+	return true;
+}
+
+bool cli_add_size(const struct cli *cli, uint64_t have, struct cli_size *size)
+{
+	if (!size->relative)
+		return true;
+	if (size->bytes > BYRE_VOLUME_SIZE_MAX - have) {
+		cli_fail(cli, -EINVAL, "%" PRIu64 " bytes more than %" PRIu64 " are more than there can be", size->bytes,
+			 have);
+		return false;
+	}
+	size->asked += have;
+	size->bytes += have;
+	size->relative = false;
 	return true;
 }
 
@@ -121,7 +176,7 @@ void cli_note_rounding(const struct cli_size *size)
 /* ---- options -------------------------------------------------------------- */
 
 struct raw_options {
-	const char *size, *cache;
+	const char *size, *cache, *timeout;
 };
 
 /* False: getopt has said what is wrong. */
@@ -139,6 +194,7 @@ static bool read_options(int argc, char **argv, struct cli *cli, struct raw_opti
 		case CLI_POOL: cli->pool = optarg; break;
 		case CLI_SIZE: raw->size = optarg; break;
 		case CLI_CACHE: raw->cache = optarg; break;
+		case CLI_TIMEOUT: raw->timeout = optarg; break;
 		default: break;
 		}
 	}
@@ -184,6 +240,23 @@ static const char *option_name(unsigned bit)
 	return "?";
 }
 
+static bool set_timeout(struct cli *cli, const char *text)
+{
+	char *end;
+	unsigned long seconds;
+
+	cli->timeout_ms = cli->command->options & CLI_SLOW ? 0 : CLI_TIMEOUT_MS;
+	if (!text)
+		return true;
+	seconds = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || seconds > CLI_TIMEOUT_MAX_S) {
+		cli_usage(cli, "'%s' is no number of seconds from 0 (wait for ever) to %u", text, CLI_TIMEOUT_MAX_S);
+		return false;
+	}
+	cli->timeout_ms = (unsigned)seconds * 1000;
+	return true;
+}
+
 static bool check_options(struct cli *cli, const struct raw_options *raw)
 {
 	unsigned foreign = cli->given & ~cli->command->options & ~(unsigned)CLI_HELP;
@@ -206,7 +279,7 @@ static bool check_options(struct cli *cli, const struct raw_options *raw)
 		return false;
 	}
 	cli->writeback = raw->cache && !strcmp(raw->cache, "writeback");
-	return !raw->size || cli_parse_size(cli, raw->size, &cli->size);
+	return set_timeout(cli, raw->timeout) && (!raw->size || cli_parse_size(cli, raw->size, &cli->size));
 }
 
 static bool take_args(struct cli *cli, int nr, char **args)
@@ -235,6 +308,7 @@ bool cli_parse(int argc, char **argv, struct cli *ret_cli, enum cli_exit *ret_ex
 	int nr_words, rest;
 
 	*ret_exit = CLI_USAGE;
+	*ret_cli = cli;
 	if (!read_options(argc, argv, &cli, &raw)) {
 		fputs("see 'byre --help'\n", stderr);
 		return false;

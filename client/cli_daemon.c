@@ -6,13 +6,13 @@
 #include "base/size.h"
 #include "client/cli.h"
 
-static json_t *stats_json(const struct byre_stats *s)
+static json_t *stats_json(const struct byre_stats *s, const struct byre_pool_info *pool)
 {
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "uptime_ms", (json_int_t)s->uptime_ms,
 			 "rpc_connections", (json_int_t)s->rpc_connections, "rpc_connections_total",
 			 (json_int_t)s->rpc_connections_total, "rpc_requests", (json_int_t)s->rpc_requests,
 			 "rpc_errors", (json_int_t)s->rpc_errors, "rpc_bad_frames",
-			 (json_int_t)s->rpc_bad_frames, "pool", pool_json(&s->pool));
+			 (json_int_t)s->rpc_bad_frames, "pool", pool_json(pool, false));
 }
 
 static void show(const char *label, uint64_t value)
@@ -30,9 +30,8 @@ static void show_hits(const char *label, uint64_t hits, uint64_t misses)
 	putchar('\n');
 }
 
-static void print_stats(const struct byre_stats *s)
+static void print_stats(const struct byre_stats *s, const struct byre_pool_info *p)
 {
-	const struct byre_pool_info *p = &s->pool;
 	char buf[SIZE_FORMAT_MAX];
 
 	printf("%-24s %" PRIu64 ".%" PRIu64 " s\n", "uptime", s->uptime_ms / 1000, s->uptime_ms % 1000 / 100);
@@ -58,22 +57,25 @@ static void print_stats(const struct byre_stats *s)
 
 enum cli_exit run_stats(const struct cli *cli)
 {
+	struct byre_pool_info pool;
 	struct byre_stats stats;
 	struct byre_error err;
 	struct byre *b;
 	int r;
 
-	if (byre_connect(cli->connect, &b, &err))
-		return cli_fail_err(&err);
+	if (cli_connect(cli, &b, &err))
+		return cli_fail_err(cli, &err);
 	r = byre_stats(b, &stats, &err);
+	if (!r)
+		r = byre_pool_info(b, &pool, &err);
 	byre_close(b);
 	if (r)
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 
 	if (cli->given & CLI_JSON)
-		print_json(stats_json(&stats));
+		print_json(stats_json(&stats, &pool));
 	else
-		print_stats(&stats);
+		print_stats(&stats, &pool);
 	return CLI_OK;
 }
 
@@ -84,12 +86,12 @@ enum cli_exit run_commit(const struct cli *cli)
 	struct byre *b;
 	int r;
 
-	if (byre_connect(cli->connect, &b, &err))
-		return cli_fail_err(&err);
+	if (cli_connect(cli, &b, &err))
+		return cli_fail_err(cli, &err);
 	r = byre_commit(b, &generation, &err);
 	byre_close(b);
 	if (r)
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	if (cli->given & CLI_JSON)
 		print_json(json_pack("{s:I}", "generation", (json_int_t)generation));
 	return CLI_OK;
@@ -101,12 +103,12 @@ enum cli_exit run_shutdown(const struct cli *cli)
 	struct byre *b;
 	int r;
 
-	if (byre_connect(cli->connect, &b, &err))
-		return cli_fail_err(&err);
+	if (cli_connect(cli, &b, &err))
+		return cli_fail_err(cli, &err);
 	r = byre_shutdown(b, &err);
 	byre_close(b);
 	if (r)
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	if (cli->given & CLI_JSON)
 		print_json(json_pack("{s:b}", "stopping", 1));
 	return CLI_OK;

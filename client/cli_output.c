@@ -78,13 +78,19 @@ static json_t *free_space_cache_json(const struct byre_pool_info *i)
 	return obj;
 }
 
+static const char *state_text(const struct byre_pool_info *i, bool idle)
+{
+	return i->read_only ? "read-only" : idle ? "idle" : "writable";
+}
+
 /* Long and flat: one line a field. */
-json_t *pool_json(const struct byre_pool_info *i)
+json_t *pool_json(const struct byre_pool_info *i, bool idle)
 {
 	json_t *obj = json_object();
 	char uuid[UUID_TEXT_MAX];
 
 	json_object_set_new(obj, "uuid", json_string(uuid_text(i->uuid, uuid)));
+	json_object_set_new(obj, "state", json_string(state_text(i, idle)));
 	put_number(obj, "size", i->size);
 	put_number(obj, "data_bytes", i->data_bytes);
 	put_number(obj, "metadata_bytes", i->metadata_bytes);
@@ -176,12 +182,12 @@ static void show_block_groups(const struct byre_pool_info *i)
 	       i->cache_loaded, i->cache_written, i->cache_rebuilt);
 }
 
-void print_pool(const struct byre_pool_info *i)
+void print_pool(const struct byre_pool_info *i, bool idle)
 {
 	char uuid[UUID_TEXT_MAX];
 
 	show("pool", uuid_text(i->uuid, uuid));
-	show("state", i->read_only ? "read-only" : "writable");
+	show("state", state_text(i, idle));
 	show_size("size", i->size);
 	show_size("free", i->free_bytes);
 	show_size("data", i->data_bytes);

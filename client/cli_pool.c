@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* client/cli_pool.c: the commands that begin with `byre pool`. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,13 +20,13 @@ static enum cli_exit finish_with_info(struct backend *b, const struct cli *cli, 
 
 	r = b->ops->pool_info(b, &info, err);
 	if (!r && cli->given & CLI_JSON)
-		print_json(pool_json(&info));
+		print_json(pool_json(&info, b->idle));
 	else if (!r && !quiet)
-		print_pool(&info);
+		print_pool(&info, b->idle);
 
 	if (b->ops->close(b, &close_err) && !r)
-		return cli_fail_err(&close_err);
-	return r ? cli_fail_err(err) : CLI_OK;
+		return cli_fail_err(cli, &close_err);
+	return r ? cli_fail_err(cli, err) : CLI_OK;
 }
 
 static bool is_block_device(const char *path)
@@ -59,7 +60,7 @@ enum cli_exit run_pool_create(const struct cli *cli)
 	progress_clear(&progress);
 	if (r) {
 		backend_fs_error(r, &fe, "cannot create pool", path, &err);
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	}
 
 	cli_note_rounding(&cli->size);
@@ -69,7 +70,7 @@ enum cli_exit run_pool_create(const struct cli *cli)
 	if (!(cli->given & CLI_JSON))
 		return CLI_OK;
 	if (backend_open_file(&b, path, true, &err))
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	return finish_with_info(&b, cli, true, &err);
 }
 
@@ -82,25 +83,39 @@ enum cli_exit run_pool_info(const struct cli *cli)
 	if (cli->nr_args && cli->given & CLI_CONNECT)
 		return cli_usage(cli, "FILE is read without a daemon: give it or --connect");
 	r = cli->nr_args ? backend_open_file(&b, cli->args[0], true, &err)
-			 : backend_open_daemon(&b, cli->connect, &err);
+			 : backend_open_daemon(&b, cli, &err);
 	if (r)
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	return finish_with_info(&b, cli, false, &err);
+}
+
+/* Nonzero: not grown; err is empty when it has been told. */
+static int grow(struct backend *b, const struct cli *cli, struct cli_size *size, struct byre_error *err)
+{
+	struct byre_pool_info info;
+
+	if (size->relative) {
+		if (b->ops->pool_info(b, &info, err))
+			return err->code;
+		if (!cli_add_size(cli, info.size, size))
+			return 1;
+	}
+	return b->ops->pool_grow(b, size->bytes, err);
 }
 
 enum cli_exit run_pool_grow(const struct cli *cli)
 {
-	struct byre_error err, close_err;
+	struct byre_error err = {0}, close_err;
 	struct backend b;
-	struct cli_size size;
+	struct cli_size size = {0}; /* 0: all of the device */
 
-	if (!cli_parse_size(cli, cli->args[0], &size))
+	if (cli->nr_args && !cli_parse_new_size(cli, cli->args[0], &size))
 		return CLI_USAGE;
 	if (backend_open(&b, cli, false, &err))
-		return cli_fail_err(&err);
-	if (b.ops->pool_grow(&b, size.bytes, &err)) {
+		return cli_fail_err(cli, &err);
+	if (grow(&b, cli, &size, &err)) {
 		b.ops->close(&b, &close_err);
-		return cli_fail_err(&err);
+		return err.text[0] ? cli_fail_err(cli, &err) : CLI_FAILED;
 	}
 	cli_note_rounding(&size);
 	return finish_with_info(&b, cli, true, &err);
@@ -228,7 +243,7 @@ static enum cli_exit check_verdict(const struct cli *cli, const struct check *ch
 
 	if (!left)
 		return CLI_OK;
-	return cli_fail("pool check %s: %" PRIu64 " finding%s%s: %s", path, left, plural(left),
+	return cli_fail(cli, -EUCLEAN, "pool check %s: %" PRIu64 " finding%s%s: %s", path, left, plural(left),
 			repair ? " left after the repair" : "", check_advice(check, left));
 }
 
@@ -253,7 +268,7 @@ enum cli_exit run_pool_check(const struct cli *cli)
 		r = check_once(cli->args[0], false, &check, &left, &err);
 	}
 
-	code = r ? cli_fail_err(&err) : check_verdict(cli, &check, found, left);
+	code = r ? cli_fail_err(cli, &err) : check_verdict(cli, &check, found, left);
 	json_decref(check.lines);
 	json_decref(check.details);
 	json_decref(check.notes);

@@ -8,14 +8,14 @@
 #include "client/cli.h"
 
 /* Closes the backend after an operation that returned r; what failed first is what is told. */
-static enum cli_exit finish(struct backend *b, int r, const struct byre_error *err)
+static enum cli_exit finish(struct backend *b, const struct cli *cli, int r, const struct byre_error *err)
 {
 	struct byre_error close_err;
 	int close_r = b->ops->close(b, &close_err);
 
 	if (r)
-		return cli_fail_err(err);
-	return close_r ? cli_fail_err(&close_err) : CLI_OK;
+		return cli_fail_err(cli, err);
+	return close_r ? cli_fail_err(cli, &close_err) : CLI_OK;
 }
 
 /* After a change: JSON shows the volume as it is now, people hear nothing. */
@@ -29,7 +29,7 @@ static enum cli_exit finish_with_volume(struct backend *b, int r, const struct c
 		if (!r)
 			print_json(volume_json(&info));
 	}
-	return finish(b, r, err);
+	return finish(b, cli, r, err);
 }
 
 enum cli_exit run_volume_create(const struct cli *cli)
@@ -45,7 +45,7 @@ enum cli_exit run_volume_create(const struct cli *cli)
 	if (!cli_check_name(cli, name) || !cli_parse_size(cli, cli->args[1], &size))
 		return CLI_USAGE;
 	if (backend_open(&b, cli, false, &err))
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	r = b.ops->volume_create(&b, name, size.bytes, flags, &err);
 	if (!r)
 		cli_note_rounding(&size);
@@ -77,13 +77,13 @@ enum cli_exit run_volume_list(const struct cli *cli)
 
 	if (backend_open(&b, cli, true, &err)) {
 		json_decref(list.array);
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	}
 	r = list.array ? 0 : cli_volume_table_init(&list.table);
 	if (!r)
 		r = b.ops->volume_list(&b, list_add, &list, &err);
 
-	code = finish(&b, r, &err);
+	code = finish(&b, cli, r, &err);
 	if (code == CLI_OK && list.array)
 		print_json(json_incref(list.array));
 	else if (code == CLI_OK)
@@ -103,28 +103,46 @@ enum cli_exit run_volume_info(const struct cli *cli)
 	if (!cli_check_name(cli, cli->args[0]))
 		return CLI_USAGE;
 	if (backend_open(&b, cli, true, &err))
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	r = b.ops->volume_info(&b, cli->args[0], &info, &err);
 	if (!r && cli->given & CLI_JSON)
 		print_json(volume_json(&info));
 	else if (!r)
 		print_volume(&info);
-	return finish(&b, r, &err);
+	return finish(&b, cli, r, &err);
+}
+
+/* Of "+SIZE": what the volume is to have. */
+static int add_size(struct backend *b, const struct cli *cli, struct cli_size *size, struct byre_error *err)
+{
+	struct byre_volume_info info;
+	int r = size->relative ? b->ops->volume_info(b, cli->args[0], &info, err) : 0;
+
+	if (r || !size->relative || cli_add_size(cli, info.size, size))
+		return r;
+	return 1; /* it has been told */
 }
 
 enum cli_exit run_volume_resize(const struct cli *cli)
 {
 	const char *name = cli->args[0];
-	struct byre_error err;
+	uint32_t flags = cli->given & CLI_SHRINK ? BYRE_RESIZE_SHRINK : 0;
+	struct byre_error err, close_err;
 	struct backend b;
 	struct cli_size size;
 	int r;
 
-	if (!cli_check_name(cli, name) || !cli_parse_size(cli, cli->args[1], &size))
+	if (!cli_check_name(cli, name) || !cli_parse_new_size(cli, cli->args[1], &size))
 		return CLI_USAGE;
 	if (backend_open(&b, cli, false, &err))
-		return cli_fail_err(&err);
-	r = b.ops->volume_resize(&b, name, size.bytes, &err);
+		return cli_fail_err(cli, &err);
+	r = add_size(&b, cli, &size, &err);
+	if (r > 0) {
+		b.ops->close(&b, &close_err);
+		return CLI_FAILED;
+	}
+	if (!r)
+		r = b.ops->volume_resize(&b, name, size.bytes, flags, &err);
 	if (!r)
 		cli_note_rounding(&size);
 	return finish_with_volume(&b, r, cli, name, &err);
@@ -140,7 +158,7 @@ enum cli_exit run_volume_rename(const struct cli *cli)
 	if (!cli_check_name(cli, from) || !cli_check_name(cli, to))
 		return CLI_USAGE;
 	if (backend_open(&b, cli, false, &err))
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	r = b.ops->volume_rename(&b, from, to, &err);
 	return finish_with_volume(&b, r, cli, to, &err);
 }
@@ -155,9 +173,9 @@ enum cli_exit run_volume_delete(const struct cli *cli)
 	if (!cli_check_name(cli, name))
 		return CLI_USAGE;
 	if (backend_open(&b, cli, false, &err))
-		return cli_fail_err(&err);
+		return cli_fail_err(cli, &err);
 	r = b.ops->volume_delete(&b, name, &err);
 	if (!r && cli->given & CLI_JSON)
 		print_json(json_pack("{s:s, s:b}", "name", name, "deleted", 1));
-	return finish(&b, r, &err);
+	return finish(&b, cli, r, &err);
 }

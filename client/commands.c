@@ -6,7 +6,7 @@
 #include "base/util.h"
 #include "client/cli.h"
 
-#define ASK (CLI_JSON | CLI_CONNECT)
+#define ASK (CLI_JSON | CLI_CONNECT | CLI_TIMEOUT)
 #define ASK_OR_FILE (ASK | CLI_POOL)
 
 const struct command commands[] = {
@@ -22,8 +22,10 @@ const struct command commands[] = {
 	 "Exits with 1 when something is wrong with the pool.\n"
 	 "  --repair      rewrite what can be derived from the trees, and check again\n",
 	 CLI_JSON | CLI_REPAIR, 1, 1, run_pool_check},
-	{"pool", "grow", "SIZE", "make the pool larger",
-	 "SIZE is the pool's new size; it is rounded up to a multiple of 4 KiB.\n", ASK_OR_FILE, 1, 1, run_pool_grow},
+	{"pool", "grow", "[SIZE|+SIZE]", "make the pool larger",
+	 "SIZE is the pool's new size, +SIZE is added to what it has; it is rounded up to a multiple of 4 KiB.\n"
+	 "Without it the pool takes all of its device, or of its file if that has been made larger.\n",
+	 ASK_OR_FILE | CLI_SLOW, 0, 1, run_pool_grow},
 	{"volume", "create", "NAME SIZE [--reserved] [--cache direct]", "make a volume",
 	 "SIZE is rounded up to a multiple of 4 KiB and may be larger than the pool.\n"
 	 "  --reserved    set space aside, so that no write to the volume can fail for lack of it\n"
@@ -31,14 +33,15 @@ const struct command commands[] = {
 	 ASK_OR_FILE | CLI_RESERVED | CLI_CACHE, 2, 2, run_volume_create},
 	{"volume", "list", "", "list the volumes", "", ASK_OR_FILE, 0, 0, run_volume_list},
 	{"volume", "info", "NAME", "show a volume", "", ASK_OR_FILE, 1, 1, run_volume_info},
-	{"volume", "resize", "NAME SIZE", "make a volume larger or smaller",
-	 "SIZE is rounded up to a multiple of 4 KiB. What lies behind a smaller size is lost.\n", ASK_OR_FILE, 2, 2,
-	 run_volume_resize},
+	{"volume", "resize", "NAME SIZE|+SIZE [--shrink]", "make a volume larger or smaller",
+	 "SIZE is the volume's new size, +SIZE is added to what it has; it is rounded up to a multiple of 4 KiB.\n"
+	 "  --shrink      allow a smaller size: what lies behind it is lost. No client may have the volume open\n",
+	 ASK_OR_FILE | CLI_SHRINK, 2, 2, run_volume_resize},
 	{"volume", "rename", "OLD NEW", "give a volume another name", "", ASK_OR_FILE, 2, 2, run_volume_rename},
 	{"volume", "delete", "NAME", "delete a volume and all that it holds",
 	 "A volume that a client has open is not deleted.\n", ASK_OR_FILE, 1, 1, run_volume_delete},
 	{NULL, "stats", "", "show the daemon's counters", "", ASK, 0, 0, run_stats},
-	{NULL, "commit", "", "make everything durable now, in a new generation", "", ASK, 0, 0, run_commit},
+	{NULL, "commit", "", "make everything durable now, in a new generation", "", ASK | CLI_SLOW, 0, 0, run_commit},
 	{NULL, "shutdown", "", "stop the daemon", "The daemon finishes what is under way, commits and exits.\n", ASK, 0,
 	 0, run_shutdown},
 };
@@ -88,6 +91,9 @@ static void print_common_options(unsigned options)
 	if (options & CLI_CONNECT)
 		printf("  --connect ADDR   the daemon: unix:PATH or tcp:HOST:PORT (default: $BYRE_CONNECT, else\n"
 		       "                   " BYRE_DEFAULT_ADDRESS ")\n");
+	if (options & CLI_TIMEOUT)
+		printf("  --timeout SECS   how long the daemon may take to answer (default: %u; 0: for ever)\n",
+		       options & CLI_SLOW && options != ~0u ? 0 : CLI_TIMEOUT_MS / 1000);
 	if (options & CLI_POOL)
 		printf("  --pool FILE      work on a pool file that no daemon has open\n");
 	if (options & CLI_JSON)
@@ -103,7 +109,7 @@ void help_program(void)
 	printf("\nOptions of most commands:\n");
 	print_common_options(~0u);
 	printf("  --version        print the version and exit\n\n"
-	       "SIZE: bytes, or with K, M, G, T, P (powers of 1024).\n"
+	       "SIZE: bytes, or with K, M, G, T, P (powers of 1024), such as 10G, 1.5T or 512MiB.\n"
 	       "Exit status: 0 done; 1 the operation failed; 2 wrong usage.\n"
 	       "'byre COMMAND --help' says more about a command.\n");
 }

@@ -7,12 +7,13 @@
  * 2. What the daemon says is checked as if it came from a stranger.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -20,8 +21,8 @@
 #include "client/libbyre_int.h"
 #include "proto/rpc_status.h"
 
-/* How long a daemon may take to say hello: what listens there may be something else and say nothing. */
-#define HELLO_TIMEOUT_S 10
+/* How long a daemon may take to accept and to say hello: what listens there may be something else and say nothing. */
+#define HELLO_TIMEOUT_MS 10000
 
 const char *byre_version(void)
 {
@@ -74,6 +75,46 @@ void libbyre_one_line(char *to, size_t len, const char *from)
 	to[i] = '\0';
 }
 
+void libbyre_copy_out(void *to, size_t to_size, const void *from, size_t from_size)
+{
+	size_t n = min_u64(to_size, from_size);
+
+	memcpy(to, from, n);
+	memset((char *)to + n, 0, to_size - n);
+}
+
+/* ---- time ----------------------------------------------------------------- */
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static void start_time(struct byre *b, unsigned timeout_ms)
+{
+	b->deadline_ms = timeout_ms ? now_ms() + timeout_ms : 0;
+}
+
+/* Waits until the socket is ready for `events`. 0, -ETIMEDOUT, or what poll failed with. */
+static int wait_for(const struct byre *b, short events)
+{
+	struct pollfd pfd = {.fd = b->fd, .events = events};
+	uint64_t now;
+	int r, wait = -1;
+
+	do {
+		if (b->deadline_ms) {
+			now = now_ms();
+			wait = now < b->deadline_ms ? (int)min_u64(b->deadline_ms - now, INT32_MAX) : 0;
+		}
+		r = poll(&pfd, 1, wait);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r ? 0 : -ETIMEDOUT;
+}
+
 /* ---- bytes ---------------------------------------------------------------- */
 
 static void drop_connection(struct byre *b)
@@ -86,8 +127,10 @@ static void drop_connection(struct byre *b)
 static int connection_failed(struct byre *b, int code, struct byre_error *err)
 {
 	drop_connection(b);
-	if (code == -EAGAIN)
-		code = -ETIMEDOUT; /* what a socket's own timeout reports */
+	if (code == -ETIMEDOUT)
+		return libbyre_fail(err, code,
+				    "the daemon at %s did not answer in time; what was asked for may still be done",
+				    b->address);
 	return libbyre_fail(err, code, "the connection to the daemon at %s failed: %s", b->address,
 			    strerror(-code));
 }
@@ -104,9 +147,12 @@ static int send_bytes(struct byre *b, const void *data, size_t len, int flags)
 	const uint8_t *p = data;
 
 	while (len) {
-		ssize_t n = send(b->fd, p, len, flags | MSG_NOSIGNAL);
+		int r = wait_for(b, POLLOUT);
+		ssize_t n = r ? 0 : send(b->fd, p, len, flags | MSG_NOSIGNAL | MSG_DONTWAIT);
 
-		if (n < 0 && errno == EINTR)
+		if (r)
+			return r;
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n < 0)
 			return -errno;
@@ -152,8 +198,11 @@ static int read_frame(struct byre *b, struct rpc_frame *ret_frame, struct byre_e
 	int r;
 
 	for (;;) {
-		n = recv(b->fd, buf, min_u64(sizeof(buf), rpc_parser_wants(&b->parser)), 0);
-		if (n < 0 && errno == EINTR)
+		r = wait_for(b, POLLIN);
+		if (r)
+			return connection_failed(b, r, err);
+		n = recv(b->fd, buf, min_u64(sizeof(buf), rpc_parser_wants(&b->parser)), MSG_DONTWAIT);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
 			return connection_failed(b, n ? -errno : -ECONNRESET, err);
@@ -221,6 +270,7 @@ int libbyre_call(struct byre *b, uint16_t method, const char *what, const Protob
 		return libbyre_fail(err, -ENOTCONN, "%s: the connection to %s has failed before", what,
 				    b->address);
 
+	start_time(b, b->timeout_ms);
 	r = send_request(b, method, request, err);
 	if (!r)
 		r = read_reply(b, what, &frame, err);
@@ -254,12 +304,9 @@ void libbyre_free(ProtobufCMessage *msg)
 
 /* ---- connecting ----------------------------------------------------------- */
 
-static void set_timeout(struct byre *b, time_t seconds)
+void byre_set_timeout(struct byre *b, unsigned timeout_ms)
 {
-	const struct timeval tv = {.tv_sec = seconds};
-
-	(void)setsockopt(b->fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
-	(void)setsockopt(b->fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+	b->timeout_ms = timeout_ms;
 }
 
 static int hello(struct byre *b, struct byre_error *err)
@@ -269,13 +316,11 @@ static int hello(struct byre *b, struct byre_error *err)
 	int r;
 
 	rq.client = (char *)"libbyre " BYRE_VERSION;
-	set_timeout(b, HELLO_TIMEOUT_S);
 	r = libbyre_call(b, BYRE__METHOD__METHOD_HELLO, "hello", &rq.base, &byre__hello_reply__descriptor,
 			 &reply, err);
 	if (r)
 		return r;
 	libbyre_free(reply);
-	set_timeout(b, 0);
 	return 0;
 }
 
@@ -300,7 +345,7 @@ static int connect_socket(struct byre *b, const char *address, struct byre_error
 		return libbyre_fail(err, r, "'%s' is no address: use unix:PATH or tcp:HOST:PORT", address);
 
 	addr_format(&addr, b->address);
-	r = addr_connect(&addr, &b->fd);
+	r = addr_connect_within(&addr, b->timeout_ms, &b->fd);
 	if (r)
 		return libbyre_fail(err, r, "cannot connect to the daemon at %s: %s: %s", b->address,
 				    strerror(-r), connect_advice(r));
@@ -308,6 +353,11 @@ static int connect_socket(struct byre *b, const char *address, struct byre_error
 }
 
 int byre_connect(const char *address, struct byre **ret_byre, struct byre_error *err)
+{
+	return byre_connect_timeout(address, 0, ret_byre, err);
+}
+
+int byre_connect_timeout(const char *address, unsigned timeout_ms, struct byre **ret_byre, struct byre_error *err)
 {
 	struct byre *b = mem_zalloc(sizeof(*b));
 	int r;
@@ -317,6 +367,7 @@ int byre_connect(const char *address, struct byre **ret_byre, struct byre_error 
 
 	b->fd = -1;
 	rpc_parser_init(&b->parser);
+	b->timeout_ms = timeout_ms && timeout_ms < HELLO_TIMEOUT_MS ? timeout_ms : HELLO_TIMEOUT_MS;
 	r = connect_socket(b, address ? address : byre_default_address(), err);
 	if (!r)
 		r = hello(b, err);
@@ -324,6 +375,7 @@ int byre_connect(const char *address, struct byre **ret_byre, struct byre_error 
 		byre_close(b);
 		return r;
 	}
+	b->timeout_ms = timeout_ms;
 	*ret_byre = b;
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "client/libbyre_int.h"
 
 static const Byre__Empty no_arguments = BYRE__EMPTY__INIT;
@@ -90,8 +91,9 @@ static void volume_from_message(const Byre__Volume *m, struct byre_volume_info *
 
 /* ---- the daemon and its pool ---------------------------------------------- */
 
-int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info, struct byre_error *err)
+int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size, struct byre_error *err)
 {
+	struct byre_pool_info info;
 	ProtobufCMessage *reply;
 	const Byre__PoolInfo *pool;
 	int r;
@@ -102,10 +104,12 @@ int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info, struct byre_
 		return r;
 
 	pool = ((const Byre__PoolInfoReply *)reply)->pool;
-	if (pool)
-		pool_from_message(pool, ret_info);
-	else
+	if (pool) {
+		pool_from_message(pool, &info);
+		libbyre_copy_out(ret_info, size, &info, sizeof(info));
+	} else {
 		r = incomplete("pool info", err);
+	}
 	libbyre_free(reply);
 	return r;
 }
@@ -118,8 +122,9 @@ int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err)
 	return libbyre_call_empty(b, BYRE__METHOD__METHOD_POOL_GROW, "pool grow", &rq.base, err);
 }
 
-int byre_stats(struct byre *b, struct byre_stats *ret_stats, struct byre_error *err)
+int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, struct byre_error *err)
 {
+	struct byre_stats stats;
 	ProtobufCMessage *reply;
 	const Byre__StatsReply *m;
 	int r;
@@ -130,21 +135,17 @@ int byre_stats(struct byre *b, struct byre_stats *ret_stats, struct byre_error *
 		return r;
 
 	m = (const Byre__StatsReply *)reply;
-	if (m->pool) {
-		*ret_stats = (struct byre_stats){
-			.uptime_ms = m->uptime_ms,
-			.rpc_connections = m->rpc_connections,
-			.rpc_connections_total = m->rpc_connections_total,
-			.rpc_requests = m->rpc_requests,
-			.rpc_errors = m->rpc_errors,
-			.rpc_bad_frames = m->rpc_bad_frames,
-		};
-		pool_from_message(m->pool, &ret_stats->pool);
-	} else {
-		r = incomplete("stats", err);
-	}
+	stats = (struct byre_stats){
+		.uptime_ms = m->uptime_ms,
+		.rpc_connections = m->rpc_connections,
+		.rpc_connections_total = m->rpc_connections_total,
+		.rpc_requests = m->rpc_requests,
+		.rpc_errors = m->rpc_errors,
+		.rpc_bad_frames = m->rpc_bad_frames,
+	};
+	libbyre_copy_out(ret_stats, size, &stats, sizeof(stats));
 	libbyre_free(reply);
-	return r;
+	return 0;
 }
 
 int byre_commit(struct byre *b, uint64_t *ret_generation, struct byre_error *err)
@@ -198,8 +199,10 @@ int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t
 	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_CREATE, "volume create", &rq.base, err);
 }
 
-int byre_volume_info(struct byre *b, const char *name, struct byre_volume_info *ret_info, struct byre_error *err)
+int byre_volume_info_sized(struct byre *b, const char *name, struct byre_volume_info *ret_info, size_t size,
+			   struct byre_error *err)
 {
+	struct byre_volume_info info;
 	Byre__VolumeInfoRequest rq = BYRE__VOLUME_INFO_REQUEST__INIT;
 	ProtobufCMessage *reply;
 	const Byre__Volume *volume;
@@ -214,20 +217,25 @@ int byre_volume_info(struct byre *b, const char *name, struct byre_volume_info *
 		return r;
 
 	volume = ((const Byre__VolumeInfoReply *)reply)->volume;
-	if (volume)
-		volume_from_message(volume, ret_info);
-	else
+	if (volume) {
+		volume_from_message(volume, &info);
+		libbyre_copy_out(ret_info, size, &info, sizeof(info));
+	} else {
 		r = incomplete("volume info", err);
+	}
 	libbyre_free(reply);
 	return r;
 }
 
-int byre_volume_resize(struct byre *b, const char *name, uint64_t size, struct byre_error *err)
+int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err)
 {
 	Byre__VolumeResizeRequest rq = BYRE__VOLUME_RESIZE_REQUEST__INIT;
 
 	if (check_name(name, err))
 		return -EINVAL;
+	if (flags & ~(uint32_t)BYRE_RESIZE_SHRINK)
+		return libbyre_fail(err, -EINVAL, "volume resize %s: unknown flags %#x", name, flags);
+	rq.shrink = (flags & BYRE_RESIZE_SHRINK) != 0;
 	rq.name = (char *)name;
 	rq.size = size;
 	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_RESIZE, "volume resize", &rq.base, err);
@@ -254,45 +262,62 @@ int byre_volume_delete(struct byre *b, const char *name, struct byre_error *err)
 	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_DELETE, "volume delete", &rq.base, err);
 }
 
-/* Hands one page to fn. *ret_more: there is another, behind `after`, which is set to the last name. */
-static int walk_page(const Byre__VolumeListReply *page,
-		     int (*fn)(void *arg, const struct byre_volume_info *info), void *arg, char *after,
-		     bool *ret_more)
+/* A walk through the pages of a list. */
+struct walk {
+	byre_volume_fn fn;
+	void *arg;
+	size_t size; /* of the struct that fn knows */
+	struct byre_volume_info *info;
+	char after[BYRE_NAME_MAX + 1]; /* the last name of the page */
+	bool more;
+};
+
+static int walk_page(struct walk *w, const Byre__VolumeListReply *page)
 {
 	struct byre_volume_info info;
 	int r;
 
 	for (size_t i = 0; i < page->n_volumes; i++) {
 		volume_from_message(page->volumes[i], &info);
-		r = fn(arg, &info);
+		libbyre_copy_out(w->info, w->size, &info, sizeof(info));
+		r = w->fn(w->arg, w->info);
 		if (r)
 			return r;
 	}
 
 	/* A page that brings nothing new would be asked for for ever. */
-	*ret_more = page->more && page->n_volumes && strcmp(info.name, after) > 0;
-	if (*ret_more)
-		snprintf(after, BYRE_NAME_MAX + 1, "%s", info.name);
+	w->more = page->more && page->n_volumes && strcmp(info.name, w->after) > 0;
+	if (w->more)
+		snprintf(w->after, sizeof(w->after), "%s", info.name);
 	return 0;
 }
 
-int byre_volume_list(struct byre *b, int (*fn)(void *arg, const struct byre_volume_info *info), void *arg,
-		     struct byre_error *err)
+static int walk_pages(struct byre *b, struct walk *w, struct byre_error *err)
 {
 	Byre__VolumeListRequest rq = BYRE__VOLUME_LIST_REQUEST__INIT;
-	char after[BYRE_NAME_MAX + 1] = "";
 	ProtobufCMessage *reply;
-	bool more = true;
 	int r = 0;
 
-	rq.after = after;
-	while (!r && more) {
+	rq.after = w->after;
+	while (!r && w->more) {
 		r = libbyre_call(b, BYRE__METHOD__METHOD_VOLUME_LIST, "volume list", &rq.base,
 				 &byre__volume_list_reply__descriptor, &reply, err);
 		if (r)
 			return r;
-		r = walk_page((const Byre__VolumeListReply *)reply, fn, arg, after, &more);
+		r = walk_page(w, (const Byre__VolumeListReply *)reply);
 		libbyre_free(reply);
 	}
+	return r;
+}
+
+int byre_volume_list_sized(struct byre *b, byre_volume_fn fn, size_t size, void *arg, struct byre_error *err)
+{
+	struct walk w = {.fn = fn, .arg = arg, .size = size, .more = true, .info = mem_alloc(size)};
+	int r;
+
+	if (!w.info)
+		return libbyre_fail(err, -ENOMEM, "volume list: out of memory");
+	r = walk_pages(b, &w, err);
+	mem_free(w.info);
 	return r;
 }

@@ -15,11 +15,16 @@ struct byre {
 	int fd; /* -1 after the connection failed */
 	uint64_t last_id;
 	struct rpc_parser parser;
+	unsigned timeout_ms;  /* of each call; 0: none */
+	uint64_t deadline_ms; /* of the call under way, CLOCK_MONOTONIC; 0: none */
 	char address[ADDR_TEXT_MAX];
 };
 
 /* Fills in err unless it is NULL; returns `code`. */
 int libbyre_fail(struct byre_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* Hands out a struct as far as the caller knows it, zeros behind what this library knows. */
+void libbyre_copy_out(void *to, size_t to_size, const void *from, size_t from_size);
 
 /* Copies words of a stranger, cut at len, with a space for whatever a terminal might obey. */
 void libbyre_one_line(char *to, size_t len, const char *from);

@@ -8,7 +8,7 @@
 
 int main(int argc, char **argv)
 {
-	struct cli cli;
+	struct cli cli = {0};
 	enum cli_exit code;
 
 	if (argc)
@@ -17,6 +17,6 @@ int main(int argc, char **argv)
 		code = cli.command->run(&cli);
 
 	if (fflush(stdout) || ferror(stdout))
-		code = cli_fail("cannot write the output: %s", strerror(errno));
+		code = cli_fail(&cli, -errno, "cannot write the output: %s", strerror(errno));
 	return code;
 }

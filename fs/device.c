@@ -391,6 +391,11 @@ int device_file_grow(struct device_file *file, uint64_t size, bool preallocate)
 	if (err)
 		return err;
 	old = device_size(&file->dev);
+	if (size == 0) {
+		size = round_down_u64(have, DEVICE_ALIGN);
+		if (size <= old)
+			return -EALREADY;
+	}
 	if (size % DEVICE_ALIGN || size < old || size > INT64_MAX)
 		return -EINVAL;
 	if (!file->dev.writable)

@@ -73,7 +73,8 @@ struct device_ops {
 	/*
 	 * Extends the device to size bytes (a multiple of 4096, not less than now; else -EINVAL); preallocate: reserve
 	 * the new blocks in the host's file system. A block device must already have the size (else -ENOSPC). Waits.
-	 * Any thread, also while requests are under way; one at a time.
+	 * Any thread, also while requests are under way; one at a time. 0: to what the device has, or the file if it was made
+	 * larger; -EALREADY when that is no more.
 	 */
 	int (*grow)(struct device *dev, uint64_t size, bool preallocate);
 };

@@ -308,13 +308,16 @@ static void record_close(struct device *dev)
 
 static int record_grow(struct device *dev, uint64_t size, bool preallocate)
 {
-	struct record_entry entry = {.type = cpu_to_le32(RECORD_SIZE), .len = cpu_to_le64(size)};
+	struct record_entry entry = {.type = cpu_to_le32(RECORD_SIZE)};
 	struct record_device *rd = record_of(dev);
 	int err;
 
 	/* Under the lock: no write to the new part may come before it in the log. */
 	lock_take(&rd->lock);
 	err = rd->inner->ops->grow(rd->inner, size, preallocate);
+	if (!size)
+		size = device_size(rd->inner);
+	entry.len = cpu_to_le64(size);
 	if (!err)
 		err = log_append_locked(rd, &entry, NULL, 0);
 	if (!err)

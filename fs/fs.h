@@ -89,7 +89,10 @@ int fs_close(struct fs *fs);
 /* Commits everything that completed before the call. Waits. */
 int fs_commit(struct fs *fs);
 
-/* Grows the pool to new_size bytes (the file is extended, preallocated where the pool was). Waits. */
+/*
+ * Grows the pool to new_size bytes (the file is extended, preallocated where the pool was); 0: to all of its device, or of a
+ * file that has been made larger. Waits.
+ */
 int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err);
 
 struct fs_info {
@@ -173,11 +176,19 @@ int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t fl
 int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err); /* -EBUSY while a handle is open */
 int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err);
 int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err);
+/*
+ * As fs_volume_resize, but with a question first: a volume gets smaller only with `may_shrink` (-EINVAL), and only while
+ * nobody has a handle (-EBUSY); nobody gets one until it is done.
+ */
+int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err);
 
 /* Calls fn for each volume in order of name, from a copy: fn may call the engine. fn's nonzero return ends the walk and is returned. */
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
 
-/* A reference to a volume. Does not wait. -ENOENT. */
+/* A volume's figures, without a handle. Does not wait. -ENOENT. */
+int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info);
+
+/* A reference to a volume. Does not wait. -ENOENT; -EBUSY while it is made smaller. */
 int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol);
 void fs_volume_put(struct fs_volume *vol);
 void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info);

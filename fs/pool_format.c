@@ -278,13 +278,18 @@ int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 	new_size = round_up_u64(new_size, FS_BLOCK_SIZE);
 	if (fs_is_read_only(fs))
 		return fs_fail(err, -EROFS, "the pool is read-only and cannot grow");
-	if (new_size <= old)
+	if (new_size && new_size <= old)
 		return fs_fail(err, -EINVAL, "the pool has %llu bytes already: it can only grow", (unsigned long long)old);
 	lock_take(&fs->volumes.op_lock);
 	r = fs->dev->ops->grow(fs->dev, new_size, !sparse);
+	if (r == 0 && !new_size)
+		new_size = device_size(fs->dev);
 	if (r == 0)
 		r = use_grown(fs, old, new_size);
 	lock_drop(&fs->volumes.op_lock);
 	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), true);
+	if (r == -EALREADY)
+		return fs_fail(err, -EINVAL, "the pool has all of its device already, %llu bytes: make that larger first, or say how large its file shall be",
+			       (unsigned long long)old);
 	return r ? fs_fail(err, r, "the pool cannot grow to %llu bytes: %s", (unsigned long long)new_size, strerror(-r)) : 0;
 }

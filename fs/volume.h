@@ -36,6 +36,7 @@ struct fs_volume {
 	uint32_t handles;
 	char name[FS_NAME_MAX + 1]; /* also stable under the volume's lock */
 	bool hidden; /* not yet committed: nobody may open it */
+	bool shrinking; /* nobody may open it now */
 
 	uint32_t flags;
 	int64_t ctime_ns;

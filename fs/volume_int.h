@@ -17,4 +17,11 @@ void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, c
 /* The first volume whose name is greater; "" for the very first. NULL: none. */
 struct fs_volume *volume_table_next_locked(struct volume_table *t, const char *after);
 
+/*
+ * Before and after a resize that asks (fs_volume_set_size), by whoever does one metadata operation at a time. begin: 0, or
+ * why it may not be.
+ */
+int volume_resize_begin(struct fs_volume *vol, uint64_t size, bool may_shrink, struct fs_error *err);
+void volume_resize_end(struct fs_volume *vol);
+
 #endif

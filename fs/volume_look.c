@@ -13,20 +13,19 @@
 int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol)
 {
 	struct fs_volume *vol;
+	int r;
 
 	lock_take(&fs->volumes.lock);
 	vol = volume_table_find_locked(&fs->volumes, name);
-	if (vol && vol->hidden)
-		vol = NULL;
-	if (vol) {
+	r = !vol || vol->hidden ? -ENOENT : vol->shrinking ? -EBUSY : 0;
+	if (r == 0) {
 		vol->handles++;
 		volume_ref(vol);
 	}
 	lock_drop(&fs->volumes.lock);
-	if (!vol)
-		return -ENOENT;
-	*ret_vol = vol;
-	return 0;
+	if (r == 0)
+		*ret_vol = vol;
+	return r;
 }
 
 void fs_volume_put(struct fs_volume *vol)
@@ -49,6 +48,20 @@ void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
 	ret_info->ctime_ns = vol->ctime_ns;
 	memcpy(ret_info->uuid, vol->uuid, sizeof(vol->uuid));
 	lock_drop(&vol->lock);
+}
+
+int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info)
+{
+	struct fs_volume *vol;
+
+	lock_take(&fs->volumes.lock);
+	vol = volume_table_find_locked(&fs->volumes, name);
+	if (vol && vol->hidden)
+		vol = NULL;
+	if (vol)
+		fs_volume_get_info(vol, ret_info);
+	lock_drop(&fs->volumes.lock);
+	return vol ? 0 : -ENOENT;
 }
 
 uint64_t fs_volume_size(const struct fs_volume *vol) { return atomic_load(&((struct fs_volume *)(uintptr_t)vol)->size); }

@@ -399,6 +399,52 @@ static int do_resize(struct fs *fs, struct fs_volume *vol, const char *name, uin
 	return 0;
 }
 
+int volume_resize_begin(struct fs_volume *vol, uint64_t size, bool may_shrink, struct fs_error *err)
+{
+	struct fs *fs = vol->fs;
+	uint64_t old = atomic_load(&vol->size);
+	bool busy;
+
+	if (size >= old)
+		return 0;
+	if (!may_shrink)
+		return fs_fail(err, -EINVAL, "volume %s: not made smaller: what lies behind %llu bytes (of %llu) would be lost: if that is meant, say --shrink",
+			       vol->name, (unsigned long long)size, (unsigned long long)old);
+	lock_take(&fs->volumes.lock);
+	busy = vol->handles > 0;
+	vol->shrinking = !busy;
+	lock_drop(&fs->volumes.lock);
+	return busy ? fs_fail(err, -EBUSY, "volume %s: not made smaller: in use by a client: disconnect it first", vol->name) : 0;
+}
+
+void volume_resize_end(struct fs_volume *vol)
+{
+	lock_take(&vol->fs->volumes.lock);
+	vol->shrinking = false;
+	lock_drop(&vol->fs->volumes.lock);
+}
+
+int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err)
+{
+	struct fs_volume *vol;
+	int r = check_size(err, name, size);
+
+	if (r)
+		return r;
+	lock_take(&fs->volumes.op_lock);
+	r = find(fs, name, &vol, err);
+	if (r == 0) {
+		r = volume_resize_begin(vol, size, may_shrink, err);
+		if (r == 0) {
+			r = do_resize(fs, vol, name, size, err);
+			volume_resize_end(vol);
+		}
+		volume_unref(vol);
+	}
+	lock_drop(&fs->volumes.op_lock);
+	return r;
+}
+
 int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err)
 {
 	struct fs_volume *vol;

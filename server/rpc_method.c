@@ -220,7 +220,7 @@ static int run_pool_grow(struct rpc_call *call)
 {
 	const Byre__PoolGrowRequest *rq = (const Byre__PoolGrowRequest *)call->request;
 
-	if (!rq->size || rq->size % FS_BLOCK_SIZE)
+	if (rq->size % FS_BLOCK_SIZE)
 		return rpc_call_fail(call, -EINVAL,
 				     "pool grow: a size of %" PRIu64
 				     " bytes is not possible: use a multiple of %u",
@@ -312,22 +312,19 @@ static int run_volume_info(struct rpc_call *call)
 	const Byre__VolumeInfoRequest *rq = (const Byre__VolumeInfoRequest *)call->request;
 	Byre__VolumeInfoReply reply = BYRE__VOLUME_INFO_REPLY__INIT;
 	struct fs_volume_info info;
-	struct fs_volume *vol;
 	Byre__Volume msg;
 	int r;
 
 	r = check_name(call, rq->name);
 	if (r)
 		return r;
-	r = fs_volume_get(call->server->opt.fs, rq->name, &vol);
+	r = fs_volume_find_info(call->server->opt.fs, rq->name, &info); /* a handle would stand in a delete's way */
 	if (r == -ENOENT)
 		return rpc_call_fail(
 			call, r, "volume info %s: there is no such volume: see 'byre volume list'", rq->name);
 	if (r)
 		return r;
 
-	fs_volume_get_info(vol, &info);
-	fs_volume_put(vol);
 	volume_message(&info, &msg);
 	reply.volume = &msg;
 	return rpc_call_reply(call, &reply.base);
@@ -342,7 +339,7 @@ static int run_volume_resize(struct rpc_call *call)
 	if (!r)
 		r = check_volume_size(call, rq->name, rq->size);
 	if (!r)
-		r = fs_volume_resize(call->server->opt.fs, rq->name, rq->size, &call->err);
+		r = fs_volume_set_size(call->server->opt.fs, rq->name, rq->size, rq->shrink, &call->err);
 	return r;
 }
 

@@ -281,6 +281,29 @@ int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_e
 	return change_end(fs, v ? 0 : -ENOENT, err, name);
 }
 
+int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err)
+{
+	struct fs_volume_info info;
+
+	if (!may_shrink && !fs_volume_find_info(fs, name, &info) && size < info.size) {
+		snprintf(err->msg, sizeof(err->msg), "volume %s: say --shrink", name);
+		return -EINVAL;
+	}
+	return fs_volume_resize(fs, name, size, err);
+}
+
+int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info)
+{
+	struct fs_volume_info *v;
+
+	pthread_mutex_lock(&fs->mutex);
+	v = find_locked(fs, name);
+	if (v)
+		*ret_info = *v;
+	pthread_mutex_unlock(&fs->mutex);
+	return v ? 0 : -ENOENT;
+}
+
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	struct fs_volume_info *copy;

@@ -180,6 +180,59 @@ static void test_cli_wrong_lines_are_refused(void **state)
 	refuse_line("pool create f --size 99999999999999999999999", "not possible");
 }
 
+static void test_cli_relative_sizes(void **state)
+{
+	struct cli cli = accept_line("volume resize v +1.5G --shrink");
+	struct cli_size size;
+
+	assert_true(cli.given & CLI_SHRINK);
+	assert_true(cli_parse_new_size(&cli, cli.args[1], &size));
+	assert_true(size.relative);
+	assert_true(cli_add_size(&cli, 4096, &size));
+	assert_int_equal(size.bytes, (3ull << 29) + 4096);
+	assert_true(cli_parse_new_size(&cli, "1000", &size));
+	assert_true(cli_add_size(&cli, 4096, &size));
+	assert_int_equal(size.bytes, 4096);
+	assert_true(cli_parse_new_size(&cli, "+4K", &size));
+	assert_false(cli_add_size(&cli, BYRE_VOLUME_SIZE_MAX, &size));
+	assert_false(cli_parse_new_size(&cli, "++1", &size));
+	assert_false(cli_parse_new_size(&cli, "+", &size));
+	assert_false(cli_parse_size(&cli, "+1", &size)); /* what is made has nothing to add to */
+	assert_int_equal(accept_line("pool grow").nr_args, 0);
+}
+
+static void test_cli_timeouts(void **state)
+{
+	assert_int_equal(accept_line("volume list").timeout_ms, 120000);
+	assert_int_equal(accept_line("volume list --timeout 5").timeout_ms, 5000);
+	assert_int_equal(accept_line("volume list --timeout=0").timeout_ms, 0);
+	assert_int_equal(accept_line("commit").timeout_ms, 0);
+	assert_int_equal(accept_line("commit --timeout 7").timeout_ms, 7000);
+	refuse_line("commit --timeout x", "no number of seconds");
+	refuse_line("commit --timeout 1s", "no number of seconds");
+	refuse_line("commit --timeout -1", "no number of seconds");
+	refuse_line("commit --timeout 99999999999999999999999", "no number of seconds");
+}
+
+static void test_cli_errors_are_json_with_json(void **state)
+{
+	static const char *const lines[] = {"pool create f --size 10Q --json", "pool create f --json --size \xff", "nonsense --json"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		enum cli_exit code = CLI_OK;
+		struct cli cli;
+		json_t *obj;
+
+		assert_false(parse(lines[i], &cli, &code, out, err));
+		obj = json_loads(err, 0, NULL);
+		assert_non_null(obj);
+		assert_int_equal(strchr(err, '\n') - err, strlen(err) - 1);
+		assert_string_equal(json_string_value(json_object_get(obj, "code")), "usage");
+		assert_true(json_string_length(json_object_get(obj, "error")) > 5);
+		json_decref(obj);
+	}
+}
+
 static void test_cli_help_and_version(void **state)
 {
 	help_line("--help", "volume rename");
@@ -214,6 +267,9 @@ int main(void)
 		cmocka_unit_test(test_cli_every_command_is_found),
 		cmocka_unit_test(test_cli_sizes_are_rounded_up),
 		cmocka_unit_test(test_cli_wrong_lines_are_refused),
+		cmocka_unit_test(test_cli_relative_sizes),
+		cmocka_unit_test(test_cli_timeouts),
+		cmocka_unit_test(test_cli_errors_are_json_with_json),
 		cmocka_unit_test(test_cli_help_and_version),
 		cmocka_unit_test(test_cli_names_are_checked),
 	};

@@ -16,7 +16,7 @@ static void test_output_pool_json_has_the_promised_fields(void **state)
 		"generation", "last_commit_ms", "volumes", "snapshots", "objects",
 	};
 	struct byre_pool_info info = {.size = 1ull << 62, .groups_metadata = 4, .cache_rebuilt = 2, .generation = 9};
-	json_t *obj = pool_json(&info);
+	json_t *obj = pool_json(&info, true);
 
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		assert_true(json_is_integer(json_object_get(obj, numbers[i])));
@@ -26,6 +26,7 @@ static void test_output_pool_json_has_the_promised_fields(void **state)
 	assert_true(json_is_integer(json_object_get(json_object_get(obj, "free_space_cache"), "loaded")));
 	assert_true(json_is_integer(json_object_get(json_object_get(obj, "free_space_cache"), "written")));
 	assert_string_equal(json_string_value(json_object_get(obj, "uuid")), "00000000-0000-0000-0000-000000000000");
+	assert_string_equal(json_string_value(json_object_get(obj, "state")), "idle");
 	json_decref(obj);
 }
 

@@ -51,7 +51,8 @@ static void test_libbyre_pool_calls(void **state)
 	assert_non_null(strstr(err.text, "4097"));
 
 	assert_int_equal(byre_stats(b, &stats, &err), 0);
-	assert_int_equal(stats.pool.size, 32ull << 30);
+	assert_int_equal(byre_pool_info(b, &info, &err), 0);
+	assert_int_equal(info.size, 32ull << 30);
 	assert_int_equal(stats.rpc_connections, 1);
 	assert_int_equal(stats.rpc_errors, 2);
 	assert_true(stats.rpc_requests >= 7);
@@ -77,7 +78,9 @@ static void test_libbyre_volume_life(void **state)
 	assert_int_equal(byre_volume_rename(b, "one", "two", &err), 0);
 	assert_int_equal(byre_volume_info(b, "one", &info, &err), -ENOENT);
 	assert_non_null(strstr(err.text, "one"));
-	assert_int_equal(byre_volume_resize(b, "two", 4096, &err), 0);
+	assert_int_equal(byre_volume_resize(b, "two", 4096, 0, &err), -EINVAL);
+	assert_int_equal(byre_volume_resize(b, "two", 4096, 2, &err), -EINVAL);
+	assert_int_equal(byre_volume_resize(b, "two", 4096, BYRE_RESIZE_SHRINK, &err), 0);
 	assert_int_equal(byre_volume_info(b, "two", &info, &err), 0);
 	assert_int_equal(info.size, 4096);
 	assert_int_equal(byre_volume_delete(b, "two", &err), 0);
@@ -100,6 +103,32 @@ static void test_libbyre_checks_arguments_before_it_sends(void **state)
 	assert_int_equal(byre_volume_rename(b, "a", "", &err), -EINVAL);
 	assert_int_equal(byre_volume_create(b, "a", 1, 0, &err), -EINVAL); /* the server's check */
 	assert_int_equal(fake_changes(fx->fs), 0);
+	byre_close(b);
+}
+
+/* A program may know less of a struct than the library does, or more. */
+static void test_libbyre_structs_may_grow(void **state)
+{
+	struct fixture *fx = *state;
+	struct byre *b = open_client(fx);
+	struct {
+		struct byre_pool_info known;
+		uint64_t later[8];
+	} newer;
+	uint8_t older[offsetof(struct byre_pool_info, pinned_bytes) + 1];
+	struct byre_pool_info info;
+	struct byre_error err;
+
+	memset(&newer, 0xee, sizeof(newer));
+	memset(older, 0xee, sizeof(older));
+	assert_int_equal(byre_pool_info(b, &info, &err), 0);
+	assert_int_equal(byre_pool_info_sized(b, &newer.known, sizeof(newer), &err), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(newer.later); i++)
+		assert_int_equal(newer.later[i], 0);
+	assert_string_equal(newer.known.device_kind, "fake");
+	assert_int_equal(byre_pool_info_sized(b, (struct byre_pool_info *)older, sizeof(older) - 1, &err), 0);
+	assert_memory_equal(older, &info, sizeof(older) - 1);
+	assert_int_equal(older[sizeof(older) - 1], 0xee);
 	byre_close(b);
 }
 
@@ -157,6 +186,49 @@ static void test_libbyre_connection_that_ended_says_so(void **state)
 }
 
 /* ---- what is no daemon ---------------------------------------------------- */
+
+/* A daemon that accepts and says nothing: the kernel accepts for it, up to its queue's length. */
+static void test_libbyre_does_not_wait_for_ever(void **state)
+{
+	struct fixture *fx = *state;
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), full[8];
+	struct byre_error err;
+	struct byre *b = NULL;
+	char address[128];
+
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/mute", fx->dir);
+	snprintf(address, sizeof(address), "unix:%s", sun.sun_path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	assert_int_equal(listen(fd, 2), 0);
+	assert_int_equal(byre_connect_timeout(address, 50, &b, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "in time"));
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++) { /* until connecting itself would wait */
+		full[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		(void)connect(full[i], (struct sockaddr *)&sun, sizeof(sun));
+	}
+	assert_int_equal(byre_connect_timeout(address, 50, &b, &err), -ETIMEDOUT);
+	assert_null(b);
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
+		close(full[i]);
+	close(fd);
+	unlink(sun.sun_path);
+}
+
+static void test_libbyre_call_ends_with_its_time(void **state)
+{
+	struct fixture *fx = *state;
+	struct byre *b = open_client(fx);
+	struct byre_error err;
+
+	byre_set_timeout(b, 50);
+	fake_hold_commits(fx->fs, true);
+	assert_int_equal(byre_commit(b, NULL, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "may still be done"));
+	assert_int_equal(byre_commit(b, NULL, &err), -ENOTCONN);
+	fake_hold_commits(fx->fs, false);
+	byre_close(b);
+}
 
 struct impostor {
 	int fd;
@@ -270,6 +342,9 @@ int main(void)
 		WITH_SERVER(test_libbyre_pool_calls),
 		WITH_SERVER(test_libbyre_volume_life),
 		WITH_SERVER(test_libbyre_checks_arguments_before_it_sends),
+		WITH_SERVER(test_libbyre_structs_may_grow),
+		WITH_SERVER(test_libbyre_does_not_wait_for_ever),
+		WITH_SERVER(test_libbyre_call_ends_with_its_time),
 		WITH_SERVER(test_libbyre_list_goes_through_all_pages),
 		WITH_SERVER(test_libbyre_connection_that_ended_says_so),
 		cmocka_unit_test(test_libbyre_distrusts_what_it_hears),

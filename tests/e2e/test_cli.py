@@ -28,7 +28,7 @@ def test_cli_help_and_version(program, flag):
         ["volume", "delete"], ["volume", "rename", "a"], ["volume", "list", "surplus"], ["pool", "info", "--nonsense"],
         ["volume", "create", "x", "12Q"], ["volume", "create", "x", "-5"], ["volume", "create", "x", ""],
         ["volume", "create", "x", "1.5.2G"], ["volume", "create", "x", "99999999999999999999999"],
-        ["volume", "resize", "x", "abc"], ["pool", "create", "/tmp/never-made"], ["pool", "grow"],
+        ["volume", "resize", "x", "abc"], ["pool", "create", "/tmp/never-made"], ["pool", "grow", "1G", "2G"],
     ],
 )  # fmt: skip
 def test_cli_wrong_usage_is_exit_2(shared, args):
@@ -58,7 +58,9 @@ def test_cli_volume_life(shared):
     b.refused("volume", "rename", "two", "three", match="three.*exist")
     b.ok("volume", "resize", "two", "20M")
     assert b.volumes()["two"] == 20 * M
-    b.ok("volume", "resize", "two", "4K")
+    b.refused("volume", "resize", "two", "4K", match="two.*lost.*--shrink")
+    assert b.volumes()["two"] == 20 * M
+    b.ok("volume", "resize", "two", "4K", "--shrink")
     assert b.open("two").get_size() == 4 * K
     b.close_handles()
     for name in ("two", "three"):

@@ -121,7 +121,7 @@ def test_crash_volume_commands_are_durable_when_they_return(make_byred, seed):
                 want[name + "r"] = want.pop(name)
             else:
                 size = rng.randint(1, 1000) * 4096
-                b.ok("volume", "resize", name, size)
+                b.ok("volume", "resize", name, size, "--shrink")
                 want[name] = size
         b.kill()
         assert b.check() == []

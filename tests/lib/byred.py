@@ -288,6 +288,13 @@ class Byred:
             assert in_use and time.monotonic() < deadline, f"{result}\n{self.log_text()[-2000:]}"
             time.sleep(0.05)
 
+    def shrink(self, name, size, timeout=10):
+        """Resizes a volume, smaller if that is what it means; its client may have gone only just now."""
+        deadline = time.monotonic() + timeout
+        while (result := self.byre("volume", "resize", name, size, "--shrink")).rc:
+            assert "in use" in result.err and time.monotonic() < deadline, result
+            time.sleep(0.05)
+
     def close(self, check=True):
         """Ends everything and removes the folder. Raises when the daemon or the pool is not well."""
         problem = None
