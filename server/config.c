@@ -101,6 +101,26 @@ static int set_threads(struct config *c, const char *value, struct config_error 
 	return 0;
 }
 
+static int set_seconds(unsigned *seconds, const char *name, const char *value, struct config_error *err)
+{
+	unsigned v;
+
+	if (parse_unsigned(value, CONFIG_TIMEOUT_MAX_S, &v) < 0 || !v)
+		return fail(err, name, value, "is not a number of seconds from 1 to 86400");
+	*seconds = v;
+	return 0;
+}
+
+static int set_stall(struct config *c, const char *value, struct config_error *err)
+{
+	return set_seconds(&c->stall_timeout_s, "stall-timeout", value, err);
+}
+
+static int set_stop(struct config *c, const char *value, struct config_error *err)
+{
+	return set_seconds(&c->stop_timeout_s, "stop-timeout", value, err);
+}
+
 static int set_level(struct config *c, const char *value, struct config_error *err)
 {
 	if (log_level_parse(value, &c->log_level) < 0)
@@ -122,6 +142,8 @@ static const struct single {
 	{"cache-size", set_cache, offsetof(struct config, cache_source)},
 	{"commit-interval", set_commit, offsetof(struct config, commit_source)},
 	{"threads", set_threads, offsetof(struct config, threads_source)},
+	{"stall-timeout", set_stall, offsetof(struct config, stall_source)},
+	{"stop-timeout", set_stop, offsetof(struct config, stop_source)},
 	{"log-level", set_level, offsetof(struct config, level_source)},
 	{"write-log", set_write_log, offsetof(struct config, write_log_source)},
 };
@@ -140,6 +162,8 @@ void config_init(struct config *c)
 {
 	memset(c, 0, sizeof(*c));
 	c->log_level = LOG_LEVEL_INFO;
+	c->stall_timeout_s = CONFIG_STALL_DEFAULT_S;
+	c->stop_timeout_s = CONFIG_STOP_DEFAULT_S;
 }
 
 /* A weaker source's value is checked all the same, but lands in a copy that is thrown away. */
@@ -250,6 +274,7 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"cache-size", a->cache_bytes != b->cache_bytes},
 		{"commit-interval", a->commit_interval_ms != b->commit_interval_ms},
 		{"threads", a->threads != b->threads},
+		{"stall-timeout", a->stall_timeout_s != b->stall_timeout_s},
 	};
 	size_t len = 0;
 

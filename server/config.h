@@ -16,6 +16,9 @@
 
 #define CONFIG_ERROR_MAX 512
 #define CONFIG_COMMIT_INTERVAL_MAX_S 3600
+#define CONFIG_TIMEOUT_MAX_S 86400
+#define CONFIG_STALL_DEFAULT_S 60
+#define CONFIG_STOP_DEFAULT_S 10
 
 enum config_source { CONFIG_UNSET, CONFIG_FROM_FILE, CONFIG_FROM_ARGS };
 
@@ -32,11 +35,13 @@ struct config {
 	uint64_t cache_bytes;		   /* 0: the engine's default */
 	unsigned commit_interval_ms;	   /* 0: likewise */
 	unsigned threads;		   /* 0: one a core */
+	unsigned stall_timeout_s, stop_timeout_s;
 	enum log_level log_level;
 	char write_log[PATH_MAX];	   /* empty: none */
 
 	/* Where each single value came from. */
-	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source;
+	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source,
+		stall_source, stop_source;
 };
 
 struct config_error {

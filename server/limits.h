@@ -8,12 +8,17 @@
 /* ---- the daemon ---- */
 #define SERVER_THREADS_MAX 256
 #define SERVER_LISTENERS_MAX 16	   /* of each kind: --nbd, --rpc */
+#define SERVER_FORCE_MS 3000	   /* what is under way may take after a second SIGTERM */
 #define SERVER_ACCEPT_PAUSE_MS 200 /* after accept failed for want of descriptors or memory */
 
 /* ---- connections ---- */
 #define NBD_CONNECTIONS_MAX 4096   /* more are closed as soon as they are accepted */
 #define NBD_HANDSHAKE_TIMEOUT_S 30 /* from accept to the end of option haggling */
 #define NBD_LINGER_TIMEOUT_S 10	   /* how long a client that is being disconnected may take no replies */
+#define NBD_LAST_MS 1000	   /* how long one that has got all of them may leave the connection open */
+#define NBD_RATE_MIN 8192u	   /* bytes a second of a client that owes something, over the stall time */
+#define NBD_SWEEPS 16u		   /* looks in a stall time, */
+#define NBD_SWEEP_MIN_MS 50u	   /* not more often than so */
 
 /* ---- handshake ---- */
 #define NBD_OPTION_MAX (16u << 10)     /* payload of an option that is looked at */
@@ -29,6 +34,9 @@
 #define NBD_CONN_BYTES_MAX (64u << 20) /* data under way on one connection, */
 #define NBD_LOOP_BYTES_MAX \
 	(512u << 20)	      /* and on one loop; a connection with none may always start one request */
+#define NBD_ZERO_PIECE (512u << 10)	   /* zeros that keep their space are written so many at a time, */
+#define NBD_ZERO_DIRECT_MAX (256u << 10)   /* unless there are no more than so many; */
+#define NBD_ZERO_PIECES_MAX 2u		   /* so many pieces at once on a loop, one of a connection */
 #define NBD_EXTENTS_MAX 2048u /* in one answer to BLOCK_STATUS */
 #define NBD_TX_IOV 256	      /* pieces of one send; at most IOV_MAX */
 

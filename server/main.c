@@ -26,6 +26,8 @@ static const char usage_text[] =
 	"  --config FILE              read settings from FILE; the command line wins\n"
 	"  --cache-size SIZE          memory for nodes and data\n"
 	"  --commit-interval SECONDS  commit at least so often (default: 5)\n"
+	"  --stall-timeout SECONDS    how long a client may keep a request or a reply waiting (default: 60)\n"
+	"  --stop-timeout SECONDS     how long a stop waits for clients (default: 10)\n"
 	"  --threads N                event loops (default: one a core)\n"
 	"  --log-level LEVEL          error, warning, notice, info (default) or debug\n"
 	"  --write-log FILE           record every write and flush of the pool there (for tests; it grows fast)\n"
@@ -46,6 +48,8 @@ static const struct option long_options[] = {
 	{"http", required_argument, NULL, OPT_VALUE},
 	{"cache-size", required_argument, NULL, OPT_VALUE},
 	{"commit-interval", required_argument, NULL, OPT_VALUE},
+	{"stall-timeout", required_argument, NULL, OPT_VALUE},
+	{"stop-timeout", required_argument, NULL, OPT_VALUE},
 	{"threads", required_argument, NULL, OPT_VALUE},
 	{"log-level", required_argument, NULL, OPT_VALUE},
 	{"write-log", required_argument, NULL, OPT_VALUE},

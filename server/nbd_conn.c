@@ -5,7 +5,11 @@
 #include <event2/event_struct.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <linux/sockios.h>
+#include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -18,7 +22,12 @@ struct nbd_conn {
 	struct nbd_conn *dirty_next;
 	bool is_dirty;
 	bool reading, writing, timed; /* the events are added */
+	bool tcp, eof;		      /* eof: the client sends no more */
 	int fd;
+	uint64_t moved;		 /* bytes, both ways */
+	uint64_t owes_ms;	 /* since when the client owes something; 0: it does not */
+	uint64_t owes_moved;	 /* `moved` then */
+	int unsent;		 /* lingering: what the kernel has not got rid of */
 	struct event read_event, write_event, timer;
 	struct task adopt_task;
 };
@@ -57,8 +66,8 @@ static void want_read(struct nbd_conn *conn, bool want)
 /* A client that is being let go, and takes nothing for a while, is cut off. Each bit of progress starts the time anew. */
 static void want_write(struct nbd_conn *conn, bool want)
 {
-	const struct timeval *timeout = conn->session->state == NBD_CLOSING ? &conn->worker->linger_timeout
-									    : NULL;
+	bool closing = conn->session && conn->session->state == NBD_CLOSING;
+	const struct timeval *timeout = closing ? &conn->worker->linger_timeout : NULL;
 
 	if (conn->writing && (!want || timeout)) {
 		event_del(&conn->write_event);
@@ -80,12 +89,14 @@ static bool send_replies(struct nbd_conn *conn)
 	while ((n = nbd_session_tx(conn->session, iov, NBD_TX_IOV))) {
 		msg.msg_iovlen = n;
 		n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n >= 0)
+		if (n >= 0) {
+			conn->moved += n;
 			nbd_session_sent(conn->session, n);
-		else if (errno == EAGAIN)
+		} else if (errno == EAGAIN) {
 			return false;
-		else if (errno != EINTR)
-			nbd_session_break(conn->session);
+		} else if (errno != EINTR) {
+			nbd_session_break(conn->session, strerror(errno));
+		}
 	}
 	return true;
 }
@@ -98,7 +109,7 @@ static void conn_free(struct nbd_conn *conn)
 	event_del(&conn->write_event);
 	event_del(&conn->timer);
 	close(conn->fd);
-	nbd_session_free(conn->session);
+	nbd_session_free(conn->session); /* accepts NULL: it lingered */
 	*conn->pprev = conn->next;
 	if (conn->next)
 		conn->next->pprev = conn->pprev;
@@ -112,6 +123,47 @@ static bool wants_input(struct nbd_session *s)
 	struct iovec iov[2];
 
 	return nbd_session_rx(s, iov) > 0;
+}
+
+static void start_last_timer(struct nbd_conn *conn)
+{
+	const struct timeval last = {.tv_sec = NBD_LAST_MS / 1000, .tv_usec = NBD_LAST_MS % 1000 * 1000};
+
+	if (ioctl(conn->fd, SIOCOUTQ, &conn->unsent) < 0)
+		conn->unsent = 0;
+	event_add(&conn->timer, &last);
+}
+
+/* See invariant 3. */
+static void linger(struct nbd_conn *conn)
+{
+	nbd_session_free(conn->session);
+	conn->session = NULL;
+	want_write(conn, false);
+	if (shutdown(conn->fd, SHUT_WR) < 0) {
+		conn_free(conn);
+		return;
+	}
+	want_read(conn, true);
+	start_last_timer(conn);
+}
+
+/* Its time is up: does the client take anything still? */
+static void linger_timeout(struct nbd_conn *conn)
+{
+	int before = conn->unsent;
+
+	start_last_timer(conn);
+	if (!conn->unsent || conn->unsent == before)
+		conn_free(conn);
+}
+
+static void end(struct nbd_conn *conn)
+{
+	if (conn->tcp && !conn->eof && conn->session->state == NBD_CLOSING)
+		linger(conn);
+	else
+		conn_free(conn);
 }
 
 /* Sends replies, goes on with stalled input, and sees what the connection waits for next. May free it. */
@@ -130,7 +182,7 @@ static void progress(struct nbd_conn *conn)
 	want_read(conn, wants_input(s));
 	want_write(conn, !sent && s->state != NBD_BROKEN);
 	if (nbd_session_is_over(s) && !conn->is_dirty)
-		conn_free(conn);
+		end(conn);
 }
 
 static void check_drained(struct nbd_worker *w)
@@ -154,7 +206,8 @@ static void flush_dirty(struct nbd_worker *w)
 		if (!w->dirty)
 			w->dirty_tail = &w->dirty;
 		conn->is_dirty = false;
-		progress(conn);
+		if (conn->session)
+			progress(conn);
 	}
 	check_drained(w);
 }
@@ -164,23 +217,49 @@ static void after_io(struct loop *loop)
 	flush_dirty(loop->owner);
 }
 
+/* Input of a connection that lingers. */
+static void throw_away(struct nbd_conn *conn)
+{
+	struct nbd_worker *w = conn->worker;
+	char buf[4096];
+	ssize_t n = read(conn->fd, buf, sizeof(buf));
+
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+		conn_free(conn);
+		check_drained(w);
+	}
+}
+
+static void receive(struct nbd_conn *conn)
+{
+	struct iovec iov[2];
+	int places = nbd_session_rx(conn->session, iov);
+	ssize_t n;
+
+	if (!places)
+		return;
+	n = readv(conn->fd, iov, places);
+	if (n > 0) {
+		conn->moved += n;
+		nbd_session_received(conn->session, n);
+	} else if (n == 0) {
+		conn->eof = true;
+		nbd_session_drain(conn->session, NBD_WHY_CLIENT);
+	} else if (errno != EAGAIN && errno != EINTR) {
+		nbd_session_break(conn->session, strerror(errno));
+	}
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *arg)
 {
 	struct nbd_conn *conn = arg;
 	struct nbd_worker *w = conn->worker;
-	struct iovec iov[2];
-	int places = nbd_session_rx(conn->session, iov);
-	ssize_t n = -1;
 
-	errno = EAGAIN;
-	if (places)
-		n = readv(fd, iov, places);
-	if (n > 0)
-		nbd_session_received(conn->session, n);
-	else if (n == 0)
-		nbd_session_drain(conn->session);
-	else if (errno != EAGAIN && errno != EINTR)
-		nbd_session_break(conn->session);
+	if (!conn->session) {
+		throw_away(conn);
+		return;
+	}
+	receive(conn);
 	on_dirty(conn->session);
 	flush_dirty(w);
 }
@@ -191,18 +270,80 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 	struct nbd_worker *w = conn->worker;
 
 	if (what & EV_TIMEOUT)
-		nbd_session_break(conn->session);
+		nbd_session_break(conn->session, NBD_WHY_SLOW);
 	on_dirty(conn->session);
 	flush_dirty(w);
 }
 
-static void on_handshake_timeout(evutil_socket_t fd, short what, void *arg)
+static void on_timeout(evutil_socket_t fd, short what, void *arg)
 {
 	struct nbd_conn *conn = arg;
 	struct nbd_worker *w = conn->worker;
 
-	nbd_session_break(conn->session);
+	if (conn->session)
+		nbd_session_break(conn->session, "its handshake took too long");
+	else
+		linger_timeout(conn);
 	flush_dirty(w);
+}
+
+/* ---- clients that stall ---------------------------------------------------- */
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* The handshake has a timeout of its own. */
+static bool owes(const struct nbd_conn *conn)
+{
+	const struct nbd_session *s = conn->session;
+
+	return s && s->state != NBD_HANDSHAKE && s->state != NBD_BROKEN &&
+	       (conn->writing || nbd_session_is_inside_request(s));
+}
+
+static bool stalls(struct nbd_conn *conn, uint64_t now, unsigned stall_ms)
+{
+	uint64_t took;
+
+	if (!owes(conn)) {
+		conn->owes_ms = 0;
+		return false;
+	}
+	took = now - conn->owes_ms;
+	if (conn->owes_ms && took < stall_ms)
+		return false;
+	if (conn->owes_ms && conn->moved - conn->owes_moved < NBD_RATE_MIN * took / 1000)
+		return true;
+	conn->owes_ms = now;
+	conn->owes_moved = conn->moved;
+	return false;
+}
+
+static void on_sweep(evutil_socket_t fd, short what, void *arg)
+{
+	struct nbd_worker *w = arg;
+	uint64_t now = now_ms();
+
+	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
+		if (stalls(conn, now, w->stall_ms))
+			nbd_session_break(conn->session, NBD_WHY_SLOW);
+	flush_dirty(w);
+}
+
+static int start_sweep(struct nbd_worker *w)
+{
+	uint64_t ms = max_u64(w->stall_ms / NBD_SWEEPS, NBD_SWEEP_MIN_MS);
+	struct timeval period = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+
+	w->sweep = event_new(w->loop->base, -1, EV_PERSIST, on_sweep, w);
+	if (!w->sweep || event_add(w->sweep, &period) < 0)
+		return -ENOMEM;
+	return 0;
 }
 
 /* ---- the worker ----------------------------------------------------------- */
@@ -223,7 +364,7 @@ static void adopt(struct task *task)
 	}
 	event_assign(&conn->read_event, base, conn->fd, EV_READ | EV_PERSIST, on_readable, conn);
 	event_assign(&conn->write_event, base, conn->fd, EV_WRITE | EV_PERSIST, on_writable, conn);
-	evtimer_assign(&conn->timer, base, on_handshake_timeout, conn);
+	evtimer_assign(&conn->timer, base, on_timeout, conn);
 	event_add(&conn->timer, &w->handshake_timeout);
 	conn->timed = true;
 	conn->next = w->conns;
@@ -232,8 +373,16 @@ static void adopt(struct task *task)
 		conn->next->pprev = &conn->next;
 	w->conns = conn;
 	if (w->draining)
-		nbd_session_break(conn->session);
+		nbd_session_break(conn->session, NBD_WHY_STOP);
 	on_dirty(conn->session); /* the greeting */
+}
+
+static bool is_tcp(int fd)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+
+	return !getsockname(fd, (struct sockaddr *)&addr, &len) && addr.ss_family != AF_UNIX;
 }
 
 static void set_options(int fd)
@@ -256,6 +405,7 @@ int nbd_worker_accept(struct nbd_worker *w, int fd)
 	set_options(fd);
 	conn->worker = w;
 	conn->fd = fd;
+	conn->tcp = is_tcp(fd);
 	conn->adopt_task.fn = adopt;
 	atomic_fetch_add_explicit(&w->env.stats.connections, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&w->env.stats.connections_total, 1, memory_order_relaxed);
@@ -269,7 +419,8 @@ static void begin_drain(struct task *task)
 
 	w->draining = true;
 	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
-		nbd_session_drain(conn->session);
+		if (conn->session)
+			nbd_session_stop(conn->session, NBD_WHY_STOP);
 	/* The loop's after_io, which follows every batch of tasks, does the rest. */
 }
 
@@ -281,10 +432,31 @@ void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *ar
 	loop_post(w->loop, &w->drain_task);
 }
 
-void nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs)
+static void cut(struct task *task)
+{
+	struct nbd_worker *w = container_of(task, struct nbd_worker, cut_task);
+	struct nbd_conn *conn, *next;
+
+	for (conn = w->conns; conn; conn = next) {
+		next = conn->next;
+		if (conn->session)
+			nbd_session_break(conn->session, NBD_WHY_STOP);
+		else
+			conn_free(conn);
+	}
+}
+
+void nbd_worker_cut(struct nbd_worker *w)
+{
+	w->cut_task.fn = cut;
+	loop_post(w->loop, &w->cut_task);
+}
+
+int nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs, unsigned stall_ms)
 {
 	*w = (struct nbd_worker){
 		.loop = loop,
+		.stall_ms = stall_ms,
 		.env = {.fs = fs, .ctx = loop->ctx, .dirty = on_dirty, .post = on_post},
 		.handshake_timeout = {.tv_sec = NBD_HANDSHAKE_TIMEOUT_S},
 		.linger_timeout = {.tv_sec = NBD_LINGER_TIMEOUT_S},
@@ -293,10 +465,13 @@ void nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs)
 	nbd_env_init(&w->env);
 	loop->after_io = after_io;
 	loop->owner = w;
+	return start_sweep(w);
 }
 
 void nbd_worker_fini(struct nbd_worker *w)
 {
 	ASSERT(!w->conns);
+	if (w->sweep)
+		event_free(w->sweep);
 	nbd_env_fini(&w->env);
 }

@@ -5,6 +5,11 @@
  * 1. A worker and its connections are used by their loop's thread only; nbd_worker_accept and the statistics excepted.
  * 2. Connections that may have something to send are on the worker's dirty list, which is emptied at the end of each
  *    pass: replies that became ready together leave in one system call.
+ * 3. A connection whose session ended in order lingers on TCP: it has said its last, and reads on and throws away until the
+ *    client closes too, or takes nothing for NBD_LAST_MS. Closed with input unread, TCP would reset it, and replies on their
+ *    way would be lost. Its session, and with it the volume, is given back before.
+ * 4. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than NBD_RATE_MIN
+ *    bytes a second for the stall time loses its connection. Who owes nothing may stay for ever.
  */
 #ifndef SERVER_NBD_CONN_H
 #define SERVER_NBD_CONN_H
@@ -21,21 +26,25 @@ struct nbd_worker {
 	struct nbd_env env;
 	struct timeval handshake_timeout,
 		linger_timeout; /* see limits.h; tests make them shorter before the loop runs */
+	unsigned stall_ms;	/* invariant 4 */
+	struct event *sweep;	/* timer: who stalls? */
 	struct nbd_conn *conns; /* all */
 	struct nbd_conn *dirty, **dirty_tail;
 	bool draining;
 	void (*drained)(void *arg); /* on the loop's thread, once, when the last connection is gone after a drain */
 	void *drained_arg;
-	struct task drain_task;
+	struct task drain_task, cut_task;
 };
 
-/* Takes over loop->after_io and loop->owner. The loop must not run yet. */
-void nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs);
+/* Takes over loop->after_io and loop->owner. The loop must not run yet. -ENOMEM: nothing is to be undone. */
+int nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs, unsigned stall_ms);
 void nbd_worker_fini(struct nbd_worker *w);
 
 /* Hands an accepted, non-blocking socket over (the descriptor moves). From any thread. -ENOMEM: it is closed. */
 int nbd_worker_accept(struct nbd_worker *w, int fd);
 /* Ends all connections: what is under way finishes and is answered first. From any thread, once. */
 void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *arg);
+/* After a drain: waits for no client any more. What the engine has under way still ends before `drained`. Once. */
+void nbd_worker_cut(struct nbd_worker *w);
 
 #endif

@@ -24,6 +24,7 @@ struct nbd_request {
 	uint32_t buf_len;
 	uint32_t body_len;	       /* bytes of buf that follow the head of the reply */
 	uint32_t extents, extents_max; /* BLOCK_STATUS */
+	uint64_t zero_off, zero_end;   /* WRITE_ZEROES, piece by piece: what is left to do */
 	uint8_t head_len;
 
 	/* From here on nothing is cleared for a new request. */
@@ -51,5 +52,8 @@ bool nbd_request_own_buffer(struct nbd_request *req, uint32_t len);
  * output, unless nobody is there to read it.
  */
 void nbd_request_finish(struct nbd_request *req, int error);
+
+/* Writes the zeros of a request that is checked and has its io filled in, some at a time (nbd_zero.c). */
+void nbd_zero_start(struct nbd_request *req);
 
 #endif

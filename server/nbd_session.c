@@ -27,6 +27,10 @@ void nbd_env_init(struct nbd_env *env)
 	buf_pool_init(&env->pool);
 	memset(&env->stats, 0, sizeof(env->stats));
 	env->bytes = 0;
+	env->zero_first = NULL;
+	env->zero_tail = &env->zero_first;
+	env->zeroing = 0;
+	env->zero_running = false;
 	env->spare = NULL;
 	env->slabs = NULL;
 	env->batch_len = 0;
@@ -49,6 +53,7 @@ struct nbd_session *nbd_session_new(struct nbd_env *env, void *owner)
 	s->owner = owner;
 	s->state = NBD_HANDSHAKE;
 	s->out_tail = &s->out;
+	s->zeros_tail = &s->zeros;
 	s->hs = nbd_handshake_new(env->fs);
 	if (!s->hs) {
 		mem_free(s);
@@ -101,20 +106,35 @@ static void drop_output(struct nbd_session *s)
 	s->hs = NULL;
 }
 
-void nbd_session_drain(struct nbd_session *s)
+static void set_why(struct nbd_session *s, const char *why)
+{
+	if (!s->why)
+		s->why = why;
+}
+
+void nbd_session_drain(struct nbd_session *s, const char *why)
 {
 	if (s->state == NBD_CLOSING || s->state == NBD_BROKEN)
 		return;
+	set_why(s, why);
 	nbd_session_move(s, NBD_CLOSING);
 	drop_input(s);
 	s->env->dirty(s);
 }
 
-void nbd_session_break(struct nbd_session *s)
+void nbd_session_stop(struct nbd_session *s, const char *why)
+{
+	nbd_session_drain(s, why);
+	nbd_zero_cancel(s);
+}
+
+void nbd_session_break(struct nbd_session *s, const char *why)
 {
 	if (s->state == NBD_BROKEN)
 		return;
+	set_why(s, why);
 	nbd_session_move(s, NBD_BROKEN);
+	nbd_zero_cancel(s);
 	drop_input(s);
 	drop_output(s);
 	s->env->dirty(s);
@@ -129,6 +149,11 @@ bool nbd_session_is_over(const struct nbd_session *s)
 	return !s->under_way && (!s->hs || !nbd_handshake_output(s->hs, &data));
 }
 
+bool nbd_session_is_inside_request(const struct nbd_session *s)
+{
+	return s->state == NBD_TRANSMIT && (s->filling || s->refused || s->partial_len);
+}
+
 /* ---- input ---------------------------------------------------------------- */
 
 static int rx_shared(struct nbd_session *s, struct iovec *iov)
@@ -136,7 +161,7 @@ static int rx_shared(struct nbd_session *s, struct iovec *iov)
 	struct rx_buf *rx = buf_pool_rx(&s->env->pool);
 
 	if (!rx) {
-		nbd_session_break(s);
+		nbd_session_break(s, NBD_WHY_MEMORY);
 		return 0;
 	}
 	memcpy(rx->data + rx->used, s->partial, s->partial_len);
@@ -222,7 +247,7 @@ static void begin_transmission(struct nbd_session *s)
 		return;
 	rx = buf_pool_rx(&s->env->pool);
 	if (!rx) {
-		nbd_session_break(s);
+		nbd_session_break(s, NBD_WHY_MEMORY);
 		return;
 	}
 	memcpy(rx->data + rx->used, s->hs->in, s->hs->in_len);
@@ -237,9 +262,9 @@ static void handshake_step(struct nbd_session *s)
 	if (s->hs->state == NBD_HS_DONE)
 		begin_transmission(s);
 	else if (s->hs->state == NBD_HS_CLOSE && s->hs->error)
-		nbd_session_break(s);
+		nbd_session_break(s, "it broke the protocol in the handshake");
 	else if (s->hs->state == NBD_HS_CLOSE)
-		nbd_session_drain(s);
+		nbd_session_drain(s, NBD_WHY_CLIENT);
 	else
 		s->env->dirty(s);
 }
@@ -262,6 +287,7 @@ void nbd_session_received(struct nbd_session *s, size_t len)
 bool nbd_session_resume(struct nbd_session *s)
 {
 	struct rx_buf *rx = s->stalled;
+	uint32_t pos = s->stalled_pos;
 
 	if (!rx || s->under_way > NBD_REQUESTS_RESUME || s->bytes > NBD_CONN_BYTES_MAX / 2)
 		return false;
@@ -269,7 +295,7 @@ bool nbd_session_resume(struct nbd_session *s)
 	transmit(s, rx, s->stalled_pos, s->stalled_end);
 	nbd_transmit_submit(s->env);
 	rx_buf_put(&s->env->pool, rx);
-	return true;
+	return s->stalled != rx || s->stalled_pos != pos;
 }
 
 /* ---- output --------------------------------------------------------------- */

@@ -10,7 +10,8 @@
  *
  * 1. Everything but the work of BLOCK_STATUS runs on the loop's thread.
  * 2. A request is in exactly one place: with the engine (or a worker), filling (its data still comes in), refused (its
- *    data is being thrown away), or in the output list. `under_way` counts them all.
+ *    data is being thrown away), waiting for its turn to be zeroed (nbd_zero.c), or in the output list. `under_way`
+ *    counts them all.
  * 3. A session goes away only when `under_way` is 0: the engine never calls back into a dead one.
  * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the header to the last byte of
  *    the reply.
@@ -32,6 +33,11 @@
 #include "server/limits.h"
 #include "server/nbd_export.h"
 #include "server/task.h"
+
+#define NBD_WHY_CLIENT "the client ended it"
+#define NBD_WHY_MEMORY "out of memory"
+#define NBD_WHY_SLOW "it took its replies, or sent the rest of a request, too slowly"
+#define NBD_WHY_STOP "the server stops"
 
 struct nbd_request;
 struct nbd_request_slab;
@@ -58,6 +64,9 @@ struct nbd_env {
 	struct buf_pool pool;
 	struct nbd_stats stats;
 	uint64_t bytes; /* invariant 4 */
+	struct nbd_session *zero_first, **zero_tail; /* see nbd_zero.c */
+	unsigned zeroing;
+	bool zero_running;
 	struct nbd_request *spare;
 	struct nbd_request_slab *slabs;
 	struct fs_io *batch[NBD_REQUESTS_MAX];
@@ -76,6 +85,7 @@ struct nbd_session {
 	struct nbd_handshake *hs; /* until its last output is sent */
 	struct nbd_export export;
 	bool structured, allocation;
+	const char *why; /* it is over, or nearly; NULL: it is not */
 
 	unsigned under_way; /* invariant 2 */
 	uint64_t bytes;	    /* invariant 4 */
@@ -89,6 +99,11 @@ struct nbd_session {
 	uint8_t partial_len;
 	struct rx_buf *stalled; /* input that waits for room: [stalled_pos, stalled_end) of it */
 	uint32_t stalled_pos, stalled_end;
+
+	/* zeros that keep their space */
+	struct nbd_request *zeros, **zeros_tail;
+	struct nbd_session *zero_next;
+	bool zero_queued, zero_busy, zero_stop;
 
 	/* output */
 	struct nbd_request *out, **out_tail;
@@ -109,15 +124,19 @@ void nbd_session_received(struct nbd_session *s, size_t len);
 int nbd_session_tx(struct nbd_session *s, struct iovec *iov, int max);
 void nbd_session_sent(struct nbd_session *s, size_t len);
 
-/* Goes on with input that waited for room. True when that was done: there may be output again. */
+/* Goes on with input that waited for room. True when some of it was taken: there may be output again. */
 bool nbd_session_resume(struct nbd_session *s);
 
-/* No more input (the client ended its side, or the server stops): finish what is under way, then be over. */
-void nbd_session_drain(struct nbd_session *s);
+/* No more input (the client ended its side): finish what is under way, then be over. `why` is kept, not copied. */
+void nbd_session_drain(struct nbd_session *s, const char *why);
+/* The same for a server that stops: zeros that are not written yet are answered with ESHUTDOWN. */
+void nbd_session_stop(struct nbd_session *s, const char *why);
 /* The connection is gone, both ways. */
-void nbd_session_break(struct nbd_session *s);
+void nbd_session_break(struct nbd_session *s, const char *why);
 
 bool nbd_session_is_over(const struct nbd_session *s);
+/* The client has sent a part of a request, and the server waits for the rest. */
+bool nbd_session_is_inside_request(const struct nbd_session *s);
 
 /* ---- between nbd_session.c, nbd_transmit.c and nbd_request.c ------------------------------ */
 
@@ -138,5 +157,7 @@ struct nbd_request *nbd_request_next(const struct nbd_request *req);
 /* Takes the request from its session and gives its buffers back. */
 void nbd_request_release(struct nbd_request *req);
 void nbd_request_slabs_free(struct nbd_env *env);
+/* Zeros that were not begun are answered with -ESHUTDOWN, those under way end with their piece. */
+void nbd_zero_cancel(struct nbd_session *s);
 
 #endif

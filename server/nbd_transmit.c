@@ -74,6 +74,8 @@ static void start_zero(struct nbd_session *s, struct nbd_request *req)
 	/* Punching a hole is a matter of metadata. Keeping the space means writing zeros: no faster than the client. */
 	if ((req->flags & NBD_CMD_FLAG_FAST_ZERO) && (req->flags & NBD_CMD_FLAG_NO_HOLE))
 		nbd_request_finish(req, -EOPNOTSUPP);
+	else if ((req->io.flags & FS_NO_HOLE) && req->io.len > NBD_ZERO_DIRECT_MAX)
+		nbd_zero_start(req);
 	else
 		start_simple(s, req);
 }
@@ -288,14 +290,14 @@ static uint32_t take_request(struct nbd_session *s, struct rx_buf *rx, uint32_t 
 
 	/* After a wrong magic nothing that follows can be told apart; what came before it is still answered. */
 	if (be32_to_cpu(wire->magic) != NBD_REQUEST_MAGIC || h.type == NBD_CMD_DISC) {
-		nbd_session_drain(s);
+		nbd_session_drain(s, h.type == NBD_CMD_DISC ? NBD_WHY_CLIENT : "what it sent is no request");
 		return end;
 	}
 	if (!has_room(s, &h))
 		return pos;
 	req = nbd_request_new(s, &h);
 	if (!req) {
-		nbd_session_break(s);
+		nbd_session_break(s, NBD_WHY_MEMORY);
 		return end;
 	}
 	return serve(s, req, &h, rx, pos + sizeof(*wire), end);

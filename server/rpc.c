@@ -272,24 +272,12 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
 	}
 
 	/* Last: `drained` may free the server. */
-	evtimer_del(s->stop_ev);
 	s->drained = NULL;
 	drained(s->drained_arg);
 }
 
-static void on_stop_timeout(evutil_socket_t fd, short what, void *arg)
-{
-	struct rpc_server *s = arg;
-
-	while (!LIST_EMPTY(&s->conns))
-		rpc_conn_free(LIST_FIRST(&s->conns));
-	rpc_server_sweep(s);
-}
-
 void rpc_server_stop(struct rpc_server *s, void (*drained)(void *arg), void *arg)
 {
-	const struct timeval patience = {.tv_sec = RPC_STOP_MS / 1000};
-
 	ASSERT(!s->stopping);
 	s->stopping = true;
 	s->drained = drained;
@@ -297,7 +285,20 @@ void rpc_server_stop(struct rpc_server *s, void (*drained)(void *arg), void *arg
 
 	evtimer_del(s->accept_ev);
 	close_listeners(s);
-	evtimer_add(s->stop_ev, &patience);
+	rpc_server_sweep(s);
+}
+
+void rpc_server_cut(struct rpc_server *s)
+{
+	struct rpc_conn *conn, *next;
+
+	ASSERT(s->stopping && !s->cut);
+	s->cut = true;
+	for (conn = LIST_FIRST(&s->conns); conn; conn = next) {
+		next = LIST_NEXT(conn, entry);
+		if (!conn->nr_calls)
+			rpc_conn_free(conn);
+	}
 	rpc_server_sweep(s);
 }
 
@@ -326,7 +327,6 @@ void rpc_server_free(struct rpc_server *s)
 	free_event(s->accept_ev);
 	free_event(s->done_ev);
 	free_event(s->sweep_ev);
-	free_event(s->stop_ev);
 	free_event(s->shutdown_ev);
 	if (s->done_fd >= 0)
 		close(s->done_fd);
@@ -351,9 +351,8 @@ static int server_init(struct rpc_server *s)
 	s->done_ev = event_new(s->base, s->done_fd, EV_READ | EV_PERSIST, on_done, s);
 	s->accept_ev = evtimer_new(s->base, on_accept_again, s);
 	s->sweep_ev = evtimer_new(s->base, on_sweep, s);
-	s->stop_ev = evtimer_new(s->base, on_stop_timeout, s);
 	s->shutdown_ev = evtimer_new(s->base, on_shutdown, s);
-	if (!s->done_ev || !s->accept_ev || !s->sweep_ev || !s->stop_ev || !s->shutdown_ev)
+	if (!s->done_ev || !s->accept_ev || !s->sweep_ev || !s->shutdown_ev)
 		return -ENOMEM;
 	return event_add(s->done_ev, NULL) ? -ENOMEM : 0;
 }

@@ -28,11 +28,15 @@ int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt
 int rpc_server_listen(struct rpc_server *s, int listen_fd);
 
 /*
- * Stops accepting and reading, lets the requests under way finish and their answers leave (no longer than
- * RPC_STOP_MS for a client that does not take them), closes every connection and then calls `drained` from the loop,
- * once and never inside this call. Called once.
+ * Stops accepting and reading, lets the requests under way finish and their answers leave, closes every connection
+ * and then calls `drained` from the loop, once and never inside this call. Called once.
  */
 void rpc_server_stop(struct rpc_server *s, void (*drained)(void *arg), void *arg);
+/*
+ * After that: waits no longer for clients that do not take their answers. Requests under way still finish, and their
+ * clients have RPC_LAST_MS to take the answer. Called once.
+ */
+void rpc_server_cut(struct rpc_server *s);
 
 /* After `drained` (it may be called inside it), or when no request is under way, which is asserted. Accepts NULL. */
 void rpc_server_free(struct rpc_server *s);

@@ -25,6 +25,7 @@ static void set_state(struct rpc_conn *conn, enum rpc_conn_state to)
 {
 	static const bool allowed[RPC_CONN_STATES][RPC_CONN_STATES] = {
 		[RPC_CONN_OPEN] = {[RPC_CONN_FINISHING] = true, [RPC_CONN_REFUSED] = true},
+		[RPC_CONN_FINISHING] = {[RPC_CONN_REFUSED] = true},
 	};
 
 	ASSERT(allowed[conn->state][to]);
@@ -66,11 +67,20 @@ void rpc_conn_free(struct rpc_conn *conn)
 		rpc_server_sweep(s);
 }
 
-/* Frees a connection that has nothing left to do. Nothing may touch it after this. */
+/* Ends a connection that has nothing left to do. Nothing may touch it after this. */
 static void settle(struct rpc_conn *conn)
 {
-	if (conn->state == RPC_CONN_FINISHING && !conn->nr_calls && !output_len(conn))
+	const struct timeval last = {.tv_sec = RPC_LAST_MS / 1000, .tv_usec = RPC_LAST_MS % 1000 * 1000};
+
+	if (conn->state != RPC_CONN_FINISHING || conn->nr_calls || output_len(conn))
+		return;
+	if (!conn->tcp || conn->eof || shutdown(bufferevent_getfd(conn->bev), SHUT_WR) < 0) {
 		rpc_conn_free(conn);
+		return;
+	}
+	set_state(conn, RPC_CONN_REFUSED);
+	bufferevent_set_timeouts(conn->bev, &last, &last);
+	bufferevent_enable(conn->bev, EV_READ);
 }
 
 /* A failure to queue is out of memory; the client then sees the connection end. */
@@ -119,6 +129,7 @@ static void refuse(struct rpc_conn *conn, int error, const char *why)
 
 void rpc_conn_answer(struct rpc_conn *conn, struct rpc_call *call)
 {
+	const struct timeval last = {.tv_sec = RPC_LAST_MS / 1000, .tv_usec = RPC_LAST_MS % 1000 * 1000};
 	struct rpc_frame frame = {
 		.kind = RPC_REPLY,
 		.id = call->id,
@@ -134,6 +145,8 @@ void rpc_conn_answer(struct rpc_conn *conn, struct rpc_call *call)
 		send_error(conn, call->id, call->error, call->err.msg);
 	else
 		send_frame(conn, &frame);
+	if (conn->server->cut && !conn->nr_calls)
+		bufferevent_set_timeouts(conn->bev, &last, &last);
 	/* Frees only a FINISHING connection, and none of those is inside the parser's loop. */
 	settle(conn);
 }
@@ -283,10 +296,20 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 	struct rpc_conn *conn = arg;
 
 	/* A client may close its sending side and still wait for answers. */
+	if (what & BEV_EVENT_EOF)
+		conn->eof = true;
 	if ((what & BEV_EVENT_EOF) && conn->state == RPC_CONN_OPEN)
 		rpc_conn_finish(conn);
 	else
 		rpc_conn_free(conn);
+}
+
+static bool is_tcp(int fd)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+
+	return !getsockname(fd, (struct sockaddr *)&addr, &len) && addr.ss_family != AF_UNIX;
 }
 
 static void set_socket_options(int fd)
@@ -314,6 +337,7 @@ int rpc_conn_new(struct rpc_server *s, int fd)
 	set_socket_options(fd);
 	conn->server = s;
 	conn->state = RPC_CONN_OPEN;
+	conn->tcp = is_tcp(fd);
 	rpc_parser_init(&conn->parser);
 	LIST_INIT(&conn->calls);
 	LIST_INSERT_HEAD(&s->conns, conn, entry);

@@ -33,7 +33,7 @@
 #define RPC_WRITE_TIMEOUT_S 60	       /* a client that takes nothing for so long is dropped */
 #define RPC_LINGER_MS 2000	       /* how long a refused client has to read why */
 #define RPC_LINGER_BYTES (4u << 20)    /* and what is thrown away meanwhile */
-#define RPC_STOP_MS 5000
+#define RPC_LAST_MS 1000	       /* and one whose answer is complete when the server has stopped waiting */
 #define RPC_ACCEPT_PAUSE_MS 500	       /* after accept failed (no descriptors left) */
 
 /* Innermost, below the engine's (fs/lock_rank.h): nothing is taken, and nothing is called, with it held. */
@@ -91,13 +91,12 @@ struct rpc_server {
 	struct event *accept_ev; /* timer: accept again */
 	struct event *done_ev;	 /* done_fd is readable */
 	struct event *sweep_ev;	 /* made active by hand: looks whether the stop is complete */
-	struct event *stop_ev;	 /* timer: the stop has taken too long */
 	struct event *shutdown_ev; /* made active by hand: tells the daemon */
 
 	LIST_HEAD(, rpc_conn) conns;
 	unsigned nr_conns;
 	unsigned nr_calls; /* under way, of all connections and of those that are gone */
-	bool stopping;
+	bool stopping, cut;
 	bool swept; /* nothing was left at the last look */
 	void (*drained)(void *arg);
 	void *drained_arg;
@@ -116,8 +115,10 @@ ProtobufCAllocator *rpc_allocator(void);
 
 /*
  * OPEN:      requests are read.
- * FINISHING: nothing is read; goes when the calls are answered and the answers are out.
- * REFUSED:   a last frame says why; what comes in is thrown away until the client goes or lingers too long.
+ * FINISHING: nothing is read; ends when the calls are answered and the answers are out.
+ * REFUSED:   a last frame says why.
+ * In REFUSED, and after FINISHING on TCP, what comes in is thrown away until the client goes or lingers too long: closing
+ * with input unread would reset the connection and might take the last answers with it.
  */
 enum rpc_conn_state { RPC_CONN_OPEN, RPC_CONN_FINISHING, RPC_CONN_REFUSED, RPC_CONN_STATES };
 
@@ -129,6 +130,7 @@ struct rpc_conn {
 	enum rpc_conn_state state;
 	LIST_HEAD(, rpc_call) calls;
 	unsigned nr_calls;
+	bool tcp, eof; /* eof: the client sends no more */
 	uint32_t lingered_bytes;
 };
 

@@ -6,6 +6,9 @@
  *    signals, the state below.
  * 2. Stopping: sockets are closed to newcomers, then every worker and the RPC server drain. `undrained` counts those that
  *    have not; at 0 the loops end, and only then the engine's contexts and the pool are closed.
+ * 3. Clients are waited for until the stop's deadline, or a second signal; then they are cut off. What the engine has
+ *    under way still ends, but after a second signal for SERVER_FORCE_MS only: then, and when one comes while the pool is
+ *    being closed, the process ends as by kill -9, which costs nothing that was flushed.
  */
 #include "server/server.h"
 
@@ -18,6 +21,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/util.h"
@@ -51,7 +55,8 @@ struct server {
 	unsigned rpc_listening;
 	struct http_server *http;
 	struct event *signals[3];
-	bool stopping;
+	struct event *deadline; /* of the stop */
+	bool stopping, cut, forced;
 	unsigned undrained;
 };
 
@@ -108,11 +113,62 @@ static void unlink_rpc(struct server *srv)
 	srv->rpc_listening = 0;
 }
 
+static void wait_for(struct server *srv, uint64_t ms)
+{
+	struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+
+	event_add(srv->deadline, &tv);
+}
+
+static void cut_clients(struct server *srv)
+{
+	if (srv->cut)
+		return;
+	srv->cut = true;
+	rpc_server_cut(srv->rpc);
+	for (unsigned i = 0; i < srv->count; i++)
+		nbd_worker_cut(&srv->workers[i]);
+}
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+	struct server *srv = arg;
+
+	if (srv->forced) {
+		log_line(srv->log, LOG_LEVEL_WARNING, "%s",
+			 "what is under way does not end: leaving it; everything flushed is safe");
+		_exit(1);
+	}
+	log_line(srv->log, LOG_LEVEL_WARNING, "clients took longer than %u s to finish: cutting them off",
+		 srv->config.stop_timeout_s);
+	cut_clients(srv);
+}
+
+static void force_stop(struct server *srv)
+{
+	if (srv->forced)
+		return;
+	srv->forced = true;
+	log_line(srv->log, LOG_LEVEL_INFO, "asked again: cutting clients off");
+	cut_clients(srv);
+	wait_for(srv, SERVER_FORCE_MS);
+}
+
+/* While the pool is being closed. Flushed data is on the disk by then, whatever else is not. */
+static void on_last_signal(int sig)
+{
+	static const char line[] = "byred: asked again while the pool was being closed: leaving; everything flushed is safe\n";
+
+	(void)!write(STDERR_FILENO, line, sizeof(line) - 1);
+	_exit(1);
+}
+
 static void begin_stop(struct server *srv, const char *why)
 {
 	if (srv->stopping)
 		return;
 	srv->stopping = true;
+	wait_for(srv, srv->config.stop_timeout_s * UINT64_C(1000));
 	log_line(srv->log, LOG_LEVEL_INFO, "%s: finishing what is under way", why);
 	sd_notify(0, "STOPPING=1");
 	listener_group_fini(&srv->listeners);
@@ -162,16 +218,26 @@ static void reload(struct server *srv)
 
 static void on_signal(evutil_socket_t sig, short what, void *arg)
 {
+	struct server *srv = arg;
+
 	if (sig == SIGHUP)
-		reload(arg);
+		reload(srv);
+	else if (srv->stopping)
+		force_stop(srv);
 	else
-		begin_stop(arg, sig == SIGTERM ? "SIGTERM" : "SIGINT");
+		begin_stop(srv, sig == SIGTERM ? "SIGTERM" : "SIGINT");
 }
 
 static int watch_signals(struct server *srv)
 {
 	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 
+	/* libevent takes these over now, and gives them back when its events are freed: while the pool is being closed. */
+	signal(SIGTERM, on_last_signal);
+	signal(SIGINT, on_last_signal);
+	srv->deadline = evtimer_new(srv->units[0].loop.base, on_deadline, srv);
+	if (!srv->deadline)
+		return -ENOMEM;
 	static_assert(ARRAY_SIZE(numbers) == ARRAY_SIZE(srv->signals), "one event each");
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
 		srv->signals[i] = evsignal_new(srv->units[0].loop.base, numbers[i], on_signal, srv);
@@ -241,7 +307,12 @@ static int init_units(struct server *srv)
 		r = loop_init(&unit->loop, srv->fs, srv->inited, srv->inited == 0);
 		if (r < 0)
 			return r;
-		nbd_worker_init(&srv->workers[srv->inited], &unit->loop, srv->fs);
+		r = nbd_worker_init(&srv->workers[srv->inited], &unit->loop, srv->fs,
+				    srv->config.stall_timeout_s * 1000);
+		if (r < 0) {
+			loop_fini(&unit->loop);
+			return r;
+		}
 	}
 	return 0;
 }
@@ -348,6 +419,8 @@ static void finish(struct server *srv)
 	for (size_t i = 0; i < ARRAY_SIZE(srv->signals); i++)
 		if (srv->signals[i])
 			event_free(srv->signals[i]);
+	if (srv->deadline)
+		event_free(srv->deadline);
 	for (unsigned i = 0; i < srv->inited; i++) {
 		nbd_worker_fini(&srv->workers[i]);
 		loop_fini(&srv->units[i].loop);

@@ -42,8 +42,13 @@ static void fx_drained(void *arg)
 static void fx_on_stop(evutil_socket_t fd, short what, void *arg)
 {
 	struct fixture *fx = arg;
+	char what_for;
 
-	rpc_server_stop(fx->server, fx_drained, fx);
+	assert_int_equal(read(fd, &what_for, 1), 1);
+	if (what_for == 'c')
+		rpc_server_cut(fx->server);
+	else
+		rpc_server_stop(fx->server, fx_drained, fx);
 }
 
 /* What a daemon does when a client asks it to stop. */
@@ -89,7 +94,7 @@ static int fx_setup(void **state)
 	assert_int_equal(rpc_server_new(fx->base, &opt, &fx->server), 0);
 	assert_int_equal(rpc_server_listen(fx->server, fx_bind(fx->path)), 0);
 	assert_int_equal(pipe(fx->stop_pipe), 0);
-	fx->stop_ev = event_new(fx->base, fx->stop_pipe[0], EV_READ, fx_on_stop, fx);
+	fx->stop_ev = event_new(fx->base, fx->stop_pipe[0], EV_READ | EV_PERSIST, fx_on_stop, fx);
 	event_add(fx->stop_ev, NULL);
 	pthread_create(&fx->thread, NULL, fx_loop, fx);
 	*state = fx;
@@ -99,6 +104,12 @@ static int fx_setup(void **state)
 static void fx_ask_stop(struct fixture *fx)
 {
 	assert_int_equal(write(fx->stop_pipe[1], "x", 1), 1);
+}
+
+/* After a stop: clients are not waited for any more. */
+static inline void fx_cut(struct fixture *fx)
+{
+	assert_int_equal(write(fx->stop_pipe[1], "c", 1), 1);
 }
 
 static void fx_join(struct fixture *fx)

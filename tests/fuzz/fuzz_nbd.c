@@ -57,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	rig.send_max = data[0] & 8 ? 7 : SIZE_MAX;
 	send_all(&rig, data + 1, size - 1);
 	if (data[0] & 16) {
-		nbd_session_drain(rig.s);
+		nbd_session_drain(rig.s, "test");
 		rig_settle(&rig);
 		ASSERT(nbd_session_is_over(rig.s));
 	}

@@ -137,13 +137,15 @@ class Byred:
 
     # ---- the process ----
 
-    def spawn(self, *args):
-        """Starts the daemon without waiting for it."""
+    def spawn(self, *args, nofile=None):
+        """Starts the daemon without waiting for it; `nofile`: the descriptors that it may have."""
+        limit = ["prlimit", f"--nofile={nofile}"] if nofile else []
         assert self.proc is None or self.proc.poll() is not None
         self.log_from = os.path.getsize(self.log) if os.path.exists(self.log) else 0
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen(
                 [
+                    *limit,
                     BYRED,
                     "--pool", self.pool,
                     "--nbd", f"unix:{self.nbd_sock}",
@@ -160,8 +162,8 @@ class Byred:
             self.watchdog.watch(self.proc.pid, self.lifetime)
         return self
 
-    def start(self, *args, timeout=60):
-        self.spawn(*args)
+    def start(self, *args, timeout=60, nofile=None):
+        self.spawn(*args, nofile=nofile)
         deadline = time.monotonic() + timeout
         while not re.search(r"\bready\b", self.log_text(since_start=True)):
             if self.proc.poll() is not None:

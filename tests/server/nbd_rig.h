@@ -129,7 +129,7 @@ static inline size_t rig_feed(struct rig *rig, const void *data, size_t len, siz
 /* The client hangs up; everything must come to its end. */
 static inline void rig_disconnect(struct rig *rig)
 {
-	nbd_session_break(rig->s);
+	nbd_session_break(rig->s, "test");
 	rig_settle(rig);
 	ASSERT(nbd_session_is_over(rig->s));
 	nbd_session_free(rig->s);

@@ -54,7 +54,7 @@ static int setup(void **state)
 	for (int i = 0; i < LOOPS; i++) {
 		fake_fs_add(&b->fs[i], "vm1", VOLUME_SIZE, 0);
 		assert_int_equal(loop_init(&b->loops[i], &b->fs[i], i, false), 0);
-		nbd_worker_init(&b->workers[i], &b->loops[i], &b->fs[i]);
+		assert_int_equal(nbd_worker_init(&b->workers[i], &b->loops[i], &b->fs[i], 60000), 0);
 		b->workers[i].handshake_timeout = (struct timeval){.tv_usec = 200000};
 		b->workers[i].linger_timeout = (struct timeval){.tv_usec = 200000};
 		assert_int_equal(loop_start(&b->loops[i]), 0);

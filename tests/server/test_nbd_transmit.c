@@ -429,7 +429,7 @@ static void test_incomplete_write_is_dropped_and_others_finish(void **state)
 	add_request(&b, NBD_CMD_WRITE, 0, 2, 8192, 1000);
 	add_fill(&b, 'x', 999);
 	feed(rig, &b);
-	nbd_session_drain(rig->s); /* the client's side is closed, ours is not */
+	nbd_session_drain(rig->s, "test"); /* the client's side is closed, ours is not */
 	assert_false(nbd_session_is_over(rig->s));
 	rig_settle(rig);
 	expect_simple(rig, 1, 0, 0);
@@ -557,6 +557,86 @@ static void test_bytes_under_way_are_bounded(void **state)
 	assert_int_equal(rig->env.bytes, 0);
 }
 
+/* ---- zeros that keep their space -------------------------------------------- */
+
+#define ZEROS (4u * NBD_ZERO_PIECE)
+
+static void ask_for_zeros(struct rig *rig, unsigned n, uint16_t flags)
+{
+	static struct bytes b;
+
+	fake_fs_add(&rig->fs, "zeros", ZEROS + 4096, 0);
+	memset(rig->fs.volumes[rig->fs.count - 1].data, 0xee, ZEROS + 4096);
+	handshake(rig, "zeros", false);
+	rig->fs.defer = true;
+	b.len = 0;
+	for (unsigned i = 0; i < n; i++)
+		add_request(&b, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_NO_HOLE | flags, i, 100, ZEROS);
+	feed(rig, &b);
+}
+
+/* However many are asked for, the engine has one piece of a connection at a time; FUA comes with the last piece. */
+static void test_zeros_are_written_piece_by_piece(void **state)
+{
+	struct rig *rig = *state;
+	const uint8_t *data;
+
+	ask_for_zeros(rig, 3, NBD_CMD_FLAG_FUA);
+	data = rig->fs.volumes[rig->fs.count - 1].data;
+	for (unsigned i = 0; i < 3 * 5; i++) {
+		assert_int_equal(rig->fs.under_way, 1);
+		assert_int_equal(rig->fs.last_flags, FS_NO_HOLE | (i % 5 == 4 ? FS_FUA : 0));
+		fs_ctx_run(rig->ctx);
+	}
+	rig_settle(rig);
+	for (unsigned i = 0; i < 3; i++)
+		expect_simple(rig, i, 0, 0);
+	expect_end(rig);
+	assert_int_equal(data[99], 0xee);
+	assert_true(fake_is_hole(&rig->fs.volumes[rig->fs.count - 1], 100, ZEROS));
+	assert_int_equal(data[100 + ZEROS], 0xee);
+}
+
+static void test_zeros_end_with_their_client(void **state)
+{
+	struct rig *rig = *state;
+
+	ask_for_zeros(rig, NBD_REQUESTS_MAX, 0);
+	nbd_session_break(rig->s, "test");
+	fs_ctx_run(rig->ctx);
+	assert_int_equal(rig->fs.requests, 1);
+	assert_true(nbd_session_is_over(rig->s));
+}
+
+static void test_zeros_are_called_off_when_the_server_stops(void **state)
+{
+	struct rig *rig = *state;
+
+	ask_for_zeros(rig, 3, 0);
+	nbd_session_stop(rig->s, "test");
+	rig_settle(rig);
+	assert_int_equal(rig->fs.requests, 1);
+	assert_true(nbd_session_is_over(rig->s));
+	expect_simple(rig, 1, NBD_ESHUTDOWN, 0);
+	expect_simple(rig, 2, NBD_ESHUTDOWN, 0);
+	expect_simple(rig, 0, NBD_ESHUTDOWN, 0);
+	expect_end(rig);
+}
+
+/* A client that says goodbye is still owed what it asked for. */
+static void test_zeros_are_finished_after_a_goodbye(void **state)
+{
+	struct rig *rig = *state;
+
+	ask_for_zeros(rig, 2, 0);
+	nbd_session_drain(rig->s, "test");
+	rig_settle(rig);
+	expect_simple(rig, 0, 0, 0);
+	expect_simple(rig, 1, 0, 0);
+	expect_end(rig);
+	assert_true(nbd_session_is_over(rig->s));
+}
+
 /* ---- ends ------------------------------------------------------------------ */
 
 static void test_disc_answers_what_came_before(void **state)
@@ -615,7 +695,7 @@ static void test_no_memory_is_an_error_or_an_end_but_no_crash(void **state)
 	bool all;
 
 	for (uint64_t n = 1;; n++) {
-		nbd_session_break(rig->s);
+		nbd_session_break(rig->s, "test");
 		rig_disconnect(rig);
 		buf_pool_fini(&rig->env.pool);
 		nbd_request_slabs_free(&rig->env);
@@ -754,7 +834,7 @@ static void test_disconnect_while_a_worker_looks(void **state)
 	b.len = 0;
 	add_request(&b, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 4096);
 	feed(rig, &b);
-	nbd_session_break(rig->s);
+	nbd_session_break(rig->s, "test");
 	assert_false(nbd_session_is_over(rig->s));
 	rig_settle(rig);
 	assert_true(nbd_session_is_over(rig->s));
@@ -789,6 +869,10 @@ int main(void)
 		S(test_too_many_requests_stop_the_input),
 		S(test_client_that_takes_no_replies_is_not_served_for_ever),
 		N(test_bytes_under_way_are_bounded),
+		N(test_zeros_are_written_piece_by_piece),
+		N(test_zeros_end_with_their_client),
+		N(test_zeros_are_called_off_when_the_server_stops),
+		N(test_zeros_are_finished_after_a_goodbye),
 		S(test_disc_answers_what_came_before),
 		S(test_garbage_ends_the_connection_alone),
 		S(test_half_a_header_holds_no_buffer),

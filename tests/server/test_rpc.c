@@ -563,6 +563,30 @@ static void test_rpc_stop_waits_for_what_is_under_way(void **state)
 	client_close(&c);
 }
 
+/* Its connection must not go before the call is done, however long that takes. A client that takes nothing goes at once. */
+static void test_rpc_cut_leaves_calls_under_way_their_answer(void **state)
+{
+	const struct timespec nap = {.tv_nsec = 200000000};
+	struct fixture *fx = *state;
+	struct client c, mute;
+
+	client_open(&mute, fx);
+	client_open(&c, fx);
+	fake_hold_commits(fx->fs, true);
+	request(&c, 1, BYRE__METHOD__METHOD_COMMIT, &empty);
+	fake_await_commits(fx->fs, 1);
+	fx_ask_stop(fx);
+	fx_cut(fx);
+	assert_closed(&mute);
+	nanosleep(&nap, NULL);
+	fake_hold_commits(fx->fs, false);
+	reply(&c, 1, 0);
+	assert_closed(&c);
+	fx_join(fx);
+	client_close(&mute);
+	client_close(&c);
+}
+
 /* ---- anything ------------------------------------------------------------- */
 
 /* One frame, sometimes damaged. */
@@ -635,6 +659,7 @@ int main(void)
 		WITH_SERVER(test_rpc_client_that_does_not_read_is_held_up_and_then_served),
 		WITH_SERVER(test_rpc_shutdown_is_answered_and_then_happens),
 		WITH_SERVER(test_rpc_stop_waits_for_what_is_under_way),
+		WITH_SERVER(test_rpc_cut_leaves_calls_under_way_their_answer),
 		WITH_SERVER(test_rpc_random_clients_do_not_hurt_a_good_one),
 	};
 
