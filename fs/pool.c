@@ -287,7 +287,7 @@ static void init_locks(struct fs *fs)
 	lock_cond_init(&fs->state_cond);
 	lock_cond_init(&fs->done_cond);
 	lock_init(&fs->space.lock, LOCK_SPACE_INFO);
-	TAILQ_INIT(&fs->space.tickets);
+	space_tickets_init(&fs->space);
 	volume_table_init(fs);
 	flush_log_init(fs);
 }
