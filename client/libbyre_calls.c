@@ -142,7 +142,10 @@ int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, 
 		.rpc_requests = m->rpc_requests,
 		.rpc_errors = m->rpc_errors,
 		.rpc_bad_frames = m->rpc_bad_frames,
+		.nbd_connections = m->nbd_connections,
+		.nbd_connections_total = m->nbd_connections_total,
 	};
+	libbyre_figures(m->nbd, &stats.nbd);
 	libbyre_copy_out(ret_stats, size, &stats, sizeof(stats));
 	libbyre_free(reply);
 	return 0;
