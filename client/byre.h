@@ -101,6 +101,8 @@ struct byre_pool_info {
 	uint64_t node_cache_hits, node_cache_misses, data_cache_hits, data_cache_misses;
 	uint64_t volumes, snapshots, objects;
 	uint64_t errors_corrected, errors_checksum, errors_io;
+	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
+	int64_t log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
 	bool read_only;
 	bool direct_io;
 	char device_kind[32]; /* "io_uring", "threads", ... */

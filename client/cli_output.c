@@ -86,7 +86,7 @@ static const char *state_text(const struct byre_pool_info *i, bool idle)
 json_t *pool_json(const struct byre_pool_info *i, bool idle)
 {
 	json_t *obj = json_object();
-	char uuid[UUID_TEXT_MAX];
+	char uuid[UUID_TEXT_MAX], when[TIME_MAX];
 
 	json_object_set_new(obj, "uuid", json_string(uuid_text(i->uuid, uuid)));
 	json_object_set_new(obj, "state", json_string(state_text(i, idle)));
@@ -120,6 +120,8 @@ json_t *pool_json(const struct byre_pool_info *i, bool idle)
 	put_number(obj, "node_cache_misses", i->node_cache_misses);
 	put_number(obj, "data_cache_hits", i->data_cache_hits);
 	put_number(obj, "data_cache_misses", i->data_cache_misses);
+	put_number(obj, "log_lost_flushes", i->log_lost_flushes);
+	json_object_set_new(obj, "log_lost_at", i->log_lost_ns ? json_string(time_text(i->log_lost_ns, when)) : json_null());
 	put_number(obj, "errors_corrected", i->errors_corrected);
 	put_number(obj, "errors_checksum", i->errors_checksum);
 	put_number(obj, "errors_io", i->errors_io);
@@ -238,7 +240,7 @@ static void show_block_groups(const struct byre_pool_info *i)
 
 void print_pool(const struct byre_pool_info *i, bool idle)
 {
-	char uuid[UUID_TEXT_MAX];
+	char uuid[UUID_TEXT_MAX], when[TIME_MAX];
 
 	show("pool", uuid_text(i->uuid, uuid));
 	show("state", state_text(i, idle));
@@ -258,6 +260,9 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	printf("%-20s %" PRIu64 " ms\n", "last commit took", i->last_commit_ms);
 	printf("%-20s %" PRIu64 " checksum, %" PRIu64 " I/O, %" PRIu64 " corrected\n", "errors",
 	       i->errors_checksum, i->errors_io, i->errors_corrected);
+	if (i->log_lost_flushes)
+		printf("%-20s at least %" PRIu64 ", by a damaged flush log, noticed %s\n", "lost flushes", i->log_lost_flushes,
+		       time_text(i->log_lost_ns, when));
 	printf("%-20s %s, %s\n", "device", i->device_kind, i->direct_io ? "direct" : "buffered");
 }
 

@@ -65,6 +65,8 @@ static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *re
 		.volumes = m->volumes,
 		.snapshots = m->snapshots,
 		.objects = m->objects,
+		.log_lost_flushes = m->log_lost_flushes,
+		.log_lost_ns = m->log_lost_ns,
 		.errors_corrected = m->errors_corrected,
 		.errors_checksum = m->errors_checksum,
 		.errors_io = m->errors_io,

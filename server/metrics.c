@@ -55,6 +55,8 @@ static const struct metric fs_metrics[] = {
 	{"byre_errors_total", COUNTER, "Errors of the device.", "{kind=\"corrected\"}", FS(errors_corrected)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"checksum\"}", FS(errors_checksum)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"io\"}", FS(errors_io)},
+	{"byre_log_lost_flushes_total", COUNTER, "Answered flushes lost by damage to the flush log, since the pool was made.", "",
+	 FS(log_lost_flushes)},
 };
 #undef FS
 

@@ -109,6 +109,8 @@ static void pool_message(const struct fs_info *i, Byre__PoolInfo *ret_msg)
 	ret_msg->volumes = i->volumes;
 	ret_msg->snapshots = i->snapshots;
 	ret_msg->objects = i->objects;
+	ret_msg->log_lost_flushes = i->log_lost_flushes;
+	ret_msg->log_lost_ns = i->log_lost_ns;
 	ret_msg->errors_corrected = i->errors_corrected;
 	ret_msg->errors_checksum = i->errors_checksum;
 	ret_msg->errors_io = i->errors_io;
