@@ -15,7 +15,6 @@
 #include "fs/free_space_cache.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
-#include "fs/space_info.h"
 
 int group_table_init(struct fs *fs)
 {
@@ -28,7 +27,16 @@ int group_table_init(struct fs *fs)
 	t->slot = map;
 	atomic_store(&t->count, 1); /* address 0 is nobody's */
 	lock_init(&t->lock, LOCK_GROUP_LIST);
-	return 0;
+	lock_init(&t->order_lock, LOCK_GROUP_ORDER);
+	for (unsigned i = 0; i < GROUP_ORDERS; i++)
+		for (unsigned k = 0; k < GROUP_BUCKETS; k++)
+			TAILQ_INIT(&t->by_free[i][k]);
+	TAILQ_INIT(&t->loaded);
+	TAILQ_INIT(&t->fresh);
+	TAILQ_INIT(&t->empty);
+	TAILQ_INIT(&t->removed);
+	t->loaded_max = UINT64_MAX;
+	return device_space_add(&t->free_index, 1, GROUP_INDEX_MAX - 1);
 }
 
 void group_free(struct block_group *g)
@@ -51,12 +59,15 @@ void group_table_fini(struct fs *fs)
 
 	if (!t->slot)
 		return;
+	block_group_free_removed(fs);
 	for (uint32_t i = 0; i < t->count; i++)
 		group_free(t->slot[i]);
 	munmap((void *)t->slot, GROUP_INDEX_MAX * sizeof(*t->slot));
 	t->slot = NULL;
 	device_space_fini(&t->unallocated);
+	device_space_fini(&t->free_index);
 	lock_fini(&t->lock);
+	lock_fini(&t->order_lock);
 }
 
 uint64_t group_size_for(uint64_t pool_bytes)
@@ -70,7 +81,7 @@ uint64_t group_size_for(uint64_t pool_bytes)
 
 uint64_t group_quantum(const struct fs *fs)
 {
-	return max_u64(256u << 10, min_u64(fs->group_size / 16, 1u << 20));
+	return max_u64(GROUP_QUANTUM_MIN, min_u64(fs->group_size / 16, 1u << 20));
 }
 
 /* ---- device space ---------------------------------------------------------- */
@@ -115,7 +126,7 @@ int group_space_take(struct fs *fs, uint64_t off, uint64_t len)
 
 struct block_group *block_group_find(struct fs *fs, uint64_t addr)
 {
-	uint64_t index = addr / fs->group_size;
+	uint64_t index = addr / fs->group_step;
 	struct block_group *g = index < GROUP_INDEX_MAX ? atomic_load(&fs->groups.slot[index]) : NULL;
 
 	return g && addr - g->start < g->len ? g : NULL;
@@ -134,36 +145,62 @@ int block_group_map(struct fs *fs, uint64_t addr, uint64_t len, uint64_t ret_off
 
 void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void *arg), void *arg)
 {
+	unsigned epoch = epoch_enter(&fs->epoch);
+
 	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
 		struct block_group *g = atomic_load(&fs->groups.slot[i]);
 
 		if (g)
 			fn(g, arg);
 	}
+	epoch_leave(&fs->epoch, epoch);
 }
 
 /* ---- making ---------------------------------------------------------------- */
 
-int block_group_set_loaded(struct block_group *g, struct free_space *committed)
+int block_group_set_loaded(struct fs *fs, struct block_group *g, struct free_space *committed)
 {
 	struct free_space *avail = free_space_new(g->nblocks, false);
 	uint64_t *p0 = mem_zalloc(block_group_bitmap_bytes(g)), *p1 = mem_zalloc(block_group_bitmap_bytes(g));
+	int r = avail && p0 && p1 ? 0 : -ENOMEM;
 
-	if (!avail || !p0 || !p1) {
+	if (r == 0) {
+		free_space_clone_into(avail, committed);
+		lock_take(&g->lock);
+		if (g->state != GROUP_UNLOADED && g->state != GROUP_REBUILDING) {
+			r = -EAGAIN;
+		} else {
+			g->avail = avail;
+			g->committed = committed;
+			g->pinned[0] = p0;
+			g->pinned[1] = p1;
+			if (g->type == GROUP_DATA)
+				atomic_fetch_add(&fs->groups.loaded_bytes, block_group_loaded_bytes(g));
+			if (g->type == GROUP_METADATA)
+				atomic_fetch_sub(&fs->groups.metadata_unknown, 1);
+			g->state = GROUP_LOADED;
+			block_group_reorder_locked(fs, g);
+		}
+		lock_drop(&g->lock);
+	}
+	if (r) {
 		free_space_free(avail);
 		mem_free(p0);
 		mem_free(p1);
-		return -ENOMEM;
+	} else if (!g->in_tree && g->type == GROUP_DATA) {
+		atomic_store(&fs->log.new_groups, true); /* from now on something in it may be logged */
 	}
-	free_space_clone_into(avail, committed);
-	lock_take(&g->lock);
-	g->avail = avail;
-	g->committed = committed;
-	g->pinned[0] = p0;
-	g->pinned[1] = p1;
-	g->state = GROUP_LOADED;
-	lock_drop(&g->lock);
-	return 0;
+	return r;
+}
+
+int block_group_load_empty(struct fs *fs, struct block_group *g)
+{
+	struct free_space *space = free_space_new(g->nblocks, true);
+	int r = space ? block_group_set_loaded(fs, g, space) : -ENOMEM;
+
+	if (r)
+		free_space_free(space);
+	return r;
 }
 
 static int group_new(struct fs *fs, const struct group_desc *d, struct block_group **ret_group)
@@ -187,18 +224,36 @@ static int group_new(struct fs *fs, const struct group_desc *d, struct block_gro
 	g->cache_generation = d->cache_generation;
 	g->cache_crc = d->cache_crc;
 	g->cache_bytes = d->cache_bytes;
+	g->in_tree = d->in_tree;
 	*ret_group = g;
 	return 0;
 }
 
-static void table_put_locked(struct fs *fs, struct block_group *g)
+static int table_put_locked(struct fs *fs, struct block_group *g)
 {
-	uint32_t index = (uint32_t)(g->start / fs->group_size);
+	struct group_table *t = &fs->groups;
+	uint32_t index = (uint32_t)(g->start / fs->group_step);
 
-	atomic_store(&fs->groups.slot[index], g);
-	atomic_fetch_add(&fs->groups.live, g->type != GROUP_SYSTEM);
-	if (index >= atomic_load(&fs->groups.count))
-		atomic_store(&fs->groups.count, index + 1);
+	if (g->type == GROUP_SYSTEM && t->nr_system == SUPER_SYSTEM_GROUPS)
+		return -ENOSPC;
+	if (device_space_take(&t->free_index, index, 1))
+		return -ENOMEM;
+	if (g->type == GROUP_SYSTEM)
+		t->system[t->nr_system++] = g;
+	else if (!g->in_tree)
+		TAILQ_INSERT_TAIL(&t->fresh, g, fresh_link);
+	else if (g->used == 0)
+		block_group_note_empty(fs, g);
+	atomic_fetch_add(&t->number[block_group_kind(g->type)], 1);
+	atomic_fetch_add(&t->live, g->type != GROUP_SYSTEM);
+	atomic_fetch_add(&t->metadata_unknown, g->type == GROUP_METADATA);
+	lock_take(&g->lock);
+	block_group_reorder_locked(fs, g);
+	lock_drop(&g->lock);
+	atomic_store(&t->slot[index], g);
+	if (index >= atomic_load(&t->count))
+		atomic_store(&t->count, index + 1);
+	return 0;
 }
 
 static bool desc_is_sane(const struct fs *fs, const struct group_desc *d)
@@ -207,9 +262,9 @@ static bool desc_is_sane(const struct fs *fs, const struct group_desc *d)
 
 	if (d->type != GROUP_DATA && d->type != GROUP_METADATA && d->type != GROUP_SYSTEM)
 		return false;
-	if (d->start == 0 || d->start % fs->group_size || d->start / fs->group_size >= GROUP_INDEX_MAX)
+	if (d->start == 0 || d->start % fs->group_step || d->start / fs->group_step >= GROUP_INDEX_MAX)
 		return false;
-	if (d->len == 0 || d->len > fs->group_size || d->len % unit || d->used > d->len || d->used % unit)
+	if (d->len == 0 || d->len > fs->group_step || d->len % unit || d->used > d->len || d->used % unit)
 		return false;
 	if (d->type != GROUP_SYSTEM && d->slot_bytes < free_space_cache_slot_bytes((uint32_t)(d->len / unit)))
 		return false;
@@ -223,7 +278,7 @@ int block_group_add(struct fs *fs, const struct group_desc *d, struct block_grou
 	struct block_group *g;
 	int r = 0;
 
-	if (!desc_is_sane(fs, d) || atomic_load(&fs->groups.slot[d->start / fs->group_size]))
+	if (!desc_is_sane(fs, d) || atomic_load(&fs->groups.slot[d->start / fs->group_step]))
 		return -EUCLEAN;
 	r = group_new(fs, d, &g);
 	if (r)
@@ -234,7 +289,7 @@ int block_group_add(struct fs *fs, const struct group_desc *d, struct block_grou
 			    ? 0
 			    : space_take_locked(&fs->groups, d->stripe[i], d->len + 2ull * d->slot_bytes);
 	if (r == 0)
-		table_put_locked(fs, g);
+		r = table_put_locked(fs, g);
 	lock_drop(&fs->groups.lock);
 	if (r) {
 		group_free(g);
@@ -267,15 +322,6 @@ static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, u
 	return -ENOSPC;
 }
 
-static uint32_t free_index_locked(const struct group_table *t)
-{
-	uint32_t i = 1;
-
-	while (i < GROUP_INDEX_MAX && t->slot[i])
-		i++;
-	return i;
-}
-
 /* Splits a stripe's bytes into the group and its two cache slots. */
 static void shape(uint64_t stripe_bytes, uint64_t unit, struct group_desc *d)
 {
@@ -283,101 +329,60 @@ static void shape(uint64_t stripe_bytes, uint64_t unit, struct group_desc *d)
 	d->len = round_down_u64(stripe_bytes - 2ull * d->slot_bytes, unit);
 }
 
+/* Takes the device space that d names. */
+static int add_placed_locked(struct fs *fs, struct group_desc *d, uint64_t stripe_bytes)
+{
+	struct block_group *g = NULL;
+	uint64_t index;
+	int r = device_space_find(&fs->groups.free_index, 1, &index) ? 0 : -ENOSPC;
+
+	d->start = index * fs->group_step;
+	d->generation = atomic_load(&fs->running_generation);
+	if (r == 0)
+		r = group_new(fs, d, &g);
+	if (r == 0)
+		r = table_put_locked(fs, g);
+	if (r) {
+		group_free(g);
+		for (unsigned i = 0; i < d->nr_stripes; i++)
+			(void)space_add_locked(&fs->groups, d->stripe[i], stripe_bytes);
+	}
+	return r;
+}
+
 int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes)
 {
 	struct group_desc d = {.type = type, .nr_stripes = type == GROUP_DATA ? 1 : 2, .cache_slot = CACHE_SLOT_NONE};
-	uint64_t stripe_bytes, want = min_u64(max_bytes, fs->group_size) / d.nr_stripes;
-	struct block_group *g = NULL;
-	struct free_space *space = NULL;
-	uint32_t index;
-	int r;
+	uint64_t stripe_bytes, want = max_u64(min_u64(max_bytes, atomic_load(&fs->group_size)) / d.nr_stripes, group_quantum(fs));
+	int r = -ENOSPC;
 
 	lock_take(&fs->groups.lock);
-	index = free_index_locked(&fs->groups);
-	r = index == GROUP_INDEX_MAX || fs->groups.live >= fs->groups.live_max ? -ENOSPC
-				     : place_locked(fs, round_down_u64(want, group_quantum(fs)), d.nr_stripes, d.stripe,
-						    &stripe_bytes);
+	if (atomic_load(&fs->groups.live) < atomic_load(&fs->groups.live_max))
+		r = place_locked(fs, round_down_u64(want, group_quantum(fs)), d.nr_stripes, d.stripe, &stripe_bytes);
 	if (r == 0) {
 		shape(stripe_bytes, type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE, &d);
-		d.start = index * fs->group_size;
-		d.generation = atomic_load(&fs->running_generation);
-		r = group_new(fs, &d, &g);
-		if (r == 0) {
-			space = free_space_new(g->nblocks, true);
-			r = space ? block_group_set_loaded(g, space) : -ENOMEM;
-		}
-		if (r == 0) {
-			table_put_locked(fs, g);
-		} else {
-			free_space_free(space);
-			group_free(g);
-			for (unsigned i = 0; i < d.nr_stripes; i++)
-				(void)space_add_locked(&fs->groups, d.stripe[i], stripe_bytes);
-		}
+		r = add_placed_locked(fs, &d, stripe_bytes);
 	}
-	lock_drop(&fs->groups.lock);
-	if (r == 0) {
-		*ret_bytes = d.len;
-		atomic_store(&fs->log.new_groups, true);
-	}
-	return r;
-}
-
-void block_group_set_live_max(struct fs *fs)
-{
-	uint64_t bytes = 0;
-
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
-
-		if (g && g->type == GROUP_SYSTEM)
-			bytes += g->len;
-	}
-	/* A third of it holds the items, in half-full nodes; the rest is for the old tree while the new one is written. */
-	fs->groups.live_max = (uint32_t)(bytes / 3 / NODE_SIZE * (NODE_CAPACITY / 2) / 96);
-}
-
-static int create_system(struct fs *fs, struct super_system_group *entry)
-{
-	struct group_desc d = {.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE};
-	struct block_group *g;
-	struct free_space *space;
-	int r;
-
-	lock_take(&fs->groups.lock);
-	d.start = free_index_locked(&fs->groups) * fs->group_size;
-	r = place_locked(fs, min_u64(fs->group_size, 4u << 20), 2, d.stripe, &d.len);
-	for (unsigned i = 0; r == 0 && i < 2; i++)
-		r = space_add_locked(&fs->groups, d.stripe[i], d.len); /* block_group_add takes it again */
 	lock_drop(&fs->groups.lock);
 	if (r == 0)
-		r = block_group_add(fs, &d, &g);
-	if (r)
-		return r;
-	g->in_tree = true;
-	space = free_space_new(g->nblocks, true);
-	r = space ? block_group_set_loaded(g, space) : -ENOMEM;
-	if (r) {
-		free_space_free(space); /* the group stays, without space, until the next start */
-		return r;
-	}
-	space_group_added(fs, GROUP_SYSTEM, d.len);
-	*entry = (struct super_system_group){cpu_to_le64(d.start), cpu_to_le64(d.len), {{{0}, {0}}, {{0}, {0}}}};
-	for (unsigned i = 0; i < 2; i++)
-		entry->stripe[i].offset = cpu_to_le64(d.stripe[i]);
-	return 0;
+		*ret_bytes = d.len;
+	return r;
 }
 
-int block_group_grow_system(struct fs *fs, struct super_block *sb, uint64_t bytes)
+int block_group_create_system_locked(struct fs *fs, uint64_t bytes)
 {
-	uint64_t have = 0;
-	int r = 0;
+	struct group_desc d = {.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
+	int r;
 
-	for (unsigned i = 0; r == 0 && i < SUPER_SYSTEM_GROUPS && have < bytes; i++) {
-		if (le64_to_cpu(sb->system[i].start) == 0)
-			r = create_system(fs, &sb->system[i]);
-		have += le64_to_cpu(sb->system[i].length);
-	}
-	block_group_set_live_max(fs);
-	return r;
+	lock_assert_held(&fs->space.lock);
+	lock_take(&fs->groups.lock);
+	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes, d.stripe, &d.len);
+	if (r == 0)
+		r = add_placed_locked(fs, &d, d.len);
+	lock_drop(&fs->groups.lock);
+	if (r)
+		return r;
+	fs->space.kind[SPACE_SYSTEM].total += d.len;
+	block_group_system_added(fs);
+	return 0;
 }

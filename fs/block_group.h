@@ -2,6 +2,10 @@
 /*
  * fs/block_group.h: block groups: where logical addresses stand on the device, and which of them are free.
  *
+ * Logical addresses are cut into steps (fs->group_step); a group begins at a step and is at most as long. How long new groups
+ * are goes with the pool's size (fs->group_size), so that a pool of any size, however it grew, has at most some hundred
+ * thousand groups.
+ *
  * Each loaded group has four bitmaps: `avail` (what may be given out now), `committed` (what the trees of
  * the last commit do not use: the content of the free-space cache; the committer alone touches it), and two of pinned
  * blocks, for the running and for the committing transaction.
@@ -12,14 +16,26 @@
  *    it is available. No memory is needed for that.
  * 3. `committed` changes only when a transaction's delayed refs are run, and equals what its trees say.
  * 4. A group whose free space is not known (not loaded, or being rebuilt) gives nothing out.
- * 5. A slot of the cache is written only if the block group item of the last commit names the other one.
+ * 5. A slot of the cache is written only if the block group item of the last commit names the other one, or none. A group of which
+ *    nothing is used needs no cache: all of it is free.
  * 6. An empty group's device space is unallocated only after a commit without the group.
  * 7. What stands in a group may be one generation older than the group, not more: while a commit freezes the volumes one by
  *    one, the running generation has already moved on, and a volume that is not frozen yet takes space of a group just made.
+ * 8. Who holds a pointer to a group is in an epoch that it entered before it found the group, or holds the commit lock or the
+ *    table's lock, or holds space of the group. A group that leaves is taken out of the table first, and freed when the epoch in which
+ *    that happened has drained.
+ * 9. A loaded data group whose `avail` equals `committed` and that is not dirty can be unloaded: its cache, or its being
+ *    empty, says the same. Only the committer unloads.
+ *
+ * Growth: finding a group by address, taking, giving back and pinning do not depend on the number of groups; making and removing one are
+ * logarithmic. A commit goes with the groups that it changes (and looks at EMPTY_TRIES empty ones). Opening reads each item once. Memory:
+ * about 400 bytes a group; bitmaps are 157 KiB a GiB for data groups that are loaded, which are kept within loaded_max as far as
+ * invariant 9 allows (what one commit changes is loaded while it runs), and 39 KiB a GiB for all metadata groups.
  */
 #ifndef FS_BLOCK_GROUP_H
 #define FS_BLOCK_GROUP_H
 
+#include <bsd/sys/queue.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -37,7 +53,11 @@ struct write_batch;
 
 #define GROUP_INDEX_MAX (1u << 22)
 #define GROUP_SIZE_MIN (1ull << 20)
-#define GROUP_SIZE_MAX (1ull << 30)
+#define GROUP_SIZE_MAX (4ull << 30)
+/* Of logical addresses. Small ones are for tests, which want groups that are neighbours. */
+#define GROUP_STEP_MIN (256ull << 10)
+#define GROUP_STEP GROUP_SIZE_MAX
+#define GROUP_QUANTUM_MIN (256ull << 10) /* every stripe of a data group is a multiple of it */
 
 enum group_state {
 	GROUP_UNLOADED,	  /* the cache has not been read */
@@ -48,6 +68,12 @@ enum group_state {
 
 /* What the commit in progress does with a group's cache (btrfs's disk cache states). */
 enum group_cache_state { CACHE_CLEAR, CACHE_SETUP, CACHE_NEED_WRITE, CACHE_WRITTEN, CACHE_ERROR };
+
+TAILQ_HEAD(group_list, block_group);
+
+/* Groups are kept in order of free space by type, and loaded ones apart from those that are not. */
+enum group_order { ORDER_DATA, ORDER_METADATA, ORDER_SYSTEM, ORDER_UNLOADED, GROUP_ORDERS = ORDER_UNLOADED + 3 };
+#define GROUP_BUCKETS 32u /* by the power of two of free units; 0: none */
 
 struct block_group {
 	uint64_t start, len; /* logical bytes */
@@ -65,6 +91,16 @@ struct block_group {
 	uint64_t *pinned[2];
 	uint32_t pinned_blocks[2];
 	uint32_t hint;
+	uint64_t touched; /* the generation that used it last */
+
+	/* Places in the table's lists. */
+	uint8_t order, bucket;				/* the table's order_lock, and this lock */
+	bool in_loaded;					/* order_lock */
+	TAILQ_ENTRY(block_group) order_link, loaded_link; /* order_lock */
+	struct block_group *pinned_next[2];
+	TAILQ_ENTRY(block_group) fresh_link; /* the table's lock; then of `removed`: the committer's */
+	TAILQ_ENTRY(block_group) empty_link; /* the committer's */
+	bool in_empty;
 
 	/* The committer's. */
 	struct free_space *committed;
@@ -85,18 +121,37 @@ struct block_group {
 };
 
 struct group_table {
-	struct lock lock; /* creation, removal, unallocated space */
-	_Atomic(struct block_group *) *slot; /* by logical address / group_size; GROUP_INDEX_MAX entries */
+	struct lock lock; /* creation, removal, unallocated space, `fresh`, `system` */
+	_Atomic(struct block_group *) *slot; /* by logical address / group_step; GROUP_INDEX_MAX entries, of which only used pages take memory */
 	_Atomic uint32_t count; /* slots in use are below */
+	struct device_space free_index; /* slots that are not in use */
 	struct device_space unallocated;
 	_Atomic uint64_t unallocated_bytes; /* the same as unallocated.bytes, for those without the lock */
 	_Atomic uint32_t data_cursor; /* the group that gave last */
+	struct group_list fresh;      /* groups that no commit knows */
+	struct block_group *system[SUPER_SYSTEM_GROUPS];
+	unsigned nr_system;
+
+	struct lock order_lock; /* the lists by free space and by last use: innermost, when a group changes by much */
+	struct group_list by_free[GROUP_ORDERS][GROUP_BUCKETS];
+	uint32_t bucket_used[GROUP_ORDERS]; /* a bit for each list that is not empty */
+	struct group_list loaded; /* data groups, least recently used first */
+	uint32_t nr_loaded;
+	_Atomic uint64_t loaded_bytes; /* of bitmaps of data groups */
+	uint64_t loaded_max;
+
+	_Atomic(struct block_group *) pinned[2]; /* groups with pins, by generation */
+
 	/* The committer's: */
 	struct block_group *dirty;
-	uint32_t node_cursor;
+	struct block_group *node_cursor[2]; /* metadata, system */
+	struct group_list empty, removed;
+	uint64_t nr_empty;
 	_Atomic uint32_t rebuilding; /* groups in that state */
-	_Atomic uint32_t live;	     /* groups but for the system's */
-	uint32_t live_max;	     /* that the system groups have room for in the group tree */
+	_Atomic uint32_t metadata_unknown; /* metadata groups whose free space is not known, but may be */
+	_Atomic uint32_t number[3];	   /* groups: data, metadata, system */
+	_Atomic uint32_t live;		   /* groups but for the system's */
+	_Atomic uint32_t live_max;	   /* that the system groups have room for in the group tree */
 };
 
 int group_table_init(struct fs *fs);
@@ -104,7 +159,7 @@ int group_table_init(struct fs *fs);
 void group_free(struct block_group *g);
 void group_table_fini(struct fs *fs);
 
-/* The size of group addresses' step for a pool of that size, and the smallest piece of device space given to groups. */
+/* How long new groups are in a pool of that size, and the smallest piece of device space given to groups. */
 uint64_t group_size_for(uint64_t pool_bytes);
 uint64_t group_quantum(const struct fs *fs);
 
@@ -127,6 +182,7 @@ struct group_desc {
 	uint8_t cache_slot;
 	uint64_t cache_generation;
 	uint32_t cache_crc, cache_bytes;
+	bool in_tree; /* a commit knows it */
 };
 int block_group_add(struct fs *fs, const struct group_desc *desc, struct block_group **ret_group);
 
@@ -136,11 +192,21 @@ int block_group_add(struct fs *fs, const struct group_desc *desc, struct block_g
  */
 int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes);
 
-/* Adds system groups for a pool that has grown, and their entries in the superblock. Under the commit lock. */
-int block_group_grow_system(struct fs *fs, struct super_block *sb, uint64_t bytes);
+/*
+ * A system group of up to `bytes`, in memory: the next commit's superblock has it. Under the space lock, whose owner knows that
+ * metadata can spare the space. -ENOSPC, -ENOMEM.
+ */
+int block_group_create_system_locked(struct fs *fs, uint64_t bytes);
+/* For the superblock of a commit. Under the commit lock. */
+void block_group_pack_system(struct fs *fs, struct super_block *sb);
+/* Adds those that the superblock names. At open. */
+int block_group_read_system(struct fs *fs);
+/* Bytes of system groups that so many groups want; and that there are. */
+uint64_t block_group_system_for(uint64_t groups);
+uint64_t block_group_system_bytes(struct fs *fs);
 
-/* Sets how many groups the system groups have room for. */
-void block_group_set_live_max(struct fs *fs);
+/* Reads the group tree: its nodes, 64 at a time, and all groups. At open. */
+int block_group_read_tree(struct fs *fs, struct device_queue *q);
 
 /*
  * Takes up to want blocks of data space in a row. Returns how many (0: nothing to be had without waiting:
@@ -160,7 +226,7 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 /* A node's place for the committer. -ENOSPC only if reservations were wrong. May wait for a cache slot to be read. */
 int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr);
 
-/* Reads the free space of a group if need be. 0 also when it turned out to need a rebuild (state tells). Waits. */
+/* Reads the free space of a group if need be. 0 also when it turned out to need a rebuild, or leaves (state tells). Waits. */
 int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *group);
 
 /* Loads all metadata groups. True when the free space of some is not known: to be rebuilt, or there was no memory. Waits. */
@@ -173,7 +239,7 @@ bool block_group_load_next(struct fs *fs, struct device_queue *q);
  * Hands over a group's free space that is known otherwise than from a cache: found by a rebuild, or all of it in a group that is
  * new or has no cache. Takes `committed` on success. -ENOMEM.
  */
-int block_group_rebuilt(struct block_group *g, struct free_space *committed);
+int block_group_rebuilt(struct fs *fs, struct block_group *g, struct free_space *committed);
 
 /* The next commit writes its item and cache. Under the commit lock. */
 void block_group_set_dirty(struct fs *fs, struct block_group *g);
@@ -196,7 +262,13 @@ void block_group_commit_done(struct fs *fs);
 /* No reader is left of the transaction's frees: its pins become available. */
 void block_group_release_pinned(struct fs *fs, uint64_t generation);
 
-/* Walks all groups, from any thread; the table's lock is not held in fn. */
+/* Unloads data groups that nobody uses, least recently used first, until loaded_max is kept. Under the commit lock. */
+void block_group_unload(struct fs *fs);
+
+/* The readers of the last commit but one are gone: so are the groups that it removed. Under the commit lock. */
+void block_group_free_removed(struct fs *fs);
+
+/* Walks all groups, from any thread; fn is called in an epoch, without the table's lock. */
 void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void *arg), void *arg);
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/block_group_int.h"
 #include "fs/delayed_ref.h"
 #include "fs/fault.h"
 #include "fs/free_space_cache.h"
@@ -94,6 +95,8 @@ int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct del
 
 /* ---- caches ---------------------------------------------------------------- */
 
+#define EMPTY_TRIES 64u /* empty groups that a commit looks at without one of them leaving */
+
 /* Whether an empty group can leave: nobody has anything of it, and enough others have room. */
 static bool try_remove(struct fs *fs, struct block_group *g)
 {
@@ -103,15 +106,32 @@ static bool try_remove(struct fs *fs, struct block_group *g)
 		return false;
 	lock_take(&fs->groups.lock); /* nothing is taken from it meanwhile */
 	lock_take(&g->lock);
-	empty = g->state == GROUP_LOADED && free_space_count(g->avail) == g->nblocks &&
-		!g->pinned_blocks[0] && !g->pinned_blocks[1];
-	if (empty)
+	empty = (g->state == GROUP_LOADED && free_space_count(g->avail) == g->nblocks &&
+		 !g->pinned_blocks[0] && !g->pinned_blocks[1]) ||
+		g->state == GROUP_UNLOADED;
+	if (empty) {
 		g->state = GROUP_REMOVING;
+		block_group_reorder_locked(fs, g);
+	}
 	lock_drop(&g->lock);
 	lock_drop(&fs->groups.lock);
 	if (!empty)
 		space_group_added(fs, g->type, g->len);
 	return empty;
+}
+
+void block_group_note_empty(struct fs *fs, struct block_group *g)
+{
+	if (g->in_empty == (g->used == 0))
+		return;
+	g->in_empty = g->used == 0;
+	if (g->in_empty) {
+		TAILQ_INSERT_TAIL(&fs->groups.empty, g, empty_link);
+		fs->groups.nr_empty++;
+	} else {
+		TAILQ_REMOVE(&fs->groups.empty, g, empty_link);
+		fs->groups.nr_empty--;
+	}
 }
 
 static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group *g, uint64_t generation)
@@ -122,7 +142,8 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 	int r;
 
 	set_cache_state(g, CACHE_SETUP);
-	if (g->state != GROUP_LOADED) { /* its free space is not known */
+	/* Its free space is not known; or all of it is free. */
+	if (g->used == 0 || g->state != GROUP_LOADED) {
 		set_cache_state(g, CACHE_ERROR);
 		return 0;
 	}
@@ -151,24 +172,62 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 /* Groups that were made since the last commit are dirty too; and so are empty ones that can leave. */
 static void find_other_groups(struct fs *fs)
 {
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	struct group_table *t = &fs->groups;
+	struct block_group *g, *next;
+	uint64_t left = t->nr_empty;
+	unsigned failed = 0;
 
-		if (g && g->type != GROUP_SYSTEM && (!g->in_tree || (!g->dirty && try_remove(fs, g))))
+	lock_take(&t->lock);
+	TAILQ_FOREACH(g, &t->fresh, fresh_link)
+		block_group_set_dirty(fs, g);
+	lock_drop(&t->lock);
+	for (g = TAILQ_FIRST(&t->empty); g && left > 0 && failed < EMPTY_TRIES; g = next, left--) {
+		next = TAILQ_NEXT(g, empty_link);
+		if (g->dirty)
+			continue;
+		if (try_remove(fs, g)) {
 			block_group_set_dirty(fs, g);
+			continue;
+		}
+		failed++; /* the next commit begins with others */
+		TAILQ_REMOVE(&t->empty, g, empty_link);
+		TAILQ_INSERT_TAIL(&t->empty, g, empty_link);
 	}
+}
+
+#define CACHES_AT_ONCE 64u /* whose buffers are in memory */
+
+/* Waits for the writes of the caches from `first` up to `end`, whose buffers are then given back. */
+static int end_writes(struct write_batch *wb, struct block_group *first, const struct block_group *end)
+{
+	int r = write_batch_wait(wb);
+
+	for (struct block_group *g = first; g != end; g = g->dirty_next) {
+		mem_free(g->cache_buf);
+		g->cache_buf = NULL;
+	}
+	return r;
 }
 
 int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t generation)
 {
-	find_other_groups(fs);
-	for (struct block_group *g = fs->groups.dirty; g; g = g->dirty_next) {
-		int r = g->state == GROUP_REMOVING || try_remove(fs, g) ? 0 : start_cache(fs, wb, g, generation);
+	struct block_group *first;
+	unsigned n = 0;
+	int r = 0;
 
-		if (r)
-			return r;
+	find_other_groups(fs);
+	first = fs->groups.dirty;
+	for (struct block_group *g = first; r == 0 && g; g = g->dirty_next) {
+		if (n == CACHES_AT_ONCE) {
+			r = end_writes(wb, first, g);
+			first = g;
+			n = 0;
+		}
+		if (r == 0 && g->state != GROUP_REMOVING && !try_remove(fs, g))
+			r = start_cache(fs, wb, g, generation);
+		n++;
 	}
-	return 0;
+	return r;
 }
 
 /* The cache is on the device, or it is as if there were none. May be called again, when memory was out. */
@@ -277,22 +336,60 @@ int block_group_update_tree(struct transaction *txn)
 
 /* ---- afterwards ------------------------------------------------------------ */
 
+/* Readers of older trees may still find it: it is freed when they are gone. */
 static void remove_group(struct fs *fs, struct block_group *g)
 {
-	uint64_t stripe_bytes = g->len + 2ull * g->slot_bytes;
+	struct group_table *t = &fs->groups;
+	uint32_t index = (uint32_t)(g->start / fs->group_step);
 
 	for (unsigned i = 0; i < g->nr_stripes; i++)
-		if (group_space_add(fs, g->stripe[i], stripe_bytes))
+		if (group_space_add(fs, g->stripe[i], g->len + 2ull * g->slot_bytes))
 			fs_log(fs, FS_LOG_WARNING, "out of memory: %llu bytes stay unused until the next start",
-			       (unsigned long long)stripe_bytes);
-	lock_take(&fs->groups.lock);
-	atomic_store(&fs->groups.slot[g->start / fs->group_size], NULL);
-	lock_drop(&fs->groups.lock);
-	atomic_fetch_sub(&fs->groups.live, 1);
+			       (unsigned long long)g->len);
+	if (g->in_empty) {
+		TAILQ_REMOVE(&t->empty, g, empty_link);
+		t->nr_empty--;
+		g->in_empty = false;
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(t->node_cursor); i++)
+		if (t->node_cursor[i] == g)
+			t->node_cursor[i] = NULL;
+	lock_take(&t->lock);
+	atomic_store(&t->slot[index], NULL);
+	(void)device_space_add(&t->free_index, index, 1); /* it brought the memory for this */
+	lock_drop(&t->lock);
+	atomic_fetch_sub(&t->live, 1);
+	atomic_fetch_sub(&t->number[block_group_kind(g->type)], 1);
+	if (g->type == GROUP_METADATA && !g->avail)
+		atomic_fetch_sub(&t->metadata_unknown, 1);
+	if (g->type == GROUP_DATA && g->avail)
+		atomic_fetch_sub(&t->loaded_bytes, block_group_loaded_bytes(g));
 	lock_take(&fs->space.lock);
 	fs->space.reclaim_groups++;
 	lock_drop(&fs->space.lock);
-	group_free(g);
+	TAILQ_INSERT_TAIL(&t->removed, g, fresh_link);
+}
+
+void block_group_free_removed(struct fs *fs)
+{
+	struct group_list *removed = &fs->groups.removed;
+	struct block_group *g;
+
+	while ((g = TAILQ_FIRST(removed))) {
+		TAILQ_REMOVE(removed, g, fresh_link);
+		group_free(g);
+	}
+}
+
+/* A commit knows it now. */
+static void set_in_tree(struct fs *fs, struct block_group *g)
+{
+	if (g->in_tree)
+		return;
+	lock_take(&fs->groups.lock);
+	TAILQ_REMOVE(&fs->groups.fresh, g, fresh_link);
+	g->in_tree = true;
+	lock_drop(&fs->groups.lock);
 }
 
 void block_group_commit_done(struct fs *fs)
@@ -307,7 +404,8 @@ void block_group_commit_done(struct fs *fs)
 			remove_group(fs, g);
 			continue;
 		}
-		g->in_tree = true;
+		set_in_tree(fs, g);
+		block_group_note_empty(fs, g);
 		set_cache_state(g, CACHE_CLEAR);
 		mem_free(g->cache_buf);
 		g->cache_buf = NULL;

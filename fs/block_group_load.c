@@ -4,7 +4,8 @@
  * cannot be used, from a rebuild (rebuild.c walks the trees; here the group is given up and taken back into use).
  *
  * Invariants
- * 1. A group that was read from the group tree leaves GROUP_UNLOADED under fs->load_lock, once: to LOADED or to REBUILDING.
+ * 1. A group of which something is used leaves GROUP_UNLOADED under fs->load_lock only: to LOADED or to REBUILDING. One of which
+ *    nothing is used needs no reading, and anybody may load it.
  * 2. Its free space is taken out of what may be given out before anybody can see it REBUILDING.
  */
 #include <errno.h>
@@ -46,6 +47,7 @@ static void start_rebuild_locked(struct fs *fs, struct block_group *g, uint64_t 
 {
 	g->lost = lost;
 	g->state = GROUP_REBUILDING;
+	block_group_reorder_locked(fs, g);
 	/* cache_slot stays: the committed item names it, and the next cache goes to the other one. */
 	atomic_fetch_add(&fs->groups.rebuilding, 1);
 }
@@ -68,47 +70,60 @@ static int give_up_cache(struct fs *fs, struct block_group *g, int error)
 	return 0;
 }
 
-int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *g)
+/* Under the load lock. True: the group's cache turned out to be bad. */
+static int load_locked(struct fs *fs, struct device_queue *q, struct block_group *g, bool *ret_rebuild)
 {
 	struct free_space *space = NULL;
-	bool rebuild = false;
+	int r = read_cache(fs, q, g, &space);
+
+	if (r == 0) {
+		r = block_group_set_loaded(fs, g, space);
+		if (r)
+			free_space_free(space);
+		else
+			atomic_fetch_add(&fs->stats.cache_loaded, 1);
+	} else if (r != -ENOMEM) {
+		r = give_up_cache(fs, g, r);
+		*ret_rebuild = r == 0;
+	}
+	return r;
+}
+
+int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *g)
+{
+	bool rebuild = false, empty;
 	int r = 0;
 
-	lock_take(&fs->load_lock); /* one loader at a time: nobody else changes the state from UNLOADED */
-	if (g->state == GROUP_UNLOADED) {
-		r = read_cache(fs, q, g, &space);
-		if (r == 0) {
-			r = block_group_set_loaded(g, space);
-			if (r)
-				free_space_free(space);
-			else
-				atomic_fetch_add(&fs->stats.cache_loaded, 1);
-		} else if (r != -ENOMEM) {
-			r = give_up_cache(fs, g, r);
-			rebuild = r == 0;
-		}
-	}
+	lock_take(&fs->load_lock); /* one loader at a time */
+	lock_take(&g->lock);
+	empty = g->state == GROUP_UNLOADED && g->used == 0;
+	lock_drop(&g->lock);
+	if (empty)
+		r = block_group_load_empty(fs, g);
+	else if (g->state == GROUP_UNLOADED)
+		r = load_locked(fs, q, g, &rebuild);
 	lock_drop(&fs->load_lock);
 	if (rebuild)
 		fs_kick_rebuild(fs);
-	return r;
+	return r == -EAGAIN ? 0 : r; /* somebody else has loaded the empty one, or it leaves */
 }
 
 bool block_group_load_next(struct fs *fs, struct device_queue *q)
 {
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	unsigned epoch = epoch_enter(&fs->epoch); /* first: what is found in it stays until it is left */
+	struct block_group *g = block_group_most_free(fs, GROUP_DATA, false);
+	bool loaded = g && block_group_load(fs, q, g) == 0;
 
-		if (g && g->type == GROUP_DATA && g->state == GROUP_UNLOADED && g->used < g->len)
-			return block_group_load(fs, q, g) == 0;
-	}
-	return false;
+	epoch_leave(&fs->epoch, epoch);
+	return loaded;
 }
 
 bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
 {
 	bool unknown = false;
 
+	if (atomic_load(&fs->groups.metadata_unknown) == 0)
+		return false;
 	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
 		struct block_group *g = atomic_load(&fs->groups.slot[i]);
 
@@ -121,7 +136,7 @@ bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
 	return unknown;
 }
 
-int block_group_rebuilt(struct block_group *g, struct free_space *committed)
+int block_group_rebuilt(struct fs *fs, struct block_group *g, struct free_space *committed)
 {
-	return block_group_set_loaded(g, committed);
+	return block_group_set_loaded(fs, g, committed);
 }

@@ -10,6 +10,7 @@
 
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/block_group_int.h"
 #include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
@@ -18,7 +19,7 @@
 
 /* ---- data ------------------------------------------------------------------ */
 
-static uint32_t take_from(struct block_group *g, uint32_t want, uint32_t *ret_start)
+static uint32_t take_from(struct fs *fs, struct block_group *g, uint32_t want, uint32_t *ret_start)
 {
 	uint32_t n = 0;
 
@@ -26,56 +27,63 @@ static uint32_t take_from(struct block_group *g, uint32_t want, uint32_t *ret_st
 	if (g->state == GROUP_LOADED && free_space_count(g->avail) > 0) {
 		n = free_space_alloc(g->avail, g->hint, want, ret_start);
 		g->hint = *ret_start + n;
+		block_group_reorder_locked(fs, g);
 	}
 	lock_drop(&g->lock);
 	return n;
 }
 
-/* The loaded data group with the most free space; also whether there is one with free space that is not loaded. */
-static struct block_group *best_data_group(struct fs *fs, bool *ret_unloaded)
+#define RUN_SHORT 16u /* blocks: a group that gives only this much at a time is left for a better one */
+
+/*
+ * A data group of which nothing is used, loaded without I/O, where there is one. NULL with *ret_unloaded: one with free space
+ * has to be read first, or there was no memory. The table's lock is held.
+ */
+static struct block_group *load_empty_group(struct fs *fs, bool *ret_unloaded)
 {
-	struct block_group *best = NULL;
-	uint32_t most = 0;
+	struct block_group *g = block_group_most_free(fs, GROUP_DATA, false);
+	bool empty;
 
-	*ret_unloaded = false;
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
-
-		if (!g || g->type != GROUP_DATA)
-			continue;
-		lock_take(&g->lock);
-		if (g->state == GROUP_UNLOADED && g->used < g->len)
-			*ret_unloaded = true;
-		if (g->state == GROUP_LOADED && free_space_count(g->avail) > most) {
-			most = free_space_count(g->avail);
-			best = g;
-		}
-		lock_drop(&g->lock);
-	}
-	return best;
+	*ret_unloaded = g != NULL;
+	if (!g)
+		return NULL;
+	lock_take(&g->lock);
+	empty = g->state == GROUP_UNLOADED && g->used == 0;
+	lock_drop(&g->lock);
+	return empty && block_group_load_empty(fs, g) == 0 ? g : NULL;
 }
 
-#define RUN_SHORT 16u /* blocks: a group that gives only this much at a time is left for a better one */
+/* The cursor's group gave too little: the one to go on with. NULL: none. */
+static struct block_group *next_data_group(struct fs *fs, bool *ret_unloaded)
+{
+	struct block_group *g = block_group_most_free(fs, GROUP_DATA, true);
+
+	*ret_unloaded = false;
+	if (!g)
+		g = load_empty_group(fs, ret_unloaded);
+	if (g)
+		atomic_store(&fs->groups.data_cursor, (uint32_t)(g->start / fs->group_step));
+	return g;
+}
 
 uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded)
 {
-	uint32_t cursor = atomic_load(&fs->groups.data_cursor), start = 0, n = 0;
+	uint32_t cursor, start = 0, n = 0;
 	struct block_group *g;
 
 	*ret_unloaded = false;
 	lock_take(&fs->groups.lock); /* so that no group goes away */
+	cursor = atomic_load(&fs->groups.data_cursor);
 	g = cursor ? atomic_load(&fs->groups.slot[cursor]) : NULL;
 	if (g && g->type == GROUP_DATA)
-		n = take_from(g, want, &start);
+		n = take_from(fs, g, want, &start);
 	if (n == 0 || (n < RUN_SHORT && n < want)) {
-		struct block_group *best = best_data_group(fs, ret_unloaded);
+		struct block_group *next = next_data_group(fs, ret_unloaded);
 
-		if (best && n == 0) {
-			g = best;
-			n = take_from(g, want, &start);
+		if (next && n == 0) {
+			g = next;
+			n = take_from(fs, g, want, &start);
 		}
-		if (best)
-			atomic_store(&fs->groups.data_cursor, (uint32_t)(best->start / fs->group_size));
 	}
 	lock_drop(&fs->groups.lock);
 	if (n)
@@ -91,6 +99,7 @@ void block_group_give(struct fs *fs, uint64_t addr, uint64_t len)
 	ASSERT(g);
 	lock_take(&g->lock);
 	ok = free_space_give(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit));
+	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
 	ASSERT(ok);
 }
@@ -106,7 +115,8 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 	if (r)
 		return r;
 	if (g->state == GROUP_REBUILDING) {
-		while (block_group_load_next(fs, q)) /* so that the trees are walked once for all of them */
+		/* So that the trees are walked once for many of them. */
+		while (atomic_load(&fs->groups.loaded_bytes) < fs->groups.loaded_max && block_group_load_next(fs, q))
 			;
 		r = rebuild_groups(fs, q);
 		if (r)
@@ -117,50 +127,66 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 	lock_take(&g->lock);
 	if (!free_space_take(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit)))
 		r = -EUCLEAN;
+	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
 	return r;
 }
 
 /* ---- nodes ----------------------------------------------------------------- */
 
+/*
+ * From the group that gave last, up to its end; then from the one with the most room, so that new nodes follow each other on the device
+ * and all groups take their turn.
+ */
+static bool take_node(struct fs *fs, struct block_group *g, uint64_t *ret_addr)
+{
+	struct block_group **cursor = &fs->groups.node_cursor[g->type == GROUP_SYSTEM];
+	uint32_t before = g->hint, start;
+
+	*cursor = NULL;
+	if (!take_from(fs, g, 1, &start))
+		return false;
+	if (start >= before && start + 1 < g->nblocks) {
+		*cursor = g;
+	} else {
+		lock_take(&g->lock);
+		block_group_reorder_last_locked(fs, g);
+		lock_drop(&g->lock);
+	}
+	*ret_addr = g->start + (uint64_t)start * g->unit;
+	space_allocated_node(fs, g->type, NODE_SIZE);
+	return true;
+}
+
 int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr)
 {
-	struct group_table *t = &fs->groups;
+	struct block_group *g = fs->groups.node_cursor[type == GROUP_SYSTEM];
+	bool made = false;
 
-	for (int round = 0; round < 3; round++) {
-		uint32_t count = atomic_load(&t->count);
+	for (;;) {
+		uint64_t bytes;
+		int r = 0;
 
-		for (uint32_t k = 0; k < count; k++) {
-			uint32_t i = (t->node_cursor + k) % count, start;
-			struct block_group *g = atomic_load(&t->slot[i]);
-
-			if (!g || g->type != type)
-				continue;
-			if (g->state == GROUP_UNLOADED && round == 1) {
-				int r = block_group_load(fs, q, g);
-
-				if (r)
-					return r;
-			}
-			if (take_from(g, 1, &start)) {
-				t->node_cursor = i;
-				*ret_addr = g->start + (uint64_t)start * g->unit;
-				space_allocated_node(fs, type, NODE_SIZE);
-				return 0;
+		if (!g)
+			g = block_group_most_free(fs, type, true);
+		if (g && take_node(fs, g, ret_addr))
+			return 0;
+		if (!g) { /* every loaded group is full: load the others, then make one */
+			g = block_group_most_free(fs, type, false);
+			if (g) {
+				r = block_group_load(fs, q, g);
+			} else {
+				/* System groups are not made on the way. */
+				r = made || type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2, &bytes);
+				made = true;
+				if (r == 0)
+					space_group_added(fs, type, bytes);
 			}
 		}
-		/* Every loaded group is full: load the others (round 1), then make one (round 2). */
-		if (round == 1) {
-			/* System groups stand in the superblock; they are not made on the way. */
-			uint64_t bytes;
-			int r = type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2, &bytes);
-
-			if (r)
-				return r;
-			space_group_added(fs, type, bytes);
-		}
+		if (r)
+			return r;
+		g = NULL;
 	}
-	return -ENOSPC;
 }
 
 /* ---- pins ------------------------------------------------------------------ */
@@ -188,6 +214,16 @@ static void forget_cached(struct fs *fs, const struct block_group *g, uint64_t a
 		cache_invalidate(fs->cache, CACHE_NODE, addr + off);
 }
 
+/* On the list of those that the end of the transaction looks at, until then. */
+static void note_pinned_locked(struct group_table *t, struct block_group *g, unsigned which)
+{
+	struct block_group *first = atomic_load(&t->pinned[which]);
+
+	do
+		g->pinned_next[which] = first;
+	while (!atomic_compare_exchange_weak(&t->pinned[which], &first, g));
+}
+
 void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation)
 {
 	struct block_group *g = block_group_find(fs, addr);
@@ -205,6 +241,8 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 	lock_take(&g->lock);
 	ASSERT(g->state == GROUP_LOADED || g->state == GROUP_REBUILDING);
 	if (g->state == GROUP_LOADED) {
+		if (g->pinned_blocks[generation & 1] == 0)
+			note_pinned_locked(&fs->groups, g, generation & 1);
 		bitmap_set(g->pinned[generation & 1], (uint32_t)((addr - g->start) / g->unit), n);
 		g->pinned_blocks[generation & 1] += n;
 	} else {
@@ -239,6 +277,7 @@ static void release_group(struct fs *fs, struct block_group *g, unsigned which)
 		}
 	}
 	g->pinned_blocks[which] = 0;
+	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
 	if (released)
 		space_released(fs, g->type, released);
@@ -246,10 +285,11 @@ static void release_group(struct fs *fs, struct block_group *g, unsigned which)
 
 void block_group_release_pinned(struct fs *fs, uint64_t generation)
 {
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	unsigned which = generation & 1;
+	struct block_group *next;
 
-		if (g && g->pinned[0])
-			release_group(fs, g, generation & 1);
+	for (struct block_group *g = atomic_exchange(&fs->groups.pinned[which], NULL); g; g = next) {
+		next = g->pinned_next[which];
+		release_group(fs, g, which);
 	}
 }

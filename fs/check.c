@@ -69,7 +69,7 @@ static int check_supers(struct check *c, struct fs_error *err)
 		return fs_fail(err, -ENOTSUP, "the pool uses features that this version cannot check (0x%llx): use a newer one",
 			       (ull)le64_to_cpu(c->sb.ro_compat));
 	c->generation = le64_to_cpu(c->sb.generation);
-	c->group_size = le64_to_cpu(c->sb.group_size);
+	c->group_step = le64_to_cpu(c->sb.group_step);
 	c->device_size = le64_to_cpu(c->sb.device_size);
 	if (le64_to_cpu(c->sb.next_id) < TREE_ID_FIRST_FREE)
 		check_finding(c, "superblock: its next id, %llu, is impossible", (ull)le64_to_cpu(c->sb.next_id));
@@ -213,9 +213,15 @@ static int open_device(const char *path, bool writable, struct device **ret_dev,
 static void load_group(struct block_group *g, void *arg)
 {
 	void **fs_and_queue = arg;
+	struct fs *fs = fs_and_queue[0];
 
 	if (g->type != GROUP_SYSTEM)
-		(void)block_group_load(fs_and_queue[0], fs_and_queue[1], g);
+		(void)block_group_load(fs, fs_and_queue[1], g);
+	if (atomic_load(&fs->groups.loaded_bytes) > fs->groups.loaded_max) {
+		lock_take(&fs->commit_lock);
+		block_group_unload(fs);
+		lock_drop(&fs->commit_lock);
+	}
 }
 
 /* Opens the pool, which drops the caches that cannot be used, and waits until they are rebuilt. */

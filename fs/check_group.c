@@ -18,7 +18,7 @@ typedef unsigned long long ull;
 
 struct check_group *check_group_find(struct check *c, uint64_t addr, uint64_t len)
 {
-	uint64_t index = addr / c->group_size;
+	uint64_t index = addr / c->group_step;
 	struct check_group *g = index < c->groups ? c->group[index] : NULL;
 
 	return g && addr - g->start < g->len && len <= g->len - (addr - g->start) ? g : NULL;
@@ -27,7 +27,7 @@ struct check_group *check_group_find(struct check *c, uint64_t addr, uint64_t le
 /* Takes the group over, also on failure. Its start is sane and its place in the table is free. */
 static int put_group(struct check *c, struct check_group *g)
 {
-	uint32_t index = (uint32_t)(g->start / c->group_size);
+	uint32_t index = (uint32_t)(g->start / c->group_step);
 
 	if (index >= c->groups) {
 		struct check_group **table = mem_realloc(c->group, (index + 1) * sizeof(*table));
@@ -155,9 +155,9 @@ static const char *system_group_fault(const struct check *c, const struct super_
 {
 	uint64_t start = le64_to_cpu(s->start), len = le64_to_cpu(s->length);
 
-	if (start % c->group_size || start / c->group_size >= GROUP_INDEX_MAX)
+	if (start % c->group_step || start / c->group_step >= GROUP_INDEX_MAX)
 		return "its address is impossible";
-	if (len == 0 || len > c->group_size || len % NODE_SIZE)
+	if (len == 0 || len > c->group_step || len % NODE_SIZE)
 		return "its length is impossible";
 	for (unsigned i = 0; i < GROUP_STRIPES_MAX; i++)
 		if (le64_to_cpu(s->stripe[i].device) ||
@@ -249,9 +249,9 @@ static const char *group_shape_fault(const struct check *c, const struct check_g
 {
 	if (g->type != GROUP_DATA && g->type != GROUP_METADATA)
 		return "its type is unknown";
-	if (g->start == 0 || g->start % c->group_size || g->start / c->group_size >= GROUP_INDEX_MAX)
+	if (g->start == 0 || g->start % c->group_step || g->start / c->group_step >= GROUP_INDEX_MAX)
 		return "its address is impossible";
-	if (g->len == 0 || g->len > c->group_size || g->len % g->unit)
+	if (g->len == 0 || g->len > c->group_step || g->len % g->unit)
 		return "its length is impossible";
 	if (g->slot_bytes < free_space_cache_slot_bytes((uint32_t)(g->len / g->unit)))
 		return "its cache slots are too small";
@@ -330,7 +330,7 @@ int check_logged_group(struct check *c, uint64_t start, uint64_t len, uint64_t d
 	const char *fault;
 	int r;
 
-	item.nblocks = len <= c->group_size ? (uint32_t)(len / FS_BLOCK_SIZE) : 0;
+	item.nblocks = len <= c->group_step ? (uint32_t)(len / FS_BLOCK_SIZE) : 0;
 	item.slot_bytes = item.nblocks ? free_space_cache_slot_bytes(item.nblocks) : 0;
 	fault = group_shape_fault(c, &item);
 	if (!fault && device_off < DEVICE_DATA_START)

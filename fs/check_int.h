@@ -64,13 +64,13 @@ struct check {
 	struct device_queue *q, *data_q;
 	const struct fs_check_options *opt;
 	struct super_block sb;
-	uint64_t generation, group_size, device_size;
+	uint64_t generation, group_step, device_size;
 	uint64_t findings;
 	bool incomplete; /* a part of a tree could not be read: what it refers to is not known */
 	bool contradicts; /* used bytes and trees do not agree: nothing can be rebuilt */
 	bool rebuild;	 /* a cache is to be made anew */
 	bool wrote;
-	struct check_group **group; /* by start / group_size */
+	struct check_group **group; /* by start / group_step */
 	uint32_t groups;
 	struct check_volume *volume;
 	size_t volumes, volumes_cap;

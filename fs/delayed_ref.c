@@ -2,10 +2,12 @@
 #include "fs/delayed_ref.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/fault.h"
 
 int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes, int delta)
 {
@@ -32,7 +34,13 @@ static int run_order(const void *pa, const void *pb)
 	return a->addr < b->addr ? -1 : a->addr > b->addr;
 }
 
-void delayed_refs_settle(struct delayed_refs *refs)
+static bool are_neighbours(const struct delayed_ref *a, const struct delayed_ref *b, uint64_t group_step)
+{
+	return a->delta == b->delta && a->addr + ((uint64_t)a->len << 12) == b->addr && (uint64_t)a->len + b->len <= UINT32_MAX &&
+	       (a->addr / group_step == b->addr / group_step || FAULT(FAULT_REF_MERGE));
+}
+
+void delayed_refs_settle(struct delayed_refs *refs, uint64_t group_step)
 {
 	size_t out = 0;
 
@@ -42,8 +50,7 @@ void delayed_refs_settle(struct delayed_refs *refs)
 	for (size_t i = 0; i < refs->count; i++) {
 		struct delayed_ref *last = out ? &refs->ref[out - 1] : NULL, cur = refs->ref[i];
 
-		if (last && last->delta == cur.delta && last->addr + ((uint64_t)last->len << 12) == cur.addr &&
-			 (uint64_t)last->len + cur.len <= UINT32_MAX)
+		if (last && are_neighbours(last, &cur, group_step))
 			last->len += cur.len;
 		else
 			refs->ref[out++] = cur;

@@ -27,10 +27,10 @@ int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes
 
 /*
  * Brings them into the order in which they run: what is added first, then what is dropped (a range may come and go
- * in one transaction, as a volume's that is deleted; it never goes and comes), each by address, neighbours merged.
- * Cannot fail.
+ * in one transaction, as a volume's that is deleted; it never goes and comes), each by address, neighbours merged: within a step of
+ * logical addresses, since the group behind may begin where one ends. Cannot fail.
  */
-void delayed_refs_settle(struct delayed_refs *refs);
+void delayed_refs_settle(struct delayed_refs *refs, uint64_t group_step);
 
 void delayed_refs_fini(struct delayed_refs *refs);
 

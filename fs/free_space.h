@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FREE_SPACE_MAX_BLOCKS 262144u
+#define FREE_SPACE_MAX_BLOCKS 1048576u
 #define FREE_SPACE_MEMORY_RATIO 16000u
 #define FREE_SPACE_MEMORY_FIXED 256u
 

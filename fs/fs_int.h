@@ -35,7 +35,8 @@ struct fs {
 	struct device *dev;
 	struct cache *cache;
 	uint8_t uuid[FS_UUID_LEN];
-	uint64_t group_size;
+	uint64_t group_step; /* of logical addresses */
+	_Atomic uint64_t group_size; /* how long new groups are, at the most: goes with the pool's size */
 	struct fs_options opt;
 	bool simulated; /* no threads: the caller runs workers and commits */
 	_Atomic int read_only; /* 0, or the errno that turned the pool read-only, or EROFS when opened so */
@@ -96,8 +97,7 @@ void fs_start_rebuild(struct fs *fs);
 /* One is under way or asked for; not when one has failed. */
 bool fs_is_rebuilding(struct fs *fs);
 
-/* Microseconds of the monotonic clock; nanoseconds since 1970, UTC. */
+/* Milliseconds and microseconds of the monotonic clock. */
 uint64_t fs_now_us(void);
-uint64_t fs_wall_ns(void);
 
 #endif

@@ -21,6 +21,7 @@
 #include "fs/transaction.h"
 
 #define DEFAULT_CACHE_BYTES (1ull << 30)
+#define LOADED_SHARE 4u /* bitmaps of data groups may take this part of the cache's size besides */
 #define DEFAULT_COMMIT_INTERVAL_MS 5000u
 #define DEFAULT_WORKERS 8u
 #define LOG_SEQ_JUMP (1ull << 24) /* more than a ring holds: what an earlier life wrote is never taken for ours */
@@ -33,14 +34,6 @@ uint64_t fs_now_us(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-uint64_t fs_wall_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
 void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)
@@ -82,128 +75,6 @@ void fs_work(struct fs *fs, struct fs_work *work) { work_pool_add_waiting(&fs->w
 
 /* ---- opening --------------------------------------------------------------- */
 
-static int add_system_groups(struct fs *fs)
-{
-	uint64_t bytes = 0;
-
-	for (unsigned i = 0; i < SUPER_SYSTEM_GROUPS; i++) {
-		const struct super_system_group *sg = &fs->super.system[i];
-		struct group_desc d = {.start = le64_to_cpu(sg->start), .len = le64_to_cpu(sg->length), .type = GROUP_SYSTEM,
-				       .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE};
-		struct free_space *space;
-		struct block_group *g;
-		int r;
-
-		if (d.start == 0)
-			continue;
-		for (unsigned s = 0; s < GROUP_STRIPES_MAX; s++)
-			d.stripe[s] = le64_to_cpu(sg->stripe[s].offset);
-		r = block_group_add(fs, &d, &g);
-		if (r)
-			return r;
-		space = free_space_new(g->nblocks, true);
-		r = space ? block_group_rebuilt(g, space) : -ENOMEM;
-		if (r) {
-			free_space_free(space);
-			return r;
-		}
-		g->in_tree = true;
-		space_loaded_group(fs, GROUP_SYSTEM, d.len, 0);
-		bytes += d.len;
-	}
-	block_group_set_live_max(fs);
-	return bytes ? 0 : -EUCLEAN;
-}
-
-/* The group tree's nodes are what is used of the system groups. */
-static int take_system_node(struct fs *fs, uint64_t addr)
-{
-	struct block_group *g = block_group_find(fs, addr);
-
-	if (!g || g->type != GROUP_SYSTEM || (addr - g->start) % NODE_SIZE ||
-	    !free_space_take(g->avail, (uint32_t)((addr - g->start) / NODE_SIZE), 1))
-		return -EUCLEAN;
-	space_allocated_node(fs, GROUP_SYSTEM, NODE_SIZE);
-	return 0;
-}
-
-static int add_group_item(struct fs *fs, struct key key, struct value value)
-{
-	struct block_group_item item;
-	struct group_desc d;
-	struct block_group *g;
-	uint64_t be;
-	int r;
-
-	if (key.len != 9 || key.data[0] != GROUP_KEY_TYPE || value.len < sizeof(item))
-		return -EUCLEAN;
-	memcpy(&be, key.data + 1, sizeof(be));
-	memcpy(&item, value.data, sizeof(item));
-	if (item.nr_stripes < 1 || item.nr_stripes > GROUP_STRIPES_MAX ||
-	    value.len != sizeof(item) + item.nr_stripes * sizeof(struct block_group_stripe))
-		return -EUCLEAN;
-	d = (struct group_desc){
-		.start = be64toh(be),
-		.len = le64_to_cpu(item.length),
-		.used = le64_to_cpu(item.used),
-		.generation = le64_to_cpu(item.generation),
-		.slot_bytes = le32_to_cpu(item.slot_bytes),
-		.type = item.type,
-		.nr_stripes = item.nr_stripes,
-		.cache_slot = item.cache_slot,
-		.cache_generation = le64_to_cpu(item.cache_generation),
-		.cache_crc = le32_to_cpu(item.cache_crc),
-		.cache_bytes = le32_to_cpu(item.cache_bytes),
-	};
-	for (unsigned i = 0; i < item.nr_stripes; i++) {
-		struct block_group_stripe stripe;
-
-		memcpy(&stripe, (const char *)value.data + sizeof(item) + i * sizeof(stripe), sizeof(stripe));
-		d.stripe[i] = le64_to_cpu(stripe.offset);
-	}
-	r = block_group_add(fs, &d, &g);
-	if (r)
-		return r;
-	g->in_tree = true;
-	space_loaded_group(fs, d.type, d.len, d.used);
-	return 0;
-}
-
-static int walk_group_nodes(struct fs *fs, const struct node_ident *id)
-{
-	struct cache_entry *entry;
-	int r = node_read(fs, fs->commit_q, id, &entry);
-
-	if (r)
-		return r;
-	r = take_system_node(fs, id->addr);
-	for (unsigned i = 0; r == 0 && i < node_count(node_header(entry)); i++) {
-		const struct node_header *node = node_header(entry);
-		struct node_ident child;
-
-		if (id->level == 0) {
-			r = add_group_item(fs, node_key(node, i), node_value(node, i));
-		} else {
-			r = node_child(node, i, id->owner, &child);
-			if (r == 0)
-				r = walk_group_nodes(fs, &child);
-		}
-	}
-	cache_put(fs->cache, entry);
-	return r;
-}
-
-static int read_group_tree(struct fs *fs)
-{
-	struct node_ident id = {fs->group_tree.addr, fs->group_tree.generation, TREE_ID_GROUP, fs->group_tree.level};
-
-	if (id.addr == 0)
-		return 0;
-	if (id.level >= NODE_LEVEL_MAX || id.addr % NODE_SIZE)
-		return -EUCLEAN;
-	return walk_group_nodes(fs, &id);
-}
-
 static int add_device_space(struct fs *fs)
 {
 	uint64_t log = le64_to_cpu(fs->super.log_offset), log_size = le64_to_cpu(fs->super.log_size);
@@ -222,8 +93,6 @@ static int replay(struct fs *fs)
 	fs->log.head = fs->log.tail = le64_to_cpu(fs->super.log_tail);
 	fs->log.seq = le64_to_cpu(fs->super.log_seq);
 	r = flush_log_replay(fs, fs->commit_q, &groups, &items);
-	fs->log.lost_flushes = le64_to_cpu(fs->super.log_lost_flushes);
-	fs->log.lost_ns = (int64_t)le64_to_cpu(fs->super.log_lost_ns);
 	if (groups)
 		fs_log(fs, FS_LOG_NOTICE, "flush log: %llu flushes with %llu changes replayed in %llu ms",
 		       (unsigned long long)groups, (unsigned long long)items, (unsigned long long)(fs_now_us() - start) / 1000);
@@ -253,7 +122,7 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 			fs_set_read_only(fs, r, "the superblocks cannot be written anew");
 	}
 	memcpy(fs->uuid, sb->uuid, sizeof(fs->uuid));
-	fs->group_size = le64_to_cpu(sb->group_size);
+	fs->group_step = le64_to_cpu(sb->group_step);
 	fs->dev->size = le64_to_cpu(sb->device_size);
 	atomic_store(&fs->next_id, max_u64(le64_to_cpu(sb->next_id), TREE_ID_FIRST_FREE));
 	atomic_store(&fs->running_generation, le64_to_cpu(sb->generation) + 1);
@@ -263,9 +132,9 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	space_info_init(fs);
 	r = add_device_space(fs);
 	if (r == 0)
-		r = add_system_groups(fs);
+		r = block_group_read_system(fs);
 	if (r == 0)
-		r = read_group_tree(fs);
+		r = block_group_read_tree(fs, fs->commit_q);
 	if (r)
 		return fs_fail(err, r, "the block groups cannot be read (%s): run a check of the pool", strerror(-r));
 	r = root_tree_read(fs);
@@ -297,7 +166,7 @@ static void init_locks(struct fs *fs)
 	lock_cond_init(&fs->state_cond);
 	lock_cond_init(&fs->done_cond);
 	lock_init(&fs->space.lock, LOCK_SPACE_INFO);
-	space_tickets_init(&fs->space);
+	TAILQ_INIT(&fs->space.tickets);
 	volume_table_init(fs);
 	flush_log_init(fs);
 }
@@ -328,6 +197,7 @@ static int start(struct fs *fs, struct fs_error *err)
 {
 	int r = group_table_init(fs);
 
+	fs->groups.loaded_max = fs->opt.cache_bytes / LOADED_SHARE;
 	if (r == 0)
 		r = cache_new(fs->opt.cache_bytes, &fs->cache);
 	if (r == 0 && !fs->simulated)

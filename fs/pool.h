@@ -11,6 +11,8 @@
 
 /* Writes an empty pool. Everything is durable on return. Waits. */
 int pool_format(struct device *dev, bool sparse, struct fs_error *err);
+/* The same with a step of logical addresses of one's own, so that groups can be neighbours: for tests. */
+int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_error *err);
 
 /*
  * Opens the pool on dev; takes over dev, also on failure. `simulated`: no threads are started; the caller

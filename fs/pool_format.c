@@ -26,25 +26,37 @@ static uint64_t log_size_for(uint64_t size)
 	return round_down_u64(min_u64(max_u64(size / 128, LOG_SIZE_MIN), LOG_SIZE_MAX), 256u << 10);
 }
 
-/* Room for the items of as many groups as the pool can have, three times over; see pool.c about live_max. */
-static uint64_t system_bytes_for(uint64_t size, uint64_t group_size)
+/* Twice as many groups as stripes of the usual length fit: there are smaller ones, too. More are made when it turns out so. */
+static uint64_t groups_for(uint64_t size, uint64_t step)
 {
-	uint64_t groups = size / group_size * 2 + 256;
-
-	return round_up_u64(groups * 96 * 2 * 3, 1u << 20);
+	return size / min_u64(group_size_for(size), step) * 2 + 256;
 }
 
-static uint64_t system_size_for(uint64_t size)
+static uint64_t system_size_for(uint64_t size, uint64_t step)
 {
-	uint64_t bytes = system_bytes_for(size, group_size_for(size));
+	uint64_t bytes = round_up_u64(block_group_system_for(groups_for(size, step)), 1u << 20);
 
-	return min_u64(max_u64(bytes, 1u << 20), SYSTEM_STRIPE_MAX);
+	return min_u64(bytes, SYSTEM_STRIPE_MAX);
 }
 
-static int fill_super(struct device *dev, bool sparse, struct super_block *sb)
+/* One group, or where the step is shorter, several that are neighbours. */
+static void fill_system(struct super_block *sb, uint64_t bytes, uint64_t step)
+{
+	uint64_t len = min_u64(bytes, step);
+
+	for (unsigned i = 0; (i + 1) * len <= bytes && i < SUPER_SYSTEM_GROUPS; i++) {
+		struct super_system_group *g = &sb->system[i];
+
+		g->start = cpu_to_le64((i + 1) * step);
+		g->length = cpu_to_le64(len);
+		for (unsigned k = 0; k < GROUP_STRIPES_MAX; k++)
+			g->stripe[k].offset = cpu_to_le64(SYSTEM_AREA_START + k * bytes + i * len);
+	}
+}
+
+static int fill_super(struct device *dev, bool sparse, uint64_t step, struct super_block *sb)
 {
 	struct timespec now;
-	uint64_t sys = system_size_for(dev->size);
 
 	memset(sb, 0, sizeof(*sb));
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -55,9 +67,7 @@ static int fill_super(struct device *dev, bool sparse, struct super_block *sb)
 		return -EIO;
 	sb->flags = cpu_to_le64(sparse ? SUPER_FLAG_SPARSE : 0);
 	sb->device_size = cpu_to_le64(dev->size);
-	sb->group_size = cpu_to_le64(max_u64(group_size_for(dev->size), sys));
-	if (le64_to_cpu(sb->group_size) & (le64_to_cpu(sb->group_size) - 1))
-		sb->group_size = cpu_to_le64(4u << 20); /* a system group of 3 MiB in a small pool */
+	sb->group_step = cpu_to_le64(step);
 	sb->block_size = cpu_to_le32(FS_BLOCK_SIZE);
 	sb->node_size = cpu_to_le32(NODE_SIZE);
 	sb->ctime_ns = cpu_to_le64((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
@@ -65,16 +75,16 @@ static int fill_super(struct device *dev, bool sparse, struct super_block *sb)
 	sb->log_size = cpu_to_le64(log_size_for(dev->size));
 	sb->log_offset = cpu_to_le64(DEVICE_DATA_START);
 	sb->log_seq = cpu_to_le64(1);
-	sb->system[0] = (struct super_system_group){
-		.start = cpu_to_le64(le64_to_cpu(sb->group_size)),
-		.length = cpu_to_le64(sys),
-		.stripe = {{cpu_to_le64(0), cpu_to_le64(SYSTEM_AREA_START)},
-			   {cpu_to_le64(0), cpu_to_le64(SYSTEM_AREA_START + sys)}},
-	};
+	fill_system(sb, system_size_for(dev->size, step), step);
 	return 0;
 }
 
 int pool_format(struct device *dev, bool sparse, struct fs_error *err)
+{
+	return pool_format_step(dev, sparse, GROUP_STEP, err);
+}
+
+int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_error *err)
 {
 	struct super_block sb;
 	struct device_queue *q;
@@ -82,7 +92,7 @@ int pool_format(struct device *dev, bool sparse, struct fs_error *err)
 
 	if (dev->size < FS_POOL_SIZE_MIN)
 		return fs_fail(err, -EINVAL, "%llu bytes are too few: a pool has at least 16 MiB", (unsigned long long)dev->size);
-	r = fill_super(dev, sparse, &sb);
+	r = fill_super(dev, sparse, step, &sb);
 	if (r == 0)
 		r = dev->ops->queue_new(dev, &q);
 	if (r)
@@ -258,15 +268,11 @@ static int use_grown(struct fs *fs, uint64_t old, uint64_t new_size)
 		r = group_space_add(fs, old, new_size - old);
 	if (r)
 		return r;
-	lock_take(&fs->commit_lock);
-	r = block_group_grow_system(fs, &fs->super, system_bytes_for(new_size, fs->group_size));
-	lock_drop(&fs->commit_lock);
-	if (r == -ENOSPC) /* it grows by too little for that; the groups that there are have room */
-		r = 0;
 	lock_take(&fs->space.lock);
 	space_info_init(fs);
 	lock_drop(&fs->space.lock);
-	return r ? r : commit_super(fs);
+	space_grow_system(fs, groups_for(new_size, fs->group_step) / 2);
+	return commit_super(fs);
 }
 
 int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)

@@ -8,18 +8,6 @@
 #include "base/util.h"
 #include "fs/fs_int.h"
 
-static void count_group(struct block_group *g, void *arg)
-{
-	struct fs_info *info = arg;
-
-	if (g->type == GROUP_DATA)
-		info->groups_data++;
-	else if (g->type == GROUP_METADATA)
-		info->groups_metadata++;
-	else
-		info->groups_system++;
-}
-
 static void space_figures(struct fs *fs, struct fs_info *info)
 {
 	struct space_info *si = &fs->space;
@@ -49,9 +37,9 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	space_figures(fs, info);
 	info->generation = atomic_load(&fs->running_generation) - 1;
 	info->unallocated_bytes = atomic_load(&fs->groups.unallocated_bytes);
-	lock_take(&fs->groups.lock);
-	block_group_each(fs, count_group, info);
-	lock_drop(&fs->groups.lock);
+	info->groups_data = atomic_load(&fs->groups.number[0]);
+	info->groups_metadata = atomic_load(&fs->groups.number[1]);
+	info->groups_system = atomic_load(&fs->groups.number[2]);
 	info->cache_loaded = atomic_load(&fs->stats.cache_loaded);
 	info->cache_written = atomic_load(&fs->stats.cache_written);
 	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
@@ -78,8 +66,6 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
 	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
 	info->errors_io = atomic_load(&fs->stats.errors_io);
-	info->log_lost_flushes = fs->log.lost_flushes;
-	info->log_lost_ns = fs->log.lost_ns;
 	info->read_only = fs_is_read_only(fs);
 	info->device_kind = fs->dev->ops->name;
 	info->direct_io = fs->dev->direct;

@@ -335,8 +335,10 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 	if (!space)
 		return -ENOMEM;
 	g->contradicts = rg->found != g->used;
-	r = g->contradicts ? 0 : block_group_rebuilt(g, space);
+	r = g->contradicts ? 0 : block_group_rebuilt(fs, g, space);
 	if (r || g->contradicts) {
+		if (g->contradicts && g->type == GROUP_METADATA)
+			atomic_fetch_sub(&fs->groups.metadata_unknown, 1);
 		free_space_free(space);
 		return r;
 	}

@@ -140,17 +140,26 @@ static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
 	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
 }
 
+/* Device space for system groups that so many more groups of the usual size want, by the rule of grow_system_locked. */
+static uint64_t system_for(struct fs *fs, uint64_t more_groups)
+{
+	uint64_t have = block_group_system_bytes(fs), want = 2 * block_group_system_for(2 * (atomic_load(&fs->groups.live) + more_groups));
+
+	return more_groups > space_groups_left(fs) && want > have ? 2 * (want - have) : 0;
+}
+
 /* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
-static bool can_write_locked(const struct fs *fs, uint64_t bytes, uint64_t have)
+static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have)
 {
 	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
-	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0);
+	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0), groups = grow / fs->group_size;
 	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
 	/* As grow_data_locked asks it: for whole groups. */
 	uint64_t growth = space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
 	struct space_pending few = {max_u64(requests, 2), requests * 256 + volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
 
-	return grow <= unallocated && grow / fs->group_size <= space_groups_left(fs) &&
+	grow += system_for(fs, groups);
+	return grow <= unallocated && atomic_load(&fs->groups.live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
 	       space_metadata_fits(fs, few, unallocated - grow, 0, growth);
 }
 

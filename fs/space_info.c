@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/space_info.c: reservations, promises and the counters. What fits is computed in space_bound.c; who waits: space_ticket.c. */
+/* fs/space_info.c: reservations, tickets, promises and the counters. What fits is computed in space_bound.c. */
 #include "fs/space_info.h"
 
 #include <errno.h>
@@ -13,6 +13,8 @@
 
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define FREEING_RESERVE_BYTES (256u << 10)
+#define SYSTEM_GROUP_MAX (256ull << 20)
+#define TICKET_COMMITS_MAX 8u /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u
 #define PENDING_MAX 1600000u
@@ -40,6 +42,7 @@ void space_info_init(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
 
+	atomic_store(&fs->group_size, min_u64(group_size_for(fs->dev->size), fs->group_step));
 	si->global_reserve = round_up_u64(max_u64(16 * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
 	si->freeing_reserve = min_u64(FREEING_RESERVE_BYTES, fs->dev->size / 1024);
 	si->freeing_reserve = round_up_u64(si->freeing_reserve, FS_BLOCK_SIZE);
@@ -47,7 +50,7 @@ void space_info_init(struct fs *fs)
 
 void space_info_fini(struct fs *fs)
 {
-	ASSERT(fs->space.nr_tickets == 0);
+	ASSERT(TAILQ_EMPTY(&fs->space.tickets));
 	lock_fini(&fs->space.lock);
 }
 
@@ -68,6 +71,36 @@ static void promise_change_locked(struct space_info *si, struct space_promise *p
 /* ---- reserving ------------------------------------------------------------- */
 
 /*
+ * Before the group tree runs out of room for items there is another system group, as large as all before, if metadata can
+ * spare that. Else data groups end a quarter before that room does.
+ */
+static void grow_system_locked(struct fs *fs, uint64_t groups)
+{
+	uint64_t have = block_group_system_bytes(fs), want = block_group_system_for(2 * groups);
+	uint64_t quantum = group_quantum(fs), bytes = round_up_u64(min_u64(max_u64(have, quantum), SYSTEM_GROUP_MAX), quantum);
+	struct space_pending none = {0, 0};
+	int r = 0;
+
+	while (r == 0 && have < want && bytes >= quantum) {
+		uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
+
+		if (2 * bytes > unallocated || !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0)) {
+			bytes = round_down_u64(bytes / 2, quantum);
+			continue;
+		}
+		r = block_group_create_system_locked(fs, bytes);
+		have = block_group_system_bytes(fs);
+	}
+}
+
+void space_grow_system(struct fs *fs, uint64_t groups)
+{
+	lock_take(&fs->space.lock);
+	grow_system_locked(fs, max_u64(groups, atomic_load(&fs->groups.live)));
+	lock_drop(&fs->space.lock);
+}
+
+/*
  * Makes a data group of what unallocated space metadata does not need to keep, as large as it may be. `growth` as for
  * space_metadata_fits. False: there is none to be had.
  */
@@ -84,8 +117,11 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
 	if (bytes >= quantum && space_groups_left(fs) > 0)
 		r = block_group_create(fs, GROUP_DATA, bytes, &bytes);
-	if (r == 0)
+	if (r == 0) {
 		si->kind[SPACE_DATA].total += bytes;
+		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
+			grow_system_locked(fs, atomic_load(&fs->groups.live));
+	}
 	return r == 0;
 }
 
@@ -104,35 +140,143 @@ static bool promise_is_there(const struct space_info *si, uint64_t bytes)
 	return d->allocated + d->may_use + d->unavailable + bytes <= d->total;
 }
 
-enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
+static bool try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
 {
 	struct space_info *si = &fs->space;
+
 	struct space_promise *p = want->promise;
 	bool promised = p && p->promised;
 
 	if (space_all_pending(si).touches > PENDING_MAX)
-		return SPACE_FULL;
+		return false;
 	if (promised) { /* it is owed; or it is as soon as a commit has freed what was overwritten */
 		flags |= SPACE_PROMISED;
 		if (want->data_bytes > owed(p))
-			return SPACE_OWED_LATER;
+			return false;
 		while (!promise_is_there(si, want->data_bytes))
 			if (!grow_data_locked(fs, want->pending, 0))
-				return SPACE_FULL;
+				return false;
 	} else if (want->data_bytes) {
 		while (!data_fits(si, want->data_bytes, flags))
 			if (!grow_data_locked(fs, want->pending, 0))
-				return SPACE_FULL;
+				return false;
 	}
 	if (!space_metadata_fits(fs, want->pending, atomic_load(&fs->groups.unallocated_bytes), flags, 0))
-		return SPACE_FULL;
+		return false;
 	if (p)
 		promise_change_locked(si, p, p->promised, p->allocated + want->data_bytes);
 	si->kind[SPACE_DATA].may_use += want->data_bytes;
 	si->in_flight.touches += want->pending.touches;
 	si->in_flight.bytes += want->pending.bytes;
 	check_locked(si);
-	return SPACE_FITS;
+	return true;
+}
+
+/* ---- tickets --------------------------------------------------------------- */
+
+/* Whether a commit could free anything: something pinned, or pending that may replace or drop extents. */
+static bool can_reclaim_locked(struct fs *fs)
+{
+	const struct space_info *si = &fs->space;
+
+	return si->kind[SPACE_DATA].pinned || si->kind[SPACE_METADATA].pinned || si->running.touches ||
+	       si->committing.touches || si->in_flight.touches || atomic_load(&fs->orphans) ||
+	       fs_is_rebuilding(fs);
+}
+
+int space_reserve(struct fs *fs, struct space_ticket *t)
+{
+	struct space_info *si = &fs->space;
+	int r = 0;
+
+	if (fs_is_read_only(fs))
+		return -EROFS;
+	lock_take(&si->lock);
+	/* Nobody overtakes those who wait, but what frees space helps them. */
+	if ((TAILQ_EMPTY(&si->tickets) || (t->flags & SPACE_FREEING)) && try_reserve_locked(fs, &t->want, t->flags)) {
+		r = 0;
+	} else if (!can_reclaim_locked(fs) && TAILQ_EMPTY(&si->tickets)) {
+		si->enospc++;
+		r = -ENOSPC;
+	} else if (t->flags & SPACE_NOTICKET) {
+		r = -EAGAIN;
+	} else {
+		t->commits = atomic_load(&fs->commits_started);
+		t->change_commits = si->change_commits;
+		if (t->flags & SPACE_FREEING)
+			TAILQ_INSERT_HEAD(&si->tickets, t, link);
+		else
+			TAILQ_INSERT_TAIL(&si->tickets, t, link);
+		si->nr_tickets++;
+		r = -EINPROGRESS;
+	}
+	lock_drop(&si->lock);
+	if (r == -EINPROGRESS)
+		fs_kick_commit(fs);
+	return r;
+}
+
+/* The first ticket that can be answered: *ret_error tells how. */
+static struct space_ticket *next_answer_locked(struct fs *fs, uint64_t commits, bool reclaimable, int *ret_error)
+{
+	struct space_info *si = &fs->space;
+	struct space_ticket *t = TAILQ_FIRST(&si->tickets);
+
+	if (!t)
+		return NULL;
+	if (try_reserve_locked(fs, &t->want, t->flags)) {
+		*ret_error = 0;
+		si->granted_at = si->change_commits;
+	} else if (si->change_commits > max_u64(t->change_commits, si->granted_at) + TICKET_COMMITS_MAX ||
+		   (commits > t->commits && !reclaimable && !can_reclaim_locked(fs))) {
+		*ret_error = -ENOSPC;
+	} else {
+		return NULL;
+	}
+	TAILQ_REMOVE(&si->tickets, t, link);
+	si->nr_tickets--;
+	si->enospc += *ret_error != 0;
+	return t;
+}
+
+bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable)
+{
+	struct space_info *si = &fs->space;
+	struct space_ticket *t;
+	bool waiting;
+
+	lock_take(&si->lock);
+	for (int error; (t = next_answer_locked(fs, commits, reclaimable, &error));) {
+		lock_drop(&si->lock);
+		t->done(t, error);
+		lock_take(&si->lock);
+	}
+	waiting = !TAILQ_EMPTY(&si->tickets);
+	lock_drop(&si->lock);
+	return waiting;
+}
+
+void space_count_reclaim(struct fs *fs)
+{
+	lock_take(&fs->space.lock);
+	fs->space.reclaim_commits += !TAILQ_EMPTY(&fs->space.tickets);
+	lock_drop(&fs->space.lock);
+}
+
+void space_fail_tickets(struct fs *fs, int error)
+{
+	struct space_info *si = &fs->space;
+	struct space_ticket *t;
+
+	lock_take(&si->lock);
+	while ((t = TAILQ_FIRST(&si->tickets))) {
+		TAILQ_REMOVE(&si->tickets, t, link);
+		si->nr_tickets--;
+		lock_drop(&si->lock);
+		t->done(t, error);
+		lock_take(&si->lock);
+	}
+	lock_drop(&si->lock);
 }
 
 /* ---- a reservation's life -------------------------------------------------- */

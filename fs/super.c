@@ -33,9 +33,9 @@ int super_validate(const struct super_block *sb, uint64_t offset, uint64_t devic
 		why = "has an unknown block size";
 	else if (size < FS_POOL_SIZE_MIN || size % FS_BLOCK_SIZE)
 		why = "has an impossible size";
-	else if (!is_power_of_two(le64_to_cpu(sb->group_size)) || le64_to_cpu(sb->group_size) < GROUP_SIZE_MIN ||
-		 le64_to_cpu(sb->group_size) > GROUP_SIZE_MAX)
-		why = "has an impossible group size";
+	else if (!is_power_of_two(le64_to_cpu(sb->group_step)) || le64_to_cpu(sb->group_step) < GROUP_STEP_MIN ||
+		 le64_to_cpu(sb->group_step) > GROUP_STEP)
+		why = "has an impossible step of block groups";
 	else if (log < DEVICE_DATA_START || log % FS_BLOCK_SIZE || log_size < (64u << 10) || log_size % FS_BLOCK_SIZE ||
 		 log_size > size || log > size - log_size)
 		why = "has an impossible flush log";

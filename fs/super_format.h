@@ -24,7 +24,7 @@
 #define SYSTEM_AREA_START (1ull << 20)
 #define DEVICE_DATA_START (8ull << 20)
 
-#define SUPER_SYSTEM_GROUPS 8
+#define SUPER_SYSTEM_GROUPS 32
 #define GROUP_STRIPES_MAX 2
 
 struct super_stripe {
@@ -56,7 +56,7 @@ struct super_block {
 	le64 compat, ro_compat, incompat;
 	le64 flags;
 	le64 device_size;
-	le64 group_size; /* step of the groups' logical addresses, a power of two */
+	le64 group_step; /* of the groups' logical addresses, a power of two */
 	le32 block_size, node_size;
 	le64 ctime_ns;
 	le64 next_id; /* of the next volume or tree */
@@ -65,10 +65,8 @@ struct super_block {
 	le64 log_offset, log_size; /* on the device */
 	le64 log_tail;		   /* where replay starts: position in the endless log (offset modulo log_size) */
 	le64 log_seq;		   /* of the record expected there */
-	le64 log_lost_flushes;	   /* since the pool was made, by records that had rotted: those that are known of */
-	le64 log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
 	struct super_system_group system[SUPER_SYSTEM_GROUPS];
-	uint8_t reserved[SUPER_SIZE - 264 - 48 * SUPER_SYSTEM_GROUPS];
+	uint8_t reserved[SUPER_SIZE - 248 - 48 * SUPER_SYSTEM_GROUPS];
 };
 static_assert(sizeof(struct super_block) == SUPER_SIZE, "super_block");
 

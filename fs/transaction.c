@@ -253,7 +253,7 @@ static int write_out(struct transaction *txn)
 	struct fs *fs = txn->fs;
 	int r;
 
-	delayed_refs_settle(&txn->refs);
+	delayed_refs_settle(&txn->refs, fs->group_step);
 	r = try_patiently(txn, run_refs);
 	txn->refs.count = 0;
 	if (r == 0)
@@ -263,7 +263,7 @@ static int write_out(struct transaction *txn)
 	if (r == 0 && !FAULT(FAULT_SUPER_BEFORE_NODES))
 		r = write_batch_wait(&txn->wb);
 	if (r == 0) {
-		delayed_refs_settle(&txn->refs); /* the group tree's own nodes */
+		delayed_refs_settle(&txn->refs, fs->group_step); /* the group tree's own nodes */
 		r = run_refs(txn);
 	}
 	atomic_fetch_add(&fs->stats.commit_bytes, txn->wb.bytes + SUPER_COPIES * SUPER_SIZE);
@@ -289,6 +289,7 @@ static int write_super(struct transaction *txn)
 	}
 	sb->log_tail = cpu_to_le64(txn->log_tail);
 	sb->log_seq = cpu_to_le64(txn->log_seq);
+	block_group_pack_system(fs, sb);
 	tree_root_pack(&txn->root_tree, &sb->root_tree);
 	tree_root_pack(&txn->group_tree, &sb->group_tree);
 	return super_write_all(txn->q, sb);
@@ -360,6 +361,8 @@ bool transaction_release_pins(struct fs *fs)
 	/* Owed to its volume before it is free: in between a reserved volume would have no right to it, and others would. */
 	volume_release_freed(fs, le64_to_cpu(fs->super.generation));
 	block_group_release_pinned(fs, le64_to_cpu(fs->super.generation));
+	block_group_free_removed(fs);
+	block_group_unload(fs);
 	atomic_store(&fs->pins_wait, false);
 	return true;
 }
@@ -467,6 +470,8 @@ int transaction_commit(struct fs *fs)
 			nanosleep(&(struct timespec){0, 100000}, NULL);
 		atomic_fetch_add(&fs->commits_started, 1);
 		space_count_reclaim(fs);
+		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
+			space_grow_system(fs, 0);
 		if (transaction_is_needed(fs))
 			r = commit_locked(fs);
 		else

@@ -16,7 +16,6 @@
 
 #include <stdbool.h>
 
-#include "server/clients.h"
 #include "server/loop.h"
 #include "server/nbd_session.h"
 
@@ -25,7 +24,6 @@ struct nbd_conn;
 struct nbd_worker {
 	struct loop *loop;
 	struct nbd_env env;
-	struct client_list *clients; /* where connections are listed; NULL: nowhere. Set it before the loop runs. */
 	struct timeval handshake_timeout,
 		linger_timeout; /* see limits.h; tests make them shorter before the loop runs */
 	unsigned stall_ms;	/* invariant 4 */
@@ -35,8 +33,7 @@ struct nbd_worker {
 	bool draining;
 	void (*drained)(void *arg); /* on the loop's thread, once, when the last connection is gone after a drain */
 	void *drained_arg;
-	struct task drain_task, cut_task, drop_task;
-	atomic_bool drop_posted;
+	struct task drain_task, cut_task;
 };
 
 /* Takes over loop->after_io and loop->owner. The loop must not run yet. -ENOMEM: nothing is to be undone. */

@@ -31,7 +31,6 @@
 #include "proto/nbd-protocol.h"
 #include "server/buf_pool.h"
 #include "server/limits.h"
-#include "server/figures.h"
 #include "server/nbd_export.h"
 #include "server/task.h"
 
@@ -85,7 +84,6 @@ struct nbd_session {
 	enum nbd_session_state state;
 	struct nbd_handshake *hs; /* until its last output is sent */
 	struct nbd_export export;
-	struct figures_live *figures; /* where requests are counted, besides env->stats; may be NULL */
 	bool structured, allocation;
 	const char *why; /* it is over, or nearly; NULL: it is not */
 

@@ -50,7 +50,6 @@ struct server {
 	struct unit *units;
 	struct nbd_worker *workers;
 	unsigned count, inited; /* units; of them, initialized */
-	struct client_list clients;
 	struct listener_group listeners;
 	struct rpc_server *rpc;
 	unsigned rpc_listening;
@@ -314,7 +313,6 @@ static int init_units(struct server *srv)
 			loop_fini(&unit->loop);
 			return r;
 		}
-		srv->workers[srv->inited].clients = &srv->clients;
 	}
 	return 0;
 }
@@ -343,8 +341,7 @@ static int listen_rpc_on(struct server *srv, const struct addr *addr)
 
 static int listen_rpc(struct server *srv)
 {
-	struct rpc_server_options opt = {
-		.fs = srv->fs, .clients = &srv->clients, .shutdown = on_rpc_shutdown, .arg = srv};
+	struct rpc_server_options opt = {.fs = srv->fs, .shutdown = on_rpc_shutdown, .arg = srv};
 	int r = rpc_server_new(srv->units[0].loop.base, &opt, &srv->rpc);
 
 	for (unsigned i = 0; i < srv->config.rpc.count && !r; i++) {
@@ -430,7 +427,6 @@ static void finish(struct server *srv)
 	}
 	mem_free(srv->workers);
 	mem_free(srv->units);
-	client_list_fini(&srv->clients);
 }
 
 static int close_pool(struct server *srv)
@@ -454,7 +450,6 @@ int server_run(const struct server_options *opt)
 	raise_file_limit();
 	if (evthread_use_pthreads() < 0 || open_pool(&srv) < 0)
 		return 1;
-	client_list_init(&srv.clients);
 	r = start(&srv);
 	if (!r) {
 		log_bare(srv.log, "ready");

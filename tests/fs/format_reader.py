@@ -18,7 +18,6 @@ SUPER_OFFSETS = (64 << 10, 512 << 10, (8 << 20) - (64 << 10))
 DATA, METADATA, SYSTEM = 1, 2, 4
 ROOT_TREE, GROUP_TREE, FIRST_ID = 1, 2, 256
 LAST, DATA_DURABLE, PAD = 1, 2, 4
-LOG_EXTENT, LOG_GROUP = 1, 2
 
 
 class Broken(Exception):
@@ -127,13 +126,13 @@ class Pool:
     def super_copy(self, offset):
         data = self.pread(BLOCK, offset)
         sb = fields("IIQQQ16sQQQQQQIIQQ", "crc version magic offset generation uuid compat ro_compat incompat flags "
-                    "device_size group_size block_size node_size ctime_ns next_id", data)
+                    "device_size group_step block_size node_size ctime_ns next_id", data)
         good = (data[8:16] == b"BYREPOOL" and sb["crc"] == crc32c(data[4:]) and sb["offset"] == offset
                 and sb["version"] == 2)
         sb["root_tree"], sb["group_tree"] = tree_root(data, 120), tree_root(data, 168)
         sb.update(fields("QQQQ", "log_offset log_size log_tail log_seq", data, 216))
-        sb["system"] = [struct.unpack_from("<6Q", data, 264 + 48 * i) for i in range(8)]
-        need(not good or not any(data[632:]), "superblock: reserved bytes are not zero")
+        sb["system"] = [struct.unpack_from("<6Q", data, 248 + 48 * i) for i in range(32)]
+        need(not good or not any(data[1784:]), "superblock: reserved bytes are not zero")
         return sb if good else None
 
     def read_super(self):
@@ -142,18 +141,18 @@ class Pool:
         self.sb = sb = max(copies, key=lambda c: c["generation"])
         need(sb["incompat"] == 0, "unknown features")
         need((sb["block_size"], sb["node_size"]) == (BLOCK, NODE), "block sizes", sb["block_size"], sb["node_size"])
-        need(sb["group_size"] & (sb["group_size"] - 1) == 0, "group size", sb["group_size"])
+        need(sb["group_step"] & (sb["group_step"] - 1) == 0, "group size", sb["group_step"])
         for start, length, _, off0, _, off1 in sb["system"]:
             if start:
                 self.add_group(Group(start, length, SYSTEM, [off0, off1]))
 
     def add_group(self, g):
-        need(g.start and g.start % self.sb["group_size"] == 0, "group", g.start, "is not at a step")
-        need(g.start not in self.groups and g.length <= self.sb["group_size"], "group", g.start, "does not fit")
+        need(g.start and g.start % self.sb["group_step"] == 0, "group", g.start, "is not at a step")
+        need(g.start not in self.groups and g.length <= self.sb["group_step"], "group", g.start, "does not fit")
         self.groups[g.start] = g
 
     def find(self, addr, length):
-        g = self.groups.get(addr - addr % self.sb["group_size"])
+        g = self.groups.get(addr - addr % self.sb["group_step"])
         need(g and addr + length <= g.start + g.length, "address", addr, "is in no group")
         return g
 
@@ -306,15 +305,15 @@ class Pool:
         size = self.sb["log_size"]
         at = pos % size
         data = self.pread(BLOCK, self.sb["log_offset"] + at)
-        h = fields("I4s16sQQIIII", "crc magic pool seq durable bytes items flags reserved", data)
-        if (h["magic"] != b"BYLG" or h["pool"] != self.sb["uuid"] or h["seq"] != seq or not 56 <= h["bytes"] <= 262144
+        h = fields("I4s16sQIIII", "crc magic pool seq bytes items flags reserved", data)
+        if (h["magic"] != b"BYLG" or h["pool"] != self.sb["uuid"] or h["seq"] != seq or not 48 <= h["bytes"] <= 262144
                 or at + -(-h["bytes"] // BLOCK) * BLOCK > size):
             return None
         data = self.pread(h["bytes"], self.sb["log_offset"] + at)
         if h["crc"] != crc32c(data[4:]):
             return None
         step = size - at if h["flags"] & PAD else -(-h["bytes"] // BLOCK) * BLOCK
-        return h["flags"], data[56:], pos + step
+        return h["flags"], data[48:], pos + step
 
     def log_groups(self):
         pos, seq, group = self.sb["log_tail"], self.sb["log_seq"], b""
@@ -331,28 +330,22 @@ class Pool:
             verify = i + 1 == len(groups) and not flags & DATA_DURABLE
             at = 0
             while at < len(group):
-                kind, zero, length, ident, generation = struct.unpack_from("<HHIQQ", group, at)
-                need(not zero and length >= 24 and length % 8 == 0 and at + length <= len(group), "flush log: item", kind, length)
-                self.log_item(kind, ident, generation, group[at + 24:at + length], verify)
-                at += length
+                volume, blk, n, addr, generation = struct.unpack_from("<5Q", group, at)
+                at += 40
+                crcs = ()
+                if volume and addr:
+                    crcs = struct.unpack_from(f"<{n}I", group, at)
+                    at += 4 * n
+                if volume == 0 or generation > self.sb["generation"]:
+                    self.apply(volume, blk, n, addr, crcs, verify)
 
-    def log_item(self, kind, ident, generation, body, verify):
-        if kind == LOG_GROUP:
-            length, offset = struct.unpack("<QQ", body)
-            if ident not in self.groups:
-                self.add_group(Group(ident, length, DATA, [offset]))
-        elif kind == LOG_EXTENT:
-            blk, n, addr = struct.unpack_from("<QQQ", body)
-            crcs = struct.unpack_from(f"<{n}I", body, 24) if addr else ()
-            need(n and len(body) == 24 + -(-4 * len(crcs) // 8) * 8, "flush log: an extent of", n, "blocks")
-            if generation > self.sb["generation"]:
-                self.log_extent(ident, blk, n, addr, crcs, verify)
-        else:
-            need(False, "flush log: an item of type", kind)
-
-    def log_extent(self, ident, blk, n, addr, crcs, verify):
-        v = next((v for v in self.volumes.values() if v.id == ident), None)
-        need(v and (blk + n) * BLOCK <= v.size, "flush log: blocks", blk, n, "of volume", ident)
+    def apply(self, volume, blk, n, addr, crcs, verify):
+        if volume == 0:
+            if blk not in self.groups:
+                self.add_group(Group(blk, n, DATA, [addr]))
+            return
+        v = next((v for v in self.volumes.values() if v.id == volume), None)
+        need(v and n and (blk + n) * BLOCK <= v.size, "flush log: blocks", blk, n, "of volume", volume)
         if verify and any(crc32c(self.data(addr + i * BLOCK)) != c for i, c in enumerate(crcs)):
             return
         self.log_items += 1

@@ -60,7 +60,7 @@ static void test_block_group_device_space_against_a_bitmap(void **state)
 	uint64_t rng = test_seed();
 	bool unallocated[UNITS] = {false};
 
-	fs->group_size = MIB;
+	fs->group_size = fs->group_step = MIB;
 	assert_int_equal(group_table_init(fs), 0);
 	for (unsigned i = 0; i < 50000 / (1 + 9 * SANITIZED); i++) {
 		uint64_t n = 1 + pick(&rng, pick(&rng, 4) ? 6 : 60), first = pick(&rng, UNITS - n);
@@ -370,7 +370,7 @@ static void save_slots(struct block_group *g, void *arg)
 	if (g->type == GROUP_SYSTEM)
 		return;
 	for (unsigned slot = 0; slot < 2; slot++)
-		device_sim_peek(s->e->sim, slot_offset(g, 0, slot), s->old[g->start / s->e->fs->group_size][slot],
+		device_sim_peek(s->e->sim, slot_offset(g, 0, slot), s->old[g->start / s->e->fs->group_step][slot],
 				min_u64(SLOT_COPY, g->slot_bytes));
 }
 
@@ -396,7 +396,7 @@ static void damage_slot(struct block_group *g, void *arg)
 		case DAMAGE_ZERO: memset(buf, 0, len); break;
 		case DAMAGE_GARBAGE: fill_bytes(buf, len, g->start); break;
 		case DAMAGE_OLD: /* a cache that was right once */
-			memcpy(buf, s->old[g->start / s->e->fs->group_size][g->cache_slot], len);
+			memcpy(buf, s->old[g->start / s->e->fs->group_step][g->cache_slot], len);
 			break;
 		case DAMAGE_OTHER_GROUP: /* the one before */
 			memcpy(mine, buf, len);

@@ -389,7 +389,7 @@ static void run_batch(struct world *w, const struct item *batch, size_t n)
 		model_apply(w, &batch[i]);
 	inspect_tree(w);
 	if (txn.refs.count)
-		delayed_refs_settle(&txn.refs);
+		delayed_refs_settle(&txn.refs, w->fs->group_step);
 	compare_refs(w, &txn.refs);
 	assert_int_equal(block_group_run_refs(w->fs, txn.q, &txn.refs, txn.generation), 0);
 	block_group_release_pinned(w->fs, txn.generation);

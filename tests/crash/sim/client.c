@@ -9,7 +9,7 @@
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
 
-#define POOL_BYTES_MAX (64ull << 20)
+#define POOL_BYTES_MAX (192ull << 20)
 
 static bool client_is_idle(void *arg)
 {

@@ -18,6 +18,7 @@ static const char *const step_names[STEP_KINDS] = {
 	[STEP_RESIZE] = "resize",   [STEP_READBACK] = "readback", [STEP_CLEAN] = "clean", [STEP_CLOSE] = "close",
 	[STEP_CRASH] = "crash",	    [STEP_GROW] = "grow",	  [STEP_FAULT] = "fault",   [STEP_NOMEM] = "nomem",
 	[STEP_SCATTER] = "scatter", [STEP_LOGFAIL] = "logfail",
+	[STEP_GROUPS] = "groups",
 };
 
 static const char *const profile_names[PROFILES] = {
@@ -63,6 +64,10 @@ static void draw_setting(struct setting *s, uint64_t *rng)
 	s->discard_zeroes = rng_below(rng, 2);
 	s->scatters = s->volume_blocks_max >= 2048 && rng_below(rng, 2);
 	s->log_bytes = rng_below(rng, 4) == 1 ? (96 + rng_below(rng, 3) * 12) << 10 : 0;
+	s->group_step = rng_below(rng, 4) == 0 ? 256u << 10 : 0;
+	s->bitmap_bytes = rng_below(rng, 2) ? rng_below(rng, 4) * 4096 : UINT64_MAX;
+	if (s->group_step) /* a group tree of several nodes */
+		s->pool_bytes += 96u << 20;
 }
 
 static struct history *history_alloc(uint64_t seed, size_t count)
@@ -98,6 +103,10 @@ struct history *history_new(uint64_t seed)
 	if (h->setting.scatters) { /* deleting a large tree takes several commits */
 		weight[STEP_SCATTER] = 8;
 		weight[STEP_DELETE] = 6;
+	}
+	if (h->setting.group_step) {
+		weight[STEP_GROUPS] = 6;
+		weight[STEP_GROW] = 3;
 	}
 	h->step[h->count++] = (struct step){STEP_CREATE, rng_next(&rng)};
 	while (h->count <= count)

@@ -31,6 +31,7 @@ enum step_kind {
 	STEP_NOMEM,    /* an allocation will fail */
 	STEP_SCATTER,  /* hundreds of single blocks of one volume, apart: its tree gets more leaves than one, or loses them */
 	STEP_LOGFAIL, /* the flush log cannot be written while a commit is under way; then idleness, then a flush */
+	STEP_GROUPS, /* many block groups are made, and leave again as nobody needs them */
 	STEP_KINDS,
 };
 
@@ -50,6 +51,8 @@ struct setting {
 	unsigned complete_max;
 	uint64_t log_bytes; /* 0: as the pool is made; else less, so that it is full and comes round more often */
 	bool fifo, discard_zeroes, scatters;
+	uint64_t group_step;  /* 0: as pools are made; else so small that groups are neighbours, and many */
+	uint64_t bitmap_bytes; /* that bitmaps of data groups may take; UINT64_MAX: any */
 };
 
 struct history {

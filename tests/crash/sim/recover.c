@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/check.h"
+#include "fs/block_group.h"
 #include "fs/device_sim.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
@@ -282,7 +283,6 @@ void world_crash(struct world *w)
 	take_image(w);
 	damage_mend(w);
 	world_check(w, w->sim, "after a crash");
-	damage_log(w);
 	damage_do(w, false);
 	open_and_compare(w);
 }
@@ -336,7 +336,7 @@ void world_first_open(struct world *w)
 
 	w->sim = device_sim_new(w->set->pool_bytes, w->history->seed);
 	set_device(w);
-	if (pool_format(w->sim, false, &err))
+	if (pool_format_step(w->sim, false, w->set->group_step ? w->set->group_step : GROUP_STEP, &err))
 		sim_fail("pool_format: %s", err.msg);
 	if (w->set->log_bytes)
 		shorten_log(w);

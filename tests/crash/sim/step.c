@@ -160,6 +160,20 @@ static void step_readback(struct world *w)
 	}
 }
 
+/* As for a reserved volume that is made and deleted at once. */
+static void step_groups(struct world *w)
+{
+	struct space_promise promise = {0, 0};
+	uint64_t missing, bytes = rng_below(&w->rng, w->sim->size / MODEL_BLOCK) * MODEL_BLOCK;
+
+	if (world_is_dead(w) || world_is_read_only(w))
+		return;
+	if (space_set_promise(w->fs, &promise, bytes, false, &missing) == 0)
+		(void)space_set_promise(w->fs, &promise, 0, false, &missing);
+	world_log(w, "groups: %u data, %u metadata, %u system", atomic_load(&w->fs->groups.number[0]),
+		  atomic_load(&w->fs->groups.number[1]), atomic_load(&w->fs->groups.number[2]));
+}
+
 /* ---- faults -------------------------------------------------------------------- */
 
 static void step_fault(struct world *w)
@@ -289,6 +303,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_NOMEM: step_nomem(w); break;
 	case STEP_SCATTER: step_scatter(w); break;
 	case STEP_LOGFAIL: step_logfail(w); break;
+	case STEP_GROUPS: step_groups(w); break;
 	case STEP_KINDS: break;
 	}
 }

@@ -127,7 +127,6 @@ void request_send(struct world *w, unsigned loop, struct request *req)
 	struct loop *l = &w->loop[loop];
 
 	req->op.fua = req->io.flags & FS_FUA;
-	req->op.loop = loop;
 	w->under_way[req->vol]++;
 	w->requests++;
 	w->ops++;
@@ -272,6 +271,7 @@ int world_open(struct world *w)
 	}
 	if (w->opens % 4 == 0)
 		w->fs->log.verify_max = 64u << 10;
+	w->fs->groups.loaded_max = w->set->bitmap_bytes;
 	w->fs->orphan_leaves = 1 + w->opens % 3; /* so that crashes find volumes that are partly freed */
 	start_loops(w);
 	return 0;
