@@ -29,6 +29,8 @@
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
+/* v + change, but never below 0. */
+static inline uint64_t add_clamped(uint64_t v, int64_t change) { return change < 0 && v < -(uint64_t)change ? 0 : v + (uint64_t)change; }
 /* `to` is a power of two. */
 static inline uint64_t round_up_u64(uint64_t v, uint64_t to) { return (v + to - 1) & ~(to - 1); }
 static inline uint64_t round_down_u64(uint64_t v, uint64_t to) { return v & ~(to - 1); }

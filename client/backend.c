@@ -140,6 +140,7 @@ static void pool_from_fs(const struct fs_info *i, struct byre_pool_info *ret_inf
 		.errors_corrected = i->errors_corrected,
 		.errors_checksum = i->errors_checksum,
 		.errors_io = i->errors_io,
+		.lost_bytes = i->lost_bytes,
 		.read_only = i->read_only,
 		.direct_io = i->direct_io,
 	};
@@ -154,6 +155,7 @@ static void volume_from_fs(const struct fs_volume_info *i, struct byre_volume_in
 		.id = i->id,
 		.size = i->size,
 		.used_bytes = i->used_bytes,
+		.lost_bytes = i->lost_bytes,
 		.flags = (i->flags & FS_VOLUME_RESERVED ? BYRE_VOLUME_RESERVED : 0) |
 			 (i->flags & FS_VOLUME_WRITEBACK ? BYRE_VOLUME_WRITEBACK : 0) |
 			 (i->flags & FS_VOLUME_READ_ONLY ? BYRE_VOLUME_READ_ONLY : 0),

@@ -104,6 +104,7 @@ struct byre_pool_info {
 	bool read_only;
 	bool direct_io;
 	char device_kind[32]; /* "io_uring", "threads", ... */
+	uint64_t lost_bytes; /* of volumes: cannot be read until they are overwritten, since nodes were lost */
 };
 
 int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size, struct byre_error *err);
@@ -152,6 +153,7 @@ struct byre_volume_info {
 	uint32_t flags;
 	int64_t ctime_ns; /* since 1970, UTC */
 	uint8_t uuid[BYRE_UUID_LEN];
+	uint64_t lost_bytes; /* cannot be read until they are overwritten, since nodes were lost */
 };
 
 /* Each change is durable when it returns 0. Sizes: a multiple of BYRE_BLOCK_SIZE from one to BYRE_VOLUME_SIZE_MAX. */

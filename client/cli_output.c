@@ -124,6 +124,7 @@ json_t *pool_json(const struct byre_pool_info *i, bool idle)
 	put_number(obj, "errors_corrected", i->errors_corrected);
 	put_number(obj, "errors_checksum", i->errors_checksum);
 	put_number(obj, "errors_io", i->errors_io);
+	put_number(obj, "lost_bytes", i->lost_bytes);
 	json_object_set_new(obj, "read_only", json_boolean(i->read_only));
 	json_object_set_new(obj, "device", json_string(i->device_kind));
 	json_object_set_new(obj, "direct_io", json_boolean(i->direct_io));
@@ -145,6 +146,7 @@ json_t *volume_json(const struct byre_volume_info *i)
 	put_number(obj, "id", i->id);
 	put_number(obj, "size", i->size);
 	put_number(obj, "used_bytes", i->used_bytes);
+	put_number(obj, "lost_bytes", i->lost_bytes);
 	json_object_set_new(obj, "reserved", json_boolean(i->flags & BYRE_VOLUME_RESERVED));
 	json_object_set_new(obj, "cache", json_string(cache_text(i->flags)));
 	json_object_set_new(obj, "read_only", json_boolean(i->flags & BYRE_VOLUME_READ_ONLY));
@@ -204,6 +206,8 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	printf("%-20s %" PRIu64 " ms\n", "last commit took", i->last_commit_ms);
 	printf("%-20s %" PRIu64 " checksum, %" PRIu64 " I/O, %" PRIu64 " corrected\n", "errors",
 	       i->errors_checksum, i->errors_io, i->errors_corrected);
+	if (i->lost_bytes)
+		show_size("lost", i->lost_bytes);
 	printf("%-20s %s, %s\n", "device", i->device_kind, i->direct_io ? "direct" : "buffered");
 }
 
@@ -215,6 +219,8 @@ void print_volume(const struct byre_volume_info *i)
 	show("uuid", uuid_text(i->uuid, uuid));
 	show_size("size", i->size);
 	show_size("used", i->used_bytes);
+	if (i->lost_bytes)
+		show_size("lost", i->lost_bytes);
 	show("space", i->flags & BYRE_VOLUME_RESERVED ? "reserved" : "thin");
 	show("cache", cache_text(i->flags));
 	if (i->flags & BYRE_VOLUME_READ_ONLY)

@@ -68,6 +68,7 @@ static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *re
 		.errors_corrected = m->errors_corrected,
 		.errors_checksum = m->errors_checksum,
 		.errors_io = m->errors_io,
+		.lost_bytes = m->lost_bytes,
 		.read_only = m->read_only,
 		.direct_io = m->direct_io,
 	};
@@ -81,6 +82,7 @@ static void volume_from_message(const Byre__Volume *m, struct byre_volume_info *
 		.id = m->id,
 		.size = m->size,
 		.used_bytes = m->used_bytes,
+		.lost_bytes = m->lost_bytes,
 		.flags = (m->reserved ? BYRE_VOLUME_RESERVED : 0) | (m->writeback ? BYRE_VOLUME_WRITEBACK : 0) |
 			 (m->read_only ? BYRE_VOLUME_READ_ONLY : 0),
 		.ctime_ns = m->ctime_ns,

@@ -410,7 +410,7 @@ static void report_difference(struct check *c, const struct check_group *g, enum
 
 static void report_differences(struct check *c, const struct check_group *g, const struct difference *d)
 {
-	bool unused = d->used_but_free && !c->incomplete;
+	bool unused = d->used_but_free && !c->incomplete && !g->leaked;
 	enum fs_cure cure = c->incomplete || c->contradicts ? FS_CURE_RESTORE : FS_CURE_REPAIR;
 
 	if (!d->free_but_used && !unused)
@@ -487,10 +487,30 @@ static int check_cache(struct check *c, struct check_group *g)
 	return r;
 }
 
-static void check_used(struct check *c, const struct check_group *g)
+/* More may be in use than is referred to, where nodes were lost. It is free when the cache has been rebuilt. */
+static void report_leak(struct check *c, struct check_group *g)
+{
+	bool done = false;
+
+	if (g->cache_slot > 1)
+		done = c->rebuild = true;
+	else if (drop_cache(c, g)) { /* nothing is left of it to be checked */
+		g->cache_slot = CACHE_SLOT_NONE;
+		done = true;
+	}
+	check_finding_cure(c, done && c->opt->repair ? FS_CURE_DONE : FS_CURE_REPAIR,
+			   "block group %llu: %llu bytes are in use that lost nodes had referred to and nothing does now%s", (ull)g->start,
+			   (ull)(g->used - g->mapped * g->unit), done && c->opt->repair ? " (repaired: freed)" : "");
+}
+
+static void check_used(struct check *c, struct check_group *g)
 {
 	if (c->incomplete || g->used == g->mapped * g->unit)
 		return;
+	if (g->used > g->mapped * g->unit && le64_to_cpu(c->sb.flags) & SUPER_FLAG_LEAKED) {
+		g->leaked = true;
+		return;
+	}
 	check_finding(c, "block group %llu: its item says that %llu bytes are used, the trees refer to %llu",
 		      (ull)g->start, (ull)g->used, (ull)(g->mapped * g->unit));
 	c->contradicts = true;
@@ -503,6 +523,9 @@ int check_group_contents(struct check *c)
 	for (uint32_t i = 0; i < c->groups; i++)
 		if (c->group[i] && c->group[i]->has_item)
 			check_used(c, c->group[i]);
+	for (uint32_t i = 0; i < c->groups; i++)
+		if (c->group[i] && c->group[i]->leaked)
+			report_leak(c, c->group[i]);
 	for (uint32_t i = 0; r == 0 && i < c->groups; i++)
 		if (c->group[i] && c->group[i]->has_item && c->group[i]->cache_slot <= 1)
 			r = check_cache(c, c->group[i]);

@@ -33,13 +33,14 @@ struct check_group {
 	uint32_t slot_bytes, cache_crc, cache_bytes;
 	uint8_t type, nr_stripes, cache_slot;
 	bool has_item;	 /* in the group tree */
+	bool leaked;	 /* more is in use than is referred to, and that is known */
 	uint64_t *map;	 /* blocks that the trees refer to; NULL: none */
 	uint64_t mapped; /* bits in map */
 };
 
 /* A tree to be walked: a volume's, or what is left of a deleted one's. */
 struct check_volume {
-	uint64_t id, size, used_blocks, progress;
+	uint64_t id, size, used_blocks, lost_blocks, progress;
 	struct tree_root root;
 	bool orphan, named;
 	char name[FS_NAME_MAX + 16]; /* "volume vm1" */
@@ -158,7 +159,7 @@ struct check_walk {
 
 	/* Found: */
 	uint64_t nodes, leaves, items;
-	bool skipped, unreadable;
+	bool unreadable;
 	uint16_t prev_len; /* the last key seen; 0: none */
 	uint8_t prev[NODE_KEY_MAX];
 };

@@ -141,10 +141,8 @@ static int walk_children(struct check_walk *w, const struct node_header *node, c
 			bound = node_key(node, i + 1);
 			child_upper = &bound;
 		}
-		if (w->from.len && child_upper && key_cmp(*child_upper, w->from) <= 0) {
-			w->skipped = true;
+		if (w->from.len && child_upper && key_cmp(*child_upper, w->from) <= 0)
 			continue;
-		}
 		if (node_child(node, i, w->root->owner, &child)) {
 			check_finding(w->c, "%s: node %llu has an impossible pointer in slot %u", w->name,
 				      (ull)le64_to_cpu(node->addr), i);
@@ -184,15 +182,20 @@ static int walk_node(struct check_walk *w, const struct node_ident *id, const st
 	return id->level == 0 ? walk_leaf(w, node) : walk_children(w, node, upper);
 }
 
+/* What a root says is exact, or at most what is there. */
+static bool count_fits(uint64_t found, uint64_t said, bool at_most) { return at_most ? found <= said : found == said; }
+
 static void compare_counts(struct check_walk *w)
 {
+	uint8_t flags = w->root->flags;
+
 	if (w->unreadable) {
 		w->c->incomplete = true;
 		return;
 	}
-	if (w->skipped)
-		return;
-	if (w->nodes != w->root->nodes || w->leaves != w->root->leaves || w->items != w->root->items)
+	if (!count_fits(w->nodes, w->root->nodes, flags & TREE_NODE_LOST) ||
+	    !count_fits(w->leaves, w->root->leaves, flags & TREE_NODE_LOST) ||
+	    !count_fits(w->items, w->root->items, flags & TREE_LEAF_LOST))
 		check_finding(w->c, "%s: has %llu nodes, %llu leaves and %llu items, its root says %llu, %llu and %llu",
 			      w->name, (ull)w->nodes, (ull)w->leaves, (ull)w->items, (ull)w->root->nodes,
 			      (ull)w->root->leaves, (ull)w->root->items);

@@ -35,6 +35,8 @@ static const char *root_fault(const struct check *c, const struct tree_root_item
 		return "the reserved bytes of its root are not zero";
 	if (le64_to_cpu(item->addr) == 0 && (le64_to_cpu(item->nodes) || le64_to_cpu(item->items)))
 		return "its tree is empty, and its counts are not zero";
+	if (item->flags & ~TREE_ROOT_FLAGS_KNOWN)
+		return "its root has unknown flags";
 	if (le64_to_cpu(item->generation) > c->generation)
 		return "its root is younger than the superblock";
 	return NULL;
@@ -57,6 +59,7 @@ static const char *unpack_volume(struct check *c, struct value value, struct che
 	vol->named = true;
 	vol->size = le64_to_cpu(item.size);
 	vol->used_blocks = le64_to_cpu(item.used_blocks);
+	vol->lost_blocks = le64_to_cpu(item.lost_blocks);
 	tree_root_unpack(&item.root, vol->id, &vol->root);
 	if (vol->size == 0 || vol->size % FS_BLOCK_SIZE || vol->size > FS_VOLUME_SIZE_MAX)
 		return "its size is impossible";
@@ -79,7 +82,7 @@ static const char *unpack_orphan(struct check *c, struct value value, struct che
 	vol->size = FS_VOLUME_SIZE_MAX;
 	vol->used_blocks = le64_to_cpu(item.used_blocks);
 	vol->progress = le64_to_cpu(item.progress);
-	tree_root_unpack(&item.root, vol->id, &vol->root);
+	tree_root_unpack(&item.root, le64_to_cpu(item.owner), &vol->root);
 	return root_fault(c, &item.root);
 }
 
@@ -177,6 +180,7 @@ struct volume_walk {
 	const struct check_volume *vol;
 	uint64_t end;	 /* of the extent before */
 	uint64_t blocks; /* found */
+	uint64_t lost;	 /* blocks of lost extents */
 };
 
 static int claim_extent(struct volume_walk *vw, const struct extent *e)
@@ -221,6 +225,14 @@ static int extent_item(struct check_walk *w, const struct node_header *leaf, str
 	if (e.generation > le64_to_cpu(leaf->generation))
 		check_finding(c, "%s: the extent at byte %llu is younger than the node it stands in", name, byte);
 	vw->end = e.blk + e.nblk;
+	if (e.addr == 0) {
+		vw->lost += e.nblk;
+		if (!vw->vol->orphan)
+			check_finding_range(c, FS_CURE_OVERWRITE, check_volume_name(vw->vol), byte, e.nblk * FS_BLOCK_SIZE,
+					    "%s: %llu bytes from byte %llu on were lost with a node that could not be read", name,
+					    (ull)(e.nblk * FS_BLOCK_SIZE), byte);
+		return 0;
+	}
 	vw->blocks += e.nblk;
 	return claim_extent(vw, &e);
 }
@@ -262,10 +274,14 @@ static int check_volume(struct check *c, const struct check_volume *vol)
 		vw.base.from = (struct key){from, sizeof(from)};
 	}
 	r = check_walk(&vw.base);
-	if (r == 0 && !vw.base.unreadable && vw.blocks != vol->used_blocks)
+	if (r || vw.base.unreadable)
+		return r;
+	if (vol->root.flags ? vw.blocks < vol->used_blocks : vw.blocks != vol->used_blocks)
 		check_finding(c, "%s: refers to %llu blocks, its item says %llu", vol->name, (ull)vw.blocks,
 			      (ull)vol->used_blocks);
-	return r;
+	if (!vol->orphan && vw.lost != vol->lost_blocks)
+		check_finding(c, "%s: %llu blocks are lost, its item says %llu", vol->name, (ull)vw.lost, (ull)vol->lost_blocks);
+	return 0;
 }
 
 int check_volumes(struct check *c)

@@ -21,6 +21,7 @@ enum fault {
 	FAULT_RANGE_LOCK,	   /* requests that overlap do not wait for each other */
 	FAULT_LOG_HOLE,		   /* a log that could not be written is used again when nothing is dirty, hole and all */
 	FAULT_REF_MERGE,	   /* references are merged across the border of two groups that are neighbours */
+	FAULT_LOST_NODE,	   /* a node of a volume that cannot be read fails the commit that has to change it */
 	FAULT_COUNT
 };
 

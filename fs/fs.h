@@ -113,6 +113,7 @@ struct fs_info {
 	uint64_t data_cache_hits, data_cache_misses;
 	uint64_t volumes, snapshots, objects;
 	uint64_t errors_corrected, errors_checksum, errors_io;
+	uint64_t lost_bytes; /* of volumes: cannot be read, with a node that could not be, until they are overwritten */
 	bool read_only;		     /* opened so, or turned so by an error */
 	const char *device_kind;     /* "io_uring", "threads", "simulated" */
 	bool direct_io;
@@ -162,7 +163,8 @@ struct fs_volume_info {
 	uint64_t id;
 	char name[FS_NAME_MAX + 1];
 	uint64_t size;
-	uint64_t used_bytes; /* as of the last commit */
+	uint64_t used_bytes; /* as of the last commit; at least, where nodes of it were lost */
+	uint64_t lost_bytes; /* cannot be read until they are overwritten */
 	uint32_t flags;
 	int64_t ctime_ns; /* since 1970, UTC */
 	uint8_t uuid[FS_UUID_LEN];

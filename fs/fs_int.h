@@ -49,6 +49,7 @@ struct fs {
 	struct flush_log log;
 	struct work_pool work;
 	struct fs_stats stats;
+	struct bad_nodes bad_nodes;
 
 	/* Contexts, for taking back their runs. */
 	struct lock ctx_lock;
@@ -59,11 +60,14 @@ struct fs {
 	struct super_block super; /* of the last commit */
 	struct tree_root root_tree, group_tree;
 	struct device_queue *commit_q;
+	unsigned eio_tries;	 /* that commits still have to read nodes again, which the device says it cannot read */
+	uint64_t eio_tried_us;	 /* when the last of them was used */
 	bool super_dirty; /* something but the trees changed that the superblock has */
 	_Atomic uint64_t running_generation; /* of the running transaction */
 	_Atomic uint64_t root_tree_nodes_bound;
 	_Atomic uint64_t next_id;
-	_Atomic uint64_t orphans; /* deleted volumes whose space is not yet freed, but can be */
+	_Atomic uint64_t orphans; /* deleted volumes whose space is not yet freed */
+	_Atomic uint64_t lost_blocks; /* of all volumes, as of the last commit */
 	unsigned orphan_leaves;	  /* of them that a commit frees at the most */
 	_Atomic bool pins_wait;	  /* the last commit's pins are not yet released */
 

@@ -20,12 +20,15 @@ struct read_sub {
 	struct cache_entry *page[SUB_BLOCKS];
 };
 
+/* -ENODATA: a part of it is lost. */
 static int map_pieces(struct io *io, struct device_queue *q)
 {
 	while (io->mapped < io->nblk) {
 		struct volume_piece vp;
 		int r = volume_lookup(io->vol, q, io->blk + io->mapped, io->nblk - io->mapped, &vp, io->crc + io->mapped);
 
+		if (r == 0 && vp.lost)
+			r = -ENODATA;
 		if (r)
 			return r;
 		io->piece[io->pieces++] = (struct read_piece){vp.addr, vp.nblk};
@@ -157,8 +160,9 @@ static void mapped(struct io *io, int error)
 		fetch_pieces(io);
 		return;
 	}
-	fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", io->vol->name,
-	       (unsigned long long)io->user->off, strerror(-error));
+	if (error != -ENODATA) /* a lost range was told of when it was found */
+		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", io->vol->name,
+		       (unsigned long long)io->user->off, strerror(-error));
 	io_end(io, error == -ENOMEM ? error : -EIO);
 }
 

@@ -426,5 +426,7 @@ static void hole_locked(struct io *io)
 
 void io_hole(struct io *io)
 {
-	lock_and_reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0)}, SPACE_FREEING);
+	uint32_t flags = SPACE_FREEING | (atomic_load(&io->vol->lost_blocks) ? SPACE_SPLITS : 0);
+
+	lock_and_reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0)}, flags);
 }

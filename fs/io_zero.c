@@ -41,7 +41,7 @@ static bool is_hole(struct io *io, uint64_t blk)
 	unsigned epoch = epoch_enter(&io->fs->epoch);
 	struct volume_piece vp;
 	uint32_t crc;
-	bool hole = volume_lookup(io->vol, NULL, blk, 1, &vp, &crc) == 0 && vp.addr == 0;
+	bool hole = volume_lookup(io->vol, NULL, blk, 1, &vp, &crc) == 0 && vp.addr == 0 && !vp.lost;
 
 	epoch_leave(&io->fs->epoch, epoch);
 	return hole;

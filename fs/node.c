@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "fs/block_group.h"
 #include "fs/fs_int.h"
+#include "fs/lock_rank.h"
 
 static struct node_slot *slots(const struct node_header *node)
 {
@@ -110,32 +111,97 @@ static bool same_ident(const struct node_header *node, const struct node_ident *
 	       node->level == id->level;
 }
 
+/* ---- nodes without a good copy --------------------------------------------- */
+
+void bad_nodes_init(struct bad_nodes *bn) { lock_init(&bn->lock, LOCK_BAD_NODES); }
+void bad_nodes_fini(struct bad_nodes *bn) { lock_fini(&bn->lock); }
+
+bool bad_nodes_note(struct bad_nodes *bn, uint64_t addr, unsigned bit)
+{
+	uint64_t *found = NULL;
+	bool first;
+
+	lock_take(&bn->lock);
+	for (unsigned i = 0; !found && i < BAD_NODES_MAX; i++)
+		if ((bn->addr[i] & ~3ull) == addr)
+			found = &bn->addr[i];
+	if (!found) {
+		found = &bn->addr[bn->next++ % BAD_NODES_MAX];
+		atomic_fetch_add(&bn->count, *found == 0);
+		*found = addr;
+	}
+	first = !(*found >> bit & 1);
+	*found |= 1ull << bit;
+	lock_drop(&bn->lock);
+	return first;
+}
+
+/* It can be read again. */
+static void bad_nodes_forget(struct bad_nodes *bn, uint64_t addr)
+{
+	if (!atomic_load(&bn->count))
+		return;
+	lock_take(&bn->lock);
+	for (unsigned i = 0; i < BAD_NODES_MAX; i++) {
+		if (addr && (bn->addr[i] & ~3ull) == addr) {
+			bn->addr[i] = 0;
+			atomic_fetch_sub(&bn->count, 1);
+		}
+	}
+	lock_drop(&bn->lock);
+}
+
+/* ---- reading --------------------------------------------------------------- */
+
+struct copy_result {
+	int error;
+	const char *why; /* a constant string */
+};
+
+/* What is wrong with the first n copies; `mended`: the next one is good. */
+static void report_copies(struct fs *fs, const struct node_ident *id, const struct copy_result *res, int n, bool mended)
+{
+	for (int i = 0; i < n; i++)
+		fs_log(fs, FS_LOG_WARNING, "tree %llu: node at %llu, copy %d: %s%s", (unsigned long long)id->owner,
+		       (unsigned long long)id->addr, i, res[i].error == -EUCLEAN ? res[i].why : strerror(-res[i].error),
+		       mended ? ", reading its twin" : ": no copy is good");
+}
+
+static void mend_copies(struct fs *fs, struct device_queue *q, const uint64_t *off, int n, void *good)
+{
+	for (int bad = 0; bad < n && !fs_is_read_only(fs); bad++)
+		if (device_sync(q, DEVICE_WRITE, off[bad], good, NODE_SIZE) == 0)
+			atomic_fetch_add(&fs->stats.errors_corrected, 1);
+}
+
 /* Reads one copy after the other until one is valid; earlier ones are mended with it. */
 static int read_copies(struct fs *fs, struct device_queue *q, const struct node_ident *id, void *buf)
 {
 	uint64_t off[GROUP_STRIPES_MAX];
-	int n = block_group_map(fs, id->addr, NODE_SIZE, off), err = -EIO;
-	const char *why = "cannot be read";
+	struct copy_result res[GROUP_STRIPES_MAX];
+	int n = block_group_map(fs, id->addr, NODE_SIZE, off), err = -EUCLEAN;
 
 	if (n < 0)
 		return n;
 	for (int i = 0; i < n; i++) {
-		int r = device_sync(q, DEVICE_READ, off[i], buf, NODE_SIZE);
-
-		if (r == 0)
-			r = node_validate(buf, id, fs->uuid, &why);
-		if (r == 0) {
-			for (int bad = 0; bad < i && !fs_is_read_only(fs); bad++)
-				if (device_sync(q, DEVICE_WRITE, off[bad], buf, NODE_SIZE) == 0)
-					atomic_fetch_add(&fs->stats.errors_corrected, 1);
+		res[i].error = device_sync(q, DEVICE_READ, off[i], buf, NODE_SIZE);
+		if (res[i].error == 0)
+			res[i].error = node_validate(buf, id, fs->uuid, &res[i].why);
+		if (res[i].error == 0) {
+			if (i > 0)
+				report_copies(fs, id, res, i, true);
+			mend_copies(fs, q, off, i, buf);
+			bad_nodes_forget(&fs->bad_nodes, id->addr);
 			return 0;
 		}
-		atomic_fetch_add(r == -EUCLEAN ? &fs->stats.errors_checksum : &fs->stats.errors_io, 1);
-		fs_log(fs, FS_LOG_WARNING, "tree %llu: node at %llu, copy %d: %s%s", (unsigned long long)id->owner,
-		       (unsigned long long)id->addr, i, r == -EUCLEAN ? why : strerror(-r),
-		       i + 1 < n ? ", reading its twin" : "");
-		err = r;
+		atomic_fetch_add(res[i].error == -EUCLEAN ? &fs->stats.errors_checksum : &fs->stats.errors_io, 1);
+		if (res[i].error == -ENOMEM)
+			err = -ENOMEM;
+		else if (res[i].error != -EUCLEAN && err != -ENOMEM) /* whatever the device calls it */
+			err = -EIO;
 	}
+	if (err != -ENOMEM && bad_nodes_note(&fs->bad_nodes, id->addr, 0))
+		report_copies(fs, id, res, n, false);
 	return err;
 }
 

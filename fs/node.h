@@ -10,8 +10,12 @@
 #ifndef FS_NODE_H
 #define FS_NODE_H
 
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
+#include "base/lock.h"
 #include "fs/cache.h"
 #include "fs/node_format.h"
 
@@ -47,9 +51,30 @@ struct node_ident {
 
 /*
  * Pins the node. q: the calling thread's queue, on which it may wait; NULL: cache only, -EAGAIN when it is not there.
- * -EUCLEAN: no copy is valid. -EIO.
+ * -EUCLEAN: no copy is valid. -EIO: neither, and of one the device says that it cannot read it, which may pass.
+ * What is wrong with a node that has no good copy is logged the first time only.
  */
 int node_read(struct fs *fs, struct device_queue *q, const struct node_ident *id, struct cache_entry **ret_entry);
+
+/* Whether node_read's error means that no copy can be read. */
+static inline bool node_is_lost(int error) { return error == -EIO || error == -EUCLEAN; }
+
+/*
+ * The nodes that were found without a good copy, so that each is told of once. Bounded: when there are more, an older one is
+ * told of again.
+ */
+#define BAD_NODES_MAX 256u
+struct bad_nodes {
+	struct lock lock;
+	_Atomic unsigned count; /* of entries that are not 0 */
+	unsigned next;
+	uint64_t addr[BAD_NODES_MAX]; /* 0: unused. Bit 0: node_read has told; bit 1: whose reads it fails was told. */
+};
+
+void bad_nodes_init(struct bad_nodes *bn);
+void bad_nodes_fini(struct bad_nodes *bn);
+/* True the first time for this node and this bit. */
+bool bad_nodes_note(struct bad_nodes *bn, uint64_t addr, unsigned bit);
 
 /* Bounds and order of an untrusted node whose address was read; 0 or -EUCLEAN, *ret_why is a constant string. */
 int node_validate(const struct node_header *node, const struct node_ident *id, const uint8_t uuid[16],

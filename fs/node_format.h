@@ -49,6 +49,13 @@ static_assert(sizeof(struct node_pointer) == 16, "node_pointer");
 
 #define NODE_CAPACITY (NODE_SIZE - sizeof(struct node_header))
 
+/* What the counts of a root are worth after nodes were lost in every copy. */
+enum tree_root_flags {
+	TREE_LEAF_LOST = 1, /* `items` is at most */
+	TREE_NODE_LOST = 2, /* `nodes` and `leaves` are at most, too: an interior node, and nobody knows what was below it */
+};
+#define TREE_ROOT_FLAGS_KNOWN 3u
+
 /* A root as it stands in the items and superblocks that name a tree. */
 struct tree_root_item {
 	le64 addr; /* 0: the tree is empty */
@@ -57,7 +64,8 @@ struct tree_root_item {
 	le64 leaves;
 	le64 items;  /* in the leaves */
 	uint8_t level;
-	uint8_t reserved[7];
+	uint8_t flags; /* enum tree_root_flags */
+	uint8_t reserved[6];
 };
 static_assert(sizeof(struct tree_root_item) == 48, "tree_root_item");
 

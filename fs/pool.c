@@ -140,6 +140,9 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	r = root_tree_read(fs);
 	if (r)
 		return fs_fail(err, r, "the volumes cannot be read (%s): run a check of the pool", strerror(-r));
+	if (atomic_load(&fs->lost_blocks))
+		fs_log(fs, FS_LOG_WARNING, "%llu bytes of volumes were lost with nodes of their trees and cannot be read: byre pool check names them",
+		       (unsigned long long)atomic_load(&fs->lost_blocks) * FS_BLOCK_SIZE);
 	r = replay(fs);
 	return r ? fs_fail(err, r, "the flush log cannot be replayed (%s): run a check of the pool", strerror(-r)) : 0;
 }
@@ -166,6 +169,7 @@ static void init_locks(struct fs *fs)
 	lock_cond_init(&fs->state_cond);
 	lock_cond_init(&fs->done_cond);
 	lock_init(&fs->space.lock, LOCK_SPACE_INFO);
+	bad_nodes_init(&fs->bad_nodes);
 	TAILQ_INIT(&fs->space.tickets);
 	volume_table_init(fs);
 	flush_log_init(fs);
@@ -188,6 +192,7 @@ static void destroy(struct fs *fs)
 	lock_fini(&fs->ctx_lock);
 	lock_fini(&fs->commit_lock);
 	lock_fini(&fs->state_lock);
+	bad_nodes_fini(&fs->bad_nodes);
 	pthread_cond_destroy(&fs->state_cond);
 	pthread_cond_destroy(&fs->done_cond);
 	mem_free(fs);

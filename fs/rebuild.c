@@ -18,6 +18,8 @@
  * 4. A volume made after S has nothing in these groups. One that is deleted becomes an orphan of the same id, and each
  *    slice looks the id up anew; an orphan's tree is entered at its progress, in front of which all is in `lost`.
  *
+ * Where nodes were lost (SUPER_FLAG_LEAKED) the item's `used` may be more than was found: what they referred to is free then.
+ *
  * A slice holds its epoch only as long as it takes to read REBUILD_SLICE_LEAVES leaves, so that commits, which wait
  * for old epochs, go on.
  */
@@ -228,7 +230,7 @@ static int find_root(struct rebuild *rb, uint64_t id, struct tree_root *ret_root
 		if (r)
 			return r;
 		memcpy(&orphan, buf, sizeof(orphan));
-		tree_root_unpack(&orphan.root, id, ret_root);
+		tree_root_unpack(&orphan.root, le64_to_cpu(orphan.owner), ret_root);
 		*ret_from = le64_to_cpu(orphan.progress);
 	}
 	return r;
@@ -259,7 +261,7 @@ static int walk_leaves(struct rebuild *rb, const struct tree_root *root, uint64_
 			first = false;
 			r = mark_path(rb, &it);
 		}
-		if (r == 0)
+		if (r == 0 && e.addr)
 			r = mark(rb, e.addr, e.nblk * FS_BLOCK_SIZE);
 		if (r == 0)
 			r = tree_iter_next(&it);
@@ -329,12 +331,14 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 {
 	struct block_group *g = rg->group;
 	struct free_space *space = make_free_space(rg);
-	uint64_t *lost;
+	uint64_t *lost, leaked;
 	int r;
 
 	if (!space)
 		return -ENOMEM;
-	g->contradicts = rg->found != g->used;
+	/* What nobody refers to since nodes were lost is free. */
+	leaked = g->used > rg->found && le64_to_cpu(fs->super.flags) & SUPER_FLAG_LEAKED ? g->used - rg->found : 0;
+	g->contradicts = rg->found != g->used - leaked;
 	r = g->contradicts ? 0 : block_group_rebuilt(fs, g, space);
 	if (r || g->contradicts) {
 		if (g->contradicts && g->type == GROUP_METADATA)
@@ -351,6 +355,12 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 	atomic_fetch_add(&fs->stats.cache_rebuilt, 1);
 	block_group_set_dirty(fs, g);
 	space_unavailable(fs, g->type, -(int64_t)(g->len - g->used));
+	if (leaked) {
+		g->used -= leaked;
+		space_found_leaked(fs, g->type, leaked);
+		fs_log(fs, FS_LOG_NOTICE, "block group %llu: %llu bytes are free again that lost nodes had referred to",
+		       (unsigned long long)g->start, (unsigned long long)leaked);
+	}
 	rg->done = true;
 	return 0;
 }

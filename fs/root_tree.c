@@ -67,6 +67,7 @@ static void pack_volume(struct root_change *rc, struct fs_volume *vol)
 		return;
 	tree_root_pack(&vol->new_root, &item->root);
 	item->used_blocks = cpu_to_le64(vol->new_used_blocks);
+	item->lost_blocks = cpu_to_le64(vol->new_lost_blocks);
 	memcpy(rc->value, item, sizeof(*item));
 	memcpy(rc->value + sizeof(*item), vol->frozen_name, item->name_len);
 	rc->len = (uint16_t)(sizeof(*item) + item->name_len);
@@ -74,12 +75,13 @@ static void pack_volume(struct root_change *rc, struct fs_volume *vol)
 
 static void pack_orphan(struct root_change *rc, const struct orphan *o)
 {
-	struct orphan_item item = {.used_blocks = cpu_to_le64(o->new_used_blocks), .progress = cpu_to_le64(o->new_progress)};
+	struct orphan_item item = {.used_blocks = cpu_to_le64(o->new_used_blocks), .progress = cpu_to_le64(o->new_progress),
+				   .owner = cpu_to_le64(o->root.owner)};
 
-	pack_root_key(rc, ORPHAN_KEY_TYPE, o->root.owner);
+	pack_root_key(rc, ORPHAN_KEY_TYPE, o->id);
 	if (o->done)
 		return;
-	tree_root_pack(&o->root, &item.root);
+	tree_root_pack(&o->new_root, &item.root);
 	memcpy(rc->value, &item, sizeof(item));
 	rc->len = sizeof(item);
 }
@@ -95,7 +97,7 @@ static int apply_changes(struct transaction *txn, struct root_change *rc, struct
 
 	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
 		pack_volume(&rc[n++], vol);
-	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
+	TAILQ_FOREACH(o, &txn->touched, touched_link)
 		pack_orphan(&rc[n++], o);
 	ASSERT(n == cap);
 	qsort(rc, n, sizeof(*rc), by_key);
@@ -118,7 +120,7 @@ int root_tree_update(struct transaction *txn)
 
 	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
 		n++;
-	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
+	TAILQ_FOREACH(o, &txn->touched, touched_link)
 		n++;
 	if (n == 0)
 		return 0;

@@ -16,7 +16,7 @@ int root_tree_read(struct fs *fs);
 
 /*
  * In a commit, when the volumes' new trees are there and orphans were dropped further: writes the items of all frozen volumes
- * and of all orphans into txn->root_tree. -ENOMEM, and as tree_apply.
+ * and of the orphans that it touched into txn->root_tree. -ENOMEM, and as tree_apply.
  */
 int root_tree_update(struct transaction *txn);
 

@@ -39,7 +39,8 @@ static uint64_t trim_growth(const struct space_info *si, uint64_t volumes)
 	uint64_t blocks = (si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned) / FS_BLOCK_SIZE;
 	uint64_t splits = blocks > si->tree_items ? (blocks - si->tree_items) / 2 : 0;
 	uint64_t worst = 2 * ((si->tree_items + splits) * EXTENT_ITEM_BYTES + blocks * sizeof(le32));
-	uint64_t now = si->tree_leaves > volumes ? (si->tree_leaves - volumes) * NODE_SIZE : 0; /* one of each may be less full */
+	uint64_t sure = si->tree_leaves - si->tree_unsure;
+	uint64_t now = sure > volumes ? (sure - volumes) * NODE_SIZE : 0; /* one of each may be less full */
 
 	return worst > now ? worst - now : 0;
 }
@@ -94,7 +95,9 @@ bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64
 	p.touches += extra.touches;
 	p.bytes += extra.bytes;
 	need += commit_bound(si, fs, p);
-	if (!(flags & SPACE_FREEING))
+	if (flags & SPACE_SPLITS)
+		need += si->global_reserve / 2 + trim_growth(si, atomic_load(&fs->volumes.count));
+	else if (!(flags & SPACE_FREEING))
 		need += si->global_reserve;
 	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
 		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_promise_growth(si, 0) + growth;

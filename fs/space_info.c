@@ -12,6 +12,7 @@
 #include "fs/space_info_int.h"
 
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
+#define GLOBAL_RESERVE_NODES_MIN 24u /* a trim needs 10 of the half that it may always have */
 #define FREEING_RESERVE_BYTES (256u << 10)
 #define SYSTEM_GROUP_MAX (256ull << 20)
 #define TICKET_COMMITS_MAX 8u /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
@@ -43,7 +44,7 @@ void space_info_init(struct fs *fs)
 	struct space_info *si = &fs->space;
 
 	atomic_store(&fs->group_size, min_u64(group_size_for(fs->dev->size), fs->group_step));
-	si->global_reserve = round_up_u64(max_u64(16 * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
+	si->global_reserve = round_up_u64(max_u64(GLOBAL_RESERVE_NODES_MIN * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
 	si->freeing_reserve = min_u64(FREEING_RESERVE_BYTES, fs->dev->size / 1024);
 	si->freeing_reserve = round_up_u64(si->freeing_reserve, FS_BLOCK_SIZE);
 }
@@ -389,16 +390,17 @@ void space_freeze(struct fs *fs)
 	lock_drop(&si->lock);
 }
 
-void space_commit_done(struct fs *fs, int64_t nodes, int64_t leaves, int64_t items)
+void space_commit_done(struct fs *fs, const struct tree_sums *change)
 {
 	struct space_info *si = &fs->space;
 
 	lock_take(&si->lock);
 	si->change_commits += si->committing.touches > 0;
 	memset(&si->committing, 0, sizeof(si->committing));
-	si->tree_nodes += (uint64_t)nodes;
-	si->tree_leaves += (uint64_t)leaves;
-	si->tree_items += (uint64_t)items;
+	si->tree_nodes += (uint64_t)change->nodes;
+	si->tree_leaves += (uint64_t)change->leaves;
+	si->tree_items += (uint64_t)change->items;
+	si->tree_unsure += (uint64_t)change->unsure;
 	lock_drop(&si->lock);
 }
 
@@ -447,6 +449,7 @@ void space_lost(struct fs *fs, uint8_t type, uint64_t bytes)
 {
 	CHANGE(fs, type, (c->allocated -= bytes, c->unavailable += bytes));
 }
+void space_found_leaked(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->allocated -= bytes); }
 void space_unavailable(struct fs *fs, uint8_t type, int64_t bytes) { CHANGE(fs, type, c->unavailable += (uint64_t)bytes); }
 
 /* ---- promises -------------------------------------------------------------- */

@@ -34,6 +34,7 @@
 #include <stdint.h>
 
 #include "base/lock.h"
+#include "fs/tree.h"
 
 struct fs;
 
@@ -53,6 +54,7 @@ enum space_flags {
 	SPACE_FREEING = 1, /* frees more than it takes: may use the global reserve */
 	SPACE_NOTICKET = 2,
 	SPACE_PROMISED = 4, /* set inside, for writes to reserved volumes */
+	SPACE_SPLITS = 8,   /* frees, but may also cut a lost range in two, which frees nothing: leaves half of the global reserve alone */
 };
 
 /*
@@ -87,7 +89,8 @@ struct space_info {
 	struct space_pending in_flight;	 /* of requests under way */
 	struct space_pending running;	 /* in the running overlays */
 	struct space_pending committing; /* in the frozen ones */
-	uint64_t tree_nodes, tree_leaves, tree_items; /* of all volumes, as of the last commit */
+	uint64_t tree_nodes, tree_leaves, tree_items; /* of all volumes, as of the last commit. At most, where nodes were lost: */
+	uint64_t tree_unsure;			      /* this many of the leaves may not be there */
 	uint64_t volume_reserved; /* owed to reserved volumes */
 	uint64_t promises;	  /* reserved volumes */
 	uint64_t global_reserve;  /* metadata */
@@ -127,7 +130,7 @@ void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_
 
 /* The overlays were frozen / their commit ended (trees' new sizes). */
 void space_freeze(struct fs *fs);
-void space_commit_done(struct fs *fs, int64_t nodes, int64_t leaves, int64_t items);
+void space_commit_done(struct fs *fs, const struct tree_sums *change);
 
 /*
  * After pins were released: grants tickets in order; refuses those that had their commit and that nothing can help.
@@ -152,6 +155,8 @@ void space_loaded_group(struct fs *fs, uint8_t group_type, uint64_t total, uint6
 void space_pinned(struct fs *fs, uint8_t group_type, uint64_t bytes);
 void space_released(struct fs *fs, uint8_t group_type, uint64_t bytes);
 void space_lost(struct fs *fs, uint8_t group_type, uint64_t bytes);
+/* Was allocated, and nothing refers to it. */
+void space_found_leaked(struct fs *fs, uint8_t group_type, uint64_t bytes);
 void space_unavailable(struct fs *fs, uint8_t group_type, int64_t bytes);
 
 /* What a reserved volume of this size is promised. */

@@ -45,6 +45,7 @@ static_assert(sizeof(struct super_system_group) == 48, "super_system_group");
 #define FEATURE_INCOMPAT_KNOWN 0ull
 
 #define SUPER_FLAG_SPARSE 1ull /* the file was not preallocated */
+#define SUPER_FLAG_LEAKED 2ull /* nodes were lost in every copy: groups may have more in use than the trees refer to */
 
 struct super_block {
 	le32 crc; /* CRC32C of everything behind this field, SUPER_SIZE - 4 bytes */

@@ -90,63 +90,47 @@ static void freeze(struct transaction *txn)
 
 /* ---- the trees ------------------------------------------------------------- */
 
-static void account_tree(struct transaction *txn, const struct tree_root *from, const struct tree_root *to)
+static int apply_volume(struct transaction *txn, struct fs_volume *vol)
 {
-	txn->nodes += (int64_t)(to->nodes - from->nodes);
-	txn->leaves += (int64_t)(to->leaves - from->leaves);
-	txn->items += (int64_t)(to->items - from->items);
-}
+	struct extent_counts counts = {vol->used_blocks, vol->lost_blocks};
+	uint64_t end = le64_to_cpu(vol->frozen_item.size) / FS_BLOCK_SIZE;
+	int r = 0;
 
-static int add_orphan(struct transaction *txn, struct fs_volume *vol)
-{
-	struct orphan *o;
-
-	if (vol->new_root.addr == 0)
-		return 0;
-	o = mem_zalloc(sizeof(*o));
-	if (!o)
-		return -ENOMEM;
-	o->root = vol->new_root;
-	o->used_blocks = vol->new_used_blocks;
-	TAILQ_INSERT_TAIL(&txn->fs->volumes.orphans, o, link);
-	atomic_fetch_add(&txn->fs->orphans, 1);
-	return 0;
-}
-
-static int apply_volumes(struct transaction *txn)
-{
-	struct fs_volume *vol;
-
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link) {
-		int r;
-
-		vol->new_root = vol->root;
-		vol->new_used_blocks = vol->used_blocks;
-		r = overlay_first(&vol->committing) ? extent_apply(txn, &vol->new_root, &vol->committing, &vol->new_used_blocks) : 0;
-		if (r == 0 && vol->frozen_deleted)
-			r = add_orphan(txn, vol);
-		if (r)
-			return r;
-		vol->new_freed_blocks = vol->used_blocks + vol->committing.blocks - vol->new_used_blocks;
-		account_tree(txn, &vol->root, &vol->new_root);
+	vol->new_root = vol->root;
+	if (overlay_first(&vol->committing))
+		r = extent_apply(txn, &vol->new_root, &vol->committing, vol->tree_end, end, &counts);
+	if (r)
+		return r;
+	if (vol->new_root.addr == 0) { /* then they are exact again */
+		vol->new_root = (struct tree_root){.owner = vol->id};
+		counts = (struct extent_counts){0, 0};
 	}
-	return 0;
+	vol->new_used_blocks = counts.used;
+	vol->new_lost_blocks = counts.lost;
+	vol->new_freed_blocks = vol->used_blocks + vol->committing.blocks - vol->new_used_blocks;
+	tree_sums_add(&txn->sums, &vol->root, -1);
+	tree_sums_add(&txn->sums, &vol->new_root, 1);
+	return vol->frozen_deleted ? orphan_add(txn, vol) : 0;
 }
 
 /* Everything that can still be given up. */
 static int build_trees(struct transaction *txn)
 {
 	unsigned budget = txn->fs->orphan_leaves;
-	struct orphan *o;
-	int r;
+	struct fs_volume *vol;
+	int r = 0;
 
 	txn->root_tree = txn->fs->root_tree;
 	txn->group_tree = txn->fs->group_tree;
-	txn->nodes = txn->leaves = txn->items = 0;
-	r = apply_volumes(txn);
-	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link)
-		if (r == 0)
-			r = orphan_drop(txn, o, &budget);
+	txn->sums = (struct tree_sums){0};
+	txn->losts = 0;
+	txn->leaked = false;
+	TAILQ_FOREACH(vol, &txn->frozen, frozen_link) {
+		r = apply_volume(txn, vol);
+		if (r)
+			return r;
+	}
+	r = orphans_drop(txn, &budget);
 	return r ? r : root_tree_update(txn);
 }
 
@@ -172,19 +156,8 @@ static void give_up_nodes(struct transaction *txn)
 /* Takes back what build_trees did: new nodes' space, new orphans. The overlays stay frozen. */
 static void give_up(struct transaction *txn)
 {
-	struct fs *fs = txn->fs;
-	struct orphan *o, *next;
-
 	give_up_nodes(txn);
-	for (o = TAILQ_FIRST(&fs->volumes.orphans); o; o = next) {
-		next = TAILQ_NEXT(o, link);
-		if (!o->in_tree) { /* made by this transaction */
-			TAILQ_REMOVE(&fs->volumes.orphans, o, link);
-			if (!o->stuck)
-				atomic_fetch_sub(&fs->orphans, 1);
-			mem_free(o);
-		}
-	}
+	orphans_give_up(txn);
 }
 
 /* A step that takes back all it did when memory is out is tried again for a while. */
@@ -283,6 +256,8 @@ static int write_super(struct transaction *txn)
 	sb->generation = cpu_to_le64(txn->generation);
 	sb->next_id = cpu_to_le64(atomic_load(&fs->next_id));
 	sb->device_size = cpu_to_le64(fs->dev->size);
+	if (txn->leaked)
+		sb->flags = cpu_to_le64(le64_to_cpu(sb->flags) | SUPER_FLAG_LEAKED);
 	if (FAULT(FAULT_LOG_TAIL)) {
 		txn->log_tail = fs->log.head;
 		txn->log_seq = fs->log.seq;
@@ -307,8 +282,11 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 	vol->used_blocks = vol->new_used_blocks;
 	if (vol->frozen_deleted) { /* the tree is an orphan's now; another commit may still find the volume dirty */
 		vol->root = (struct tree_root){.owner = vol->id};
-		vol->used_blocks = 0;
+		vol->used_blocks = vol->new_lost_blocks = 0;
 	}
+	atomic_fetch_add(&vol->fs->lost_blocks, vol->new_lost_blocks - vol->lost_blocks);
+	vol->lost_blocks = vol->new_lost_blocks;
+	vol->tree_end = le64_to_cpu(vol->frozen_item.size) / FS_BLOCK_SIZE;
 	vol->freed_bytes[generation & 1] += vol->new_freed_blocks * FS_BLOCK_SIZE;
 	overlay_move(&old, &vol->committing);
 	lock_drop(&vol->lock);
@@ -316,38 +294,22 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 	volume_unref(vol); /* the dirty list's */
 }
 
-static void publish_orphans(struct fs *fs)
-{
-	struct orphan *o, *next;
-
-	for (o = TAILQ_FIRST(&fs->volumes.orphans); o; o = next) {
-		next = TAILQ_NEXT(o, link);
-		o->in_tree = true;
-		o->progress = o->new_progress;
-		o->used_blocks = o->new_used_blocks;
-		if (o->done) {
-			TAILQ_REMOVE(&fs->volumes.orphans, o, link);
-			atomic_fetch_sub(&fs->orphans, 1);
-			mem_free(o);
-		}
-	}
-}
-
 static void publish(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
 	struct fs_volume *vol;
 
+	transaction_report_lost(txn);
 	while ((vol = TAILQ_FIRST(&txn->frozen))) {
 		TAILQ_REMOVE(&txn->frozen, vol, frozen_link);
 		publish_volume(vol, txn->generation);
 	}
-	publish_orphans(fs);
+	orphans_publish(txn);
 	fs->root_tree = txn->root_tree;
 	fs->group_tree = txn->group_tree;
 	atomic_store(&fs->root_tree_nodes_bound, 2 * txn->root_tree.nodes + 16);
 	block_group_commit_done(fs);
-	space_commit_done(fs, txn->nodes, txn->leaves, txn->items);
+	space_commit_done(fs, &txn->sums);
 	atomic_store(&fs->pins_wait, true);
 	epoch_advance(&fs->epoch);
 }
@@ -390,6 +352,7 @@ static int commit_locked(struct fs *fs)
 	int r;
 
 	TAILQ_INIT(&txn.frozen);
+	TAILQ_INIT(&txn.touched);
 	write_batch_init(&txn.wb, fs->cache, txn.q);
 	freeze(&txn);
 	r = try_patiently(&txn, build_or_give_up);

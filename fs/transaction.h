@@ -26,6 +26,13 @@
 
 struct fs;
 
+#define LOST_RANGES_MAX 16u
+
+/* What a volume has lost with a node that could not be read, but for what was written since. */
+struct lost_range {
+	uint64_t volume, blk, nblk;
+};
+
 struct transaction {
 	struct fs *fs;
 	struct device_queue *q;
@@ -33,15 +40,29 @@ struct transaction {
 	struct delayed_refs refs;
 	struct write_batch wb;
 	struct volume_list frozen;
+	struct orphan_list touched; /* that this commit makes or changes */
 	struct tree_root root_tree, group_tree;
 	uint64_t log_tail, log_seq; /* where replay of what comes after N starts */
-	int64_t nodes, leaves, items; /* changes to the sums over all volumes */
+	struct tree_sums sums; /* changes to those over all volumes */
+	bool leaked; /* nodes were lost: what they referred to stays taken, and nothing refers to it */
+	struct lost_range lost[LOST_RANGES_MAX]; /* to be told of when it is durable */
+	unsigned losts; /* all of them, some of which may have no entry */
 };
 
 /* For tree_apply: a node's place, with its delayed ref. -ENOSPC, -ENOMEM. */
 int transaction_alloc_node(struct transaction *txn, uint8_t group_type, uint64_t *ret_addr);
 /* Publishes the node in the cache and starts its writes. Takes the pin. */
 int transaction_write_node(struct transaction *txn, struct cache_entry *entry, uint64_t addr);
+
+/*
+ * As node_read, for a node that has to be changed: what the device cannot read now is tried again for some seconds, because it
+ * is lost after that. A wrong checksum is final.
+ */
+int transaction_read_node(struct transaction *txn, const struct node_ident *id, struct cache_entry **ret_entry);
+/* This commit makes blocks of a volume lost. */
+void transaction_note_lost(struct transaction *txn, uint64_t volume, uint64_t blk, uint64_t nblk);
+/* It is durable: to the log. */
+void transaction_report_lost(struct transaction *txn);
 
 /*
  * One commit; the commit thread's body, or a caller's in a simulated pool. 0 also when there was nothing to do.

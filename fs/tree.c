@@ -16,6 +16,7 @@ void tree_root_pack(const struct tree_root *root, struct tree_root_item *ret_ite
 	ret_item->leaves = cpu_to_le64(root->leaves);
 	ret_item->items = cpu_to_le64(root->items);
 	ret_item->level = root->level;
+	ret_item->flags = root->flags;
 }
 
 void tree_root_unpack(const struct tree_root_item *item, uint64_t owner, struct tree_root *ret_root)
@@ -28,7 +29,17 @@ void tree_root_unpack(const struct tree_root_item *item, uint64_t owner, struct 
 		.leaves = le64_to_cpu(item->leaves),
 		.items = le64_to_cpu(item->items),
 		.level = item->level,
+		.flags = item->flags,
 	};
+}
+
+void tree_sums_add(struct tree_sums *sums, const struct tree_root *root, int sign)
+{
+	sums->nodes += sign * (int64_t)root->nodes;
+	sums->leaves += sign * (int64_t)root->leaves;
+	sums->items += sign * (int64_t)root->items;
+	if (root->flags & TREE_NODE_LOST)
+		sums->unsure += sign * (int64_t)root->leaves;
 }
 
 void tree_iter_init(struct tree_iter *it, struct fs *fs, struct device_queue *q, const struct tree_root *root)

@@ -9,7 +9,9 @@
  * 1. A parent's key for a child is exactly the child's first key.
  * 2. No node but an empty tree's is empty; all leaves are at level 0, at equal depth.
  * 3. A node of generation g has no descendant younger than g.
- * 4. Nodes written by tree_apply are about half full at least (by an item), but for the last one of each level.
+ * 4. Nodes written by tree_apply are about half full at least (by an item), but for the last one of each level, and
+ *    where the next subtree would have been opened to fill one up and cannot be read.
+ * 5. A tree's counts are exact unless its flags say otherwise; then they are too high, never too low.
  */
 #ifndef FS_TREE_H
 #define FS_TREE_H
@@ -25,7 +27,16 @@ struct tree_root {
 	uint64_t generation;
 	uint64_t nodes, leaves, items;
 	uint8_t level; /* of the root node */
+	uint8_t flags; /* enum tree_root_flags */
 };
+
+/* Sums over trees, or changes to them. */
+struct tree_sums {
+	int64_t nodes, leaves, items;
+	int64_t unsure; /* leaves of trees of which only the most is known */
+};
+
+void tree_sums_add(struct tree_sums *sums, const struct tree_root *root, int sign);
 
 void tree_root_pack(const struct tree_root *root, struct tree_root_item *ret_item);
 /* Any bytes are accepted: what they point to is checked when it is read. */
@@ -72,9 +83,19 @@ struct tree_changes {
 	 * out with tree_emit in ascending order. A change that reaches beyond goes on with the next leaf.
 	 */
 	int (*merge)(struct tree_changes *ch, struct tree_writer *w, const struct node_header *leaf, const struct key *upper);
+	/*
+	 * May be NULL: a node that cannot be read fails the update. Else it is called in place of merge for a subtree of the
+	 * level, into which changes fall and whose root cannot be read in any copy: it held keys from *first (NULL: the whole tree) to
+	 * before *upper, and merges the changes with whatever shall stand for them.
+	 */
+	int (*lost)(struct tree_changes *ch, struct tree_writer *w, const struct key *first, const struct key *upper, uint8_t level);
+	/* May be NULL. Whether merge can read every item of the leaf: else it is as lost as one that cannot be read. */
+	bool (*is_sane)(const struct tree_changes *ch, const struct node_header *leaf);
 };
 
-/* Puts an item out, from merge. */
+/* From merge and lost: the id of the tree. */
+uint64_t tree_writer_owner(const struct tree_writer *w);
+/* Puts an item out, from merge and lost. */
 int tree_emit(struct tree_writer *w, struct key key, struct value value);
 
 struct transaction;

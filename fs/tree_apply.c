@@ -40,6 +40,7 @@ struct tree_writer {
 	struct transaction *txn;
 	uint64_t owner;
 	int64_t nodes, leaves, items; /* changes to the root's counts */
+	uint8_t flags;		      /* that the root gets */
 	struct level level[NODE_LEVEL_MAX + 1];
 };
 
@@ -169,6 +170,7 @@ static int emit_at(struct tree_writer *w, unsigned level, struct key key, struct
 	return 0;
 }
 
+uint64_t tree_writer_owner(const struct tree_writer *w) { return w->owner; }
 int tree_emit(struct tree_writer *w, struct key key, struct value value) { return emit_at(w, 0, key, value); }
 
 static bool is_underfull(const struct tree_writer *w, unsigned upto)
@@ -192,40 +194,90 @@ static int take_over(struct tree_writer *w, const struct node_header *parent, un
 	return r ? r : emit_at(w, parent->level, node_key(parent, slot), node_value(parent, slot));
 }
 
-/* The subtree at id holds keys before *upper (NULL: no bound). */
-static int apply_node(struct tree_writer *w, struct tree_changes *ch, const struct node_ident *id, const struct key *upper)
+static int apply_children(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, const struct key *upper);
+
+/* The changes go into what stands for the subtree from now on. What it referred to stays taken. */
+static int replace_lost(struct tree_writer *w, struct tree_changes *ch, const struct key *first, const struct key *upper,
+			uint8_t level)
 {
-	struct cache_entry *entry;
-	const struct node_header *node;
-	int r = node_read(w->txn->fs, w->txn->q, id, &entry);
-
-	if (r)
-		return r;
-	node = node_header(entry);
-	r = delayed_ref_add(&w->txn->refs, id->addr, NODE_SIZE, -1);
 	w->nodes--;
-	if (r == 0 && id->level == 0) {
+	if (level == 0)
 		w->leaves--;
-		w->items -= node_count(node);
-		r = ch->merge(ch, w, node, upper);
-	}
-	for (unsigned i = 0; r == 0 && id->level > 0 && i < node_count(node); i++) {
-		struct key next, bound;
-		const struct key *child_upper = upper;
-		struct node_ident child;
+	w->flags |= TREE_LEAF_LOST | (level ? TREE_NODE_LOST : 0);
+	w->txn->leaked = true;
+	return ch->lost(ch, w, first, upper, level);
+}
 
-		if (i + 1 < node_count(node)) {
-			bound = node_key(node, i + 1);
-			child_upper = &bound;
+/* The node of a subtree that holds keys from *first (NULL: it is the whole tree) to before *upper (NULL: no bound). Takes the pin. */
+static int apply_node(struct tree_writer *w, struct tree_changes *ch, struct cache_entry *entry, const struct key *first,
+		      const struct key *upper)
+{
+	const struct node_header *node = node_header(entry);
+	int r;
+
+	if (node->level == 0 && ch->lost && ch->is_sane && !ch->is_sane(ch, node)) {
+		r = replace_lost(w, ch, first, upper, 0);
+	} else {
+		r = delayed_ref_add(&w->txn->refs, le64_to_cpu(node->addr), NODE_SIZE, -1);
+		w->nodes--;
+		if (r == 0 && node->level == 0) {
+			w->leaves--;
+			w->items -= node_count(node);
+			r = ch->merge(ch, w, node, upper);
+		} else if (r == 0) {
+			r = apply_children(w, ch, node, upper);
 		}
-		bool changed = ch->next(ch, &next) && (!child_upper || key_cmp(next, *child_upper) < 0);
-		r = node_child(node, i, id->owner, &child);
-		if (r == 0)
-			r = changed || is_underfull(w, child.level) ? apply_node(w, ch, &child, child_upper)
-								    : take_over(w, node, i);
 	}
 	cache_put(w->txn->fs->cache, entry);
 	return r;
+}
+
+/* One child: taken over as it is, or opened, or (a part of it is to be changed that cannot be read) replaced. */
+static int apply_child(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, unsigned i,
+		       const struct key *upper)
+{
+	struct key first = node_key(node, i), next;
+	bool changed = ch->next(ch, &next) && (!upper || key_cmp(next, *upper) < 0);
+	struct cache_entry *entry;
+	struct node_ident child;
+	int r = node_child(node, i, w->owner, &child);
+
+	if (r == 0 && !changed && !is_underfull(w, child.level))
+		return take_over(w, node, i);
+	if (r == 0)
+		r = changed ? transaction_read_node(w->txn, &child, &entry) : node_read(w->txn->fs, w->txn->q, &child, &entry);
+	if (r == 0)
+		return apply_node(w, ch, entry, &first, upper);
+	if (node_is_lost(r) && !changed) /* it would only have filled up the node before it */
+		return take_over(w, node, i);
+	return node_is_lost(r) && ch->lost ? replace_lost(w, ch, &first, upper, (uint8_t)(node->level - 1)) : r;
+}
+
+static int apply_children(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, const struct key *upper)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < node_count(node); i++) {
+		struct key bound;
+		bool last = i + 1 == node_count(node);
+
+		if (!last)
+			bound = node_key(node, i + 1);
+		r = apply_child(w, ch, node, i, last ? upper : &bound);
+	}
+	return r;
+}
+
+static int apply_root(struct tree_writer *w, struct tree_changes *ch, const struct tree_root *root)
+{
+	struct node_ident id = {root->addr, root->generation, root->owner, root->level};
+	bool possible = id.level < NODE_LEVEL_MAX && id.addr % NODE_SIZE == 0;
+	struct cache_entry *entry;
+	int r = possible ? transaction_read_node(w->txn, &id, &entry) : -EUCLEAN;
+
+	if (r == 0)
+		return apply_node(w, ch, entry, NULL, NULL);
+	return node_is_lost(r) && ch->lost ? replace_lost(w, ch, NULL, NULL, id.level) : r;
 }
 
 /* Ends every level, bottom up, until one pointer is left: the root. */
@@ -272,19 +324,14 @@ int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_chan
 		return -ENOMEM;
 	w->txn = txn;
 	w->owner = root->owner;
-	if (root->addr) {
-		struct node_ident id = {root->addr, root->generation, root->owner, root->level};
-
-		r = apply_node(w, changes, &id, NULL);
-	} else {
-		r = changes->merge(changes, w, NULL, NULL);
-	}
+	r = root->addr ? apply_root(w, changes, root) : changes->merge(changes, w, NULL, NULL);
 	if (r == 0)
 		r = finish(w, &out);
 	if (r == 0) {
 		out.nodes += (uint64_t)w->nodes;
 		out.leaves += (uint64_t)w->leaves;
 		out.items += (uint64_t)w->items;
+		out.flags |= w->flags;
 		*root = out;
 	}
 	for (unsigned i = 0; i <= NODE_LEVEL_MAX; i++) {
@@ -348,5 +395,5 @@ static int keyed_merge(struct tree_changes *ch, struct tree_writer *w, const str
 
 void tree_keyed_changes_init(struct tree_keyed_changes *kc, const struct tree_keyed_change *change, size_t count)
 {
-	*kc = (struct tree_keyed_changes){{keyed_next, keyed_merge}, change, count, 0};
+	*kc = (struct tree_keyed_changes){.base = {.next = keyed_next, .merge = keyed_merge}, .change = change, .count = count};
 }

@@ -69,6 +69,7 @@ struct fs_volume *volume_new(struct fs *fs, uint64_t id, const char *name)
 	overlay_init(&vol->running);
 	overlay_init(&vol->committing);
 	vol->root.owner = id;
+	vol->tree_end = FS_VOLUME_SIZE_MAX / FS_BLOCK_SIZE;
 	return vol;
 }
 
@@ -137,6 +138,14 @@ struct fs_volume *volume_by_id(struct fs *fs, uint64_t id)
 	return NULL;
 }
 
+static void add_to_sums(struct fs *fs, const struct tree_root *root)
+{
+	struct tree_sums sums = {0};
+
+	tree_sums_add(&sums, root, 1);
+	space_commit_done(fs, &sums);
+}
+
 int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 {
 	struct volume_item item;
@@ -160,6 +169,9 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 	vol->flags = le32_to_cpu(item.flags);
 	vol->ctime_ns = (int64_t)le64_to_cpu(item.ctime_ns);
 	vol->used_blocks = le64_to_cpu(item.used_blocks);
+	vol->lost_blocks = le64_to_cpu(item.lost_blocks);
+	vol->tree_end = le64_to_cpu(item.size) / FS_BLOCK_SIZE;
+	atomic_fetch_add(&fs->lost_blocks, vol->lost_blocks);
 	memcpy(vol->uuid, item.uuid, sizeof(vol->uuid));
 	tree_root_unpack(&item.root, id, &vol->root);
 	space_promise_allocated(fs, &vol->promise, (int64_t)(vol->used_blocks * FS_BLOCK_SIZE));
@@ -172,7 +184,7 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 		volume_unref(vol);
 		return -EUCLEAN;
 	}
-	space_commit_done(fs, (int64_t)vol->root.nodes, (int64_t)vol->root.leaves, (int64_t)vol->root.items);
+	add_to_sums(fs, &vol->root);
 	return 0;
 }
 
@@ -187,10 +199,12 @@ int orphan_add_item(struct fs *fs, uint64_t id, struct value value)
 	o = mem_zalloc(sizeof(*o));
 	if (!o)
 		return -ENOMEM;
-	tree_root_unpack(&item.root, id, &o->root);
+	o->id = id;
+	tree_root_unpack(&item.root, le64_to_cpu(item.owner), &o->root);
 	o->used_blocks = le64_to_cpu(item.used_blocks);
 	o->progress = le64_to_cpu(item.progress);
 	o->in_tree = true;
+	add_to_sums(fs, &o->root);
 	TAILQ_INSERT_TAIL(&fs->volumes.orphans, o, link);
 	atomic_fetch_add(&fs->orphans, 1);
 	return 0;
@@ -284,7 +298,7 @@ static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max, 
 	}
 	*max = min_u64(*max, op.nblk);
 	if (op.found) {
-		*ret_piece = (struct volume_piece){op.addr, *max, op.gen};
+		*ret_piece = (struct volume_piece){.addr = op.addr, .nblk = *max, .generation = op.gen};
 		if (op.addr && crc)
 			memcpy(crc, op.crc, *max * sizeof(*crc));
 	} else {
@@ -292,6 +306,16 @@ static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max, 
 	}
 	lock_drop(&vol->lock);
 	return op.found;
+}
+
+/* Once for each node: what cannot be read of the volume for its sake. */
+static void tell_lost(struct fs_volume *vol, uint64_t blk, const struct extent_piece *ep)
+{
+	uint64_t size = atomic_load(&vol->size) / FS_BLOCK_SIZE, end = ep->nblk < size - min_u64(size, blk) ? blk + ep->nblk : size;
+
+	fs_log(vol->fs, FS_LOG_ERROR, "volume %s, offset %llu, length %llu: cannot be read: no copy of a node of its tree is good",
+	       vol->name, (unsigned long long)ep->lost_blk * FS_BLOCK_SIZE,
+	       (unsigned long long)(end - min_u64(end, ep->lost_blk)) * FS_BLOCK_SIZE);
 }
 
 int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece,
@@ -306,8 +330,10 @@ int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, u
 	r = extent_lookup(vol->fs, q, &root, blk, &ep);
 	if (r)
 		return r;
+	if (ep.lost_node && bad_nodes_note(&vol->fs->bad_nodes, ep.lost_node, 1))
+		tell_lost(vol, blk, &ep);
 	max = min_u64(max, ep.nblk);
-	*ret_piece = (struct volume_piece){ep.addr, max, ep.generation};
+	*ret_piece = (struct volume_piece){.addr = ep.addr, .nblk = max, .lost = ep.lost, .generation = ep.generation};
 	for (uint64_t i = 0; ep.addr && crc && i < max; i++)
 		crc[i] = le32_to_cpu(ep.crc[i]);
 	cache_put(vol->fs->cache, ep.entry);

@@ -51,6 +51,8 @@ struct fs_volume {
 	uint64_t running_generation; /* of `running`, valid when it is on the dirty list */
 	struct tree_root root;
 	uint64_t used_blocks; /* of root */
+	_Atomic uint64_t lost_blocks; /* of root */
+	uint64_t tree_end;    /* in blocks: no extent of root lies behind it */
 	bool meta_dirty, deleted;
 	uint64_t freed_bytes[2]; /* by generation: pinned, and not the volume's any more when that is released */
 
@@ -66,7 +68,7 @@ struct fs_volume {
 	char frozen_name[FS_NAME_MAX + 1];
 	bool frozen_deleted;
 	struct tree_root new_root;
-	uint64_t new_used_blocks, new_freed_blocks;
+	uint64_t new_used_blocks, new_lost_blocks, new_freed_blocks;
 };
 
 RB_HEAD(volume_tree, fs_volume);
@@ -74,13 +76,15 @@ TAILQ_HEAD(volume_list, fs_volume);
 
 /* A deleted volume whose space is being freed, some leaves in each commit. The committer's. */
 struct orphan {
-	TAILQ_ENTRY(orphan) link;
-	struct tree_root root;
+	TAILQ_ENTRY(orphan) link, touched_link;
+	uint64_t id; /* of its item */
+	struct tree_root root; /* of the volume that it was; the counts are of what is left */
 	uint64_t used_blocks;
 	uint64_t progress; /* first block that is not yet freed */
 	bool in_tree;	   /* the root tree has an item for it */
-	bool stuck;	   /* it cannot be freed further, and is not counted in fs->orphans */
 	/* what the commit under way makes of it: */
+	bool touched;
+	struct tree_root new_root;
 	uint64_t new_progress, new_used_blocks;
 	bool done;
 };
@@ -123,13 +127,14 @@ void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pendi
 
 /* Where one piece of a volume stands. */
 struct volume_piece {
-	uint64_t addr; /* 0: a hole */
+	uint64_t addr; /* 0: a hole, or lost */
 	uint64_t nblk; /* 1 to the number asked for */
+	bool lost;     /* nobody knows what it held: it cannot be read */
 	uint64_t generation;
 };
 
 /*
- * Looks up blk, max blocks at the most. crc (room for max; may be NULL) gets the checksums of a piece that is no hole.
+ * Looks up blk, max blocks at the most. crc (room for max; may be NULL) gets the checksums of a piece that has an address.
  * The caller is in an epoch. q NULL: -EAGAIN when a node is not in the cache.
  */
 int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece,

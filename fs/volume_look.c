@@ -44,6 +44,7 @@ void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
 	strcpy(ret_info->name, vol->name);
 	ret_info->size = atomic_load(&vol->size);
 	ret_info->used_bytes = vol->used_blocks * FS_BLOCK_SIZE;
+	ret_info->lost_bytes = atomic_load(&vol->lost_blocks) * FS_BLOCK_SIZE;
 	ret_info->flags = vol->flags;
 	ret_info->ctime_ns = vol->ctime_ns;
 	memcpy(ret_info->uuid, vol->uuid, sizeof(vol->uuid));
@@ -120,7 +121,7 @@ static int map_range(struct fs_volume *vol, struct device_queue *q, uint64_t off
 		if (r == 0) {
 			uint64_t next = min_u64((blk + vp.nblk) * FS_BLOCK_SIZE, end);
 
-			r = fn(arg, pos, next - pos, vp.addr == 0);
+			r = fn(arg, pos, next - pos, vp.addr == 0 && !vp.lost);
 			pos = next;
 		}
 	}

@@ -52,6 +52,7 @@ static const struct metric fs_metrics[] = {
 	{"byre_volumes", GAUGE, "Volumes.", "", FS(volumes)},
 	{"byre_snapshots", GAUGE, "Snapshots.", "", FS(snapshots)},
 	{"byre_objects", GAUGE, "Objects.", "", FS(objects)},
+	{"byre_lost_bytes", GAUGE, "Bytes of volumes that cannot be read until they are overwritten, since nodes were lost.", "", FS(lost_bytes)},
 	{"byre_errors_total", COUNTER, "Errors of the device.", "{kind=\"corrected\"}", FS(errors_corrected)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"checksum\"}", FS(errors_checksum)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"io\"}", FS(errors_io)},

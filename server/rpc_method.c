@@ -111,6 +111,7 @@ static void pool_message(const struct fs_info *i, Byre__PoolInfo *ret_msg)
 	ret_msg->errors_corrected = i->errors_corrected;
 	ret_msg->errors_checksum = i->errors_checksum;
 	ret_msg->errors_io = i->errors_io;
+	ret_msg->lost_bytes = i->lost_bytes;
 	ret_msg->read_only = i->read_only;
 	ret_msg->device_kind = (char *)(i->device_kind ? i->device_kind : "");
 	ret_msg->direct_io = i->direct_io;
@@ -124,6 +125,7 @@ static void volume_message(const struct fs_volume_info *i, Byre__Volume *ret_msg
 	ret_msg->name = (char *)i->name;
 	ret_msg->size = i->size;
 	ret_msg->used_bytes = i->used_bytes;
+	ret_msg->lost_bytes = i->lost_bytes;
 	ret_msg->reserved = (i->flags & FS_VOLUME_RESERVED) != 0;
 	ret_msg->writeback = (i->flags & FS_VOLUME_WRITEBACK) != 0;
 	ret_msg->read_only = (i->flags & FS_VOLUME_READ_ONLY) != 0;

@@ -67,7 +67,9 @@ def fields(layout, names, data, at=0):
 
 
 def tree_root(data, at=0):
-    return fields("QQQQQB", "addr generation nodes leaves items level", data, at)
+    root = fields("QQQQQBB", "addr generation nodes leaves items level flags", data, at)
+    root["rest"] = data[at + 42:at + 48]
+    return root
 
 
 class Group:
@@ -94,6 +96,8 @@ class Volume:
         self.size = item["size"]
         self.extents = []  # (block, blocks, addr, generation, checksums), of the tree
         self.blocks = {}  # block: (addr, checksum), with the flush log
+        self.lost = []  # (block, blocks)
+        self.holes = []  # (block, blocks) that the flush log has made
 
 
 class Pool:
@@ -103,9 +107,12 @@ class Pool:
         self.volumes = {}
         self.orphans = 0
         self.log_items = 0
+        self.said = {}  # owner: (root, used_blocks) as its item says them
+        self.found = {}  # owner: nodes, leaves, items, blocks of its tree and of what was cut out of it
         self.read_super()
         self.read_groups()
         self.read_root_tree()
+        self.check_counts()
         self.check_groups()
         for v in self.volumes.values():
             for blk, n, addr, _, crcs in v.extents:
@@ -159,7 +166,7 @@ class Pool:
     def read_groups(self):
         names = ("length used generation cache_generation cache_crc cache_bytes slot_bytes cache_slot type nr_stripes "
                  "reserved")
-        for key, value in self.walk(self.sb["group_tree"], GROUP_TREE):
+        for key, value in self.whole(self.sb["group_tree"], GROUP_TREE):
             need(len(key) == 9 and key[0] == 1, "group tree: key", key.hex())
             item = fields("QQQQIIIBBBB", names, value)
             stripes = list(struct.iter_unpack("<QQ", value[48:]))
@@ -215,14 +222,30 @@ class Pool:
                 if not (gone and behind is not None and gone(behind)):
                     yield from visit(child_addr, child_generation, level - 1, key, behind)
 
+        need(root["flags"] < 4 and not any(root["rest"]), "tree", owner, "has a wrong root")
         if root["addr"]:
             need(root["generation"] <= self.sb["generation"], "tree", owner, "is younger than the superblock")
             yield from visit(root["addr"], root["generation"], root["level"], None, None)
-        if not gone:
-            need(counts == [root["nodes"], root["leaves"], root["items"]], "tree", owner, "has", counts)
+        self.counts = counts
+
+    def whole(self, root, owner):
+        """A tree whose counts are exact."""
+        yield from self.walk(root, owner)
+        need(self.counts == [root["nodes"], root["leaves"], root["items"]], "tree", owner, "has", self.counts)
+
+    def check_counts(self):
+        for owner, found in self.found.items():
+            root, used = self.said[owner]
+            said = [root["nodes"], root["leaves"], root["items"], used]
+            for i, flag in enumerate((2, 2, 1, 0)):
+                need(found[i] <= said[i] if root["flags"] & flag else found[i] == said[i] or (i == 3 and root["flags"]
+                     and found[i] >= said[i]), "tree", owner, "has", found, "and says", said)
+
+    def add_found(self, owner, blocks):
+        self.found[owner] = [a + b for a, b in zip(self.found.get(owner, [0] * 4), self.counts + [blocks])]
 
     def read_root_tree(self):
-        for key, value in self.walk(self.sb["root_tree"], ROOT_TREE):
+        for key, value in self.whole(self.sb["root_tree"], ROOT_TREE):
             need(len(key) == 9 and key[0] in (1, 2), "root tree: key", key.hex())
             ident = int.from_bytes(key[1:], "big")
             need(FIRST_ID <= ident < self.sb["next_id"], "id", ident, "was never given out")
@@ -233,14 +256,18 @@ class Pool:
                 self.read_orphan(ident, root, value)
 
     def read_volume(self, ident, root, value):
-        item = fields("QQQ16sIB", "size used_blocks ctime_ns uuid flags name_len", value, 48)
-        need(len(value) == 96 + item["name_len"] and not any(value[93:96]), "volume", ident, "has a wrong item")
-        v = Volume(ident, item, value[96:].decode("ascii"))
-        v.extents = list(self.extents(self.walk(root, ident)))
-        used = sum(e[1] for e in v.extents)
-        need(used == item["used_blocks"], "volume", v.name, "refers to", used, "blocks, says", item["used_blocks"])
+        item = fields("QQQQ16sIB", "size used_blocks lost_blocks ctime_ns uuid flags name_len", value, 48)
+        need(len(value) == 104 + item["name_len"] and not any(value[101:104]), "volume", ident, "has a wrong item")
+        v = Volume(ident, item, value[104:].decode("ascii"))
+        found = list(self.extents(self.walk(root, ident)))
+        v.extents = [e for e in found if e[2]]
+        v.lost = [e[:2] for e in found if not e[2]]
+        self.said[ident] = root, item["used_blocks"]
+        self.add_found(ident, sum(e[1] for e in v.extents))
+        lost = sum(n for _, n in v.lost)
+        need(lost == item["lost_blocks"], "volume", v.name, "has lost", lost, "blocks, says", item["lost_blocks"])
         end = 0
-        for blk, n, *_ in v.extents:
+        for blk, n, *_ in found:
             need(blk >= end, "volume", v.name, "has extents that overlap at block", blk)
             end = blk + n
         need(end * BLOCK <= v.size, "volume", v.name, "has extents behind its end")
@@ -248,31 +275,43 @@ class Pool:
         self.volumes[v.name] = v
 
     def read_orphan(self, ident, root, value):
-        used, progress = struct.unpack_from("<QQ", value, 48)
-        found = self.extents(self.walk(root, ident, lambda key: int.from_bytes(key[1:], "big") <= progress))
-        need(sum(e[1] for e in found) == used, "orphan", ident, "does not refer to", used, "blocks")
+        used, progress, owner = struct.unpack_from("<QQQ", value, 48)
+        need(len(value) == 72, "orphan", ident, "has a wrong item")
+        found = self.extents(self.walk(root, owner, lambda key: int.from_bytes(key[1:], "big") <= progress))
+        blocks = sum(e[1] for e in found if e[2])
+        if owner == ident:
+            self.said[ident] = root, used
+        self.add_found(owner, blocks)
         self.orphans += 1
 
     def extents(self, items):
+        """(first block, blocks, address, generation, checksums); address 0: lost."""
         for key, value in items:
             addr, generation, n, flags = struct.unpack_from("<QQII", value)
-            need(len(key) == 9 and key[0] == 0x10 and flags == 0, "extent key", key.hex())
-            need(1 <= n <= 128 and len(value) == 24 + 4 * n, "extent of", n, "blocks")
+            need(len(key) == 9 and key[0] == 0x10, "extent key", key.hex())
+            blk = int.from_bytes(key[1:], "big")
+            if flags == 1:
+                need(addr > 0 and n == 0 and len(value) == 24, "lost extent at", blk)
+                yield blk, addr, 0, generation, ()
+                continue
+            need(flags == 0 and 1 <= n <= 128 and len(value) == 24 + 4 * n, "extent of", n, "blocks")
             g = self.find(addr, n * BLOCK)
             need(g.kind == DATA, "extent in a group of type", g.kind)
             g.claim(addr, n * BLOCK)
-            yield int.from_bytes(key[1:], "big"), n, addr, generation, struct.unpack_from(f"<{n}I", value, 24)
+            yield blk, n, addr, generation, struct.unpack_from(f"<{n}I", value, 24)
 
     # ---- free space ----
 
     def check_groups(self):
         for g in self.groups.values():
             if g.item:
-                need(g.item["used"] == len(g.used) * g.unit, "group", g.start, "says used", g.item["used"])
+                leaked = self.sb["flags"] & 2 and g.item["used"] >= len(g.used) * g.unit
+                need(leaked or g.item["used"] == len(g.used) * g.unit, "group", g.start, "says used", g.item["used"])
                 if g.item["cache_slot"] != 255:
                     for off in g.offsets:
                         free = self.cache(g, off + g.length + g.item["cache_slot"] * g.item["slot_bytes"])
-                        need(free == set(range(g.units)) - g.used, "group", g.start, "has a wrong cache")
+                        real = set(range(g.units)) - g.used
+                        need(free <= real if leaked else free == real, "group", g.start, "has a wrong cache")
 
     def cache(self, g, offset):
         data = self.pread(g.item["cache_bytes"], offset)
@@ -281,7 +320,7 @@ class Pool:
         need(h["magic"] == b"BFSC" and h["version"] == 1 and h["flags"] == 0, "cache of group", g.start, h)
         need(h["crc"] == crc32c(data[4:]) == g.item["cache_crc"], "cache of group", g.start, "checksum")
         need(h["pool"] == self.sb["uuid"] and h["start"] == g.start and h["length"] == g.units * 4096
-             and h["generation"] == g.item["cache_generation"] and h["free"] == (g.units - len(g.used)) * 4096
+             and h["generation"] == g.item["cache_generation"] and h["free"] == g.units * 4096 - g.item["used"] // g.unit * 4096
              and h["bytes"] == len(data) == 96 + 8 * h["entries"] + 512 * h["bitmaps"], "cache of group", g.start, h)
         free, at, end = set(), 96 + 8 * h["entries"], 0
         for start, n in struct.iter_unpack("<II", data[96:at]):
@@ -352,6 +391,7 @@ class Pool:
         if addr:
             v.blocks.update((blk + i, (addr + i * BLOCK, c)) for i, c in enumerate(crcs))
         else:
+            v.holes.append((blk, n))
             for b in [b for b in v.blocks if blk <= b < blk + n]:
                 del v.blocks[b]
 
@@ -365,6 +405,8 @@ class Pool:
         v, out = self.volumes[name], []
         for b in range(blk, blk + count):
             addr, crc = v.blocks.get(b, (0, 0))
+            lost, hole = (any(first <= b < first + n for first, n in runs) for runs in (v.lost, v.holes))
+            need(addr or hole or not lost, "volume", name, "has lost block", b)
             block = self.data(addr) if addr else bytes(BLOCK)
             need(not addr or crc32c(block) == crc, "volume", name, "block", b, "does not match its checksum")
             out.append(block)

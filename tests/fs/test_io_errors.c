@@ -225,8 +225,9 @@ static void test_io_deleted_volume_with_a_lost_node_stops_nobody(void **state)
 		assert_memory_equal(m.bytes, m.bytes + MIB, MIB);
 		engine_commit(e);
 		fs_get_info(e->fs, &after);
-		/* What comes before it in the tree is free. */
-		assert_int_equal(after.data_bytes < before.data_bytes + MIB, slot == 1);
+		/* What comes before it and behind it in the tree is free. */
+		assert_int_equal(after.data_bytes < before.data_bytes + MIB, slot != 2);
+		assert_int_equal(atomic_load(&e->fs->orphans), 0);
 		fs_volume_put(other);
 		model_fini(&m);
 		engine_free(e);

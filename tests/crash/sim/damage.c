@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device_sim.h"
+#include "fs/extent.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
 #include "fs/super_format.h"
@@ -189,8 +190,103 @@ static void slots(struct world *w)
 	free(map);
 }
 
+/* ---- lost nodes ---------------------------------------------------------------- */
+
+/* A node of a tree, and the blocks below it. */
+struct victim {
+	struct node_ident id;
+	uint64_t first, end;
+};
+
+/* Goes down at random, as far as is drawn. False: what is on the way is lost already. */
+static bool choose_node(struct world *w, struct fs *fs, const struct tree_root *root, uint64_t blocks, struct victim *ret)
+{
+	unsigned down = (unsigned)rng_below(&w->rng, root->level + 1u);
+
+	*ret = (struct victim){{root->addr, root->generation, root->owner, root->level}, 0, blocks};
+	if (rng_below(&w->rng, 4)) /* mostly leaves */
+		down = root->level;
+	for (; down > 0; down--) {
+		struct cache_entry *entry;
+		const struct node_header *node;
+		unsigned slot;
+
+		if (node_read(fs, fs->commit_q, &ret->id, &entry))
+			return false;
+		node = node_header(entry);
+		slot = (unsigned)rng_below(&w->rng, node_count(node));
+		ret->first = extent_key_blk(node_key(node, slot));
+		if (slot + 1 < node_count(node))
+			ret->end = extent_key_blk(node_key(node, slot + 1));
+		ASSERT(node_child(node, slot, root->owner, &ret->id) == 0);
+		cache_put(fs->cache, entry);
+	}
+	return true;
+}
+
+static void lose_node(struct world *w, struct fs *fs, const struct victim *v)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+	struct cache_entry *entry;
+	uint8_t byte;
+
+	/* What an orphan has freed may be another tree's by now. */
+	if (node_read(fs, fs->commit_q, &v->id, &entry) || block_group_map(fs, v->id.addr, NODE_SIZE, off) != 2)
+		return;
+	cache_put(fs->cache, entry);
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t at = off[i] + rng_below(&w->rng, NODE_SIZE);
+
+		device_sim_peek(w->sim, at, &byte, 1);
+		byte ^= 1;
+		device_sim_poke(w->sim, at, &byte, 1);
+	}
+	world_log(w, "node %llu of tree %llu, level %u, is lost", (unsigned long long)v->id.addr, (unsigned long long)v->id.owner,
+		  v->id.level);
+}
+
+static void lose_of_volume(struct world *w, struct fs *fs, struct model_volume *mv)
+{
+	struct fs_volume *vol;
+	struct victim v;
+
+	if (fs_volume_get(fs, mv->name, &vol))
+		return;
+	if (vol->root.addr && choose_node(w, fs, &vol->root, mv->blocks, &v)) {
+		lose_node(w, fs, &v);
+		for (uint64_t blk = v.first; blk < min_u64(v.end, mv->blocks); blk++)
+			model_may_lose(w->model, mv, blk);
+	}
+	fs_volume_put(vol);
+}
+
+/* Nodes of volumes, and of deleted ones, in both copies. */
+static void lose(struct world *w)
+{
+	struct fs_options opt = {.cache_bytes = w->set->cache_bytes, .read_only = true, .workers = 1};
+	struct device *copy = device_sim_clone(w->sim, 1);
+	struct fs_error err = {""};
+	struct orphan *o;
+	struct victim v;
+	struct fs *fs;
+
+	if (pool_open(copy, &opt, true, &fs, &err))
+		sim_fail("a copy of the pool cannot be opened read-only: %s", err.msg);
+	w->mounts_read_only++;
+	for (unsigned i = 0; i < MODEL_VOLUMES_MAX; i++)
+		if (w->model->volume[i].exists && rng_below(&w->rng, 2) == 0)
+			lose_of_volume(w, fs, &w->model->volume[i]);
+	TAILQ_FOREACH(o, &fs->volumes.orphans, link)
+		if (rng_below(&w->rng, 2) == 0 && choose_node(w, fs, &o->root, 0, &v))
+			lose_node(w, fs, &v);
+	pool_abandon(fs);
+}
+
 void damage_do(struct world *w, bool clean)
 {
+	if (w->set->profile == PROFILE_LOST && w->unsure.kind == CLIENT_NONE && rng_below(&w->rng, 3))
+		lose(w);
+
 	if (w->set->profile == PROFILE_ROT)
 		rot(w, clean);
 	if (w->set->profile == PROFILE_SLOTS && rng_below(&w->rng, 4))

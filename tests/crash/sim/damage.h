@@ -3,7 +3,8 @@
  * tests/crash/sim/damage.h: bit rot and damaged caches, done to a device that nobody has open.
  *
  * What is damaged is never more than the format promises to survive: one side of the metadata, superblocks but
- * the first, data (whose reads may fail then), and any slots of free-space caches.
+ * the first, data (whose reads may fail then), any slots of free-space caches, and nodes of volumes (of which the model knows what
+ * is lost with them).
  */
 #ifndef TESTS_CRASH_SIM_DAMAGE_H
 #define TESTS_CRASH_SIM_DAMAGE_H

@@ -23,7 +23,7 @@ static const char *const step_names[STEP_KINDS] = {
 
 static const char *const profile_names[PROFILES] = {
 	[PROFILE_PLAIN] = "plain", [PROFILE_ERRORS] = "errors", [PROFILE_ROT] = "rot", [PROFILE_SLOTS] = "slots",
-	[PROFILE_NOMEM] = "nomem",
+	[PROFILE_NOMEM] = "nomem",   [PROFILE_LOST] = "lost",
 };
 
 const char *step_name(enum step_kind kind) { return step_names[kind]; }
@@ -45,7 +45,7 @@ static unsigned draw(uint64_t *rng, const uint8_t *weight, unsigned n)
 
 static void draw_setting(struct setting *s, uint64_t *rng)
 {
-	static const uint8_t profiles[PROFILES] = {60, 12, 8, 10, 10};
+	static const uint8_t profiles[PROFILES] = {60, 12, 8, 10, 10, 0};
 	static const unsigned preempts[] = {0, 0, 5, 30, 200};
 	static const unsigned writes[] = {8, 32, 256};
 
@@ -68,6 +68,12 @@ static void draw_setting(struct setting *s, uint64_t *rng)
 	s->bitmap_bytes = rng_below(rng, 2) ? rng_below(rng, 4) * 4096 : UINT64_MAX;
 	if (s->group_step) /* a group tree of several nodes */
 		s->pool_bytes += 96u << 20;
+	/* Drawn behind all that is older, so that histories keep their meaning. */
+	if (s->profile == PROFILE_PLAIN && rng_below(rng, 10) == 0) {
+		s->profile = PROFILE_LOST;
+		s->volume_blocks_max = 4096;
+		s->scatters = true; /* trees with several leaves */
+	}
 }
 
 static struct history *history_alloc(uint64_t seed, size_t count)
@@ -100,6 +106,10 @@ struct history *history_new(uint64_t seed)
 		weight[STEP_FAULT] = 6, weight[STEP_LOGFAIL] = 4;
 	if (h->setting.profile == PROFILE_NOMEM)
 		weight[STEP_NOMEM] = 12;
+	if (h->setting.profile == PROFILE_LOST) { /* nodes are lost between two lives of the pool */
+		weight[STEP_CRASH] = 9;
+		weight[STEP_CLOSE] = 3;
+	}
 	if (h->setting.scatters) { /* deleting a large tree takes several commits */
 		weight[STEP_SCATTER] = 8;
 		weight[STEP_DELETE] = 6;

@@ -41,7 +41,7 @@ struct step {
 };
 
 /* What else goes wrong beside crashes. */
-enum profile { PROFILE_PLAIN, PROFILE_ERRORS, PROFILE_ROT, PROFILE_SLOTS, PROFILE_NOMEM, PROFILES };
+enum profile { PROFILE_PLAIN, PROFILE_ERRORS, PROFILE_ROT, PROFILE_SLOTS, PROFILE_NOMEM, PROFILE_LOST, PROFILES };
 
 struct setting {
 	enum profile profile;

@@ -9,6 +9,7 @@
 #include "tests/crash/sim/fail.h"
 
 #define NEVER UINT64_MAX
+#define LOST_HASH 0x10510510510510ull /* of no content */
 #define WORDS (MODEL_BLOCK / sizeof(uint64_t))
 
 /* A partly written block's bytes. */
@@ -278,6 +279,15 @@ static struct version apply(const struct model_op *op, uint64_t blk, const struc
 	return out;
 }
 
+/* A part of a block cannot be changed where the rest is lost: such a request fails. */
+static bool can_apply(const struct model_op *op, uint64_t blk, const struct version *v)
+{
+	unsigned from, to;
+
+	part_of_block(op, blk, &from, &to);
+	return v->hash != LOST_HASH || (from == 0 && to == MODEL_BLOCK);
+}
+
 /* Everything that the requests under way may make of the block, in any order. */
 static void block_close(struct model *m, struct model_volume *vol, uint64_t blk)
 {
@@ -289,7 +299,7 @@ static void block_close(struct model *m, struct model_volume *vol, uint64_t blk)
 			struct version v;
 
 			if (!op || op->vol != vol || op->kind == MODEL_READ || op->kind == MODEL_FLUSH || blk < first_block(op) ||
-			    blk >= end_block(op) || b->v[i].applied & 1u << op->bit)
+			    blk >= end_block(op) || b->v[i].applied & 1u << op->bit || !can_apply(op, blk, &b->v[i]))
 				continue;
 			v = apply(op, blk, &b->v[i]);
 			if (has_living(b, v.hash, v.applied, b->count))
@@ -390,6 +400,8 @@ static bool matches_part(const struct model_op *op, uint64_t blk, const struct v
 {
 	uint64_t bytes[WORDS];
 
+	if (v->hash == LOST_HASH)
+		return false;
 	bytes_of(op->vol, blk, v, bytes);
 	return memcmp((char *)bytes + from, part, to - from) == 0;
 }
@@ -460,10 +472,10 @@ void model_crash(struct model *m)
 	m->now++;
 }
 
-void model_recovered(struct model *m, struct model_volume *vol, uint64_t blk, const void *data)
+static void recovered(struct model *m, struct model_volume *vol, uint64_t blk, uint64_t hash, const void *data)
 {
 	struct model_block *b = &vol->block[blk];
-	uint64_t hash = hash_block(data), durable = max_u64(m->durable_at, b->durable_at);
+	uint64_t durable = max_u64(m->durable_at, b->durable_at);
 	int found = -1;
 
 	need_version(b);
@@ -472,8 +484,10 @@ void model_recovered(struct model *m, struct model_volume *vol, uint64_t blk, co
 			found = (int)i;
 	if (found < 0) {
 		print_versions(m, vol, blk);
-		print_content(data);
-		sim_fail("lost or wrong data: after a crash, volume %s, block %llu", vol->name, (unsigned long long)blk);
+		if (data)
+			print_content(data);
+		sim_fail(data ? "lost or wrong data: after a crash, volume %s, block %llu" : "after a crash, volume %s, block %llu cannot be read",
+			 vol->name, (unsigned long long)blk);
 	}
 	b->v[found].dead_at = NEVER;
 	b->v[found].applied = 0;
@@ -487,6 +501,32 @@ void model_recovered(struct model *m, struct model_volume *vol, uint64_t blk, co
 		version_drop(b, b->count - 1);
 	b->under_way = 0;
 	b->changed_at = m->now;
+}
+
+void model_recovered(struct model *m, struct model_volume *vol, uint64_t blk, const void *data)
+{
+	recovered(m, vol, blk, hash_block(data), data);
+}
+
+void model_recovered_lost(struct model *m, struct model_volume *vol, uint64_t blk) { recovered(m, vol, blk, LOST_HASH, NULL); }
+
+void model_may_lose(struct model *m, struct model_volume *vol, uint64_t blk)
+{
+	struct version lost = {.hash = LOST_HASH, .dead_at = NEVER};
+
+	(void)m;
+	need_version(&vol->block[blk]);
+	version_add(&vol->block[blk], &lost);
+}
+
+bool model_may_be_lost(const struct model *m, const struct model_op *op)
+{
+	(void)m;
+	for (uint64_t blk = first_block(op); blk < min_u64(end_block(op), op->vol->blocks); blk++)
+		for (unsigned i = 0; i < op->vol->block[blk].count; i++)
+			if (op->vol->block[blk].v[i].hash == LOST_HASH && lived_after(&op->vol->block[blk].v[i], op->submitted_at))
+				return true;
+	return false;
 }
 
 bool model_is_data(const struct model *m, const struct model_volume *vol, uint64_t blk)

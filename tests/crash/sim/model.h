@@ -99,6 +99,13 @@ void model_durable(struct model *m, uint64_t since);
 void model_crash(struct model *m);
 void model_recovered(struct model *m, struct model_volume *vol, uint64_t blk, const void *data);
 
+/* From now on the block may be lost: an error when it is read, until it is written as a whole. Nothing is under way. */
+void model_may_lose(struct model *m, struct model_volume *vol, uint64_t blk);
+/* Whether some block of the range may have been lost at some moment since. */
+bool model_may_be_lost(const struct model *m, const struct model_op *op);
+/* As model_recovered, of a block that cannot be read. */
+void model_recovered_lost(struct model *m, struct model_volume *vol, uint64_t blk);
+
 /* True when the block certainly holds something but zeros. */
 bool model_is_data(const struct model *m, const struct model_volume *vol, uint64_t blk);
 

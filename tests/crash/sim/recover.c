@@ -38,6 +38,8 @@ static void finding(void *arg, const char *line)
 		return;
 	if (f->w->slots_damaged && strstr(line, "its twin is good"))
 		return;
+	if (f->w->set->profile == PROFILE_LOST && (strstr(line, "lost") || strstr(line, "no copy of it can be used")))
+		return;
 	fprintf(stderr, "  finding: %s\n", line);
 	f->count++;
 }
@@ -140,6 +142,8 @@ static bool compare_single(struct world *w, struct model_volume *vol, uint64_t b
 			return false;
 		if (r == 0)
 			model_recovered(w->model, vol, blk + i, buf);
+		else if (w->set->profile == PROFILE_LOST && r == -EIO)
+			model_recovered_lost(w->model, vol, blk + i);
 		else if (!w->data_rotten)
 			sim_fail("volume %s, block %llu cannot be read: %s", vol->name, (unsigned long long)(blk + i), strerror(-r));
 	}

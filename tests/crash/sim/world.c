@@ -46,7 +46,7 @@ static void engine_log(void *arg, enum fs_log_level level, const char *msg)
 	struct world *w = arg;
 
 	world_log(w, "engine: <%d> %s", level, msg);
-	if (!world_is_strict(w))
+	if (!world_is_strict(w) || (w->set->profile == PROFILE_LOST && (strstr(msg, "lost") || strstr(msg, "no copy of a node"))))
 		return;
 	if (level <= FS_LOG_ERROR)
 		sim_fail("the engine complains: %s", msg);
@@ -62,6 +62,8 @@ static bool error_is_fine(struct world *w, const struct request *req, int error)
 
 	if (error == -ENOSPC && !world_is_dead(w) && !world_is_read_only(w) && req->op.vol->reserved)
 		return false;
+	if (error == -EIO && w->set->profile == PROFILE_LOST && req->io.op != FS_FLUSH && model_may_be_lost(w->model, &req->op))
+		return true;
 	if (error == -ENOSPC && (req->io.op == FS_WRITE || req->io.op == FS_ZERO) && !frees)
 		return true;
 	return !world_is_strict(w) && error != -EINVAL && (error != -ENOSPC || world_is_dead(w));

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tests/fs/fast_fill.h: volumes with very many extents, quickly: the blocks get a place and a checksum, and no data is written.
+ * On a simulated device, or in a sparse file, what was never written reads as zeros, and so do they; but they are no holes.
+ */
+#ifndef TESTS_FS_FAST_FILL_H
+#define TESTS_FS_FAST_FILL_H
+
+#include "tests/fs/engine.h"
+
+#define FAST_FILL_COMMIT 100000u /* pendings between two commits */
+
+static inline void fast_fill_one(struct engine *e, struct fs_volume *vol, uint64_t blk, uint32_t crc)
+{
+	struct space_ticket t = {.flags = SPACE_NOTICKET,
+				 .want = {BLOCK, {1, volume_item_bytes(3, 1)}, &vol->promise}};
+	struct pending *p = pending_new(1, true), *spare = NULL;
+	bool unloaded;
+
+	assert_non_null(p);
+	assert_int_equal(overlay_insert_prealloc(&spare), 0);
+	assert_int_equal(space_reserve(e->fs, &t), 0);
+	while (ctx_take_blocks(e->ctx, 1, &p->addr, &unloaded) == 0)
+		assert_true(block_group_load_next(e->fs, e->fs->commit_q));
+	p->blk = blk;
+	p->crc[0] = crc;
+	space_allocate(e->fs, &t.want, BLOCK);
+	lock_take(&vol->lock);
+	volume_insert_locked(vol, p, &spare);
+	lock_drop(&vol->lock);
+	space_pend(e->fs, &t.want, t.want.pending);
+	pending_free(spare);
+}
+
+/* n blocks from `first` on, each `stride` behind the one before: extents of one block each. Committed. */
+static inline void fast_fill(struct engine *e, struct fs_volume *vol, uint64_t first, uint64_t n, uint64_t stride)
+{
+	static const uint8_t zeros[FS_BLOCK_SIZE];
+	uint32_t crc = crc32c(zeros, sizeof(zeros));
+
+	for (uint64_t i = 0; i < n; i++) {
+		fast_fill_one(e, vol, first + i * stride, crc);
+		if (i % FAST_FILL_COMMIT == FAST_FILL_COMMIT - 1)
+			engine_commit(e);
+	}
+	engine_commit(e);
+}
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* tests/fs/tree_nodes.h: finding nodes of a volume's committed tree on the device, and destroying them. */
+#ifndef TESTS_FS_TREE_NODES_H
+#define TESTS_FS_TREE_NODES_H
+
+#include "fs/extent.h"
+#include "tests/fs/engine.h"
+
+/* A node, and the blocks whose extents stand below it: [first, end). */
+struct tree_place {
+	struct node_ident id;
+	uint64_t first, end;
+};
+
+/* The node of `level` that a look-up of the block comes through. The tree has that many levels. */
+static inline struct tree_place tree_place_of(struct engine *e, struct fs_volume *vol, uint64_t blk, uint8_t level)
+{
+	struct tree_place p = {{vol->root.addr, vol->root.generation, vol->root.owner, vol->root.level}, 0, fs_volume_size(vol) / BLOCK};
+	uint8_t bytes[EXTENT_KEY_LEN];
+
+	extent_key_pack(bytes, blk);
+	assert_true(level <= vol->root.level);
+	while (p.id.level > level) {
+		struct cache_entry *entry;
+		const struct node_header *node;
+		int slot;
+
+		assert_int_equal(node_read(e->fs, e->fs->commit_q, &p.id, &entry), 0);
+		node = node_header(entry);
+		slot = node_floor(node, (struct key){bytes, sizeof(bytes)});
+		slot = slot < 0 ? 0 : slot;
+		p.first = extent_key_blk(node_key(node, (unsigned)slot));
+		if ((unsigned)slot + 1 < node_count(node))
+			p.end = extent_key_blk(node_key(node, (unsigned)slot + 1));
+		assert_int_equal(node_child(node, (unsigned)slot, vol->id, &p.id), 0);
+		cache_put(e->fs->cache, entry);
+	}
+	return p;
+}
+
+/* Both copies do not match their checksums any more. */
+static inline void rot_node(struct engine *e, uint64_t addr)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+
+	assert_int_equal(block_group_map(e->fs, addr, NODE_SIZE, off), 2);
+	device_sim_flip(e->sim, off[0] + 5000, 1);
+	device_sim_flip(e->sim, off[1] + 9000, 2);
+	cache_invalidate(e->fs->cache, CACHE_NODE, addr);
+}
+
+#endif
