@@ -81,6 +81,18 @@ static int set_cache(struct config *c, const char *value, struct config_error *e
 	return 0;
 }
 
+static int set_memory(struct config *c, const char *value, struct config_error *err)
+{
+	uint64_t bytes;
+
+	if (size_parse(value, &bytes) < 0)
+		return fail(err, "memory", value, "is no size; use bytes, or a number with K, M, G or T");
+	if (bytes < SERVER_MEMORY_MIN || bytes > INT64_MAX)
+		return fail(err, "memory", value, "is too little; 64M is the least, for one request of 32 MiB and the rest");
+	c->memory_bytes = bytes;
+	return 0;
+}
+
 static int set_commit(struct config *c, const char *value, struct config_error *err)
 {
 	unsigned seconds;
@@ -142,6 +154,7 @@ static const struct single {
 	{"cache-size", set_cache, offsetof(struct config, cache_source)},
 	{"commit-interval", set_commit, offsetof(struct config, commit_source)},
 	{"threads", set_threads, offsetof(struct config, threads_source)},
+	{"memory", set_memory, offsetof(struct config, memory_source)},
 	{"stall-timeout", set_stall, offsetof(struct config, stall_source)},
 	{"stop-timeout", set_stop, offsetof(struct config, stop_source)},
 	{"log-level", set_level, offsetof(struct config, level_source)},
@@ -162,6 +175,7 @@ void config_init(struct config *c)
 {
 	memset(c, 0, sizeof(*c));
 	c->log_level = LOG_LEVEL_INFO;
+	c->memory_bytes = SERVER_MEMORY_DEFAULT;
 	c->stall_timeout_s = CONFIG_STALL_DEFAULT_S;
 	c->stop_timeout_s = CONFIG_STOP_DEFAULT_S;
 }
@@ -274,6 +288,7 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"cache-size", a->cache_bytes != b->cache_bytes},
 		{"commit-interval", a->commit_interval_ms != b->commit_interval_ms},
 		{"threads", a->threads != b->threads},
+		{"memory", a->memory_bytes != b->memory_bytes},
 		{"stall-timeout", a->stall_timeout_s != b->stall_timeout_s},
 	};
 	size_t len = 0;

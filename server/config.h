@@ -33,6 +33,7 @@ struct config {
 	char file[PATH_MAX];		   /* --config; empty: none */
 	struct config_list nbd, rpc, http; /* http: one at most */
 	uint64_t cache_bytes;		   /* 0: the engine's default */
+	uint64_t memory_bytes;		   /* what clients can make the daemon hold */
 	unsigned commit_interval_ms;	   /* 0: likewise */
 	unsigned threads;		   /* 0: one a core */
 	unsigned stall_timeout_s, stop_timeout_s;
@@ -41,7 +42,7 @@ struct config {
 
 	/* Where each single value came from. */
 	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source,
-		stall_source, stop_source;
+		stall_source, stop_source, memory_source;
 };
 
 struct config_error {

@@ -11,6 +11,18 @@
 #define SERVER_FORCE_MS 3000	   /* what is under way may take after a second SIGTERM */
 #define SERVER_ACCEPT_PAUSE_MS 200 /* after accept failed for want of descriptors or memory */
 
+/*
+ * The budget of memory (--memory, server/budget.h). Parts of it are set aside: for connections, for the requests
+ * themselves (ours and the engine's), for receive buffers, for spare data buffers; and a reserve for one request of the
+ * largest size.
+ */
+#define SERVER_MEMORY_DEFAULT (256u << 20)
+#define SERVER_MEMORY_MIN (64u << 20)
+#define SERVER_MEMORY_REQUESTS 8 /* one part in so many */
+#define SERVER_MEMORY_CONNECTIONS 8
+#define SERVER_MEMORY_RX 16
+#define SERVER_MEMORY_SPARE 16
+
 /* ---- connections ---- */
 #define NBD_CONNECTIONS_MAX 4096   /* more are closed as soon as they are accepted */
 #define NBD_HANDSHAKE_TIMEOUT_S 30 /* from accept to the end of option haggling */
@@ -19,6 +31,18 @@
 #define NBD_RATE_MIN 8192u	   /* bytes a second of a client that owes something, over the stall time */
 #define NBD_SWEEPS 16u		   /* looks in a stall time, */
 #define NBD_SWEEP_MIN_MS 50u	   /* not more often than so */
+
+/* What a connection is charged with: in its handshake, and after it. And for each request: ours and the engine's. */
+#define NBD_HANDSHAKE_COST (12u << 10)
+#define NBD_SESSION_COST (2u << 10)
+#define NBD_REQUEST_COST 1536u
+#define NBD_HANDSHAKE_OUT_FREE 4096u /* output of a handshake that is a part of its cost, */
+#define NBD_HANDSHAKE_IN_FREE 2048u  /* and input */
+
+/* ---- waiting for room ---- */
+#define NBD_WAKE_MAX 8u	    /* waiting connections that are tried again each time something becomes free, */
+#define NBD_RETRY_MS 250u   /* and all of them so often */
+#define NBD_SHORT_FACTOR 10 /* while memory is short, a stall is shorter by this factor */
 
 /* ---- handshake ---- */
 #define NBD_OPTION_MAX (16u << 10)     /* payload of an option that is looked at */
@@ -31,9 +55,8 @@
 #define NBD_BLOCK_PREFERRED 4096u
 #define NBD_REQUESTS_MAX 128u	       /* under way on one connection */
 #define NBD_REQUESTS_RESUME 96u	       /* input goes on when no more than so many are left */
-#define NBD_CONN_BYTES_MAX (64u << 20) /* data under way on one connection, */
-#define NBD_LOOP_BYTES_MAX \
-	(512u << 20)	      /* and on one loop; a connection with none may always start one request */
+#define NBD_CONN_BYTES_MAX (64u << 20) /* data under way on one connection; one with none may start any request */
+#define NBD_GRANT_STEP (1u << 20)      /* memory for a larger write is taken so much at a time, as its data comes in */
 #define NBD_ZERO_PIECE (512u << 10)	   /* zeros that keep their space are written so many at a time, */
 #define NBD_ZERO_DIRECT_MAX (256u << 10)   /* unless there are no more than so many; */
 #define NBD_ZERO_PIECES_MAX 2u		   /* so many pieces at once on a loop, one of a connection */
@@ -43,7 +66,8 @@
 /* ---- buffers ---- */
 #define NBD_RX_BYTES (256u << 10)	/* one receive buffer */
 #define NBD_RX_SPACE_MIN (64u << 10)	/* offered to one receive at least */
-#define BUF_POOL_RX_KEEP 16		/* spare receive buffers that a loop keeps */
-#define BUF_POOL_KEEP_BYTES (64u << 20) /* spare data buffers that a loop keeps */
+#define NBD_RX_FAIR_MIN (4u << 10)	/* one receive takes no more than what its connection may hold, or so much */
+#define BUF_POOL_LARGE (128u << 10)	/* buffers from this size on come from the kernel, and go back to it */
+#define BUF_POOL_TRIM (32u << 20)	/* so much was freed: malloc is asked to give back what it keeps */
 
 #endif

@@ -27,8 +27,11 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 		return;
 	}
 	g->full_logged = false;
-	if (nbd_worker_accept(&g->workers[g->next_worker], fd) < 0)
-		log_line(g->log, LOG_LEVEL_WARNING, "NBD: no memory for a connection");
+	if (nbd_worker_accept(&g->workers[g->next_worker], fd) < 0 && !g->short_logged) {
+		log_line(g->log, LOG_LEVEL_WARNING,
+			 "NBD: no memory for another connection, refusing some; see --memory");
+		g->short_logged = true;
+	}
 	g->next_worker = (g->next_worker + 1) % g->worker_count;
 }
 

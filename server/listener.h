@@ -18,6 +18,7 @@ struct listener_group {
 	struct nbd_worker *workers;
 	unsigned worker_count, next_worker;
 	bool full_logged; /* that connections are refused; until there is room again */
+	bool short_logged;
 	struct {
 		struct addr addr;
 		struct evconnlistener *listener;

@@ -25,6 +25,7 @@ static const char usage_text[] =
 	"  --http ADDR                serve /metrics and /healthz there (default: off)\n"
 	"  --config FILE              read settings from FILE; the command line wins\n"
 	"  --cache-size SIZE          memory for nodes and data\n"
+	"  --memory SIZE              memory that clients can make the daemon hold, beside the cache (default: 256M)\n"
 	"  --commit-interval SECONDS  commit at least so often (default: 5)\n"
 	"  --stall-timeout SECONDS    how long a client may keep a request or a reply waiting (default: 60)\n"
 	"  --stop-timeout SECONDS     how long a stop waits for clients (default: 10)\n"
@@ -47,6 +48,7 @@ static const struct option long_options[] = {
 	{"rpc", required_argument, NULL, OPT_VALUE},
 	{"http", required_argument, NULL, OPT_VALUE},
 	{"cache-size", required_argument, NULL, OPT_VALUE},
+	{"memory", required_argument, NULL, OPT_VALUE},
 	{"commit-interval", required_argument, NULL, OPT_VALUE},
 	{"stall-timeout", required_argument, NULL, OPT_VALUE},
 	{"stop-timeout", required_argument, NULL, OPT_VALUE},

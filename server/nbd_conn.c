@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <event2/event_struct.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <linux/sockios.h>
@@ -197,6 +198,14 @@ static void check_drained(struct nbd_worker *w)
 	drained(w->drained_arg);
 }
 
+static void start_retry(struct nbd_worker *w)
+{
+	const struct timeval period = {.tv_usec = NBD_RETRY_MS * 1000};
+
+	w->retrying = true;
+	event_add(w->retry, &period);
+}
+
 static void flush_dirty(struct nbd_worker *w)
 {
 	struct nbd_conn *conn;
@@ -209,6 +218,8 @@ static void flush_dirty(struct nbd_worker *w)
 		if (conn->session)
 			progress(conn);
 	}
+	if (w->env.nr_waiters && !w->retrying)
+		start_retry(w);
 	check_drained(w);
 }
 
@@ -297,13 +308,13 @@ static uint64_t now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-/* The handshake has a timeout of its own. */
+/* The handshake has a timeout of its own. Who sends no more because there is no memory for it owes nothing. */
 static bool owes(const struct nbd_conn *conn)
 {
 	const struct nbd_session *s = conn->session;
 
 	return s && s->state != NBD_HANDSHAKE && s->state != NBD_BROKEN &&
-	       (conn->writing || nbd_session_is_inside_request(s));
+	       (conn->writing || (conn->reading && nbd_session_is_inside_request(s)));
 }
 
 static bool stalls(struct nbd_conn *conn, uint64_t now, unsigned stall_ms)
@@ -324,15 +335,49 @@ static bool stalls(struct nbd_conn *conn, uint64_t now, unsigned stall_ms)
 	return false;
 }
 
-static void on_sweep(evutil_socket_t fd, short what, void *arg)
+/* Whoever holds memory that others wait for has less time. */
+static void sweep(struct nbd_worker *w)
 {
-	struct nbd_worker *w = arg;
+	unsigned stall_ms = budget_is_short(w->env.budget) ? w->stall_ms / NBD_SHORT_FACTOR : w->stall_ms;
 	uint64_t now = now_ms();
 
 	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
-		if (stalls(conn, now, w->stall_ms))
+		if (stalls(conn, now, stall_ms))
 			nbd_session_break(conn->session, NBD_WHY_SLOW);
+}
+
+static void on_sweep(evutil_socket_t fd, short what, void *arg)
+{
+	sweep(arg);
+	flush_dirty(arg);
+}
+
+static void on_retry(evutil_socket_t fd, short what, void *arg)
+{
+	struct nbd_worker *w = arg;
+
+	w->retrying = false;
+	nbd_env_wake(&w->env, UINT_MAX);
 	flush_dirty(w);
+}
+
+static void on_wake(struct task *task)
+{
+	struct nbd_worker *w = container_of(task, struct nbd_worker, wake_task);
+
+	atomic_store(&w->woken, false);
+	if (budget_is_short(w->env.budget))
+		buf_pool_yield(&w->env.pool);
+	nbd_env_wake(&w->env, NBD_WAKE_MAX);
+	/* The loop's after_io, which follows every batch of tasks, tries them. */
+}
+
+static void wake(struct budget_member *m)
+{
+	struct nbd_worker *w = container_of(m, struct nbd_worker, env.member);
+
+	if (!atomic_exchange(&w->woken, true))
+		loop_post(w->loop, &w->wake_task);
 }
 
 static int start_sweep(struct nbd_worker *w)
@@ -341,7 +386,8 @@ static int start_sweep(struct nbd_worker *w)
 	struct timeval period = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 
 	w->sweep = event_new(w->loop->base, -1, EV_PERSIST, on_sweep, w);
-	if (!w->sweep || event_add(w->sweep, &period) < 0)
+	w->retry = evtimer_new(w->loop->base, on_retry, w);
+	if (!w->sweep || !w->retry || event_add(w->sweep, &period) < 0)
 		return -ENOMEM;
 	return 0;
 }
@@ -396,11 +442,14 @@ static void set_options(int fd)
 
 int nbd_worker_accept(struct nbd_worker *w, int fd)
 {
-	struct nbd_conn *conn = mem_zalloc(sizeof(*conn));
+	struct nbd_conn *conn = NULL;
+	bool room = budget_admits(w->env.budget, NBD_HANDSHAKE_COST);
 
+	if (room)
+		conn = mem_zalloc(sizeof(*conn));
 	if (!conn) {
 		close(fd);
-		return -ENOMEM;
+		return room ? -ENOMEM : -ENOBUFS;
 	}
 	set_options(fd);
 	conn->worker = w;
@@ -452,17 +501,31 @@ void nbd_worker_cut(struct nbd_worker *w)
 	loop_post(w->loop, &w->cut_task);
 }
 
-int nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs, unsigned stall_ms)
+int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_worker_options *opt)
 {
+	uint64_t memory = opt->memory / opt->workers;
+
 	*w = (struct nbd_worker){
 		.loop = loop,
-		.stall_ms = stall_ms,
-		.env = {.fs = fs, .ctx = loop->ctx, .dirty = on_dirty, .post = on_post},
+		.stall_ms = opt->stall_ms,
+		.wake_task = {.fn = on_wake},
+		.env = {
+			.fs = opt->fs,
+			.ctx = loop->ctx,
+			.dirty = on_dirty,
+			.post = on_post,
+			.budget = opt->budget,
+			.member = {.wake = wake},
+			.requests_max = max_u64(memory / SERVER_MEMORY_REQUESTS / NBD_REQUEST_COST, 2 * NBD_REQUESTS_MAX),
+			.rx_max = max_u64(memory / SERVER_MEMORY_RX / NBD_RX_BYTES, 2),
+			.spare_max = memory / SERVER_MEMORY_SPARE,
+		},
 		.handshake_timeout = {.tv_sec = NBD_HANDSHAKE_TIMEOUT_S},
 		.linger_timeout = {.tv_sec = NBD_LINGER_TIMEOUT_S},
 	};
 	w->dirty_tail = &w->dirty;
 	nbd_env_init(&w->env);
+	budget_add_member(opt->budget, &w->env.member);
 	loop->after_io = after_io;
 	loop->owner = w;
 	return start_sweep(w);
@@ -473,5 +536,7 @@ void nbd_worker_fini(struct nbd_worker *w)
 	ASSERT(!w->conns);
 	if (w->sweep)
 		event_free(w->sweep);
+	if (w->retry)
+		event_free(w->retry);
 	nbd_env_fini(&w->env);
 }

@@ -28,6 +28,10 @@ struct nbd_worker {
 		linger_timeout; /* see limits.h; tests make them shorter before the loop runs */
 	unsigned stall_ms;	/* invariant 4 */
 	struct event *sweep;	/* timer: who stalls? */
+	struct event *retry;	/* timer: is there room for those that wait? */
+	bool retrying;
+	struct task wake_task;
+	_Atomic bool woken; /* wake_task is posted */
 	struct nbd_conn *conns; /* all */
 	struct nbd_conn *dirty, **dirty_tail;
 	bool draining;
@@ -36,11 +40,22 @@ struct nbd_worker {
 	struct task drain_task, cut_task;
 };
 
-/* Takes over loop->after_io and loop->owner. The loop must not run yet. -ENOMEM: nothing is to be undone. */
-int nbd_worker_init(struct nbd_worker *w, struct loop *loop, struct fs *fs, unsigned stall_ms);
+struct nbd_worker_options {
+	struct fs *fs;
+	struct budget *budget;
+	unsigned workers; /* that share the budget */
+	uint64_t memory;  /* the whole budget, with what is set aside for them (limits.h) */
+	unsigned stall_ms;
+};
+
+/* Takes over loop->after_io and loop->owner. No loop may run yet. -ENOMEM: nothing is to be undone. */
+int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_worker_options *opt);
 void nbd_worker_fini(struct nbd_worker *w);
 
-/* Hands an accepted, non-blocking socket over (the descriptor moves). From any thread. -ENOMEM: it is closed. */
+/*
+ * Hands an accepted, non-blocking socket over (the descriptor moves). From any thread. -ENOMEM, or -ENOBUFS where the budget
+ * has no room for one more: it is closed.
+ */
 int nbd_worker_accept(struct nbd_worker *w, int fd);
 /* Ends all connections: what is under way finishes and is answered first. From any thread, once. */
 void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *arg);

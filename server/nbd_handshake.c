@@ -67,13 +67,49 @@ static void close_with(struct nbd_handshake *hs, int error)
 	hs->error = error;
 }
 
+static bool pay_for_output(struct nbd_handshake *hs, size_t size)
+{
+	uint64_t more = size > NBD_HANDSHAKE_OUT_FREE ? size - hs->charged : 0;
+
+	if (!hs->account || !more)
+		return true;
+	if (!budget_take(hs->account, more))
+		return false;
+	hs->charged += more;
+	return true;
+}
+
+/* An option that does not fit what is paid for needs all the rest. It stays paid until the end. */
+static void pay_for_input(struct nbd_handshake *hs)
+{
+	uint64_t more = sizeof(hs->in) - hs->in_paid;
+
+	if (hs->in_len < hs->in_paid || !more || hs->state == NBD_HS_DONE || hs->state == NBD_HS_CLOSE)
+		return;
+	if (hs->account && !budget_take(hs->account, more)) {
+		close_with(hs, -ENOMEM);
+		return;
+	}
+	hs->in_paid = sizeof(hs->in);
+}
+
+static void free_output(struct nbd_handshake *hs)
+{
+	mem_free(hs->out);
+	hs->out = NULL;
+	hs->out_len = hs->out_sent = hs->out_size = 0;
+	if (hs->account)
+		budget_give(hs->account, hs->charged);
+	hs->charged = 0;
+}
+
 static void put(struct nbd_handshake *hs, const void *data, size_t len)
 {
 	if (hs->state == NBD_HS_CLOSE && hs->error)
 		return;
 	if (hs->out_size - hs->out_len < len) {
 		size_t size = max_u64(hs->out_size * 2, round_up_u64(hs->out_len + len, OUT_SIZE_MIN));
-		uint8_t *out = mem_realloc(hs->out, size);
+		uint8_t *out = pay_for_output(hs, size) ? mem_realloc(hs->out, size) : NULL;
 
 		if (!out) {
 			close_with(hs, -ENOMEM);
@@ -418,7 +454,7 @@ static void run(struct nbd_handshake *hs)
 	}
 }
 
-struct nbd_handshake *nbd_handshake_new(struct fs *fs)
+struct nbd_handshake *nbd_handshake_new(struct fs *fs, struct budget_account *account)
 {
 	struct nbd_handshake *hs = mem_alloc(sizeof(*hs));
 
@@ -426,6 +462,8 @@ struct nbd_handshake *nbd_handshake_new(struct fs *fs)
 		return NULL;
 	memset(hs, 0, offsetof(struct nbd_handshake, allocation_name));
 	hs->fs = fs;
+	hs->account = account;
+	hs->in_paid = NBD_HANDSHAKE_IN_FREE;
 	hs->state = NBD_HS_FLAGS;
 	greet(hs);
 	if (hs->state == NBD_HS_CLOSE) {
@@ -440,7 +478,9 @@ void nbd_handshake_free(struct nbd_handshake *hs)
 	if (!hs)
 		return;
 	nbd_export_close(&hs->export);
-	mem_free(hs->out);
+	free_output(hs);
+	if (hs->account)
+		budget_give(hs->account, hs->in_paid - NBD_HANDSHAKE_IN_FREE);
 	mem_free(hs);
 }
 
@@ -449,14 +489,15 @@ size_t nbd_handshake_space(struct nbd_handshake *hs, void **ret_space)
 	if (hs->out_sent < hs->out_len || hs->state == NBD_HS_DONE || hs->state == NBD_HS_CLOSE)
 		return 0;
 	*ret_space = hs->in + hs->in_len;
-	return sizeof(hs->in) - hs->in_len;
+	return hs->in_paid - hs->in_len;
 }
 
 void nbd_handshake_received(struct nbd_handshake *hs, size_t len)
 {
-	ASSERT(len <= sizeof(hs->in) - hs->in_len);
+	ASSERT(len <= hs->in_paid - hs->in_len);
 	hs->in_len += len;
 	run(hs);
+	pay_for_input(hs);
 }
 
 size_t nbd_handshake_output(const struct nbd_handshake *hs, const void **ret_data)
@@ -472,5 +513,8 @@ void nbd_handshake_sent(struct nbd_handshake *hs, size_t len)
 	if (hs->out_sent < hs->out_len)
 		return;
 	hs->out_sent = hs->out_len = 0;
+	if (hs->charged)
+		free_output(hs);
 	run(hs);
+	pay_for_input(hs);
 }

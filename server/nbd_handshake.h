@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "proto/nbd-protocol.h"
+#include "server/budget.h"
 #include "server/limits.h"
 #include "server/nbd_export.h"
 
@@ -25,6 +26,9 @@ enum nbd_handshake_state { NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_SKIP, NBD_HS_DONE
 
 struct nbd_handshake {
 	struct fs *fs;
+	struct budget_account *account; /* NULL: of nobody */
+	uint64_t charged;		/* for output */
+	size_t in_paid;			/* bytes of `in` that may be used */
 	enum nbd_handshake_state state;
 	bool no_zeroes;
 	/* What was agreed on. */
@@ -42,11 +46,15 @@ struct nbd_handshake {
 	uint8_t in[sizeof(struct nbd_option) + NBD_OPTION_MAX];
 };
 
-/* With the greeting as first output. NULL: no memory. */
-struct nbd_handshake *nbd_handshake_new(struct fs *fs);
+/*
+ * With the greeting as first output. NULL: no memory. Output above NBD_HANDSHAKE_OUT_FREE is charged to `account` (NULL: to
+ * nobody); one that it cannot pay for ends the connection.
+ */
+struct nbd_handshake *nbd_handshake_new(struct fs *fs, struct budget_account *account);
 void nbd_handshake_free(struct nbd_handshake *hs); /* accepts NULL */
 
-/* Where input may be put; 0 bytes while there is output to send, and after the end. */
+/* Where input may be put; 0 bytes while there is output to send, and after the end. An option larger than
+ * NBD_HANDSHAKE_IN_FREE is charged like output. */
 size_t nbd_handshake_space(struct nbd_handshake *hs, void **ret_space);
 /* `len` bytes were put there. May change the state. */
 void nbd_handshake_received(struct nbd_handshake *hs, size_t len);

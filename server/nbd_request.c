@@ -50,6 +50,11 @@ void nbd_request_slabs_free(struct nbd_env *env)
 	env->spare = NULL;
 }
 
+bool nbd_request_has_place(const struct nbd_session *s)
+{
+	return s->under_way < NBD_REQUESTS_MAX && s->under_way + s->env->requests < s->env->requests_max;
+}
+
 struct nbd_request *nbd_request_new(struct nbd_session *s, const struct nbd_header *h)
 {
 	struct nbd_request *req = s->env->spare;
@@ -69,6 +74,7 @@ struct nbd_request *nbd_request_new(struct nbd_session *s, const struct nbd_head
 	req->io.off = h->off;
 	req->io.len = h->len;
 	s->under_way++;
+	s->env->requests++;
 	return req;
 }
 
@@ -81,15 +87,43 @@ void nbd_request_charge(struct nbd_request *req, uint32_t len)
 
 static void release_data(struct nbd_request *req)
 {
-	struct buf_pool *pool = &req->session->env->pool;
+	struct nbd_session *s = req->session;
+	struct buf_pool *pool = &s->env->pool;
 
 	if (req->rx)
 		rx_buf_put(pool, req->rx);
-	if (req->buf)
+	if (req->dropped)
+		buf_pool_unmap(req->buf, req->buf_len);
+	else if (req->buf)
 		buf_pool_put(pool, req->buf, req->buf_len);
+	budget_give(&s->account, req->taken);
+	if (req->reserve) {
+		s->reserve_used = false;
+		budget_leave(&s->account);
+	}
 	req->rx = NULL;
 	req->buf = NULL;
 	req->body_len = 0;
+	req->taken = req->dropped = 0;
+	req->reserve = false;
+}
+
+void nbd_request_sent(struct nbd_request *req, size_t sent)
+{
+	uint32_t to;
+
+	if (!req->buf || req->buf_len <= NBD_GRANT_STEP || sent <= req->head_len ||
+	    !budget_is_short(req->session->env->budget))
+		return;
+	to = round_down_u64(sent - req->head_len, NBD_GRANT_STEP);
+	if (to <= req->dropped)
+		return;
+	buf_pool_drop(req->buf, req->dropped, to);
+	if (req->taken) {
+		budget_give(&req->session->account, to - req->dropped);
+		req->taken -= to - req->dropped;
+	}
+	req->dropped = to;
 }
 
 void nbd_request_release(struct nbd_request *req)
@@ -101,8 +135,11 @@ void nbd_request_release(struct nbd_request *req)
 	s->env->bytes -= req->len;
 	ASSERT(s->under_way > 0);
 	s->under_way--;
+	s->env->requests--;
 	req->next = s->env->spare;
 	s->env->spare = req;
+	if (s->env->nr_waiters)
+		budget_member_wake(&s->env->member);
 }
 
 bool nbd_request_own_buffer(struct nbd_request *req, uint32_t len)
@@ -124,7 +161,7 @@ size_t nbd_request_reply_bytes(const struct nbd_request *req)
 
 struct iovec nbd_request_space(const struct nbd_request *req, uint32_t filled)
 {
-	return (struct iovec){(uint8_t *)req->buf + filled, req->io.len - filled};
+	return (struct iovec){(uint8_t *)req->buf + filled, req->granted - filled};
 }
 
 int nbd_request_iov(const struct nbd_request *req, size_t skip, struct iovec iov[2])

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/nbd_request.h: one request of the transmission phase, its memory and its reply. Private to nbd_request.c and
- * nbd_transmit.c; the invariants are in nbd_session.h.
+ * server/nbd_request.h: one request of the transmission phase, its memory and its reply. Private to nbd_request.c,
+ * nbd_transmit.c, nbd_zero.c and nbd_session.c; the invariants are in nbd_session.h.
  */
 #ifndef SERVER_NBD_REQUEST_H
 #define SERVER_NBD_REQUEST_H
@@ -22,6 +22,10 @@ struct nbd_request {
 	struct rx_buf *rx; /* WRITE: the receive buffer that io.buf points into, or */
 	void *buf;	   /* a buffer of its own */
 	uint32_t buf_len;
+	uint64_t taken;	   /* memory charged to the session for it */
+	uint32_t granted;  /* WRITE with a buffer of its own: bytes of it that are paid for */
+	uint32_t dropped;  /* bytes at the beginning of buf that were given back */
+	bool reserve;	   /* has the reserve */
 	uint32_t body_len;	       /* bytes of buf that follow the head of the reply */
 	uint32_t extents, extents_max; /* BLOCK_STATUS */
 	uint64_t zero_off, zero_end;   /* WRITE_ZEROES, piece by piece: what is left to do */
@@ -41,6 +45,8 @@ struct nbd_header {
 	be64 cookie;
 };
 
+/* Whether the session may have one more request. */
+bool nbd_request_has_place(const struct nbd_session *s);
 /* NULL: no memory. Counts in s->under_way from here to nbd_request_release. */
 struct nbd_request *nbd_request_new(struct nbd_session *s, const struct nbd_header *h);
 /* Counts `len` bytes of data for the request, until its release. */

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "server/nbd_handshake.h"
+#include "server/nbd_request.h"
 
 /* moves[from] has a bit for each state that may follow. */
 static const unsigned moves[] = {
@@ -24,7 +25,10 @@ void nbd_session_move(struct nbd_session *s, enum nbd_session_state to)
 
 void nbd_env_init(struct nbd_env *env)
 {
-	buf_pool_init(&env->pool);
+	ASSERT(env->budget && env->requests_max >= 2);
+	buf_pool_init(&env->pool, env->budget, &env->member, env->rx_max, env->spare_max);
+	env->requests = env->nr_waiters = 0;
+	TAILQ_INIT(&env->waiters);
 	memset(&env->stats, 0, sizeof(env->stats));
 	env->bytes = 0;
 	env->zero_first = NULL;
@@ -38,9 +42,35 @@ void nbd_env_init(struct nbd_env *env)
 
 void nbd_env_fini(struct nbd_env *env)
 {
-	ASSERT(!env->bytes && !env->batch_len);
+	ASSERT(!env->bytes && !env->batch_len && !env->requests && !env->nr_waiters);
 	buf_pool_fini(&env->pool);
 	nbd_request_slabs_free(env);
+}
+
+static void wait_no_more(struct nbd_session *s)
+{
+	if (!s->waiting)
+		return;
+	s->waiting = false;
+	TAILQ_REMOVE(&s->env->waiters, s, wait_entry);
+	s->env->nr_waiters--;
+}
+
+void nbd_env_wake(struct nbd_env *env, unsigned max)
+{
+	struct nbd_session *s = TAILQ_FIRST(&env->waiters), *next;
+	unsigned n = 0;
+
+	for (; s; s = next) {
+		next = TAILQ_NEXT(s, wait_entry);
+		if (n >= max && atomic_load(&s->account.reserve) != BUDGET_GRANTED)
+			continue;
+		n++;
+		wait_no_more(s);
+		env->dirty(s);
+	}
+	if (env->nr_waiters)
+		budget_member_wait(&env->member);
 }
 
 struct nbd_session *nbd_session_new(struct nbd_env *env, void *owner)
@@ -54,12 +84,23 @@ struct nbd_session *nbd_session_new(struct nbd_env *env, void *owner)
 	s->state = NBD_HANDSHAKE;
 	s->out_tail = &s->out;
 	s->zeros_tail = &s->zeros;
-	s->hs = nbd_handshake_new(env->fs);
+	budget_account_init(&s->account, env->budget, &env->member);
+	s->hs = nbd_handshake_new(env->fs, &s->account);
 	if (!s->hs) {
 		mem_free(s);
 		return NULL;
 	}
+	budget_enter(env->budget, NBD_HANDSHAKE_COST);
 	return s;
+}
+
+static void free_handshake(struct nbd_session *s)
+{
+	if (!s->hs)
+		return;
+	nbd_handshake_free(s->hs);
+	s->hs = NULL;
+	budget_exit(s->env->budget, NBD_HANDSHAKE_COST - NBD_SESSION_COST);
 }
 
 void nbd_session_free(struct nbd_session *s)
@@ -67,16 +108,21 @@ void nbd_session_free(struct nbd_session *s)
 	if (!s)
 		return;
 	ASSERT(nbd_session_is_over(s));
-	nbd_handshake_free(s->hs);
+	free_handshake(s);
 	nbd_export_close(&s->export);
+	wait_no_more(s);
+	budget_exit(s->env->budget, NBD_SESSION_COST);
+	budget_account_fini(&s->account);
 	mem_free(s);
 }
 
 static void drop_stalled(struct nbd_session *s)
 {
-	if (s->stalled)
-		rx_buf_put(&s->env->pool, s->stalled);
+	if (!s->stalled)
+		return;
+	mem_free(s->stalled);
 	s->stalled = NULL;
+	budget_give(&s->account, s->stalled_end);
 }
 
 /* Requests whose data is not complete are dropped: the client never gets to know what became of them. */
@@ -89,6 +135,9 @@ static void drop_input(struct nbd_session *s)
 	s->filling = s->refused = NULL;
 	s->discard = s->partial_len = 0;
 	drop_stalled(s);
+	wait_no_more(s);
+	if (!s->reserve_used)
+		budget_leave(&s->account);
 }
 
 static void drop_output(struct nbd_session *s)
@@ -102,8 +151,7 @@ static void drop_output(struct nbd_session *s)
 	s->out = NULL;
 	s->out_tail = &s->out;
 	s->out_sent = 0;
-	nbd_handshake_free(s->hs);
-	s->hs = NULL;
+	free_handshake(s);
 }
 
 static void set_why(struct nbd_session *s, const char *why)
@@ -166,7 +214,8 @@ static int rx_shared(struct nbd_session *s, struct iovec *iov)
 	}
 	memcpy(rx->data + rx->used, s->partial, s->partial_len);
 	iov->iov_base = rx->data + rx->used + s->partial_len;
-	iov->iov_len = NBD_RX_BYTES - rx->used - s->partial_len;
+	iov->iov_len = min_u64(NBD_RX_BYTES - rx->used - s->partial_len,
+			       max_u64(budget_room(&s->account), NBD_RX_FAIR_MIN));
 	return 1;
 }
 
@@ -180,46 +229,62 @@ int nbd_session_rx(struct nbd_session *s, struct iovec iov[2])
 	}
 	if (s->state != NBD_TRANSMIT || s->stalled)
 		return 0;
-	if (s->filling)
+	if (s->filling) {
+		if (!nbd_transmit_grow(s))
+			return 0;
 		iov[n++] = nbd_request_space(s->filling, s->filled);
+		if (s->filling->granted < s->filling->io.len)
+			return n;
+	}
 	return rx_shared(s, iov + n) ? n + 1 : 0;
 }
 
-/* Keeps what is left of [pos, end): a partial header is copied, input without room holds on to its buffer. */
-static void keep_rest(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end)
+/* Input that waits is copied: a connection that waits for long must not hold a receive buffer. */
+static void stall(struct nbd_session *s, const struct nbd_input *in)
 {
-	s->partial_len = 0;
-	if (s->state != NBD_TRANSMIT || pos == end)
-		return;
-	if (end - pos < sizeof(s->partial)) {
-		s->partial_len = end - pos;
-		memcpy(s->partial, rx->data + pos, s->partial_len);
+	uint32_t len = in->end - in->pos;
+
+	s->stalled = mem_alloc(len);
+	if (!s->stalled) {
+		nbd_session_break(s, NBD_WHY_MEMORY);
 		return;
 	}
-	s->stalled = rx_buf_get(rx);
-	s->stalled_pos = pos;
-	s->stalled_end = end;
+	memcpy(s->stalled, in->data + in->pos, len);
+	s->stalled_pos = 0;
+	s->stalled_end = len;
+	budget_force(&s->account, len);
 }
 
-static void transmit(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end)
+/* Keeps what is left: a partial header in the session, input without room as stalled. */
+static void keep_rest(struct nbd_session *s, const struct nbd_input *in)
 {
-	uint32_t to = nbd_transmit_input(s, rx, pos, end);
+	uint32_t left = in->end - in->pos;
 
-	keep_rest(s, rx, to, end);
+	s->partial_len = 0;
+	if (s->state != NBD_TRANSMIT)
+		return;
+	if (left < sizeof(s->partial)) {
+		s->partial_len = left;
+		memcpy(s->partial, in->data + in->pos, left);
+	} else if (!s->stalled) {
+		stall(s, in);
+	}
 }
 
 static void transmit_shared(struct nbd_session *s, size_t len)
 {
 	struct rx_buf *rx = s->env->pool.rx;
-	uint32_t pos, end;
+	struct nbd_input in = {.rx = rx};
 
 	if (!len)
 		return;
-	pos = rx->used;
-	end = pos + s->partial_len + len;
-	ASSERT(end <= NBD_RX_BYTES);
-	rx->used = end;
-	transmit(s, rx, pos, end);
+	in.data = rx->data;
+	in.pos = rx->used;
+	in.end = in.pos + s->partial_len + len;
+	ASSERT(in.end <= NBD_RX_BYTES);
+	rx->used = in.end;
+	nbd_transmit_input(s, &in);
+	keep_rest(s, &in);
 }
 
 static size_t fill(struct nbd_session *s, size_t len)
@@ -228,7 +293,7 @@ static size_t fill(struct nbd_session *s, size_t len)
 	size_t n = min_u64(space.iov_len, len);
 
 	s->filled += n;
-	if (n == space.iov_len)
+	if (s->filled == s->filling->io.len)
 		nbd_transmit_filled(s);
 	return n;
 }
@@ -286,16 +351,21 @@ void nbd_session_received(struct nbd_session *s, size_t len)
 
 bool nbd_session_resume(struct nbd_session *s)
 {
-	struct rx_buf *rx = s->stalled;
-	uint32_t pos = s->stalled_pos;
+	struct nbd_input in = {.data = s->stalled, .pos = s->stalled_pos, .end = s->stalled_end};
 
-	if (!rx || s->under_way > NBD_REQUESTS_RESUME || s->bytes > NBD_CONN_BYTES_MAX / 2)
+	if (!s->stalled || s->under_way > NBD_REQUESTS_RESUME || s->bytes > NBD_CONN_BYTES_MAX / 2)
 		return false;
-	s->stalled = NULL;
-	transmit(s, rx, s->stalled_pos, s->stalled_end);
+	nbd_transmit_input(s, &in);
 	nbd_transmit_submit(s->env);
-	rx_buf_put(&s->env->pool, rx);
-	return s->stalled != rx || s->stalled_pos != pos;
+	if (!s->stalled) /* the session has ended meanwhile */
+		return true;
+	if (in.pos == s->stalled_pos)
+		return false;
+	s->stalled_pos = in.pos;
+	keep_rest(s, &in);
+	if (in.end - in.pos < sizeof(s->partial))
+		drop_stalled(s);
+	return true;
 }
 
 /* ---- output --------------------------------------------------------------- */
@@ -329,8 +399,7 @@ static size_t handshake_sent(struct nbd_session *s, size_t len)
 	if (s->state == NBD_HANDSHAKE) {
 		handshake_step(s);
 	} else if (!nbd_handshake_output(s->hs, &data)) {
-		nbd_handshake_free(s->hs);
-		s->hs = NULL;
+		free_handshake(s);
 	}
 	return n;
 }
@@ -340,6 +409,8 @@ void nbd_session_sent(struct nbd_session *s, size_t len)
 	if (s->hs)
 		len -= handshake_sent(s, len);
 	s->out_sent += len;
+	if (s->out)
+		nbd_request_sent(s->out, min_u64(s->out_sent, nbd_request_reply_bytes(s->out)));
 	while (s->out && s->out_sent >= nbd_request_reply_bytes(s->out)) {
 		struct nbd_request *req = s->out;
 

@@ -13,9 +13,14 @@
  *    data is being thrown away), waiting for its turn to be zeroed (nbd_zero.c), or in the output list. `under_way`
  *    counts them all.
  * 3. A session goes away only when `under_way` is 0: the engine never calls back into a dead one.
- * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the header to the last byte of
- *    the reply.
- * 5. Between nbd_session_rx and nbd_session_received of one session no other session of the environment may be given
+ * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the start of the request to the last
+ *    byte of the reply. The memory for it (`taken`) is charged to the session's account while there is any.
+ * 5. A request starts when it finds room: a place among the session's and the loop's requests, and memory. Requests of a
+ *    loop are granted as memory is (budget.h, invariant 2). Without room the session stops reading; if it is others who
+ *    have it, it is among the environment's `waiters` until it is tried again.
+ * 6. A write larger than NBD_GRANT_STEP gets its memory step by step, as data comes in. What it then lacks the reserve
+ *    has: so writes that each hold a part of the memory cannot hold each other up.
+ * 7. Between nbd_session_rx and nbd_session_received of one session no other session of the environment may be given
  *    input: they share the receive buffer.
  */
 #ifndef SERVER_NBD_SESSION_H
@@ -25,10 +30,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/uio.h>
 
 #include "fs/fs.h"
 #include "proto/nbd-protocol.h"
+#include "server/budget.h"
 #include "server/buf_pool.h"
 #include "server/limits.h"
 #include "server/nbd_export.h"
@@ -60,7 +67,15 @@ struct nbd_env {
 	void (*dirty)(struct nbd_session *s);
 	/* Runs a task on the loop's thread; called from any thread. */
 	void (*post)(struct nbd_env *env, struct task *task);
+	struct budget *budget;
+	struct budget_member member; /* with `wake`, which leads to nbd_env_wake; of the budget */
+	unsigned requests_max;	     /* of all sessions */
+	unsigned rx_max;
+	size_t spare_max;
 
+	unsigned requests;
+	TAILQ_HEAD(, nbd_session) waiters; /* invariant 5 */
+	unsigned nr_waiters;
 	struct buf_pool pool;
 	struct nbd_stats stats;
 	uint64_t bytes; /* invariant 4 */
@@ -75,6 +90,11 @@ struct nbd_env {
 
 void nbd_env_init(struct nbd_env *env);
 void nbd_env_fini(struct nbd_env *env); /* no session may be left */
+/*
+ * Something has become free, or may have: marks up to `max` waiters dirty, and those that have the reserve, so that they
+ * are tried again. `budget` has the rest wake this loop again.
+ */
+void nbd_env_wake(struct nbd_env *env, unsigned max);
 
 enum nbd_session_state { NBD_HANDSHAKE, NBD_TRANSMIT, NBD_CLOSING, NBD_BROKEN };
 
@@ -89,6 +109,10 @@ struct nbd_session {
 
 	unsigned under_way; /* invariant 2 */
 	uint64_t bytes;	    /* invariant 4 */
+	struct budget_account account;
+	bool reserve_used; /* by one of its requests */
+	bool waiting;	   /* invariant 5 */
+	TAILQ_ENTRY(nbd_session) wait_entry;
 
 	/* input */
 	struct nbd_request *filling;
@@ -97,7 +121,7 @@ struct nbd_session {
 	uint32_t discard; /* bytes of its data still to come */
 	uint8_t partial[sizeof(struct nbd_request_header)];
 	uint8_t partial_len;
-	struct rx_buf *stalled; /* input that waits for room: [stalled_pos, stalled_end) of it */
+	uint8_t *stalled; /* input that waits for room: [stalled_pos, stalled_end) of it */
 	uint32_t stalled_pos, stalled_end;
 
 	/* zeros that keep their space */
@@ -142,8 +166,22 @@ bool nbd_session_is_inside_request(const struct nbd_session *s);
 
 void nbd_session_move(struct nbd_session *s, enum nbd_session_state to);
 
-/* Serves data[pos, end) of rx; returns how far it came (short of `end`: a partial header, or no room now). */
-uint32_t nbd_transmit_input(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end);
+/* Input: [pos, end) of data. */
+struct nbd_input {
+	const uint8_t *data;
+	uint32_t pos, end;
+	struct rx_buf *rx; /* in which it lies, or NULL: it goes away after the call */
+};
+
+/* Serves input and moves `pos`; what is left is a partial header, or had no room. */
+void nbd_transmit_input(struct nbd_session *s, struct nbd_input *in);
+/* Memory for the next bytes of s->filling, if it has none left. False: the session waits. */
+bool nbd_transmit_grow(struct nbd_session *s);
+/*
+ * Takes memory, or the reserve (*ret_reserve; then nothing is charged). False: the session waits for it.
+ */
+bool nbd_session_take(struct nbd_session *s, uint64_t bytes, bool *ret_reserve);
+void nbd_session_wait(struct nbd_session *s);
 /* The data of s->filling is complete. */
 void nbd_transmit_filled(struct nbd_session *s);
 /* Hands the batch to the engine. */
@@ -153,6 +191,8 @@ struct iovec nbd_request_space(const struct nbd_request *req, uint32_t filled);
 /* The pieces of one reply, after the first `skip` bytes. Returns how many (0 to 2). */
 int nbd_request_iov(const struct nbd_request *req, size_t skip, struct iovec iov[2]);
 size_t nbd_request_reply_bytes(const struct nbd_request *req);
+/* `sent` bytes of the reply are: gives back what can be. */
+void nbd_request_sent(struct nbd_request *req, size_t sent);
 struct nbd_request *nbd_request_next(const struct nbd_request *req);
 /* Takes the request from its session and gives its buffers back. */
 void nbd_request_release(struct nbd_request *req);

@@ -48,7 +48,6 @@ static void start_read(struct nbd_session *s, struct nbd_request *req)
 		nbd_request_finish(req, -ENOMEM);
 		return;
 	}
-	nbd_request_charge(req, req->io.len);
 	req->io.buf = req->buf;
 	req->body_len = req->io.len;
 	queue(req);
@@ -121,9 +120,14 @@ static void status_work(struct fs_work *work)
 	env->post(env, &req->task);
 }
 
+static uint32_t extents_max(uint16_t flags)
+{
+	return flags & NBD_CMD_FLAG_REQ_ONE ? 1 : NBD_EXTENTS_MAX;
+}
+
 static void start_status(struct nbd_session *s, struct nbd_request *req)
 {
-	req->extents_max = req->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : NBD_EXTENTS_MAX;
+	req->extents_max = extents_max(req->flags);
 	if (!nbd_request_own_buffer(req, req->extents_max * sizeof(struct nbd_extent))) {
 		nbd_request_finish(req, -ENOMEM);
 		return;
@@ -191,8 +195,6 @@ static int check(const struct nbd_session *s, const struct command *cmd, const s
 	return check_range(s, cmd, h);
 }
 
-/* ---- input ---------------------------------------------------------------- */
-
 static struct nbd_header decode(const struct nbd_request_header *wire)
 {
 	return (struct nbd_header){
@@ -204,17 +206,116 @@ static struct nbd_header decode(const struct nbd_request_header *wire)
 	};
 }
 
-/* Back-pressure. A session with nothing under way always has room, so that nobody waits for others' sake for ever. */
-static bool has_room(const struct nbd_session *s, const struct nbd_header *h)
-{
-	uint64_t len = has_data(h->type) && h->len <= NBD_IO_MAX ? h->len : 0;
+/* ---- room ------------------------------------------------------------------- */
 
-	if (s->under_way >= NBD_REQUESTS_MAX)
-		return false;
-	if (!s->bytes || !len)
-		return true;
-	return s->bytes + len <= NBD_CONN_BYTES_MAX && s->env->bytes + len <= NBD_LOOP_BYTES_MAX;
+void nbd_session_wait(struct nbd_session *s)
+{
+	struct nbd_env *env = s->env;
+
+	if (!s->waiting) {
+		s->waiting = true;
+		TAILQ_INSERT_TAIL(&env->waiters, s, wait_entry);
+		env->nr_waiters++;
+	}
+	budget_member_wait(&env->member);
 }
+
+bool nbd_session_take(struct nbd_session *s, uint64_t bytes, bool *ret_reserve)
+{
+	*ret_reserve = false;
+	for (unsigned tries = 0; tries < 2; tries++) {
+		if (budget_take(&s->account, bytes) ||
+		    (buf_pool_yield(&s->env->pool) && budget_take(&s->account, bytes))) {
+			if (!s->reserve_used)
+				budget_leave(&s->account); /* its place in the queue */
+			return true;
+		}
+		if (!s->reserve_used && budget_queue(&s->account)) {
+			s->reserve_used = *ret_reserve = true;
+			return true;
+		}
+		nbd_session_wait(s); /* and once more: something may have come back just now */
+	}
+	return false;
+}
+
+bool nbd_transmit_grow(struct nbd_session *s)
+{
+	struct nbd_request *req = s->filling;
+	uint32_t step = min_u64(req->io.len - req->granted, NBD_GRANT_STEP);
+
+	if (s->filled < req->granted || req->reserve)
+		return true;
+	if (!nbd_session_take(s, step, &req->reserve))
+		return false;
+	if (!req->reserve)
+		req->taken += step;
+	req->granted = req->reserve ? req->io.len : req->granted + step;
+	return true;
+}
+
+/* A write whose data is all there stays where it is. */
+static bool stays_in_place(const struct nbd_session *s, const struct nbd_header *h, const struct nbd_input *in)
+{
+	return in->rx && h->len <= in->end - in->pos - sizeof(struct nbd_request_header) &&
+	       !buf_pool_rx_is_short(&s->env->pool);
+}
+
+/* The memory that a request takes when it starts. */
+static uint64_t memory_for(const struct nbd_session *s, const struct nbd_header *h, const struct nbd_input *in)
+{
+	switch (h->type) {
+	case NBD_CMD_READ: return buf_pool_bytes(h->len);
+	case NBD_CMD_WRITE:
+		if (stays_in_place(s, h, in))
+			return 0;
+		/* A spare buffer is there in full. */
+		if (h->len <= NBD_GRANT_STEP || buf_pool_has_spare(&s->env->pool, h->len))
+			return buf_pool_bytes(h->len);
+		return NBD_GRANT_STEP;
+	case NBD_CMD_BLOCK_STATUS: return buf_pool_bytes(extents_max(h->flags) * sizeof(struct nbd_extent));
+	default: return 0;
+	}
+}
+
+/* What a request needs to start, apart from its place. False: it waits. */
+struct room {
+	uint64_t bytes; /* charged */
+	bool reserve;
+};
+
+static bool take_room(struct nbd_session *s, const struct nbd_header *h, const struct nbd_input *in,
+		      struct room *ret_room)
+{
+	*ret_room = (struct room){.bytes = memory_for(s, h, in)};
+	if (has_data(h->type) && s->bytes && s->bytes + h->len > NBD_CONN_BYTES_MAX)
+		return false; /* until its own requests are done */
+	if (ret_room->bytes && !nbd_session_take(s, ret_room->bytes, &ret_room->reserve))
+		return false;
+	if (ret_room->reserve)
+		ret_room->bytes = 0;
+	return true;
+}
+
+static void give_room(struct nbd_session *s, const struct room *room)
+{
+	budget_give(&s->account, room->bytes);
+	if (!room->reserve)
+		return;
+	s->reserve_used = false;
+	budget_leave(&s->account);
+}
+
+static bool has_place(struct nbd_session *s)
+{
+	if (nbd_request_has_place(s))
+		return true;
+	if (s->under_way < NBD_REQUESTS_MAX)
+		nbd_session_wait(s); /* it is others who have them */
+	return false;
+}
+
+/* ---- input ---------------------------------------------------------------- */
 
 /* Throws `len` bytes of data away before the request is answered with `error`. */
 static void refuse(struct nbd_session *s, struct nbd_request *req, int error, uint32_t len)
@@ -228,31 +329,32 @@ static void refuse(struct nbd_session *s, struct nbd_request *req, int error, ui
 	s->discard = len;
 }
 
-/*
- * A write's data starts at rx->data + pos. If all of it is there it stays there, else the request gets a buffer of its
- * own, into which the rest is received. Returns where the data (as far as it is there) ends.
- */
-static uint32_t take_write(struct nbd_session *s, struct nbd_request *req, struct rx_buf *rx, uint32_t pos,
-			   uint32_t end)
+/* If all of a write's data is there it stays there, else the request gets a buffer of its own and the rest goes there. */
+static void take_write(struct nbd_session *s, struct nbd_request *req, struct nbd_input *in)
 {
-	uint32_t len = req->io.len, have = min_u64(len, end - pos);
+	uint32_t len = req->io.len, have = min_u64(len, in->end - in->pos);
 
-	if (have < len && !nbd_request_own_buffer(req, len)) {
-		refuse(s, req, -ENOMEM, len);
-		return pos;
+	if (!req->taken && !req->reserve) {
+		req->rx = rx_buf_get(in->rx);
+		req->io.buf = (void *)(in->data + in->pos);
+		in->pos += len;
+		start_simple(s, req);
+		return;
 	}
-	nbd_request_charge(req, len);
+	if (!nbd_request_own_buffer(req, len)) {
+		refuse(s, req, -ENOMEM, len);
+		return;
+	}
+	memcpy(req->buf, in->data + in->pos, have);
+	in->pos += have;
+	req->io.buf = req->buf;
+	req->granted = req->reserve ? len : min_u64(len, req->taken);
 	if (have == len) {
-		req->rx = rx_buf_get(rx);
-		req->io.buf = rx->data + pos;
 		start_simple(s, req);
 	} else {
-		memcpy(req->buf, rx->data + pos, have);
-		req->io.buf = req->buf;
 		s->filling = req;
 		s->filled = have;
 	}
-	return pos + have;
 }
 
 void nbd_transmit_filled(struct nbd_session *s)
@@ -263,70 +365,80 @@ void nbd_transmit_filled(struct nbd_session *s)
 	start_simple(s, req);
 }
 
-static uint32_t serve(struct nbd_session *s, struct nbd_request *req, const struct nbd_header *h,
-		      struct rx_buf *rx, uint32_t pos, uint32_t end)
+static void serve(struct nbd_session *s, struct nbd_request *req, const struct command *cmd, struct nbd_input *in)
 {
-	const struct command *cmd = command_find(h->type);
-	int error = check(s, cmd, h);
-
-	if (error || (!h->len && h->type != NBD_CMD_FLUSH)) {
-		refuse(s, req, error, h->type == NBD_CMD_WRITE ? h->len : 0);
-		return pos;
-	}
 	req->io.op = cmd->op;
 	req->io.done = io_done;
-	if (h->type == NBD_CMD_WRITE)
-		return take_write(s, req, rx, pos, end);
-	cmd->start(s, req);
-	return pos;
+	if (has_data(req->command))
+		nbd_request_charge(req, req->io.len);
+	if (req->command == NBD_CMD_WRITE)
+		take_write(s, req, in);
+	else
+		cmd->start(s, req);
 }
 
-/* Takes one request from its header on. Returns where it ends; `pos` itself when there is no room for it now. */
-static uint32_t take_request(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end)
+/* A request that is answered without doing anything, rightly or wrongly. */
+static bool is_idle(const struct nbd_header *h, int error)
 {
-	const struct nbd_request_header *wire = (const struct nbd_request_header *)(rx->data + pos);
+	return error || (!h->len && h->type != NBD_CMD_FLUSH);
+}
+
+/* Takes one request from its header on. Leaves `in` as it is when there is no room for it now. */
+static void take_request(struct nbd_session *s, struct nbd_input *in)
+{
+	const struct nbd_request_header *wire = (const struct nbd_request_header *)(in->data + in->pos);
 	struct nbd_header h = decode(wire);
+	const struct command *cmd = command_find(h.type);
+	struct room room = {0};
 	struct nbd_request *req;
+	int error;
 
 	/* After a wrong magic nothing that follows can be told apart; what came before it is still answered. */
 	if (be32_to_cpu(wire->magic) != NBD_REQUEST_MAGIC || h.type == NBD_CMD_DISC) {
 		nbd_session_drain(s, h.type == NBD_CMD_DISC ? NBD_WHY_CLIENT : "what it sent is no request");
-		return end;
+		return;
 	}
-	if (!has_room(s, &h))
-		return pos;
+	error = check(s, cmd, &h);
+	if (!has_place(s) || (!is_idle(&h, error) && !take_room(s, &h, in, &room)))
+		return;
 	req = nbd_request_new(s, &h);
 	if (!req) {
+		give_room(s, &room);
 		nbd_session_break(s, NBD_WHY_MEMORY);
-		return end;
+		return;
 	}
-	return serve(s, req, &h, rx, pos + sizeof(*wire), end);
+	req->taken = room.bytes;
+	req->reserve = room.reserve;
+	in->pos += sizeof(*wire);
+	if (is_idle(&h, error))
+		refuse(s, req, error, h.type == NBD_CMD_WRITE ? h.len : 0);
+	else
+		serve(s, req, cmd, in);
 }
 
-static uint32_t discard(struct nbd_session *s, uint32_t pos, uint32_t end)
+static void discard(struct nbd_session *s, struct nbd_input *in)
 {
-	uint32_t n = min_u64(s->discard, end - pos);
+	uint32_t n = min_u64(s->discard, in->end - in->pos);
 	struct nbd_request *req = s->refused;
 
 	s->discard -= n;
+	in->pos += n;
 	if (!s->discard) {
 		s->refused = NULL;
 		nbd_request_finish(req, req->error);
 	}
-	return pos + n;
 }
 
-uint32_t nbd_transmit_input(struct nbd_session *s, struct rx_buf *rx, uint32_t pos, uint32_t end)
+void nbd_transmit_input(struct nbd_session *s, struct nbd_input *in)
 {
-	while (pos < end && s->state == NBD_TRANSMIT) {
-		uint32_t from = pos;
+	while (in->pos < in->end && s->state == NBD_TRANSMIT) {
+		uint32_t from = in->pos;
 
 		if (s->refused)
-			pos = discard(s, pos, end);
-		else if (end - pos >= sizeof(struct nbd_request_header))
-			pos = take_request(s, rx, pos, end);
-		if (pos == from)
+			discard(s, in);
+		else if (in->end - in->pos >= sizeof(struct nbd_request_header))
+			take_request(s, in);
+		if (in->pos == from)
 			break;
 	}
-	return pos;
 }

@@ -13,6 +13,7 @@
 #include "server/server.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <event2/event.h>
 #include <event2/thread.h>
 #include <sched.h>
@@ -26,6 +27,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/fs.h"
+#include "server/budget.h"
 #include "server/http.h"
 #include "server/listener.h"
 #include "server/loop.h"
@@ -46,6 +48,7 @@ struct server {
 	const struct server_options *opt;
 	struct config config; /* in force */
 	struct log *log;
+	struct budget budget;
 	struct fs *fs;
 	struct unit *units;
 	struct nbd_worker *workers;
@@ -267,6 +270,23 @@ static void raise_file_limit(void)
 	}
 }
 
+/* Large blocks go back to the kernel when they are freed; else what is free in the process would count as used. */
+static void tune_malloc(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 128 << 10);
+	mallopt(M_TRIM_THRESHOLD, 1 << 20);
+	mallopt(M_ARENA_MAX, 4);
+}
+
+/* What is left for the data of requests, after what is set aside (limits.h). */
+static uint64_t budget_bytes(const struct config *c)
+{
+	uint64_t m = c->memory_bytes;
+
+	return m - NBD_IO_MAX - m / SERVER_MEMORY_CONNECTIONS - m / SERVER_MEMORY_REQUESTS - m / SERVER_MEMORY_RX -
+	       m / SERVER_MEMORY_SPARE;
+}
+
 static void on_fs_log(void *arg, enum fs_log_level level, const char *msg)
 {
 	log_line(arg, (enum log_level)level, "%s", msg);
@@ -291,9 +311,12 @@ static int open_pool(struct server *srv)
 
 static int init_units(struct server *srv)
 {
+	struct nbd_worker_options opt = {.fs = srv->fs, .budget = &srv->budget, .memory = srv->config.memory_bytes,
+					 .stall_ms = srv->config.stall_timeout_s * 1000};
 	int r;
 
 	srv->count = srv->config.threads ? srv->config.threads : core_count();
+	opt.workers = srv->count;
 	srv->units = mem_zalloc(srv->count * sizeof(*srv->units));
 	srv->workers = mem_zalloc(srv->count * sizeof(*srv->workers));
 	if (!srv->units || !srv->workers)
@@ -307,8 +330,7 @@ static int init_units(struct server *srv)
 		r = loop_init(&unit->loop, srv->fs, srv->inited, srv->inited == 0);
 		if (r < 0)
 			return r;
-		r = nbd_worker_init(&srv->workers[srv->inited], &unit->loop, srv->fs,
-				    srv->config.stall_timeout_s * 1000);
+		r = nbd_worker_init(&srv->workers[srv->inited], &unit->loop, &opt);
 		if (r < 0) {
 			loop_fini(&unit->loop);
 			return r;
@@ -427,6 +449,7 @@ static void finish(struct server *srv)
 	}
 	mem_free(srv->workers);
 	mem_free(srv->units);
+	budget_fini(&srv->budget);
 }
 
 static int close_pool(struct server *srv)
@@ -448,6 +471,8 @@ int server_run(const struct server_options *opt)
 
 	signal(SIGPIPE, SIG_IGN);
 	raise_file_limit();
+	tune_malloc();
+	budget_init(&srv.budget, budget_bytes(&srv.config), srv.config.memory_bytes / SERVER_MEMORY_CONNECTIONS);
 	if (evthread_use_pthreads() < 0 || open_pool(&srv) < 0)
 		return 1;
 	r = start(&srv);

@@ -6,6 +6,8 @@
 #ifndef TESTS_SERVER_NBD_RIG_H
 #define TESTS_SERVER_NBD_RIG_H
 
+#include <limits.h>
+
 #include "proto/nbd-protocol.h"
 #include "server/nbd_handshake.h"
 #include "server/nbd_session.h"
@@ -14,6 +16,7 @@
 struct rig {
 	struct fs fs;
 	struct fs_ctx *ctx;
+	struct budget budget;
 	struct nbd_env env;
 	struct nbd_session *s;
 	struct task *tasks;
@@ -35,23 +38,38 @@ static inline void rig_on_post(struct nbd_env *env, struct task *task)
 	rig->tasks = task;
 }
 
+/* As a loop would: what waits is tried again, at the next pump. */
+static inline void rig_wake(struct budget_member *m)
+{
+	nbd_env_wake(container_of(m, struct nbd_env, member), UINT_MAX);
+}
+
 static inline void rig_connect(struct rig *rig)
 {
 	rig->s = nbd_session_new(&rig->env, rig);
 	ASSERT(rig->s);
 }
 
-static inline void rig_init(struct rig *rig)
+static inline void rig_init_with(struct rig *rig, uint64_t memory)
 {
 	memset(rig, 0, sizeof(*rig));
 	fake_fs_add(&rig->fs, "vm1", 256 << 10, 0);
 	fake_fs_add(&rig->fs, "frozen", 64 << 10, FS_VOLUME_READ_ONLY);
 	fs_ctx_new(&rig->fs, &rig->ctx);
 	rig->env =
-		(struct nbd_env){.fs = &rig->fs, .ctx = rig->ctx, .dirty = rig_on_dirty, .post = rig_on_post};
+		(struct nbd_env){.fs = &rig->fs, .ctx = rig->ctx, .dirty = rig_on_dirty, .post = rig_on_post,
+				 .budget = &rig->budget, .member = {.wake = rig_wake}, .requests_max = 1000, .rx_max = 4,
+				 .spare_max = 1 << 20};
+	budget_init(&rig->budget, memory, 1 << 20);
 	nbd_env_init(&rig->env);
+	budget_add_member(&rig->budget, &rig->env.member);
 	rig->send_max = SIZE_MAX;
 	rig_connect(rig);
+}
+
+static inline void rig_init(struct rig *rig)
+{
+	rig_init_with(rig, 1 << 30);
 }
 
 /* Moves output to rig->out as the socket allows, as a connection does at the end of each pass. */
@@ -142,6 +160,7 @@ static inline void rig_fini(struct rig *rig)
 	if (rig->s)
 		rig_disconnect(rig);
 	nbd_env_fini(&rig->env);
+	budget_fini(&rig->budget);
 	fs_ctx_free(rig->ctx);
 	fake_fs_fini(&rig->fs);
 	free(rig->out);

@@ -25,6 +25,7 @@ struct bench {
 	struct fs fs[LOOPS];
 	struct loop loops[LOOPS];
 	struct nbd_worker workers[LOOPS];
+	struct budget budget;
 	sem_t drained;
 	bool stopped;
 };
@@ -47,18 +48,22 @@ static void on_stop(struct task *task)
 static int setup(void **state)
 {
 	struct bench *b = calloc(1, sizeof(*b));
+	struct nbd_worker_options opt = {.budget = &b->budget, .workers = LOOPS, .memory = 64 << 20, .stall_ms = 300};
 
+	budget_init(&b->budget, 32 << 20, 1 << 20);
 	signal(SIGPIPE, SIG_IGN);
 	evthread_use_pthreads();
 	sem_init(&b->drained, 0, 0);
 	for (int i = 0; i < LOOPS; i++) {
 		fake_fs_add(&b->fs[i], "vm1", VOLUME_SIZE, 0);
 		assert_int_equal(loop_init(&b->loops[i], &b->fs[i], i, false), 0);
-		assert_int_equal(nbd_worker_init(&b->workers[i], &b->loops[i], &b->fs[i], 60000), 0);
+		opt.fs = &b->fs[i];
+		assert_int_equal(nbd_worker_init(&b->workers[i], &b->loops[i], &opt), 0);
 		b->workers[i].handshake_timeout = (struct timeval){.tv_usec = 200000};
 		b->workers[i].linger_timeout = (struct timeval){.tv_usec = 200000};
-		assert_int_equal(loop_start(&b->loops[i]), 0);
 	}
+	for (int i = 0; i < LOOPS; i++)
+		assert_int_equal(loop_start(&b->loops[i]), 0);
 	*state = b;
 	return 0;
 }
@@ -86,6 +91,7 @@ static void stop(struct bench *b)
 		loop_fini(&b->loops[i]);
 		fake_fs_fini(&b->fs[i]);
 	}
+	budget_fini(&b->budget); /* which asserts that all is back */
 	b->stopped = true;
 }
 
