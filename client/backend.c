@@ -137,6 +137,8 @@ static void pool_from_fs(const struct fs_info *i, struct byre_pool_info *ret_inf
 		.volumes = i->volumes,
 		.snapshots = i->snapshots,
 		.objects = i->objects,
+		.log_lost_flushes = i->log_lost_flushes,
+		.log_lost_ns = i->log_lost_ns,
 		.errors_corrected = i->errors_corrected,
 		.errors_checksum = i->errors_checksum,
 		.errors_io = i->errors_io,

@@ -101,6 +101,8 @@ struct byre_pool_info {
 	uint64_t node_cache_hits, node_cache_misses, data_cache_hits, data_cache_misses;
 	uint64_t volumes, snapshots, objects;
 	uint64_t errors_corrected, errors_checksum, errors_io;
+	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
+	int64_t log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
 	bool read_only;
 	bool direct_io;
 	char device_kind[32]; /* "io_uring", "threads", ... */
@@ -116,11 +118,30 @@ static inline int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info
 /* To new_size bytes, a multiple of BYRE_BLOCK_SIZE; 0: to all of its device. */
 int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err);
 
+/*
+ * What clients asked for and got. `latency` counts requests by how long they took from arrival to answer:
+ * latency[i] those of at most byre_latency_bound_us(i) that are in none before it. These two structs do not grow.
+ */
+#define BYRE_LATENCIES 16
+enum byre_kind { BYRE_READ, BYRE_WRITE, BYRE_FLUSH, BYRE_FREE, BYRE_OTHER, BYRE_KINDS_MAX = 8 };
+struct byre_kind_figures {
+	uint64_t count, errors, bytes, us; /* us: how long they took, altogether */
+	uint64_t latency[BYRE_LATENCIES];
+};
+struct byre_figures {
+	struct byre_kind_figures kind[BYRE_KINDS_MAX]; /* by enum byre_kind; FREE: trims and zeroes */
+};
+/* UINT64_MAX for the last one and behind. */
+uint64_t byre_latency_bound_us(unsigned i);
+
 /* Of the daemon; byre_pool_info has the pool's. */
 struct byre_stats {
 	uint64_t uptime_ms;
 	uint64_t rpc_connections; /* open now */
 	uint64_t rpc_connections_total, rpc_requests, rpc_errors, rpc_bad_frames;
+	uint64_t nbd_connections; /* open now */
+	uint64_t nbd_connections_total;
+	struct byre_figures nbd; /* of all NBD clients, those that are gone too */
 };
 
 int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, struct byre_error *err);
@@ -184,6 +205,49 @@ int byre_volume_list_sized(struct byre *b, byre_volume_fn fn, size_t size, void 
 static inline int byre_volume_list(struct byre *b, byre_volume_fn fn, void *arg, struct byre_error *err)
 {
 	return byre_volume_list_sized(b, fn, sizeof(struct byre_volume_info), arg, err);
+}
+
+/* ---- NBD clients ------------------------------------------------------------- */
+
+struct byre_client_info {
+	uint64_t id;			/* never used again while the daemon runs */
+	char peer[128];			/* for people: "tcp:10.0.0.7:4711", "uid 1000, pid 4242" */
+	char volume[BYRE_NAME_MAX + 1]; /* empty: none yet */
+	int64_t since_ns;		/* since 1970, UTC */
+	bool read_only;
+	struct byre_figures figures;
+};
+
+typedef int (*byre_client_fn)(void *arg, const struct byre_client_info *info);
+
+/* As byre_volume_list, in order of the ids. */
+int byre_client_list_sized(struct byre *b, byre_client_fn fn, size_t size, void *arg, struct byre_error *err);
+static inline int byre_client_list(struct byre *b, byre_client_fn fn, void *arg, struct byre_error *err)
+{
+	return byre_client_list_sized(b, fn, sizeof(struct byre_client_info), arg, err);
+}
+
+/* Cuts a client's connection. What it was not answered for may have been done. -ENOENT. */
+int byre_client_drop(struct byre *b, uint64_t id, struct byre_error *err);
+
+/* What clients have done to a volume since the daemon started. */
+struct byre_volume_figures {
+	uint64_t id; /* as in struct byre_volume_info */
+	char name[BYRE_NAME_MAX + 1];
+	uint64_t clients; /* that have it open now */
+	uint64_t opened;  /* how often it was */
+	struct byre_figures figures;
+};
+
+typedef int (*byre_volume_figures_fn)(void *arg, const struct byre_volume_figures *figures);
+
+/* The same for volumes that were opened since the daemon started, in order of their ids. */
+int byre_volume_figures_list_sized(struct byre *b, byre_volume_figures_fn fn, size_t size, void *arg,
+				   struct byre_error *err);
+static inline int byre_volume_figures_list(struct byre *b, byre_volume_figures_fn fn, void *arg,
+					   struct byre_error *err)
+{
+	return byre_volume_figures_list_sized(b, fn, sizeof(struct byre_volume_figures), arg, err);
 }
 
 #ifdef __cplusplus

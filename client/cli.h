@@ -34,6 +34,8 @@ enum cli_option {
 	CLI_VERSION = 1 << 10,
 	CLI_TIMEOUT = 1 << 11,
 	CLI_SHRINK = 1 << 12,
+	CLI_INTERVAL = 1 << 13,
+	CLI_COUNT = 1 << 14,
 	/* No option: the command may take as long as it takes. */
 	CLI_SLOW = 1 << 30,
 };
@@ -60,6 +62,7 @@ struct cli {
 	const char *pool;    /* NULL: ask the daemon */
 	struct cli_size size; /* of --size */
 	bool writeback;	     /* of --cache */
+	unsigned interval_s, count; /* of --interval and --count; 0: not given */
 	unsigned timeout_ms; /* for each answer of the daemon; 0: none */
 	int nr_args;	     /* behind the command's own words */
 	const char *args[CLI_ARGS_MAX];
@@ -124,6 +127,15 @@ void print_json(json_t *value);
 /* `idle`: no daemon has it open. */
 json_t *pool_json(const struct byre_pool_info *info, bool idle);
 json_t *volume_json(const struct byre_volume_info *info);
+json_t *client_json(const struct byre_client_info *info);
+/* By kinds of requests, with bounds of latencies in `latency`. */
+json_t *figures_json(const struct byre_figures *figures);
+/* RFC 3339, UTC, whole seconds; into buf, which it returns. */
+#define TIME_MAX 32
+const char *time_text(int64_t ns, char buf[TIME_MAX]);
+/* "120 us", "3.5 ms", "2 s": into buf of SIZE_FORMAT_MAX bytes, which it returns. */
+const char *latency_text(uint64_t us, char *buf);
+extern const char *const kind_names[BYRE_OTHER + 1];
 void print_pool(const struct byre_pool_info *info, bool idle);
 void print_volume(const struct byre_volume_info *info);
 
@@ -157,6 +169,9 @@ enum cli_exit run_volume_info(const struct cli *cli);
 enum cli_exit run_volume_resize(const struct cli *cli);
 enum cli_exit run_volume_rename(const struct cli *cli);
 enum cli_exit run_volume_delete(const struct cli *cli);
+enum cli_exit run_client_list(const struct cli *cli);
+enum cli_exit run_client_drop(const struct cli *cli);
+enum cli_exit run_top(const struct cli *cli);
 enum cli_exit run_stats(const struct cli *cli);
 enum cli_exit run_commit(const struct cli *cli);
 enum cli_exit run_shutdown(const struct cli *cli);

@@ -23,7 +23,8 @@ static const struct option long_options[] = {
 	{"repair", no_argument, NULL, CLI_REPAIR},     {"reserved", no_argument, NULL, CLI_RESERVED},
 	{"cache", required_argument, NULL, CLI_CACHE}, {"help", no_argument, NULL, CLI_HELP},
 	{"version", no_argument, NULL, CLI_VERSION},   {"timeout", required_argument, NULL, CLI_TIMEOUT},
-	{"shrink", no_argument, NULL, CLI_SHRINK},     {0},
+	{"shrink", no_argument, NULL, CLI_SHRINK},     {"interval", required_argument, NULL, CLI_INTERVAL},
+	{"count", required_argument, NULL, CLI_COUNT}, {0},
 };
 
 static char *ascii(char *line)
@@ -176,7 +177,7 @@ void cli_note_rounding(const struct cli_size *size)
 /* ---- options -------------------------------------------------------------- */
 
 struct raw_options {
-	const char *size, *cache, *timeout;
+	const char *size, *cache, *timeout, *interval, *count;
 };
 
 /* False: getopt has said what is wrong. */
@@ -195,6 +196,8 @@ static bool read_options(int argc, char **argv, struct cli *cli, struct raw_opti
 		case CLI_SIZE: raw->size = optarg; break;
 		case CLI_CACHE: raw->cache = optarg; break;
 		case CLI_TIMEOUT: raw->timeout = optarg; break;
+		case CLI_INTERVAL: raw->interval = optarg; break;
+		case CLI_COUNT: raw->count = optarg; break;
 		default: break;
 		}
 	}
@@ -257,6 +260,20 @@ static bool set_timeout(struct cli *cli, const char *text)
 	return true;
 }
 
+/* NULL: 0, not given. */
+static bool parse_number(struct cli *cli, const char *text, const char *what, unsigned *ret_number)
+{
+	char *end;
+	unsigned long v = text ? strtoul(text, &end, 10) : 0;
+
+	if (text && (*text < '0' || *text > '9' || *end || !v || v > 1000000)) {
+		cli_usage(cli, "'%s' is no %s from 1 to 1000000", text, what);
+		return false;
+	}
+	*ret_number = (unsigned)v;
+	return true;
+}
+
 static bool check_options(struct cli *cli, const struct raw_options *raw)
 {
 	unsigned foreign = cli->given & ~cli->command->options & ~(unsigned)CLI_HELP;
@@ -279,6 +296,9 @@ static bool check_options(struct cli *cli, const struct raw_options *raw)
 		return false;
 	}
 	cli->writeback = raw->cache && !strcmp(raw->cache, "writeback");
+	if (!parse_number(cli, raw->interval, "number of seconds", &cli->interval_s) ||
+	    !parse_number(cli, raw->count, "number", &cli->count))
+		return false;
 	return set_timeout(cli, raw->timeout) && (!raw->size || cli_parse_size(cli, raw->size, &cli->size));
 }
 

@@ -8,11 +8,13 @@
 
 static json_t *stats_json(const struct byre_stats *s, const struct byre_pool_info *pool)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "uptime_ms", (json_int_t)s->uptime_ms,
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "uptime_ms", (json_int_t)s->uptime_ms,
 			 "rpc_connections", (json_int_t)s->rpc_connections, "rpc_connections_total",
 			 (json_int_t)s->rpc_connections_total, "rpc_requests", (json_int_t)s->rpc_requests,
 			 "rpc_errors", (json_int_t)s->rpc_errors, "rpc_bad_frames",
-			 (json_int_t)s->rpc_bad_frames, "pool", pool_json(pool, false));
+			 (json_int_t)s->rpc_bad_frames, "nbd_connections", (json_int_t)s->nbd_connections,
+			 "nbd_connections_total", (json_int_t)s->nbd_connections_total, "nbd", figures_json(&s->nbd),
+			 "pool", pool_json(pool, false));
 }
 
 static void show(const char *label, uint64_t value)
@@ -28,6 +30,35 @@ static void show_hits(const char *label, uint64_t hits, uint64_t misses)
 	if (total)
 		printf(" (%.1f %%)", 100.0 * (double)hits / (double)total);
 	putchar('\n');
+}
+
+/* The bound of the bucket in which the slowest of `permille` of all are. */
+static uint64_t latency_at(const struct byre_kind_figures *k, unsigned permille)
+{
+	uint64_t total = 0, below = 0;
+	unsigned i;
+
+	for (i = 0; i < BYRE_LATENCIES; i++)
+		total += k->latency[i];
+	for (i = 0; i < BYRE_LATENCIES - 1; i++) {
+		below += k->latency[i];
+		if ((double)below * 1000 >= (double)total * permille)
+			break;
+	}
+	return byre_latency_bound_us(i);
+}
+
+static void show_kind(const char *name, const struct byre_kind_figures *k)
+{
+	char label[32], bytes[SIZE_FORMAT_MAX], mean[SIZE_FORMAT_MAX], slow[SIZE_FORMAT_MAX];
+	uint64_t p99 = latency_at(k, 990);
+
+	if (!k->count)
+		return;
+	snprintf(label, sizeof(label), "nbd: %s", name);
+	printf("%-24s %" PRIu64 " (%" PRIu64 " failed), %s, %s on average, 99 %% within %s\n", label, k->count, k->errors,
+	       size_format(k->bytes, bytes, sizeof(bytes)), latency_text(k->us / k->count, mean),
+	       p99 == UINT64_MAX ? "more than 10 s" : latency_text(p99, slow));
 }
 
 static void print_stats(const struct byre_stats *s, const struct byre_pool_info *p)
@@ -48,6 +79,10 @@ static void print_stats(const struct byre_stats *s, const struct byre_pool_info 
 	show("checksum errors", p->errors_checksum);
 	show("I/O errors", p->errors_io);
 	show("errors corrected", p->errors_corrected);
+	show("nbd: connections", s->nbd_connections);
+	show("nbd: connections, total", s->nbd_connections_total);
+	for (int k = 0; k <= BYRE_OTHER; k++)
+		show_kind(kind_names[k], &s->nbd.kind[k]);
 	show("rpc: connections", s->rpc_connections);
 	show("rpc: connections, total", s->rpc_connections_total);
 	show("rpc: requests", s->rpc_requests);

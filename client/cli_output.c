@@ -14,7 +14,6 @@
 #include "base/util.h"
 #include "client/cli.h"
 
-#define TIME_MAX 32
 #define UUID_TEXT_MAX 37
 
 static const char *uuid_text(const uint8_t uuid[BYRE_UUID_LEN], char buf[UUID_TEXT_MAX])
@@ -30,7 +29,7 @@ static const char *uuid_text(const uint8_t uuid[BYRE_UUID_LEN], char buf[UUID_TE
 }
 
 /* RFC 3339, UTC, whole seconds. */
-static const char *time_text(int64_t ns, char buf[TIME_MAX])
+const char *time_text(int64_t ns, char buf[TIME_MAX])
 {
 	time_t seconds = (time_t)(ns / 1000000000);
 	struct tm tm;
@@ -87,7 +86,7 @@ static const char *state_text(const struct byre_pool_info *i, bool idle)
 json_t *pool_json(const struct byre_pool_info *i, bool idle)
 {
 	json_t *obj = json_object();
-	char uuid[UUID_TEXT_MAX];
+	char uuid[UUID_TEXT_MAX], when[TIME_MAX];
 
 	json_object_set_new(obj, "uuid", json_string(uuid_text(i->uuid, uuid)));
 	json_object_set_new(obj, "state", json_string(state_text(i, idle)));
@@ -121,6 +120,8 @@ json_t *pool_json(const struct byre_pool_info *i, bool idle)
 	put_number(obj, "node_cache_misses", i->node_cache_misses);
 	put_number(obj, "data_cache_hits", i->data_cache_hits);
 	put_number(obj, "data_cache_misses", i->data_cache_misses);
+	put_number(obj, "log_lost_flushes", i->log_lost_flushes);
+	json_object_set_new(obj, "log_lost_at", i->log_lost_ns ? json_string(time_text(i->log_lost_ns, when)) : json_null());
 	put_number(obj, "errors_corrected", i->errors_corrected);
 	put_number(obj, "errors_checksum", i->errors_checksum);
 	put_number(obj, "errors_io", i->errors_io);
@@ -154,7 +155,62 @@ json_t *volume_json(const struct byre_volume_info *i)
 	return obj;
 }
 
+const char *const kind_names[BYRE_OTHER + 1] = {"read", "write", "flush", "free", "other"};
+
+/* Of each bucket that has something: what its requests took at most, in microseconds (null: any time), and how many. */
+static json_t *latencies_json(const struct byre_kind_figures *k)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < BYRE_LATENCIES; i++) {
+		uint64_t bound = byre_latency_bound_us(i);
+
+		if (k->latency[i])
+			json_array_append_new(list, json_pack("{s:o, s:I}", "up_to_us",
+							      bound == UINT64_MAX ? json_null() : json_integer((json_int_t)bound),
+							      "count", (json_int_t)k->latency[i]));
+	}
+	return list;
+}
+
+json_t *figures_json(const struct byre_figures *figures)
+{
+	json_t *obj = json_object();
+
+	for (int i = 0; i <= BYRE_OTHER; i++) {
+		const struct byre_kind_figures *k = &figures->kind[i];
+
+		json_object_set_new(obj, kind_names[i],
+				    json_pack("{s:I, s:I, s:I, s:I, s:o}", "count", (json_int_t)k->count, "errors",
+					      (json_int_t)k->errors, "bytes", (json_int_t)k->bytes, "us",
+					      (json_int_t)k->us, "latency", latencies_json(k)));
+	}
+	return obj;
+}
+
+json_t *client_json(const struct byre_client_info *i)
+{
+	char when[TIME_MAX];
+
+	return json_pack("{s:I, s:s, s:s?, s:b, s:s, s:o}", "id", (json_int_t)i->id, "peer", i->peer, "volume",
+			 i->volume[0] ? i->volume : NULL, "read_only", i->read_only, "since",
+			 time_text(i->since_ns, when), "figures", figures_json(&i->figures));
+}
+
 /* ---- for people ----------------------------------------------------------- */
+
+const char *latency_text(uint64_t us, char *buf)
+{
+	if (us < 1000)
+		snprintf(buf, SIZE_FORMAT_MAX, "%" PRIu64 " us", us);
+	else if (us < 10000)
+		snprintf(buf, SIZE_FORMAT_MAX, "%.1f ms", (double)us / 1e3);
+	else if (us < 1000000)
+		snprintf(buf, SIZE_FORMAT_MAX, "%" PRIu64 " ms", us / 1000);
+	else
+		snprintf(buf, SIZE_FORMAT_MAX, "%.1f s", (double)us / 1e6);
+	return buf;
+}
 
 static void show(const char *label, const char *value)
 {
@@ -186,7 +242,7 @@ static void show_block_groups(const struct byre_pool_info *i)
 
 void print_pool(const struct byre_pool_info *i, bool idle)
 {
-	char uuid[UUID_TEXT_MAX];
+	char uuid[UUID_TEXT_MAX], when[TIME_MAX];
 
 	show("pool", uuid_text(i->uuid, uuid));
 	show("state", state_text(i, idle));
@@ -208,6 +264,9 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	       i->errors_checksum, i->errors_io, i->errors_corrected);
 	if (i->lost_bytes)
 		show_size("lost", i->lost_bytes);
+	if (i->log_lost_flushes)
+		printf("%-20s at least %" PRIu64 ", by a damaged flush log, noticed %s\n", "lost flushes", i->log_lost_flushes,
+		       time_text(i->log_lost_ns, when));
 	printf("%-20s %s, %s\n", "device", i->device_kind, i->direct_io ? "direct" : "buffered");
 }
 

@@ -40,6 +40,15 @@ const struct command commands[] = {
 	{"volume", "rename", "OLD NEW", "give a volume another name", "", ASK_OR_FILE, 2, 2, run_volume_rename},
 	{"volume", "delete", "NAME", "delete a volume and all that it holds",
 	 "A volume that a client has open is not deleted.\n", ASK_OR_FILE, 1, 1, run_volume_delete},
+	{"client", "list", "", "list who is connected by NBD", "", ASK, 0, 0, run_client_list},
+	{"client", "drop", "ID", "cut a client's connection",
+	 "For a client that hangs: what it has open can then be deleted or made smaller. A client that is told to connect\n"
+	 "again does so. IDs are in 'byre client list'.\n",
+	 ASK, 1, 1, run_client_drop},
+	{NULL, "top", "[--interval SECS] [--count N]", "show volumes and clients by load, again and again",
+	 "  --interval SECS  between two looks (default: 2)\n"
+	 "  --count N        end after so many (default: on a terminal never, else 1)\n",
+	 ASK | CLI_INTERVAL | CLI_COUNT, 0, 0, run_top},
 	{NULL, "stats", "", "show the daemon's counters", "", ASK, 0, 0, run_stats},
 	{NULL, "commit", "", "make everything durable now, in a new generation", "", ASK | CLI_SLOW, 0, 0, run_commit},
 	{NULL, "shutdown", "", "stop the daemon", "The daemon finishes what is under way, commits and exits.\n", ASK, 0,

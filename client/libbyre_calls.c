@@ -65,6 +65,8 @@ static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *re
 		.volumes = m->volumes,
 		.snapshots = m->snapshots,
 		.objects = m->objects,
+		.log_lost_flushes = m->log_lost_flushes,
+		.log_lost_ns = m->log_lost_ns,
 		.errors_corrected = m->errors_corrected,
 		.errors_checksum = m->errors_checksum,
 		.errors_io = m->errors_io,
@@ -144,7 +146,10 @@ int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, 
 		.rpc_requests = m->rpc_requests,
 		.rpc_errors = m->rpc_errors,
 		.rpc_bad_frames = m->rpc_bad_frames,
+		.nbd_connections = m->nbd_connections,
+		.nbd_connections_total = m->nbd_connections_total,
 	};
+	libbyre_figures(m->nbd, &stats.nbd);
 	libbyre_copy_out(ret_stats, size, &stats, sizeof(stats));
 	libbyre_free(reply);
 	return 0;

@@ -41,4 +41,7 @@ int libbyre_call_empty(struct byre *b, uint16_t method, const char *what, const 
 /* Accepts NULL. */
 void libbyre_free(ProtobufCMessage *msg);
 
+/* Figures of a message; what it has not: zeros. */
+void libbyre_figures(const Byre__Figures *m, struct byre_figures *ret_figures);
+
 #endif

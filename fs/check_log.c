@@ -2,15 +2,15 @@
 /*
  * fs/check_log.c: the flush log, as replay would read it. Items whose generation is committed say nothing any more.
  * The last group may lack data (nobody was told that it is safe); what comes before it may not.
+ * A place that cannot be read stops replay, since it may hold what was flushed: --repair gives that up and writes zeros.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "base/crc32c.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/check_int.h"
-#include "fs/flush_log_format.h"
+#include "fs/flush_log_reader.h"
 
 typedef unsigned long long ull;
 
@@ -21,86 +21,13 @@ struct placed {
 	uint64_t addr, len, volume, off;
 };
 
-/* A group's items, and the place behind them. */
-struct log_items {
-	uint8_t *bytes;
-	uint64_t used, cap;
-	uint32_t flags;
-	uint64_t end, seq;
-};
-
 struct log_check {
 	struct check *c;
-	uint64_t offset, size;
-	void *record;
+	struct log_reader reader;
 	const struct check_volume *reading; /* whose data is under way */
 	struct placed *placed;
 	size_t count, cap;
 };
-
-/* The record at pos, read into lc->record; NULL: there is no valid one. */
-static const struct log_record *read_record(struct log_check *lc, uint64_t pos, uint64_t seq)
-{
-	uint64_t at = pos % lc->size, len;
-	const struct log_record *rec = lc->record;
-	uint32_t bytes;
-
-	if (device_sync(lc->c->q, DEVICE_READ, lc->offset + at, lc->record, LOG_ALIGN))
-		return NULL;
-	bytes = le32_to_cpu(rec->bytes);
-	len = round_up_u64(bytes, LOG_ALIGN);
-	if (le32_to_cpu(rec->magic) != LOG_MAGIC || memcmp(rec->pool, lc->c->sb.uuid, sizeof(rec->pool)) ||
-	    le64_to_cpu(rec->seq) != seq || bytes < sizeof(*rec) || bytes > LOG_RECORD_MAX || at + len > lc->size)
-		return NULL;
-	if (len > LOG_ALIGN && device_sync(lc->c->q, DEVICE_READ, lc->offset + at, lc->record, len))
-		return NULL;
-	return le32_to_cpu(rec->crc) == crc32c((const char *)rec + 4, bytes - 4) ? rec : NULL;
-}
-
-static int append(struct log_items *li, const void *data, uint64_t len)
-{
-	if (li->used + len > li->cap) {
-		uint64_t cap = max_u64(li->used + len, li->cap * 2);
-		uint8_t *bytes = mem_realloc(li->bytes, cap);
-
-		if (!bytes)
-			return -ENOMEM;
-		li->bytes = bytes;
-		li->cap = cap;
-	}
-	memcpy(li->bytes + li->used, data, len);
-	li->used += len;
-	return 0;
-}
-
-/* 1: a whole group stands at pos, 0: none. */
-static int read_group(struct log_check *lc, uint64_t pos, uint64_t seq, struct log_items *li)
-{
-	uint64_t start = pos;
-
-	li->used = 0;
-	while (pos - start <= lc->size) {
-		const struct log_record *rec = read_record(lc, pos, seq);
-		uint32_t bytes;
-		int r;
-
-		if (!rec)
-			return 0;
-		bytes = le32_to_cpu(rec->bytes);
-		r = append(li, rec + 1, bytes - sizeof(*rec));
-		if (r)
-			return r;
-		li->flags = le32_to_cpu(rec->flags);
-		pos += li->flags & LOG_PAD ? lc->size - pos % lc->size : round_up_u64(bytes, LOG_ALIGN);
-		seq++;
-		if (li->flags & LOG_LAST) {
-			li->end = pos;
-			li->seq = seq;
-			return 1;
-		}
-	}
-	return 0;
-}
 
 static const struct check_volume *find_volume(const struct check *c, uint64_t id)
 {
@@ -137,15 +64,14 @@ static int finish_data(struct log_check *lc)
 	return r;
 }
 
-static int check_item_data(struct log_check *lc, const struct check_volume *vol, const struct check_group *g,
-			   const struct log_item *item)
+static int check_extent_data(struct log_check *lc, const struct check_volume *vol, const struct check_group *g,
+			     const struct log_extent *le)
 {
-	uint64_t blk = le64_to_cpu(item->blk), n = le64_to_cpu(item->blocks), addr = le64_to_cpu(item->addr);
-	const le32 *crc = (const le32 *)(item + 1);
+	uint64_t blk = le64_to_cpu(le->blk), n = le64_to_cpu(le->blocks), addr = le64_to_cpu(le->addr);
+	const le32 *crc = (const le32 *)(le + 1);
 	int r = lc->reading && lc->reading != vol ? finish_data(lc) : 0;
 
 	lc->reading = vol;
-
 	for (uint64_t done = 0; r == 0 && done < n;) {
 		uint64_t piece = min_u64(n - done, EXTENT_BLOCKS_MAX);
 		struct extent e = {blk + done, piece, addr + done * FS_BLOCK_SIZE, 0, crc + done};
@@ -156,23 +82,23 @@ static int check_item_data(struct log_check *lc, const struct check_volume *vol,
 	return r;
 }
 
-static int check_extent(struct log_check *lc, const struct log_item *item, bool durable)
+static int check_extent(struct log_check *lc, const struct log_extent *e, bool durable)
 {
 	struct check *c = lc->c;
-	uint64_t id = le64_to_cpu(item->volume), blk = le64_to_cpu(item->blk), n = le64_to_cpu(item->blocks);
-	uint64_t addr = le64_to_cpu(item->addr), used;
+	uint64_t id = le64_to_cpu(e->item.id), blk = le64_to_cpu(e->blk), n = le64_to_cpu(e->blocks);
+	uint64_t addr = le64_to_cpu(e->addr), used;
 	const struct check_volume *vol = find_volume(c, id);
 	struct check_group *g;
 	int r;
 
-	if (!vol || n == 0 || n > vol->size / FS_BLOCK_SIZE || blk > vol->size / FS_BLOCK_SIZE - n) {
+	if (!vol || n > vol->size / FS_BLOCK_SIZE || blk > vol->size / FS_BLOCK_SIZE - n) {
 		check_finding(c, NAME ": an item names %llu blocks from %llu on of volume %llu, which do not exist", (ull)n,
 			      (ull)blk, (ull)id);
 		return 0;
 	}
 	if (addr == 0)
 		return 0;
-	g = addr % FS_BLOCK_SIZE ? NULL : check_group_find(c, addr, n * FS_BLOCK_SIZE);
+	g = check_group_find(c, addr, n * FS_BLOCK_SIZE);
 	if (!g || g->type != GROUP_DATA) {
 		check_finding(c, NAME ": an item of %s says that data stands at %llu, where no data group is", vol->name,
 			      (ull)addr);
@@ -183,34 +109,37 @@ static int check_extent(struct log_check *lc, const struct log_item *item, bool 
 		check_finding(c, NAME ": an item of %s has %llu blocks at %llu that the trees refer to", vol->name,
 			      (ull)used, (ull)addr);
 	r = add_placed(lc, (struct placed){addr, n * FS_BLOCK_SIZE, id, blk * FS_BLOCK_SIZE});
-	return r == 0 && durable ? check_item_data(lc, vol, g, item) : r;
+	return r == 0 && durable ? check_extent_data(lc, vol, g, e) : r;
 }
 
-static int check_items(struct log_check *lc, const struct log_items *li, bool durable)
+static int check_item(struct log_check *lc, const struct log_item *item, bool durable)
 {
-	for (uint64_t at = 0; at < li->used;) {
-		const struct log_item *item = (const struct log_item *)(li->bytes + at);
-		uint64_t left = li->used - at, crcs;
-		int r = 0;
+	bool committed = le64_to_cpu(item->generation) <= lc->c->generation;
+	const struct log_group_item *g = (const struct log_group_item *)item;
 
-		if (left < sizeof(*item)) {
-			check_finding(lc->c, NAME ": a group does not end with an item");
+	switch ((enum log_item_type)le16_to_cpu(item->type)) {
+	case LOG_GROUP: /* of any generation, as at replay */
+		return check_logged_group(lc->c, le64_to_cpu(item->id), le64_to_cpu(g->length), le64_to_cpu(g->offset));
+	case LOG_EXTENT:
+		return committed ? 0 : check_extent(lc, (const struct log_extent *)item, durable);
+	}
+	return 0;
+}
+
+static int check_items(struct log_check *lc, const struct log_group_read *g, bool durable)
+{
+	const struct log_item *item;
+
+	for (uint64_t at = 0; at < g->used; at += le32_to_cpu(item->bytes)) {
+		int r;
+
+		if (log_item_check(g->bytes + at, g->used - at, &item)) {
+			check_finding(lc->c, NAME ": a group has an item that makes no sense");
 			return 0;
 		}
-		left -= sizeof(*item);
-		crcs = le64_to_cpu(item->volume) != LOG_VOLUME_GROUP && le64_to_cpu(item->addr) ? le64_to_cpu(item->blocks) : 0;
-		if (crcs > left / sizeof(le32)) {
-			check_finding(lc->c, NAME ": an item is longer than its group");
-			return 0;
-		}
-		if (le64_to_cpu(item->volume) == LOG_VOLUME_GROUP) /* of any generation, as at replay */
-			r = check_logged_group(lc->c, le64_to_cpu(item->blk), le64_to_cpu(item->blocks),
-					       le64_to_cpu(item->addr));
-		else if (le64_to_cpu(item->generation) > lc->c->generation)
-			r = check_extent(lc, item, durable);
+		r = check_item(lc, item, durable);
 		if (r)
 			return r;
-		at += sizeof(*item) + crcs * sizeof(le32);
 	}
 	return 0;
 }
@@ -241,41 +170,72 @@ static void check_placed(struct log_check *lc)
 	}
 }
 
-static int walk(struct log_check *lc, struct log_items li[2])
+/* Replay ends here. True: it should not. */
+static bool check_end(struct log_check *lc, uint64_t pos, uint64_t seq)
 {
-	uint64_t tail = le64_to_cpu(lc->c->sb.log_tail);
+	struct log_lost lost;
+
+	log_reader_lost(&lc->reader, pos, seq, &lost);
+	if (lost.records)
+		check_finding(lc->c,
+			      NAME ": record %llu at offset %llu is damaged: it and at least %llu flushes behind it cannot be replayed: opening the pool gives them up, volumes are then as of the flush before",
+			      (ull)seq, (ull)(lc->reader.offset + pos % lc->reader.size), (ull)lost.flushes);
+	return lost.records > 0;
+}
+
+static int walk(struct log_check *lc, struct log_group_read g[2])
+{
+	struct log_reader *rd = &lc->reader;
 	unsigned cur = 0;
-	int have = read_group(lc, tail, le64_to_cpu(lc->c->sb.log_seq), &li[cur]);
+	bool lost = false;
+	int have = log_reader_group(rd, rd->tail, rd->seq, &g[cur]);
 
-	while (have == 1 && li[cur].end - tail <= lc->size) {
-		int next = read_group(lc, li[cur].end, li[cur].seq, &li[!cur]), r;
+	if (have == 0)
+		(void)check_end(lc, rd->tail, rd->seq);
+	while (have == 1) {
+		int next = log_reader_group(rd, g[cur].end, g[cur].seq, &g[!cur]), r;
 
-		if (next < 0)
-			return next;
-		r = check_items(lc, &li[cur], next == 1 || li[cur].flags & LOG_DATA_DURABLE);
+		if (next == 0)
+			lost = check_end(lc, g[cur].end, g[cur].seq);
+		r = check_items(lc, &g[cur], next != 0 || lost || g[cur].flags & LOG_DATA_DURABLE);
 		if (r)
 			return r;
 		cur = !cur;
 		have = next;
 	}
-	return have < 0 ? have : 0;
+	return have;
+}
+
+/* 0 when it has been said. */
+static int cannot_be_read(struct log_check *lc)
+{
+	void *zeros = mem_alloc_aligned(DEVICE_ALIGN, LOG_ALIGN);
+
+	if (!zeros)
+		return -ENOMEM;
+	memset(zeros, 0, LOG_ALIGN);
+	check_finding(lc->c, NAME ": offset %llu cannot be read, and the pool cannot be opened: --repair gives up what was flushed there%s",
+		      (ull)lc->reader.bad_offset, check_rewrite(lc->c, lc->reader.bad_offset, zeros, LOG_ALIGN) ? " (done)" : "");
+	mem_free(zeros);
+	return 0;
 }
 
 int check_log(struct check *c)
 {
-	struct log_check lc = {.c = c, .offset = le64_to_cpu(c->sb.log_offset), .size = le64_to_cpu(c->sb.log_size)};
-	struct log_items li[2] = {{0}, {0}};
-	int r = -ENOMEM, finished;
+	struct log_check lc = {.c = c};
+	struct log_group_read g[2] = {{0}, {0}};
+	int r = log_reader_init(&lc.reader, c->q, &c->sb), finished;
 
-	lc.record = mem_alloc_aligned(DEVICE_ALIGN, LOG_RECORD_MAX);
-	if (lc.record)
-		r = walk(&lc, li);
+	if (r == 0)
+		r = walk(&lc, g);
+	if (r == -EIO && lc.reader.bad_offset)
+		r = cannot_be_read(&lc);
 	if (r == 0)
 		check_placed(&lc);
 	finished = finish_data(&lc);
-	mem_free(li[0].bytes);
-	mem_free(li[1].bytes);
+	log_group_read_fini(&g[0]);
+	log_group_read_fini(&g[1]);
+	log_reader_fini(&lc.reader);
 	mem_free(lc.placed);
-	mem_free(lc.record);
 	return r ? r : finished;
 }

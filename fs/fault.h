@@ -20,6 +20,8 @@ enum fault {
 	FAULT_FLUSH_ERROR,	   /* a failed flush is told to its client and then forgotten */
 	FAULT_RANGE_LOCK,	   /* requests that overlap do not wait for each other */
 	FAULT_LOG_HOLE,		   /* a log that could not be written is used again when nothing is dirty, hole and all */
+	FAULT_EDGE_UNLOCKED,	   /* the edge of a trim is looked at before an earlier write to it has ended */
+	FAULT_LOG_ROT_SILENT,	   /* replay takes a record that has rotted for the end of the log and says nothing */
 	FAULT_REF_MERGE,	   /* references are merged across the border of two groups that are neighbours */
 	FAULT_LOST_NODE,	   /* a node of a volume that cannot be read fails the commit that has to change it */
 	FAULT_COUNT

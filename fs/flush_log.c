@@ -76,6 +76,7 @@ struct encoder {
 	struct log_group *g;
 	const uint8_t *pool;
 	uint64_t limit;		/* of the group's bytes: the buffer, and the room in the log */
+	uint64_t first_seq;	/* of the group */
 	struct log_record *rec; /* open, or NULL */
 	uint32_t rec_bytes, rec_items;
 };
@@ -90,6 +91,7 @@ static void close_record(struct encoder *en, uint32_t flags)
 	rec->magic = cpu_to_le32(LOG_MAGIC);
 	memcpy(rec->pool, en->pool, sizeof(rec->pool));
 	rec->seq = cpu_to_le64(en->log->seq++);
+	rec->durable = cpu_to_le64(en->first_seq);
 	rec->bytes = cpu_to_le32(en->rec_bytes);
 	rec->items = cpu_to_le32(en->rec_items);
 	rec->flags = cpu_to_le32(flags);
@@ -152,6 +154,12 @@ static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
 	return 0;
 }
 
+static struct log_item item_head(enum log_item_type type, uint64_t bytes, uint64_t id, uint64_t generation)
+{
+	return (struct log_item){cpu_to_le16(type), cpu_to_le16(0), cpu_to_le32((uint32_t)bytes), cpu_to_le64(id),
+				 cpu_to_le64(generation)};
+}
+
 /* Data groups that no commit knows and that are loaded, since they hold something. */
 static int put_new_groups(struct encoder *en, struct fs *fs)
 {
@@ -162,13 +170,13 @@ static int put_new_groups(struct encoder *en, struct fs *fs)
 		return 0;
 	lock_take(&fs->groups.lock);
 	TAILQ_FOREACH(bg, &fs->groups.fresh, fresh_link) {
-		struct log_item item;
+		struct log_group_item item;
 		void *room;
 
 		if (bg->type != GROUP_DATA || bg->logged || bg->state != GROUP_LOADED)
 			continue;
-		item = (struct log_item){cpu_to_le64(LOG_VOLUME_GROUP), cpu_to_le64(bg->start), cpu_to_le64(bg->len),
-					 cpu_to_le64(bg->stripe[0]), cpu_to_le64(bg->generation)};
+		item = (struct log_group_item){item_head(LOG_GROUP, sizeof(item), bg->start, bg->generation),
+					       cpu_to_le64(bg->len), cpu_to_le64(bg->stripe[0])};
 		r = make_room(en, sizeof(item), &room);
 		if (r)
 			break;
@@ -182,17 +190,19 @@ static int put_new_groups(struct encoder *en, struct fs *fs)
 /* A group that was made, and written to, since this one began stands before what stands in it, too. */
 static int put_pending(struct encoder *en, struct fs *fs, uint64_t volume, const struct pending *p)
 {
-	struct log_item item = {cpu_to_le64(volume), cpu_to_le64(p->blk), cpu_to_le64(p->nblk), cpu_to_le64(p->addr),
-				cpu_to_le64(p->gen)};
 	uint32_t crcs = p->addr ? (uint32_t)p->nblk : 0;
+	uint64_t bytes = round_up_u64(sizeof(struct log_extent) + crcs * sizeof(le32), 8);
+	struct log_extent item = {item_head(LOG_EXTENT, bytes, volume, p->gen), cpu_to_le64(p->blk), cpu_to_le64(p->nblk),
+				  cpu_to_le64(p->addr)};
 	void *room;
 	int r = put_new_groups(en, fs);
 	le32 *crc;
 
 	if (r == 0)
-		r = make_room(en, (uint32_t)(sizeof(item) + crcs * sizeof(le32)), &room);
+		r = make_room(en, (uint32_t)bytes, &room);
 	if (r)
 		return r;
+	memset((char *)room + bytes - 8, 0, 8);
 	memcpy(room, &item, sizeof(item));
 	crc = (le32 *)((char *)room + sizeof(item));
 	for (uint32_t i = 0; i < crcs; i++)
@@ -263,21 +273,22 @@ static int buffer_reserve(struct log_group *g, uint64_t bytes)
 static int build_locked(struct fs *fs, struct log_group *g)
 {
 	struct flush_log *log = &fs->log;
-	struct encoder en = {.log = log, .g = g, .pool = fs->uuid};
+	struct encoder en = {.log = log, .g = g, .pool = fs->uuid, .first_seq = log->seq};
 	uint64_t running = atomic_load(&log->pending_bytes);
-	uint64_t need = group_bound(running + log->frozen_bytes + 256 * sizeof(struct log_item)), seq = log->seq;
+	uint64_t need = group_bound(running + log->frozen_bytes + 256 * sizeof(struct log_group_item)), seq = log->seq;
 	int r;
 
 	lock_assert_held(&log->lock);
 	g->start = log->head;
 	g->used = g->items = g->data_bytes = 0;
 	g->error = 0;
-	if (log->head - log->tail + need > log->size)
+	if (log->head - log->tail + need > log->size || need > FLUSH_GROUP_MAX)
 		return -ENOSPC;
 	r = buffer_reserve(g, need);
 	if (r)
 		return r;
-	en.limit = min_u64(g->cap, log->size - (log->head - log->tail)); /* writers may add more than `need` meanwhile */
+	/* Writers may add more than `need` meanwhile. */
+	en.limit = min_u64(min_u64(g->cap, FLUSH_GROUP_MAX), log->size - (log->head - log->tail));
 	atomic_fetch_sub(&log->pending_bytes, running);
 	log->frozen_bytes = 0;
 	r = put_volumes(&en, fs);

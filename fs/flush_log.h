@@ -6,8 +6,9 @@
  * that moment; then the device is flushed once. The flush that starts a group leads it: its context does the I/O.
  *
  * Invariants
- * 1. A group is written only after the group before it is durable. So only the last valid group of a log
- *    can lack data: replay verifies the checksums of its data, unless it says LOG_DATA_DURABLE.
+ * 1. A group is written only after the group before it is durable, and its records say so. So only the last valid group of a log
+ *    can lack data: replay verifies the checksums of its data, unless it says LOG_DATA_DURABLE. And a record that is missing
+ *    before a later group was lost after it was durable (flush_log_reader.h).
  * 2. Items that belong to transaction N+1 stand at or behind the position that the commit of N made the tail.
  * 3. The log never overwrites what is behind the tail of the last durable superblock.
  * 4. A pending that is marked as logged is in a group that is durable, or whose failure made `failed` true; while it
@@ -35,6 +36,7 @@ struct fs_ctx;
 struct device_queue;
 
 #define FLUSH_VERIFY_BYTES_MAX (64u << 20) /* of data in a group that replay may have to verify: log->verify_max */
+#define FLUSH_GROUP_MAX (32u << 20) /* bytes of records that one group takes; more is left to a commit */
 
 /* One flush that waits. The caller's memory until done. */
 struct flush_waiter {
@@ -79,6 +81,8 @@ struct flush_log {
 	uint64_t frozen_bytes; /* under the lock */
 	_Atomic bool new_groups;	/* block groups were made */
 	_Atomic uint64_t groups, bytes;
+	uint64_t lost_flushes; /* as in the superblock, set at open */
+	int64_t lost_ns;
 };
 
 void flush_log_init(struct fs *fs);

@@ -5,10 +5,15 @@
  * The log is a ring of log_size bytes. A flush appends a *group* of one or more records, each a multiple of 4 KiB
  * that does not wrap; the last one of a group has LOG_LAST. Sequence numbers have no gaps. Replay starts at the
  * superblock's log_tail with log_seq and ends at the first record that is not valid or whose group is not whole.
- * A record's items are: struct log_item, then one CRC32C (le32) for each block where addr is not 0. An item of
- * volume LOG_VOLUME_GROUP is a data block group that no commit knows yet: blk is its logical start, blocks its
- * length in bytes, addr the device offset of its stripe, and no checksums follow. It counts whatever its generation, unless
- * the trees have the group: one that was made while a commit was under way may have missed that. So it can also be one
+ *
+ * A group is written when the one before it is durable, and `durable` in each of its records is the number of its first one:
+ * whoever finds a valid record whose `durable` is above the number that replay ended at knows that a record is lost
+ * which a flush had made durable.
+ *
+ * A record's items follow each other without gaps. Each begins with a struct log_item that tells its type and length, a
+ * multiple of 8. A type that is not known here is an error: formats that add one set an incompat feature bit.
+ * An item of a data block group (LOG_GROUP) says that there is one that no commit knows yet. It counts whatever its generation,
+ * unless the trees have the group: one that was made while a commit was under way may have missed that. So it can also be one
  * generation younger than an item that stands in it.
  */
 #ifndef FS_FLUSH_LOG_FORMAT_H
@@ -22,8 +27,6 @@
 #define LOG_ALIGN 4096u
 #define LOG_RECORD_MAX (256u << 10)
 
-#define LOG_VOLUME_GROUP 0ull
-
 #define LOG_LAST 1u	    /* the group ends here */
 #define LOG_PAD 4u	    /* no items; the next record stands at the start of the ring */
 #define LOG_DATA_DURABLE 2u /* the device was flushed between the group's data and its records */
@@ -33,20 +36,41 @@ struct log_record {
 	le32 magic;
 	uint8_t pool[16];
 	le64 seq;
-	le32 bytes;	 /* of the record without padding */
+	le64 durable; /* the number of its group's first record: those before were durable when it was written */
+	le32 bytes;   /* of the record without padding */
 	le32 items;
 	le32 flags;
 	le32 reserved;
 };
-static_assert(sizeof(struct log_record) == 48, "log_record");
+static_assert(sizeof(struct log_record) == 56, "log_record");
+
+enum log_item_type {
+	LOG_EXTENT = 1, /* a range of a volume was written, or became a hole */
+	LOG_GROUP = 2,
+};
 
 struct log_item {
-	le64 volume;
+	le16 type;
+	le16 reserved;
+	le32 bytes;	 /* of the item, this included */
+	le64 id;	 /* of the volume; LOG_GROUP: the logical start */
+	le64 generation; /* of the transaction it belongs to: replayed only if that is not committed. LOG_GROUP: when it was made */
+};
+static_assert(sizeof(struct log_item) == 24, "log_item");
+
+struct log_extent {
+	struct log_item item;
 	le64 blk;
 	le64 blocks;
-	le64 addr; /* 0: a hole, and no checksums follow */
-	le64 generation; /* of the transaction it belongs to: replayed only if that is not committed. Of a group: when it was made */
+	le64 addr; /* 0: a hole; else one CRC32C (le32) for each block follows, and zeros up to a multiple of 8 */
 };
-static_assert(sizeof(struct log_item) == 40, "log_item");
+static_assert(sizeof(struct log_extent) == 48, "log_extent");
+
+struct log_group_item {
+	struct log_item item;
+	le64 length;
+	le64 offset; /* of its stripe on the device */
+};
+static_assert(sizeof(struct log_group_item) == 40, "log_group_item");
 
 #endif

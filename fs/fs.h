@@ -114,6 +114,8 @@ struct fs_info {
 	uint64_t volumes, snapshots, objects;
 	uint64_t errors_corrected, errors_checksum, errors_io;
 	uint64_t lost_bytes; /* of volumes: cannot be read, with a node that could not be, until they are overwritten */
+	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
+	int64_t log_lost_ns;	   /* when that was last noticed; 0: never */
 	bool read_only;		     /* opened so, or turned so by an error */
 	const char *device_kind;     /* "io_uring", "threads", "simulated" */
 	bool direct_io;

@@ -101,7 +101,8 @@ void fs_start_rebuild(struct fs *fs);
 /* One is under way or asked for; not when one has failed. */
 bool fs_is_rebuilding(struct fs *fs);
 
-/* Milliseconds and microseconds of the monotonic clock. */
+/* Microseconds of the monotonic clock; nanoseconds since 1970, UTC. */
 uint64_t fs_now_us(void);
+uint64_t fs_wall_ns(void);
 
 #endif

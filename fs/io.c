@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/fault.h"
 #include "fs/fs_int.h"
 
 #define FREE_IOS_MAX 512u
@@ -85,6 +86,45 @@ static void give_back_pendings(struct io *io)
 	}
 }
 
+/* ---- the range --------------------------------------------------------------- */
+
+static void has_range(struct io *io)
+{
+	io->locked = true;
+	io->go_locked(io);
+}
+
+static void locked_posted(struct ctx_post *post) { has_range(container_of(post, struct io, post)); }
+
+static void lock_granted(struct extent_lock *lk)
+{
+	struct io *io = container_of(lk, struct io, lock);
+
+	io->post.fn = locked_posted;
+	ctx_post(io->ctx, &io->post);
+}
+
+void io_lock_range(struct io *io, uint32_t bits, void (*then)(struct io *io))
+{
+	io->go_locked = then;
+	extent_lock_init(&io->lock, io->blk * FS_BLOCK_SIZE, (io->blk + io->nblk) * FS_BLOCK_SIZE, bits, lock_granted);
+	if (FAULT(FAULT_RANGE_LOCK)) { /* of a range that is nobody else's */
+		io->lock.start = (uintptr_t)io;
+		io->lock.end = io->lock.start + 1;
+	}
+	if (lock_extent_async(&io->vol->states, &io->lock))
+		has_range(io);
+}
+
+void io_unlock_range(struct io *io)
+{
+	if (io->locked)
+		unlock_extent(&io->vol->states, &io->lock);
+	io->locked = false;
+}
+
+/* ---- the end ----------------------------------------------------------------- */
+
 void io_end(struct io *io, int error)
 {
 	struct fs_io *user = io->user;
@@ -94,8 +134,7 @@ void io_end(struct io *io, int error)
 		space_unreserve(io->fs, &io->ticket.want);
 	for (uint64_t i = 0; i < io->pages; i++)
 		cache_put(io->fs->cache, io->page[i]);
-	if (io->locked)
-		unlock_extent(&io->vol->states, &io->lock);
+	io_unlock_range(io);
 	if (io->in_epoch)
 		epoch_leave(&io->fs->epoch, io->epoch);
 	io_free(io);
@@ -128,6 +167,7 @@ static void io_flush(struct io *io)
 
 void io_succeed(struct io *io)
 {
+	io_unlock_range(io);
 	if (io->user->flags & FS_FUA && io->user->op != FS_READ && io->user->op != FS_CACHE)
 		io_flush(io);
 	else

@@ -30,6 +30,7 @@
 /* In fs_io.flags, for requests that the engine makes itself. */
 #define IO_ZEROS (1u << 16)	  /* WRITE of zeros; buf is not used */
 #define IO_FREEING (1u << 17)	  /* on behalf of something that frees space */
+#define IO_LOCKED (1u << 18)	  /* the request that it is a part of has locked the range */
 
 #define IO_INLINE_BLOCKS 8u
 #define IO_ZERO_CHUNK (4u << 20)
@@ -65,6 +66,7 @@ struct io {
 	struct space_ticket ticket; /* ticket.want is what is reserved */
 	bool reserved, locked;
 	struct extent_lock lock;
+	void (*go_locked)(struct io *io); /* what comes when the range is locked */
 	struct cache_entry **page, *page_inline[IO_INLINE_BLOCKS];
 	uint64_t pages;
 	struct pending_list pendings; /* allocated so far */
@@ -83,9 +85,16 @@ void io_free_all(struct fs_ctx *ctx);
 /* Starts a request on its context's thread; user->done runs when it ends, perhaps before this returns. */
 void io_start(struct fs_ctx *ctx, struct fs_io *user);
 
+/*
+ * Takes its turn in the range of all blocks that the request touches, then calls `then`: perhaps before this returns.
+ * `bits` go with the lock (extent_state.h). The lock is dropped by io_unlock_range, or when the request ends.
+ */
+void io_lock_range(struct io *io, uint32_t bits, void (*then)(struct io *io));
+void io_unlock_range(struct io *io);
+
 /* Gives back whatever is held, and answers. */
 void io_end(struct io *io, int error);
-/* The request succeeded: flushes first if it has FUA. */
+/* The request succeeded: its range is free for others. Flushes first if it has FUA. */
 void io_succeed(struct io *io);
 
 void io_read(struct io *io);

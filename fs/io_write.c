@@ -146,8 +146,6 @@ static void write_parts_done(struct io *io)
 	space_pend(io->fs, &io->ticket.want,
 		   (struct space_pending){io->ticket.want.pending.touches, volume_item_bytes(io->items + 2, io->nblk)});
 	io->reserved = false;
-	unlock_extent(&io->vol->states, &io->lock);
-	io->locked = false;
 	io_succeed(io);
 }
 
@@ -346,12 +344,10 @@ static void reserve_done(struct space_ticket *t, int error)
 	ctx_post(io->ctx, &io->post);
 }
 
-static void locked(struct io *io)
+static void reserve(struct io *io)
 {
-	int r;
+	int r = space_reserve(io->fs, &io->ticket);
 
-	io->locked = true;
-	r = space_reserve(io->fs, &io->ticket);
 	if (r == -EINPROGRESS)
 		return;
 	if (r) {
@@ -362,29 +358,15 @@ static void locked(struct io *io)
 	go(io);
 }
 
-static void locked_posted(struct ctx_post *post) { locked(container_of(post, struct io, post)); }
-
-static void lock_granted(struct extent_lock *lk)
-{
-	struct io *io = container_of(lk, struct io, lock);
-
-	io->post.fn = locked_posted;
-	ctx_post(io->ctx, &io->post);
-}
-
 static void lock_and_reserve(struct io *io, uint64_t data_bytes, struct space_pending pending, uint32_t flags)
 {
 	io->ticket.want = (struct space_reservation){data_bytes, pending, &io->vol->promise};
 	io->ticket.flags = flags;
 	io->ticket.done = reserve_done;
-	extent_lock_init(&io->lock, io->blk * FS_BLOCK_SIZE, (io->blk + io->nblk) * FS_BLOCK_SIZE,
-			 io->user->op == FS_WRITE ? EXTENT_DELALLOC : 0, lock_granted);
-	if (FAULT(FAULT_RANGE_LOCK)) { /* of a range that is nobody else's */
-		io->lock.start = (uintptr_t)io;
-		io->lock.end = io->lock.start + 1;
-	}
-	if (lock_extent_async(&io->vol->states, &io->lock))
-		locked(io);
+	if (io->user->flags & IO_LOCKED)
+		reserve(io);
+	else
+		io_lock_range(io, io->user->op == FS_WRITE ? EXTENT_DELALLOC : 0, reserve);
 }
 
 void io_write(struct io *io)
@@ -419,8 +401,6 @@ static void hole_locked(struct io *io)
 	lock_drop(&io->vol->lock);
 	space_pend(io->fs, &io->ticket.want, io->ticket.want.pending);
 	io->reserved = false;
-	unlock_extent(&io->vol->states, &io->lock);
-	io->locked = false;
 	io_succeed(io);
 }
 

@@ -4,10 +4,14 @@
  * and zeros that keep their space are written piece by piece.
  *
  * Invariants
- * 1. A request made of others holds nothing itself: no lock, no reservation. Its children hold what they need.
+ * 1. A request made of others holds the lock of its whole range from before its first child to after its last, and nothing
+ *    else. So it is carried out as a whole, in the order in which it arrived; its children (IO_LOCKED) take no lock, and hold
+ *    what else they need.
  * 2. No block is written by two children of one request.
+ * 3. Whether an edge lies in a hole is looked up when the range is locked: no earlier write to it is under way any more.
  */
 #include "base/util.h"
+#include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/io.h"
 
@@ -25,11 +29,14 @@ static void child_done(struct fs_io *child)
 		io_succeed(io);
 }
 
+/* A mistake: each child takes its turn by itself, and edges are looked at before. */
+static const bool unlocked = FAULT(FAULT_EDGE_UNLOCKED);
+
 static void start_child(struct io *io, unsigned which, enum fs_op op, uint32_t flags, uint64_t off, uint64_t len)
 {
 	if (len == 0)
 		return;
-	io->child[which] = (struct fs_io){.op = op, .flags = flags, .vol = io->vol, .off = off, .len = len,
+	io->child[which] = (struct fs_io){.op = op, .flags = flags | (unlocked ? 0 : IO_LOCKED), .vol = io->vol, .off = off, .len = len,
 					  .done = child_done, .arg = io};
 	io->parts++;
 	io_start(io->ctx, &io->child[which]);
@@ -53,8 +60,7 @@ static void zero_edge(struct io *io, unsigned which, uint64_t off, uint64_t len)
 		start_child(io, which, FS_WRITE, IO_ZEROS | IO_FREEING, off, len);
 }
 
-/* Whole blocks become holes, parts of blocks at the edges are overwritten with zeros. */
-void io_discard(struct io *io)
+static void discard_locked(struct io *io)
 {
 	uint64_t off = io->user->off, end = off + io->user->len;
 	uint64_t first = round_up_u64(off, FS_BLOCK_SIZE), last = round_down_u64(end, FS_BLOCK_SIZE);
@@ -70,6 +76,15 @@ void io_discard(struct io *io)
 	child_done(&(struct fs_io){.arg = io});
 }
 
+/* Whole blocks become holes, parts of blocks at the edges are overwritten with zeros. */
+void io_discard(struct io *io)
+{
+	if (unlocked)
+		discard_locked(io);
+	else
+		io_lock_range(io, 0, discard_locked);
+}
+
 static void zero_next(struct fs_io *child);
 
 static void zero_chunk(struct io *io)
@@ -77,7 +92,7 @@ static void zero_chunk(struct io *io)
 	/* Chunks meet at block borders: no block is written by two of them. */
 	uint64_t len = min_u64(io->user->len - io->zero_pos, IO_ZERO_CHUNK - (io->user->off + io->zero_pos) % FS_BLOCK_SIZE);
 
-	io->child[0] = (struct fs_io){.op = FS_WRITE, .flags = IO_ZEROS, .vol = io->vol, .off = io->user->off + io->zero_pos,
+	io->child[0] = (struct fs_io){.op = FS_WRITE, .flags = IO_ZEROS | IO_LOCKED, .vol = io->vol, .off = io->user->off + io->zero_pos,
 				      .len = len, .done = zero_next, .arg = io};
 	io->zero_pos += len;
 	io_start(io->ctx, &io->child[0]);
@@ -103,5 +118,5 @@ static void zero_next(struct fs_io *child)
 void io_zero_fill(struct io *io)
 {
 	io->zero_pos = 0;
-	zero_chunk(io);
+	io_lock_range(io, EXTENT_DELALLOC, zero_chunk);
 }

@@ -36,6 +36,14 @@ uint64_t fs_now_us(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
+uint64_t fs_wall_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)
 {
 	char msg[512];
@@ -93,6 +101,8 @@ static int replay(struct fs *fs)
 	fs->log.head = fs->log.tail = le64_to_cpu(fs->super.log_tail);
 	fs->log.seq = le64_to_cpu(fs->super.log_seq);
 	r = flush_log_replay(fs, fs->commit_q, &groups, &items);
+	fs->log.lost_flushes = le64_to_cpu(fs->super.log_lost_flushes);
+	fs->log.lost_ns = (int64_t)le64_to_cpu(fs->super.log_lost_ns);
 	if (groups)
 		fs_log(fs, FS_LOG_NOTICE, "flush log: %llu flushes with %llu changes replayed in %llu ms",
 		       (unsigned long long)groups, (unsigned long long)items, (unsigned long long)(fs_now_us() - start) / 1000);
@@ -170,7 +180,7 @@ static void init_locks(struct fs *fs)
 	lock_cond_init(&fs->done_cond);
 	lock_init(&fs->space.lock, LOCK_SPACE_INFO);
 	bad_nodes_init(&fs->bad_nodes);
-	TAILQ_INIT(&fs->space.tickets);
+	space_tickets_init(&fs->space);
 	volume_table_init(fs);
 	flush_log_init(fs);
 }

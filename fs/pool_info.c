@@ -67,6 +67,8 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
 	info->errors_io = atomic_load(&fs->stats.errors_io);
 	info->lost_bytes = atomic_load(&fs->lost_blocks) * FS_BLOCK_SIZE;
+	info->log_lost_flushes = fs->log.lost_flushes;
+	info->log_lost_ns = fs->log.lost_ns;
 	info->read_only = fs_is_read_only(fs);
 	info->device_kind = fs->dev->ops->name;
 	info->direct_io = fs->dev->direct;

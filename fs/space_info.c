@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/space_info.c: reservations, tickets, promises and the counters. What fits is computed in space_bound.c. */
+/* fs/space_info.c: reservations, promises and the counters. What fits is computed in space_bound.c; who waits: space_ticket.c. */
 #include "fs/space_info.h"
 
 #include <errno.h>
@@ -15,7 +15,6 @@
 #define GLOBAL_RESERVE_NODES_MIN 24u /* a trim needs 10 of the half that it may always have */
 #define FREEING_RESERVE_BYTES (256u << 10)
 #define SYSTEM_GROUP_MAX (256ull << 20)
-#define TICKET_COMMITS_MAX 8u /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u
 #define PENDING_MAX 1600000u
@@ -51,7 +50,7 @@ void space_info_init(struct fs *fs)
 
 void space_info_fini(struct fs *fs)
 {
-	ASSERT(TAILQ_EMPTY(&fs->space.tickets));
+	ASSERT(fs->space.nr_tickets == 0);
 	lock_fini(&fs->space.lock);
 }
 
@@ -141,143 +140,35 @@ static bool promise_is_there(const struct space_info *si, uint64_t bytes)
 	return d->allocated + d->may_use + d->unavailable + bytes <= d->total;
 }
 
-static bool try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
+enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
 {
 	struct space_info *si = &fs->space;
-
 	struct space_promise *p = want->promise;
 	bool promised = p && p->promised;
 
 	if (space_all_pending(si).touches > PENDING_MAX)
-		return false;
+		return SPACE_FULL;
 	if (promised) { /* it is owed; or it is as soon as a commit has freed what was overwritten */
 		flags |= SPACE_PROMISED;
 		if (want->data_bytes > owed(p))
-			return false;
+			return SPACE_OWED_LATER;
 		while (!promise_is_there(si, want->data_bytes))
 			if (!grow_data_locked(fs, want->pending, 0))
-				return false;
+				return SPACE_FULL;
 	} else if (want->data_bytes) {
 		while (!data_fits(si, want->data_bytes, flags))
 			if (!grow_data_locked(fs, want->pending, 0))
-				return false;
+				return SPACE_FULL;
 	}
 	if (!space_metadata_fits(fs, want->pending, atomic_load(&fs->groups.unallocated_bytes), flags, 0))
-		return false;
+		return SPACE_FULL;
 	if (p)
 		promise_change_locked(si, p, p->promised, p->allocated + want->data_bytes);
 	si->kind[SPACE_DATA].may_use += want->data_bytes;
 	si->in_flight.touches += want->pending.touches;
 	si->in_flight.bytes += want->pending.bytes;
 	check_locked(si);
-	return true;
-}
-
-/* ---- tickets --------------------------------------------------------------- */
-
-/* Whether a commit could free anything: something pinned, or pending that may replace or drop extents. */
-static bool can_reclaim_locked(struct fs *fs)
-{
-	const struct space_info *si = &fs->space;
-
-	return si->kind[SPACE_DATA].pinned || si->kind[SPACE_METADATA].pinned || si->running.touches ||
-	       si->committing.touches || si->in_flight.touches || atomic_load(&fs->orphans) ||
-	       fs_is_rebuilding(fs);
-}
-
-int space_reserve(struct fs *fs, struct space_ticket *t)
-{
-	struct space_info *si = &fs->space;
-	int r = 0;
-
-	if (fs_is_read_only(fs))
-		return -EROFS;
-	lock_take(&si->lock);
-	/* Nobody overtakes those who wait, but what frees space helps them. */
-	if ((TAILQ_EMPTY(&si->tickets) || (t->flags & SPACE_FREEING)) && try_reserve_locked(fs, &t->want, t->flags)) {
-		r = 0;
-	} else if (!can_reclaim_locked(fs) && TAILQ_EMPTY(&si->tickets)) {
-		si->enospc++;
-		r = -ENOSPC;
-	} else if (t->flags & SPACE_NOTICKET) {
-		r = -EAGAIN;
-	} else {
-		t->commits = atomic_load(&fs->commits_started);
-		t->change_commits = si->change_commits;
-		if (t->flags & SPACE_FREEING)
-			TAILQ_INSERT_HEAD(&si->tickets, t, link);
-		else
-			TAILQ_INSERT_TAIL(&si->tickets, t, link);
-		si->nr_tickets++;
-		r = -EINPROGRESS;
-	}
-	lock_drop(&si->lock);
-	if (r == -EINPROGRESS)
-		fs_kick_commit(fs);
-	return r;
-}
-
-/* The first ticket that can be answered: *ret_error tells how. */
-static struct space_ticket *next_answer_locked(struct fs *fs, uint64_t commits, bool reclaimable, int *ret_error)
-{
-	struct space_info *si = &fs->space;
-	struct space_ticket *t = TAILQ_FIRST(&si->tickets);
-
-	if (!t)
-		return NULL;
-	if (try_reserve_locked(fs, &t->want, t->flags)) {
-		*ret_error = 0;
-		si->granted_at = si->change_commits;
-	} else if (si->change_commits > max_u64(t->change_commits, si->granted_at) + TICKET_COMMITS_MAX ||
-		   (commits > t->commits && !reclaimable && !can_reclaim_locked(fs))) {
-		*ret_error = -ENOSPC;
-	} else {
-		return NULL;
-	}
-	TAILQ_REMOVE(&si->tickets, t, link);
-	si->nr_tickets--;
-	si->enospc += *ret_error != 0;
-	return t;
-}
-
-bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable)
-{
-	struct space_info *si = &fs->space;
-	struct space_ticket *t;
-	bool waiting;
-
-	lock_take(&si->lock);
-	for (int error; (t = next_answer_locked(fs, commits, reclaimable, &error));) {
-		lock_drop(&si->lock);
-		t->done(t, error);
-		lock_take(&si->lock);
-	}
-	waiting = !TAILQ_EMPTY(&si->tickets);
-	lock_drop(&si->lock);
-	return waiting;
-}
-
-void space_count_reclaim(struct fs *fs)
-{
-	lock_take(&fs->space.lock);
-	fs->space.reclaim_commits += !TAILQ_EMPTY(&fs->space.tickets);
-	lock_drop(&fs->space.lock);
-}
-
-void space_fail_tickets(struct fs *fs, int error)
-{
-	struct space_info *si = &fs->space;
-	struct space_ticket *t;
-
-	lock_take(&si->lock);
-	while ((t = TAILQ_FIRST(&si->tickets))) {
-		TAILQ_REMOVE(&si->tickets, t, link);
-		si->nr_tickets--;
-		lock_drop(&si->lock);
-		t->done(t, error);
-		lock_take(&si->lock);
-	}
-	lock_drop(&si->lock);
+	return SPACE_FITS;
 }
 
 /* ---- a reservation's life -------------------------------------------------- */

@@ -22,7 +22,9 @@
  *    a reservation is granted. Reserves: none for SPACE_FREEING; for writes to reserved volumes the global reserve; for all
  *    others that, trim growth, and what reserved volumes may come to need (space_promise_growth). When a data group is made it holds, with all of them, for what
  *    is then unallocated, and with items for all blocks of the group and a slack of 1/256 of the data.
- * 3. What was reserved leaves exactly once: data by space_allocate, and the rest of it by space_pend or space_unreserve;
+ * 3. A write to a reserved volume never waits for one to a thin volume; only for what a commit gives back to its own volume, or
+ *    for a commit when all that may be pending is (space_ticket.c).
+ * 4. What was reserved leaves exactly once: data by space_allocate, and the rest of it by space_pend or space_unreserve;
  *    pendings by space_unreserve, or after space_pend with the commit that carries them out.
  * docs/design.md has the proof that the committer then always finds room.
  */
@@ -64,6 +66,8 @@ enum space_flags {
 struct space_promise {
 	uint64_t promised;  /* bytes of data; 0: a thin volume */
 	uint64_t allocated; /* to this volume: in its trees and overlays, pinned, or under way */
+	uint64_t waiting;   /* tickets of this volume */
+	uint64_t blocked_in; /* the round of tickets in which one was found to wait for what is owed */
 };
 
 /* What one request holds. Start with {0}. */
@@ -73,11 +77,25 @@ struct space_reservation {
 	struct space_promise *promise; /* of the volume that is written; NULL: none */
 };
 
+/*
+ * Who waits behind whom. FREEING: behind nobody. PROMISED (writes to reserved volumes): behind those of the same volume, and
+ * behind other promised ones unless these wait for their own volume's space alone; never behind what is not promised. PLAIN: behind
+ * all that wait for what it needs too.
+ */
+enum space_class { SPACE_CLASS_FREEING, SPACE_CLASS_PROMISED, SPACE_CLASS_PLAIN, SPACE_CLASSES };
+
+/* Whether a reservation fits now; or what it waits for: what a commit gives back to its own volume, or what all share. */
+enum space_fit { SPACE_FITS, SPACE_OWED_LATER, SPACE_FULL };
+
 /* A request that waits for space. The caller's memory, until done. */
 struct space_ticket {
 	struct space_reservation want;
 	uint32_t flags;
 	void (*done)(struct space_ticket *t, int error); /* 0: reserved. Any thread, no lock held. */
+	/* While it waits: */
+	enum space_class class;
+	enum space_fit why;
+	int error;
 	uint64_t commits, change_commits; /* started, and completed with changes, when it was queued */
 	TAILQ_ENTRY(space_ticket) link;
 };
@@ -95,19 +113,22 @@ struct space_info {
 	uint64_t promises;	  /* reserved volumes */
 	uint64_t global_reserve;  /* metadata */
 	uint64_t freeing_reserve; /* data */
-	struct space_ticket_list tickets;
-	uint64_t nr_tickets;
-	uint64_t change_commits; /* that had something to commit */
-	uint64_t granted_at;	 /* of these, when a ticket was last granted */
+	struct space_ticket_list tickets[SPACE_CLASSES]; /* each in order of arrival */
+	uint64_t nr_tickets;		   /* in all of them */
+	uint64_t nr_stuck;		   /* promised ones that wait for what others could take */
+	uint64_t round;			   /* of answering tickets: struct space_promise */
+	uint64_t change_commits;	   /* that had something to commit */
+	uint64_t granted_at[SPACE_CLASSES]; /* of these, when a ticket was last granted, or one that frees space for it */
 	uint64_t enospc, reclaim_commits, reclaim_groups;
 };
 
+void space_tickets_init(struct space_info *si);
 /* Sets the reserves from the device's size, which may have grown. */
 void space_info_init(struct fs *fs);
 void space_info_fini(struct fs *fs);
 
 /*
- * Takes the reservation, or queues the ticket behind those that wait (t->done is called later), or refuses.
+ * Takes the reservation, or queues the ticket (enum space_class; t->done is called later), or refuses.
  * 0: reserved. -EINPROGRESS: queued. -ENOSPC: nothing that could be reclaimed would help. -EROFS.
  * With SPACE_NOTICKET: -EAGAIN instead of queueing.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space_info_int.h: what space_bound.c computes for space_info.c. All of it under the lock of struct space_info, and
- * without changing anything.
+ * fs/space_info_int.h: what space_bound.c computes for space_info.c, without changing anything; and what space_ticket.c asks of
+ * space_info.c. All of it under the lock of struct space_info.
  *
  * Invariant: what reserves, what makes data groups and what says how much is free ask the same function,
  * space_metadata_fits. It is (M) of docs/design.md.
@@ -10,6 +10,9 @@
 #define FS_SPACE_INFO_INT_H
 
 #include "fs/space_info.h"
+
+/* Takes the reservation if it fits. No tickets are looked at. */
+enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags);
 
 /* Of requests under way, and of the running and the committing overlays. */
 struct space_pending space_all_pending(const struct space_info *si);

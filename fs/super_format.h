@@ -66,8 +66,10 @@ struct super_block {
 	le64 log_offset, log_size; /* on the device */
 	le64 log_tail;		   /* where replay starts: position in the endless log (offset modulo log_size) */
 	le64 log_seq;		   /* of the record expected there */
+	le64 log_lost_flushes;	   /* since the pool was made, by records that had rotted: those that are known of */
+	le64 log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
 	struct super_system_group system[SUPER_SYSTEM_GROUPS];
-	uint8_t reserved[SUPER_SIZE - 248 - 48 * SUPER_SYSTEM_GROUPS];
+	uint8_t reserved[SUPER_SIZE - 264 - 48 * SUPER_SYSTEM_GROUPS];
 };
 static_assert(sizeof(struct super_block) == SUPER_SIZE, "super_block");
 

@@ -28,6 +28,13 @@ static void answer(struct evhttp_request *req, int status, const char *type, str
 	evhttp_send_reply(req, status, NULL, body);
 }
 
+static int write_clients(const struct http_server *h, struct evbuffer *body)
+{
+	struct client_list *clients = h->workers[0].clients; /* all workers' */
+
+	return clients ? metrics_write_clients(body, h->fs, clients) : 0;
+}
+
 static void on_metrics(struct evhttp_request *req, void *arg)
 {
 	struct http_server *h = arg;
@@ -38,7 +45,7 @@ static void on_metrics(struct evhttp_request *req, void *arg)
 	fs_get_info(h->fs, &info);
 	for (unsigned i = 0; i < h->worker_count; i++)
 		metrics_add(&nbd, &h->workers[i].env.stats);
-	if (body && metrics_write(body, &info, &nbd) == 0)
+	if (body && metrics_write(body, &info, &nbd) == 0 && write_clients(h, body) == 0)
 		answer(req, HTTP_OK, METRICS_TYPE, body);
 	else
 		evhttp_send_error(req, HTTP_INTERNAL, NULL);

@@ -30,9 +30,9 @@ static const struct metric fs_metrics[] = {
 	{"byre_block_groups", GAUGE, "Block groups.", "{kind=\"data\"}", FS(groups_data)},
 	{"byre_block_groups", GAUGE, NULL, "{kind=\"metadata\"}", FS(groups_metadata)},
 	{"byre_block_groups", GAUGE, NULL, "{kind=\"system\"}", FS(groups_system)},
-	{"byre_generation", COUNTER, "Generation of the last commit.", "", FS(generation)},
+	{"byre_generation", GAUGE, "Generation of the last commit.", "", FS(generation)},
 	{"byre_commits_total", COUNTER, "Commits since start.", "", FS(commits)},
-	{"byre_last_commit_milliseconds", GAUGE, "How long the last commit took.", "", FS(last_commit_ms)},
+	{"byre_commit_bytes_total", COUNTER, "Bytes that commits have written, data not counted.", "", FS(commit_bytes)},
 	{"byre_flushes_total", COUNTER, "Flushes that were asked for.", "", FS(flushes)},
 	{"byre_log_groups_total", COUNTER, "Groups written to the flush log.", "", FS(log_groups)},
 	{"byre_log_bytes_total", COUNTER, "Bytes written to the flush log.", "", FS(log_bytes)},
@@ -56,6 +56,8 @@ static const struct metric fs_metrics[] = {
 	{"byre_errors_total", COUNTER, "Errors of the device.", "{kind=\"corrected\"}", FS(errors_corrected)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"checksum\"}", FS(errors_checksum)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"io\"}", FS(errors_io)},
+	{"byre_log_lost_flushes_total", COUNTER, "Answered flushes lost by damage to the flush log, since the pool was made.", "",
+	 FS(log_lost_flushes)},
 };
 #undef FS
 
@@ -108,6 +110,18 @@ static int write_table(struct evbuffer *out, const struct metric *table, size_t 
 	return r;
 }
 
+static int write_seconds(struct evbuffer *out, const struct fs_info *info)
+{
+	return evbuffer_add_printf(out,
+				   "# HELP byre_last_commit_seconds How long the last commit took.\n"
+				   "# TYPE byre_last_commit_seconds gauge\nbyre_last_commit_seconds %.3f\n"
+				   "# HELP byre_commit_seconds_total How long all commits took.\n"
+				   "# TYPE byre_commit_seconds_total counter\nbyre_commit_seconds_total %.6f\n",
+				   (double)info->last_commit_ms / 1e3, (double)info->commit_us / 1e6) < 0
+		       ? -ENOMEM
+		       : 0;
+}
+
 int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct metrics_nbd *nbd)
 {
 	struct metric read_only = {"byre_pool_read_only", GAUGE, "1 when nothing can be written.", "", 0};
@@ -115,5 +129,7 @@ int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct
 
 	if (!r)
 		r = write_metric(out, &read_only, info->read_only);
+	if (!r)
+		r = write_seconds(out, info);
 	return r ? r : write_table(out, nbd_metrics, ARRAY_SIZE(nbd_metrics), nbd);
 }

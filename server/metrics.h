@@ -6,6 +6,7 @@
 #include <event2/buffer.h>
 
 #include "fs/fs.h"
+#include "server/clients.h"
 #include "server/nbd_session.h"
 
 /* The sum of all workers' figures. */
@@ -18,5 +19,15 @@ struct metrics_nbd {
 void metrics_add(struct metrics_nbd *sum, const struct nbd_stats *stats);
 /* -ENOMEM. */
 int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct metrics_nbd *nbd);
+
+/* At most so many volumes and clients have series of their own: the first by id. */
+#define METRICS_VOLUMES_MAX 1000u
+#define METRICS_CLIENTS_MAX 256u
+
+/*
+ * Latencies of all requests; what volumes have and what was done to them; what clients that are connected have done. Kinds of
+ * requests that did not occur are left out. O(METRICS_VOLUMES_MAX + clients). -ENOMEM.
+ */
+int metrics_write_clients(struct evbuffer *out, struct fs *fs, struct client_list *clients);
 
 #endif

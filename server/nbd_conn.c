@@ -31,6 +31,9 @@ struct nbd_conn {
 	int unsent;		 /* lingering: what the kernel has not got rid of */
 	struct event read_event, write_event, timer;
 	struct task adopt_task;
+	struct client client; /* listed when the worker has a list, while there is a session */
+	bool listed;
+	atomic_bool dropped;  /* asked for: see drop */
 };
 
 static void on_dirty(struct nbd_session *s)
@@ -102,6 +105,13 @@ static bool send_replies(struct nbd_conn *conn)
 	return true;
 }
 
+static void unlist(struct nbd_conn *conn)
+{
+	if (conn->listed)
+		client_leave(conn->worker->clients, &conn->client);
+	conn->listed = false;
+}
+
 static void conn_free(struct nbd_conn *conn)
 {
 	struct nbd_worker *w = conn->worker;
@@ -110,6 +120,7 @@ static void conn_free(struct nbd_conn *conn)
 	event_del(&conn->write_event);
 	event_del(&conn->timer);
 	close(conn->fd);
+	unlist(conn);
 	nbd_session_free(conn->session); /* accepts NULL: it lingered */
 	*conn->pprev = conn->next;
 	if (conn->next)
@@ -126,6 +137,16 @@ static bool wants_input(struct nbd_session *s)
 	return nbd_session_rx(s, iov) > 0;
 }
 
+/* Option haggling is over: the list learns which volume it is. */
+static void list_volume(struct nbd_conn *conn)
+{
+	const struct nbd_export *export = &conn->session->export;
+	struct fs_volume_info info;
+
+	fs_volume_get_info(export->vol, &info);
+	client_open(conn->worker->clients, &conn->client, &info, export->read_only);
+}
+
 static void start_last_timer(struct nbd_conn *conn)
 {
 	const struct timeval last = {.tv_sec = NBD_LAST_MS / 1000, .tv_usec = NBD_LAST_MS % 1000 * 1000};
@@ -138,6 +159,7 @@ static void start_last_timer(struct nbd_conn *conn)
 /* See invariant 3. */
 static void linger(struct nbd_conn *conn)
 {
+	unlist(conn);
 	nbd_session_free(conn->session);
 	conn->session = NULL;
 	want_write(conn, false);
@@ -179,6 +201,8 @@ static void progress(struct nbd_conn *conn)
 	if (conn->timed && s->state != NBD_HANDSHAKE) {
 		event_del(&conn->timer);
 		conn->timed = false;
+		if (conn->worker->clients && s->export.vol)
+			list_volume(conn);
 	}
 	want_read(conn, wants_input(s));
 	want_write(conn, !sent && s->state != NBD_BROKEN);
@@ -394,6 +418,39 @@ static int start_sweep(struct nbd_worker *w)
 
 /* ---- the worker ----------------------------------------------------------- */
 
+/* On the loop's thread: ends the connections that somebody asked to be dropped. */
+static void run_drops(struct task *task)
+{
+	struct nbd_worker *w = container_of(task, struct nbd_worker, drop_task);
+
+	atomic_store(&w->drop_posted, false);
+	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
+		if (conn->session && atomic_load(&conn->dropped))
+			nbd_session_break(conn->session, "dropped on request");
+	/* The loop's after_io, which follows every batch of tasks, does the rest. */
+}
+
+static void drop(struct client *client)
+{
+	struct nbd_conn *conn = container_of(client, struct nbd_conn, client);
+	struct nbd_worker *w = conn->worker;
+
+	atomic_store(&conn->dropped, true);
+	if (!atomic_exchange(&w->drop_posted, true))
+		loop_post(w->loop, &w->drop_task);
+}
+
+static void list_conn(struct nbd_conn *conn)
+{
+	if (!conn->worker->clients)
+		return;
+	client_peer(conn->fd, conn->client.peer);
+	conn->client.drop = drop;
+	conn->session->figures = &conn->client.figures;
+	client_join(conn->worker->clients, &conn->client);
+	conn->listed = true;
+}
+
 /* On the loop's thread: the connection begins. */
 static void adopt(struct task *task)
 {
@@ -418,6 +475,7 @@ static void adopt(struct task *task)
 	if (conn->next)
 		conn->next->pprev = &conn->next;
 	w->conns = conn;
+	list_conn(conn);
 	if (w->draining)
 		nbd_session_break(conn->session, NBD_WHY_STOP);
 	on_dirty(conn->session); /* the greeting */
@@ -524,6 +582,7 @@ int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_wo
 		.linger_timeout = {.tv_sec = NBD_LINGER_TIMEOUT_S},
 	};
 	w->dirty_tail = &w->dirty;
+	w->drop_task.fn = run_drops;
 	nbd_env_init(&w->env);
 	budget_add_member(opt->budget, &w->env.member);
 	loop->after_io = after_io;

@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 
+#include "server/clients.h"
 #include "server/loop.h"
 #include "server/nbd_session.h"
 
@@ -24,6 +25,7 @@ struct nbd_conn;
 struct nbd_worker {
 	struct loop *loop;
 	struct nbd_env env;
+	struct client_list *clients; /* where connections are listed; NULL: nowhere. Set it before the loop runs. */
 	struct timeval handshake_timeout,
 		linger_timeout; /* see limits.h; tests make them shorter before the loop runs */
 	unsigned stall_ms;	/* invariant 4 */
@@ -37,7 +39,8 @@ struct nbd_worker {
 	bool draining;
 	void (*drained)(void *arg); /* on the loop's thread, once, when the last connection is gone after a drain */
 	void *drained_arg;
-	struct task drain_task, cut_task;
+	struct task drain_task, cut_task, drop_task;
+	atomic_bool drop_posted;
 };
 
 struct nbd_worker_options {

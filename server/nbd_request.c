@@ -65,8 +65,9 @@ struct nbd_request *nbd_request_new(struct nbd_session *s, const struct nbd_head
 		req = s->env->spare;
 	}
 	s->env->spare = req->next;
-	memset(req, 0, offsetof(struct nbd_request, head));
+	memset(req, 0, offsetof(struct nbd_request, start_us));
 	req->session = s;
+	req->start_us = s->figures ? figures_now_us() : 0;
 	req->cookie = h->cookie;
 	req->command = h->type;
 	req->flags = h->flags;
@@ -259,6 +260,26 @@ static void make_head(struct nbd_request *req, int error)
 		status_head(req);
 }
 
+static enum figures_kind kind_of(uint16_t command)
+{
+	switch (command) {
+	case NBD_CMD_READ: return FIGURES_READ;
+	case NBD_CMD_WRITE: return FIGURES_WRITE;
+	case NBD_CMD_FLUSH: return FIGURES_FLUSH;
+	case NBD_CMD_TRIM:
+	case NBD_CMD_WRITE_ZEROES: return FIGURES_FREE;
+	default: return FIGURES_OTHER;
+	}
+}
+
+static void count_figures(const struct nbd_request *req, int error)
+{
+	enum figures_kind kind = kind_of(req->command);
+	uint64_t bytes = error || kind == FIGURES_FLUSH || kind == FIGURES_OTHER ? 0 : req->io.len;
+
+	figures_add(req->session->figures, kind, bytes, figures_now_us() - req->start_us, error);
+}
+
 static void count_reply(struct nbd_stats *st, const struct nbd_request *req, int error)
 {
 	if (error)
@@ -284,6 +305,8 @@ void nbd_request_finish(struct nbd_request *req, int error)
 	if (error || (req->command != NBD_CMD_READ && req->command != NBD_CMD_BLOCK_STATUS))
 		release_data(req);
 	count_reply(&s->env->stats, req, error);
+	if (s->figures)
+		count_figures(req, error);
 	if (s->state == NBD_BROKEN) {
 		nbd_request_release(req);
 	} else {

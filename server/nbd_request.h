@@ -32,6 +32,7 @@ struct nbd_request {
 	uint8_t head_len;
 
 	/* From here on nothing is cleared for a new request. */
+	uint64_t start_us;
 	uint8_t head[sizeof(struct nbd_chunk_data)];
 	struct fs_work work; /* BLOCK_STATUS */
 	struct task task;

@@ -38,6 +38,7 @@
 #include "server/budget.h"
 #include "server/buf_pool.h"
 #include "server/limits.h"
+#include "server/figures.h"
 #include "server/nbd_export.h"
 #include "server/task.h"
 
@@ -104,6 +105,7 @@ struct nbd_session {
 	enum nbd_session_state state;
 	struct nbd_handshake *hs; /* until its last output is sent */
 	struct nbd_export export;
+	struct figures_live *figures; /* where requests are counted, besides env->stats; may be NULL */
 	bool structured, allocation;
 	const char *why; /* it is over, or nearly; NULL: it is not */
 

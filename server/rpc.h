@@ -11,11 +11,13 @@
 
 #include <event2/event.h>
 
+struct client_list;
 struct fs;
 struct rpc_server;
 
 struct rpc_server_options {
 	struct fs *fs; /* outlives the server */
+	struct client_list *clients; /* likewise; NULL: there are none to speak of */
 	/* A client asked the daemon to stop, and has its answer. Runs on the loop; may call rpc_server_stop. */
 	void (*shutdown)(void *arg);
 	void *arg;

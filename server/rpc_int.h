@@ -78,6 +78,20 @@ int rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *reply);
 /* Notes why the call fails, unless something was noted before; returns `error`. */
 int rpc_call_fail(struct rpc_call *call, int error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* ---- rpc_client.c: methods about NBD clients and what they do ---- */
+
+int rpc_run_client_list(struct rpc_call *call);
+int rpc_run_client_drop(struct rpc_call *call);
+int rpc_run_volume_figures(struct rpc_call *call);
+
+struct figures;
+/* A message of figures with its parts, which borrow from `from`. */
+struct rpc_figures {
+	Byre__Figures msg;
+	Byre__KindFigures kinds[5];
+};
+void rpc_figures_message(const struct figures *from, struct rpc_figures *ret_msg);
+
 struct rpc_stats {
 	uint64_t start_ms; /* CLOCK_MONOTONIC */
 	uint64_t connections_total, requests, errors, bad_frames;

@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "server/clients.h"
 #include "server/rpc_int.h"
 
 /* Volumes on one page of a list: bounded so that the reply always fits a frame. */
@@ -108,6 +109,8 @@ static void pool_message(const struct fs_info *i, Byre__PoolInfo *ret_msg)
 	ret_msg->volumes = i->volumes;
 	ret_msg->snapshots = i->snapshots;
 	ret_msg->objects = i->objects;
+	ret_msg->log_lost_flushes = i->log_lost_flushes;
+	ret_msg->log_lost_ns = i->log_lost_ns;
 	ret_msg->errors_corrected = i->errors_corrected;
 	ret_msg->errors_checksum = i->errors_checksum;
 	ret_msg->errors_io = i->errors_io;
@@ -163,12 +166,19 @@ static int run_stats(struct rpc_call *call)
 {
 	const struct rpc_server *s = call->server;
 	Byre__StatsReply reply = BYRE__STATS_REPLY__INIT;
+	struct figures figures;
+	struct rpc_figures nbd;
 	Byre__PoolInfo pool;
 	struct fs_info info;
 
 	fs_get_info(s->opt.fs, &info);
 	pool_message(&info, &pool);
 	reply.pool = &pool;
+	if (s->opt.clients) {
+		client_total(s->opt.clients, &figures, &reply.nbd_connections, &reply.nbd_connections_total);
+		rpc_figures_message(&figures, &nbd);
+		reply.nbd = &nbd.msg;
+	}
 	reply.uptime_ms = ms_since(s->stats.start_ms);
 	reply.rpc_connections = s->nr_conns;
 	reply.rpc_connections_total = s->stats.connections_total;
@@ -348,6 +358,7 @@ static int run_volume_resize(struct rpc_call *call)
 static int run_volume_rename(struct rpc_call *call)
 {
 	const Byre__VolumeRenameRequest *rq = (const Byre__VolumeRenameRequest *)call->request;
+	struct fs_volume_info info;
 	int r;
 
 	r = check_name(call, rq->from);
@@ -355,17 +366,24 @@ static int run_volume_rename(struct rpc_call *call)
 		r = check_name(call, rq->to);
 	if (!r)
 		r = fs_volume_rename(call->server->opt.fs, rq->from, rq->to, &call->err);
+	if (!r && call->server->opt.clients && !fs_volume_find_info(call->server->opt.fs, rq->to, &info))
+		client_volume_renamed(call->server->opt.clients, info.id, rq->to);
 	return r;
 }
 
 static int run_volume_delete(struct rpc_call *call)
 {
 	const Byre__VolumeDeleteRequest *rq = (const Byre__VolumeDeleteRequest *)call->request;
+	struct fs_volume_info info = {0};
 	int r;
 
 	r = check_name(call, rq->name);
-	if (!r)
-		r = fs_volume_delete(call->server->opt.fs, rq->name, &call->err);
+	if (r)
+		return r;
+	(void)fs_volume_find_info(call->server->opt.fs, rq->name, &info); /* what is not there the next line tells */
+	r = fs_volume_delete(call->server->opt.fs, rq->name, &call->err);
+	if (!r && call->server->opt.clients)
+		client_volume_deleted(call->server->opt.clients, info.id);
 	return r;
 }
 
@@ -392,6 +410,12 @@ static const struct rpc_method methods[] = {
 	 run_volume_rename, NULL},
 	{BYRE__METHOD__METHOD_VOLUME_DELETE, "volume delete", &byre__volume_delete_request__descriptor, true,
 	 run_volume_delete, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_FIGURES, "volume figures", &byre__volume_figures_request__descriptor, false,
+	 rpc_run_volume_figures, NULL},
+	{BYRE__METHOD__METHOD_CLIENT_LIST, "client list", &byre__client_list_request__descriptor, false,
+	 rpc_run_client_list, NULL},
+	{BYRE__METHOD__METHOD_CLIENT_DROP, "client drop", &byre__client_drop_request__descriptor, false,
+	 rpc_run_client_drop, NULL},
 };
 
 const struct rpc_method *rpc_method_find(uint16_t id)

@@ -53,6 +53,7 @@ struct server {
 	struct unit *units;
 	struct nbd_worker *workers;
 	unsigned count, inited; /* units; of them, initialized */
+	struct client_list clients;
 	struct listener_group listeners;
 	struct rpc_server *rpc;
 	unsigned rpc_listening;
@@ -335,6 +336,7 @@ static int init_units(struct server *srv)
 			loop_fini(&unit->loop);
 			return r;
 		}
+		srv->workers[srv->inited].clients = &srv->clients;
 	}
 	return 0;
 }
@@ -363,7 +365,8 @@ static int listen_rpc_on(struct server *srv, const struct addr *addr)
 
 static int listen_rpc(struct server *srv)
 {
-	struct rpc_server_options opt = {.fs = srv->fs, .shutdown = on_rpc_shutdown, .arg = srv};
+	struct rpc_server_options opt = {
+		.fs = srv->fs, .clients = &srv->clients, .shutdown = on_rpc_shutdown, .arg = srv};
 	int r = rpc_server_new(srv->units[0].loop.base, &opt, &srv->rpc);
 
 	for (unsigned i = 0; i < srv->config.rpc.count && !r; i++) {
@@ -450,6 +453,7 @@ static void finish(struct server *srv)
 	mem_free(srv->workers);
 	mem_free(srv->units);
 	budget_fini(&srv->budget);
+	client_list_fini(&srv->clients);
 }
 
 static int close_pool(struct server *srv)
@@ -475,6 +479,7 @@ int server_run(const struct server_options *opt)
 	budget_init(&srv.budget, budget_bytes(&srv.config), srv.config.memory_bytes / SERVER_MEMORY_CONNECTIONS);
 	if (evthread_use_pthreads() < 0 || open_pool(&srv) < 0)
 		return 1;
+	client_list_init(&srv.clients);
 	r = start(&srv);
 	if (!r) {
 		log_bare(srv.log, "ready");

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -104,3 +105,89 @@ def test_pool_grow_takes_all_of_its_device(make_byred):
     assert b.json("pool", "info")["size"] == 200 * M
     b.stop()
     assert b.check() == []
+
+
+# ---- who does what ----------------------------------------------------------------------------
+
+
+def wait_until(what, timeout=10):
+    deadline = time.monotonic() + timeout
+    while not (got := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return got
+
+
+def test_clients_are_listed_and_a_hung_one_is_dropped(make_byred):
+    """A client that hangs kept its volume from being deleted, and nobody could tell which it was."""
+    b = make_byred("64M").start()
+    b.create("held", "16M")
+    h = b.open("held")
+    h.pwrite(b"x" * 8192, 0)
+    h.pread(4096, 0)
+    client, = b.json("client", "list")
+    assert client["volume"] == "held" and f"pid {os.getpid()}" in client["peer"] and not client["read_only"]
+    assert client["figures"]["write"]["bytes"] == 8192 and client["figures"]["read"]["count"] == 1
+    assert "held" in b.ok("client", "list").out
+    b.refused("volume", "delete", "held", match="in use")
+    b.refused("client", "drop", str(client["id"] + 1), match="no such client")
+    b.ok("client", "drop", str(client["id"]))
+    wait_until(lambda: b.json("client", "list") == [])
+    b.delete("held")
+    b.close_handles()
+
+
+def test_figures_by_volume_survive_their_clients(make_byred):
+    b = make_byred("64M").start()
+    for name in ("a", "b"):
+        b.create(name, "16M")
+    h = b.open("a")
+    h.pwrite(b"x" * 4096, 0)
+    h.flush()
+    b.close_handles()
+    b.open("b").pread(65536, 0)
+    b.ok("volume", "rename", "b", "c")
+    stats = b.json("stats")
+    assert stats["nbd"]["write"]["bytes"] == 4096 and stats["nbd"]["read"]["bytes"] == 65536
+    assert stats["nbd"]["flush"]["count"] == 1 and sum(x["count"] for x in stats["nbd"]["read"]["latency"]) == 1
+    assert re.search(r"nbd: read +1 \(0 failed\), 64 KiB", b.ok("stats").out)
+    got = b.json("top", "--interval", "1")
+    assert [v["volume"] for v in got["volumes"]] == ["a", "c"] and got["seconds"] >= 1
+    assert re.search(r"^c +0 ", b.ok("top", "--interval", "1").out, re.M)
+
+
+def test_top_shows_what_happens_now(make_byred):
+    b = make_byred("64M").start()
+    b.create("busy", "16M")
+    b.create("idle", "16M")
+    h, _ = b.open("busy"), b.open("idle").pread(4096, 0)
+    top = subprocess.Popen([BYRE, "--connect", f"unix:{b.rpc_sock}", "top", "--interval", "2", "--json"], stdout=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    for _ in range(10):
+        h.pwrite(b"x" * 4096, 0)
+    got = json.loads(top.communicate(timeout=20)[0])
+    assert [v["volume"] for v in got["volumes"]] == ["busy", "idle"]
+    assert got["volumes"][0]["figures"]["write"]["count"] == 10 and got["volumes"][1]["figures"]["read"]["count"] == 0
+    assert got["clients"][0]["figures"]["write"]["bytes"] == 40960
+
+
+def test_metrics_pass_promtools_lint(make_byred):
+    """Names, units, types and help texts as Prometheus wants them."""
+    if subprocess.run(["which", "promtool"], capture_output=True).returncode:
+        pytest.skip("no promtool (Debian's package prometheus)")
+    b = make_byred("64M")
+    sock = os.path.join(b.dir, "http.sock")
+    b.args += ["--http", f"unix:{sock}"]
+    b.start()
+    b.create("v", "16M")
+    h = b.open("v")
+    h.pwrite(b"x" * 4096, 0)
+    h.flush()
+    h.trim(4096, 0)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(sock)
+        s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = b"".join(iter(lambda: s.recv(65536), b"")).split(b"\r\n\r\n", 1)[1]
+    assert b'byre_volume_bytes_total{volume="v",op="write"} 4096\n' in text
+    got = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    assert got.returncode == 0 and not got.stdout and not got.stderr, got

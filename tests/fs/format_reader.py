@@ -18,6 +18,7 @@ SUPER_OFFSETS = (64 << 10, 512 << 10, (8 << 20) - (64 << 10))
 DATA, METADATA, SYSTEM = 1, 2, 4
 ROOT_TREE, GROUP_TREE, FIRST_ID = 1, 2, 256
 LAST, DATA_DURABLE, PAD = 1, 2, 4
+LOG_EXTENT, LOG_GROUP = 1, 2
 
 
 class Broken(Exception):
@@ -138,8 +139,8 @@ class Pool:
                 and sb["version"] == 2)
         sb["root_tree"], sb["group_tree"] = tree_root(data, 120), tree_root(data, 168)
         sb.update(fields("QQQQ", "log_offset log_size log_tail log_seq", data, 216))
-        sb["system"] = [struct.unpack_from("<6Q", data, 248 + 48 * i) for i in range(32)]
-        need(not good or not any(data[1784:]), "superblock: reserved bytes are not zero")
+        sb["system"] = [struct.unpack_from("<6Q", data, 264 + 48 * i) for i in range(32)]
+        need(not good or not any(data[1800:]), "superblock: reserved bytes are not zero")
         return sb if good else None
 
     def read_super(self):
@@ -344,15 +345,15 @@ class Pool:
         size = self.sb["log_size"]
         at = pos % size
         data = self.pread(BLOCK, self.sb["log_offset"] + at)
-        h = fields("I4s16sQIIII", "crc magic pool seq bytes items flags reserved", data)
-        if (h["magic"] != b"BYLG" or h["pool"] != self.sb["uuid"] or h["seq"] != seq or not 48 <= h["bytes"] <= 262144
+        h = fields("I4s16sQQIIII", "crc magic pool seq durable bytes items flags reserved", data)
+        if (h["magic"] != b"BYLG" or h["pool"] != self.sb["uuid"] or h["seq"] != seq or not 56 <= h["bytes"] <= 262144
                 or at + -(-h["bytes"] // BLOCK) * BLOCK > size):
             return None
         data = self.pread(h["bytes"], self.sb["log_offset"] + at)
         if h["crc"] != crc32c(data[4:]):
             return None
         step = size - at if h["flags"] & PAD else -(-h["bytes"] // BLOCK) * BLOCK
-        return h["flags"], data[48:], pos + step
+        return h["flags"], data[56:], pos + step
 
     def log_groups(self):
         pos, seq, group = self.sb["log_tail"], self.sb["log_seq"], b""
@@ -369,22 +370,28 @@ class Pool:
             verify = i + 1 == len(groups) and not flags & DATA_DURABLE
             at = 0
             while at < len(group):
-                volume, blk, n, addr, generation = struct.unpack_from("<5Q", group, at)
-                at += 40
-                crcs = ()
-                if volume and addr:
-                    crcs = struct.unpack_from(f"<{n}I", group, at)
-                    at += 4 * n
-                if volume == 0 or generation > self.sb["generation"]:
-                    self.apply(volume, blk, n, addr, crcs, verify)
+                kind, zero, length, ident, generation = struct.unpack_from("<HHIQQ", group, at)
+                need(not zero and length >= 24 and length % 8 == 0 and at + length <= len(group), "flush log: item", kind, length)
+                self.log_item(kind, ident, generation, group[at + 24:at + length], verify)
+                at += length
 
-    def apply(self, volume, blk, n, addr, crcs, verify):
-        if volume == 0:
-            if blk not in self.groups:
-                self.add_group(Group(blk, n, DATA, [addr]))
-            return
-        v = next((v for v in self.volumes.values() if v.id == volume), None)
-        need(v and n and (blk + n) * BLOCK <= v.size, "flush log: blocks", blk, n, "of volume", volume)
+    def log_item(self, kind, ident, generation, body, verify):
+        if kind == LOG_GROUP:
+            length, offset = struct.unpack("<QQ", body)
+            if ident not in self.groups:
+                self.add_group(Group(ident, length, DATA, [offset]))
+        elif kind == LOG_EXTENT:
+            blk, n, addr = struct.unpack_from("<QQQ", body)
+            crcs = struct.unpack_from(f"<{n}I", body, 24) if addr else ()
+            need(n and len(body) == 24 + -(-4 * len(crcs) // 8) * 8, "flush log: an extent of", n, "blocks")
+            if generation > self.sb["generation"]:
+                self.log_extent(ident, blk, n, addr, crcs, verify)
+        else:
+            need(False, "flush log: an item of type", kind)
+
+    def log_extent(self, ident, blk, n, addr, crcs, verify):
+        v = next((v for v in self.volumes.values() if v.id == ident), None)
+        need(v and (blk + n) * BLOCK <= v.size, "flush log: blocks", blk, n, "of volume", ident)
         if verify and any(crc32c(self.data(addr + i * BLOCK)) != c for i, c in enumerate(crcs)):
             return
         self.log_items += 1

@@ -22,7 +22,7 @@
 /* Makes as many data groups as so many promised bytes want; nobody needs them afterwards. False: they do not fit. */
 static bool make_groups(struct fs *fs, uint64_t bytes)
 {
-	struct space_promise promise = {0, 0};
+	struct space_promise promise = {0};
 	uint64_t missing;
 
 	if (space_set_promise(fs, &promise, bytes, false, &missing))
@@ -264,7 +264,7 @@ static void check_large_pool(const char *path, uint64_t resident)
 static void test_block_group_pool_of_a_pebibyte(void **state)
 {
 	uint64_t resident = resident_bytes();
-	struct space_promise promise = {0, 0};
+	struct space_promise promise = {0};
 	struct fs_info info;
 	char path[64];
 	struct fs *fs;
@@ -282,7 +282,7 @@ static void test_block_group_pool_of_a_pebibyte(void **state)
 static void test_block_group_pool_grown_to_a_pebibyte(void **state)
 {
 	uint64_t resident = resident_bytes();
-	struct space_promise promise = {0, 0};
+	struct space_promise promise = {0};
 	struct fs_info info;
 	struct fs_error err;
 	char path[64];

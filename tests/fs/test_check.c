@@ -457,6 +457,8 @@ static void free_log_subject(struct log_subject *ls)
 	free(ls->w);
 }
 
+#define EXTENT_BYTES (sizeof(struct log_extent) + 8) /* of one block */
+
 /* Changes a field of the last item of a record, and its checksum. */
 static void edit_record(struct device *dev, uint64_t at, size_t field, uint64_t value)
 {
@@ -468,8 +470,8 @@ static void edit_record(struct device *dev, uint64_t at, size_t field, uint64_t 
 	device_sim_peek(dev, at, block, sizeof(block));
 	bytes = le32_to_cpu(rec->bytes);
 	assert_int_equal(le32_to_cpu(rec->magic), LOG_MAGIC);
-	assert_true(bytes >= sizeof(*rec) + sizeof(struct log_item) + sizeof(le32) && bytes <= sizeof(block));
-	memcpy(block + bytes - sizeof(le32) - sizeof(struct log_item) + field, &raw, sizeof(raw));
+	assert_true(bytes >= sizeof(*rec) + EXTENT_BYTES && bytes <= sizeof(block));
+	memcpy(block + bytes - EXTENT_BYTES + field, &raw, sizeof(raw));
 	rec->crc = cpu_to_le32(crc32c((char *)rec + 4, bytes - 4));
 	device_sim_poke(dev, at, block, sizeof(block));
 }
@@ -478,7 +480,7 @@ static void test_check_log_damage_is_found(void **state)
 {
 	struct log_subject ls;
 	struct device *dev;
-	struct log_item item;
+	struct log_extent item;
 
 	new_log_subject(&ls);
 	/* The first flush was answered before the second began: its data has to be there. Not so that of the last. */
@@ -496,13 +498,14 @@ static void test_check_log_damage_is_found(void **state)
 		uint64_t value;
 		const char *finding;
 	} edits[] = {
-		{offsetof(struct log_item, volume), 12345, "which do not exist"},
-		{offsetof(struct log_item, blk), VOLUME_BYTES / FS_BLOCK_SIZE, "which do not exist"},
-		{offsetof(struct log_item, blk), UINT64_MAX, "which do not exist"},
-		{offsetof(struct log_item, addr), 1ull << 50, "where no data group is"},
-		{offsetof(struct log_item, addr), ls.committed, "that the trees refer to"},
-		{offsetof(struct log_item, addr), ls.committed + 1, "where no data group is"},
-		{offsetof(struct log_item, blocks), 1ull << 40, "an item is longer than its group"},
+		{offsetof(struct log_item, id), 12345, "which do not exist"},
+		{offsetof(struct log_extent, blk), VOLUME_BYTES / FS_BLOCK_SIZE, "which do not exist"},
+		{offsetof(struct log_extent, blk), UINT64_MAX, "which do not exist"},
+		{offsetof(struct log_extent, addr), 1ull << 50, "where no data group is"},
+		{offsetof(struct log_extent, addr), ls.committed, "that the trees refer to"},
+		{offsetof(struct log_extent, blocks), 1ull << 40, "makes no sense"},
+		{offsetof(struct log_extent, addr), ls.committed + 1, "makes no sense"},
+		{offsetof(struct log_item, type), 0xee, "makes no sense"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(edits); i++) {
 		dev = device_sim_clone(ls.image, 1);
@@ -513,12 +516,24 @@ static void test_check_log_damage_is_found(void **state)
 	/* The second gives the block of the first to another place. */
 	dev = device_sim_clone(ls.image, 1);
 	device_sim_peek(dev, ls.record[0] + sizeof(struct log_record), &item, sizeof(item));
-	edit_record(dev, ls.record[1], offsetof(struct log_item, addr), le64_to_cpu(item.addr));
+	edit_record(dev, ls.record[1], offsetof(struct log_extent, addr), le64_to_cpu(item.addr));
 	assert_found(dev, true, "or twice to one");
 	device_close(dev);
-	/* Torn: it ends there. */
+	/* The last may be torn: it ends there. One before it was durable: it has rotted. */
+	for (unsigned i = 0; i < 2; i++) {
+		dev = device_sim_clone(ls.image, 1);
+		device_sim_flip(dev, ls.record[i] + 60, 1);
+		if (i == 0)
+			assert_found(dev, true, "cannot be replayed");
+		else
+			assert_clean(dev);
+		device_close(dev);
+	}
+	/* One that cannot be read may be either: nothing is replayed until somebody decides. */
 	dev = device_sim_clone(ls.image, 1);
-	device_sim_flip(dev, ls.record[0] + 60, 1);
+	device_sim_bad_range(dev, ls.record[1], FS_BLOCK_SIZE);
+	assert_found(dev, false, "cannot be read, and the pool cannot be opened");
+	assert_found(dev, true, "gives up what was flushed there (done)");
 	assert_clean(dev);
 	device_close(dev);
 	free_log_subject(&ls);

@@ -281,6 +281,78 @@ static void test_io_reader_keeps_what_a_commit_frees(void **state)
 	engine_free(e);
 }
 
+/* ---- the order of arrival ------------------------------------------------------------ */
+
+/* Two requests, the second sent when the first is under way and nothing of it has reached the device. */
+static void send_both(struct engine *e, struct fs_io *ios)
+{
+	unsigned left = 0;
+
+	engine_submit(e, &ios[0], 1, &left);
+	assert_int_equal(left, 1);
+	engine_submit(e, &ios[1], 1, &left);
+	engine_wait(e, &left);
+	assert_int_equal(ios[0].error, 0);
+	assert_int_equal(ios[1].error, 0);
+}
+
+/* Regression: whether the edge of a trim lay in a hole was looked up while an earlier write to it was still on its way. */
+static void test_io_ragged_trim_comes_after_an_earlier_write(void **state)
+{
+	static const struct {
+		uint64_t off, len;
+	} trims[] = {{100, 300}, {100, BLOCK - 100}, {0, 300}, {100, 2 * BLOCK}, {50, 3 * BLOCK - 50}, {1, 3 * BLOCK - 2}};
+	struct engine *e = engine_new(POOL_BYTES, 1);
+	struct fs_volume *vol = engine_volume(e, "v", 4 * MIB);
+	struct model m;
+
+	model_init(&m, 4 * MIB);
+	for (size_t i = 0; i < ARRAY_SIZE(trims); i++) {
+		for (unsigned zero = 0; zero < 2; zero++) { /* each in a place that is a hole */
+			uint64_t at = (2 * i + zero) * 16 * BLOCK;
+			struct fs_io ios[2] = {{.op = FS_WRITE, .vol = vol, .off = at, .len = 4 * BLOCK, .buf = m.bytes + at},
+					       {.op = zero ? FS_ZERO : FS_TRIM, .vol = vol, .off = at + trims[i].off, .len = trims[i].len}};
+			uint8_t *buf = malloc(4 * BLOCK);
+
+			fill_bytes(buf, 4 * BLOCK, i + 1);
+			ios[0].buf = buf;
+			send_both(e, ios);
+			memcpy(m.bytes + at, buf, 4 * BLOCK);
+			memset(m.bytes + at + trims[i].off, 0, trims[i].len);
+			model_verify(e, vol, &m, at, 4 * BLOCK);
+			free(buf);
+		}
+	}
+	engine_commit(e);
+	model_verify_all(e, vol, &m);
+	fs_volume_put(vol);
+	model_fini(&m);
+	engine_check_all(e);
+	engine_free(e);
+}
+
+/* Regression: zeros that keep their space were written piece by piece, each taking its place in the order when its turn came. */
+static void test_io_long_zeros_do_not_hit_a_later_write(void **state)
+{
+	struct engine *e = engine_new(POOL_BYTES, 1);
+	struct fs_volume *vol = engine_volume(e, "v", 16 * MIB);
+	uint8_t *buf = malloc(BLOCK);
+	struct fs_io ios[2] = {{.op = FS_ZERO, .flags = FS_NO_HOLE, .vol = vol, .off = 0, .len = 9 * MIB},
+			       {.op = FS_WRITE, .vol = vol, .off = 8 * MIB, .len = BLOCK, .buf = buf}};
+	struct model m;
+
+	model_init(&m, 16 * MIB);
+	fill_bytes(buf, BLOCK, 7);
+	send_both(e, ios);
+	memcpy(m.bytes + 8 * MIB, buf, BLOCK);
+	model_verify_all(e, vol, &m);
+	fs_volume_put(vol);
+	free(buf);
+	model_fini(&m);
+	engine_check_all(e);
+	engine_free(e);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -288,6 +360,8 @@ int main(void)
 		cmocka_unit_test(test_io_many_in_flight_leave_what_some_of_them_wrote),
 		cmocka_unit_test(test_io_goes_on_during_a_commit),
 		cmocka_unit_test(test_io_reader_keeps_what_a_commit_frees),
+		cmocka_unit_test(test_io_ragged_trim_comes_after_an_earlier_write),
+		cmocka_unit_test(test_io_long_zeros_do_not_hit_a_later_write),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -108,7 +108,7 @@ static void check_space(struct fs *fs)
 				 (unsigned long long)si->kind[k].total, (unsigned long long)sums.used[k],
 				 (unsigned long long)sums.total[k]);
 	if (si->in_flight.touches || si->in_flight.bytes || si->running.touches || si->running.bytes ||
-	    si->committing.touches || si->committing.bytes || !TAILQ_EMPTY(&si->tickets))
+	    si->committing.touches || si->committing.bytes || si->nr_tickets)
 		sim_fail("reservations of metadata are left");
 }
 

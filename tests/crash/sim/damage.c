@@ -6,11 +6,13 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/check.h"
 #include "fs/device_sim.h"
 #include "fs/extent.h"
+#include "fs/flush_log_reader.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
-#include "fs/super_format.h"
+#include "fs/super.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 
@@ -279,6 +281,79 @@ static void lose(struct world *w)
 	TAILQ_FOREACH(o, &fs->volumes.orphans, link)
 		if (rng_below(&w->rng, 2) == 0 && choose_node(w, fs, &o->root, 0, &v))
 			lose_node(w, fs, &v);
+	pool_abandon(fs);
+}
+
+/* ---- the flush log ------------------------------------------------------------- */
+
+/* Where one record stands, not in the last group; 0: the log has fewer than two. */
+static uint64_t log_record_place(struct device *dev, uint64_t *rng)
+{
+	struct log_group_read g = {0};
+	struct device_queue *q;
+	struct log_reader rd;
+	struct super_block sb;
+	unsigned bad, old, groups = 0;
+	uint64_t place = 0, last = 0;
+
+	if (dev->ops->queue_new(dev, &q) || super_read(q, dev->size, &sb, &bad, &old, NULL) || log_reader_init(&rd, q, &sb))
+		sim_fail("the flush log of a copy cannot be read");
+	for (uint64_t pos = rd.tail, seq = rd.seq; log_reader_group(&rd, pos, seq, &g) == 1; pos = g.end, seq = g.seq) {
+		if (groups && rng_below(rng, groups) == 0)
+			place = last;
+		groups++;
+		last = rd.offset + pos % rd.size;
+	}
+	log_group_read_fini(&g);
+	log_reader_fini(&rd);
+	device_queue_free(q);
+	return place;
+}
+
+static void count_lost(void *arg, const char *line)
+{
+	*(unsigned *)arg += strstr(line, "cannot be replayed") != NULL;
+}
+
+static void check_lost(struct device *dev)
+{
+	unsigned told = 0;
+	struct fs_check_options opt = {.finding = count_lost, .arg = &told};
+	struct fs_error err = {""};
+	uint64_t findings;
+
+	if (check_device(dev, &opt, &findings, &err))
+		sim_fail("the check of a pool with a rotten record cannot be run: %s", err.msg);
+	if (!told)
+		sim_fail("a record of the flush log has rotted, and the check does not say so");
+}
+
+void damage_log(struct world *w)
+{
+	struct fs_options opt = {.cache_bytes = w->set->cache_bytes, .workers = 1};
+	uint64_t rng = w->rng ^ w->crashes, place; /* histories stay what they are */
+	struct device *copy;
+	struct fs_error err = {""};
+	struct fs_info info;
+	struct fs *fs;
+
+	if (rng_below(&rng, 4))
+		return;
+	copy = device_sim_clone(w->sim, 1);
+	place = log_record_place(copy, &rng);
+	if (!place) {
+		device_close(copy);
+		return;
+	}
+	device_sim_flip(copy, place + rng_below(&rng, sizeof(struct log_record)), (unsigned)rng_below(&rng, 8));
+	check_lost(copy);
+	if (pool_open(copy, &opt, true, &fs, &err))
+		sim_fail("a pool with a rotten record in its log cannot be opened: %s", err.msg);
+	fs_get_info(fs, &info);
+	if (info.log_lost_flushes == 0)
+		sim_fail("a record of the flush log has rotted, and nobody is told");
+	if (fs_commit(fs))
+		sim_fail("a pool with a rotten record in its log cannot commit");
 	pool_abandon(fs);
 }
 

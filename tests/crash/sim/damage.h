@@ -13,6 +13,11 @@
 
 /* As the profile wants it. `clean`: the flush log is empty. */
 void damage_do(struct world *w, bool clean);
+/*
+ * On a copy of what a crash has left: a record of the flush log rots, of a group that is not the last. The check and the pool
+ * that is opened must say that something is lost, and everything else must go on.
+ */
+void damage_log(struct world *w);
 /* Puts right what was damaged and is still as it was left. */
 void damage_mend(struct world *w);
 /* The same on another image of the same moment. */

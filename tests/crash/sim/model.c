@@ -23,6 +23,7 @@ struct version {
 	uint64_t dead_at;  /* NEVER: it may be the content now */
 	uint32_t number;   /* of the last write in it; 0: zeros */
 	uint32_t applied;  /* requests under way that are in it, by bit */
+	uint32_t missed;   /* those that are not, and can no longer come: one that was sent behind them is */
 	struct patched *patched; /* NULL: all of it is that write's, or zeros */
 };
 
@@ -118,10 +119,11 @@ static void need_version(struct model_block *b)
 		version_add(b, &zeros);
 }
 
-static bool has_living(const struct model_block *b, uint64_t hash, uint32_t applied, unsigned upto)
+static bool has_living(const struct model_block *b, const struct version *v, unsigned upto)
 {
 	for (unsigned i = 0; i < upto; i++)
-		if (b->v[i].dead_at == NEVER && b->v[i].hash == hash && b->v[i].applied == applied)
+		if (b->v[i].dead_at == NEVER && b->v[i].hash == v->hash && b->v[i].applied == v->applied &&
+		    b->v[i].missed == v->missed)
 			return true;
 	return false;
 }
@@ -144,7 +146,7 @@ static void block_prune(const struct model *m, struct model_block *b, uint64_t o
 	for (unsigned i = b->count; i-- > 0;) {
 		const struct version *v = &b->v[i];
 
-		if (v->dead_at == NEVER ? has_living(b, v->hash, v->applied, i) : v->dead_at <= durable && v->dead_at < oldest)
+		if (v->dead_at == NEVER ? has_living(b, v, i) : v->dead_at <= durable && v->dead_at < oldest)
 			version_drop(b, i);
 	}
 }
@@ -254,10 +256,30 @@ void model_fill(struct model *m, struct model_op *op, void *buf)
 	}
 }
 
-/* The version that the request makes of v. */
-static struct version apply(const struct model_op *op, uint64_t blk, const struct version *v)
+/* Whether the request changes this block. */
+static bool changes_block(const struct model_op *op, const struct model_volume *vol, uint64_t blk)
 {
-	struct version out = {.dead_at = NEVER, .number = op->number, .applied = v->applied | 1u << op->bit};
+	return op && op->vol == vol && (op->kind == MODEL_WRITE || op->kind == MODEL_ZERO) && blk >= first_block(op) &&
+	       blk < end_block(op);
+}
+
+/* What was sent to the same loop before, and changes the block too: from now on it is in it, or never will be. */
+static uint32_t sent_before(const struct model *m, const struct model_op *op, uint64_t blk)
+{
+	uint32_t before = 0;
+
+	for (unsigned k = 0; k < MODEL_OPS_MAX; k++)
+		if (m->op[k] != op && changes_block(m->op[k], op->vol, blk) && m->op[k]->loop == op->loop &&
+		    m->op[k]->submitted_at < op->submitted_at)
+			before |= 1u << k;
+	return before;
+}
+
+/* The version that the request makes of v. */
+static struct version apply(const struct model *m, const struct model_op *op, uint64_t blk, const struct version *v)
+{
+	struct version out = {.dead_at = NEVER, .number = op->number, .applied = v->applied | 1u << op->bit,
+			      .missed = v->missed | (sent_before(m, op, blk) & ~v->applied)};
 	uint64_t base[WORDS], new[WORDS];
 	unsigned from, to;
 
@@ -288,7 +310,7 @@ static bool can_apply(const struct model_op *op, uint64_t blk, const struct vers
 	return v->hash != LOST_HASH || (from == 0 && to == MODEL_BLOCK);
 }
 
-/* Everything that the requests under way may make of the block, in any order. */
+/* Everything that the requests under way may make of the block, in any order that rule 5 leaves. */
 static void block_close(struct model *m, struct model_volume *vol, uint64_t blk)
 {
 	struct model_block *b = &vol->block[blk];
@@ -298,11 +320,11 @@ static void block_close(struct model *m, struct model_volume *vol, uint64_t blk)
 			const struct model_op *op = m->op[k];
 			struct version v;
 
-			if (!op || op->vol != vol || op->kind == MODEL_READ || op->kind == MODEL_FLUSH || blk < first_block(op) ||
-			    blk >= end_block(op) || b->v[i].applied & 1u << op->bit || !can_apply(op, blk, &b->v[i]))
+			if (!changes_block(op, vol, blk) || (b->v[i].applied | b->v[i].missed) & 1u << op->bit ||
+			    !can_apply(op, blk, &b->v[i]))
 				continue;
-			v = apply(op, blk, &b->v[i]);
-			if (has_living(b, v.hash, v.applied, b->count))
+			v = apply(m, op, blk, &b->v[i]);
+			if (has_living(b, &v, b->count))
 				version_fini(&v);
 			else
 				version_add(b, &v);
@@ -347,6 +369,7 @@ static void end_change(struct model *m, struct model_op *op, int error)
 			if (!error && !(b->v[i].applied & mask))
 				b->v[i].dead_at = m->now;
 			b->v[i].applied &= ~mask;
+			b->v[i].missed &= ~mask;
 		}
 		if (!error && op->fua)
 			b->durable_at = max_u64(b->durable_at, b->mixed_at >= op->submitted_at ? op->submitted_at : m->now);
@@ -490,7 +513,7 @@ static void recovered(struct model *m, struct model_volume *vol, uint64_t blk, u
 			 vol->name, (unsigned long long)blk);
 	}
 	b->v[found].dead_at = NEVER;
-	b->v[found].applied = 0;
+	b->v[found].applied = b->v[found].missed = 0;
 	if (found != 0) {
 		struct version keep = b->v[found];
 

@@ -3,8 +3,8 @@
  * tests/crash/sim/model.h: what the volumes may hold, without any of the engine's code.
  *
  * For each block the model keeps its *versions*: every content that it may have had at some moment since what is
- * known to be durable. Requests under way have no order among each other, so each of them doubles what is possible, until
- * it ends; what was possible only without it is then dead from that moment on.
+ * known to be durable. Requests under way on different loops have no order among each other, so each of them doubles what
+ * is possible, until it ends; what was possible only without it is then dead from that moment on.
  *
  * The rules
  * 1. A read may return, for each block, a version that lived at some moment between its submission and its end.
@@ -12,6 +12,7 @@
  *    flush that ended without error, or the end of a FUA request on this block.
  * 3. A request that failed may have been done or not; what failed before is as if it stayed under way no longer.
  * 4. What a crash has left is durable.
+ * 5. Changes of one block that were sent to one loop are made in the order in which they were sent.
  *
  * Blocks are compared by 64-bit hashes of their 4 KiB. Moments are counted in events of the model.
  */
@@ -56,6 +57,7 @@ struct model_op {
 	uint64_t off, len;
 	uint32_t number; /* WRITE: of its data */
 	bool fua;
+	unsigned loop; /* where it was sent */
 	/* the model's: */
 	uint64_t submitted_at;
 	unsigned bit;

@@ -287,6 +287,7 @@ void world_crash(struct world *w)
 	take_image(w);
 	damage_mend(w);
 	world_check(w, w->sim, "after a crash");
+	damage_log(w);
 	damage_do(w, false);
 	open_and_compare(w);
 }

@@ -163,7 +163,7 @@ static void step_readback(struct world *w)
 /* As for a reserved volume that is made and deleted at once. */
 static void step_groups(struct world *w)
 {
-	struct space_promise promise = {0, 0};
+	struct space_promise promise = {0};
 	uint64_t missing, bytes = rng_below(&w->rng, w->sim->size / MODEL_BLOCK) * MODEL_BLOCK;
 
 	if (world_is_dead(w) || world_is_read_only(w))

@@ -129,6 +129,7 @@ void request_send(struct world *w, unsigned loop, struct request *req)
 	struct loop *l = &w->loop[loop];
 
 	req->op.fua = req->io.flags & FS_FUA;
+	req->op.loop = loop;
 	w->under_way[req->vol]++;
 	w->requests++;
 	w->ops++;
