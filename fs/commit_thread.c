@@ -110,6 +110,7 @@ static void *commit_thread(void *arg)
 		if (!pins_only && !fs_is_read_only(fs))
 			(void)transaction_commit(fs);
 		again = after_commit(fs);
+		scrub_poll(fs);
 		lock_take(&fs->state_lock);
 	}
 	lock_drop(&fs->state_lock);

@@ -5,6 +5,7 @@
 #ifndef FS_CTX_H
 #define FS_CTX_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -39,6 +40,7 @@ struct fs_ctx {
 	unsigned nr_free_ios;
 	struct write_run *open_write; /* the device write being put together */
 	uint64_t under_way;	      /* requests */
+	_Atomic uint64_t requests;    /* since it was made; other threads look at it */
 	struct pending *spare;
 };
 

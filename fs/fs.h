@@ -67,6 +67,9 @@ struct fs_options {
 	unsigned workers;	     /* 0: a default */
 	enum fs_device_kind device_kind;
 	bool read_only;
+	bool scrub_goes_on;	     /* one that was under way when the pool was closed is continued */
+	uint64_t scrub_interval_s;   /* a scrub starts so long after the last one ended (or the pool was made); 0: never */
+	uint64_t scrub_rate;	     /* bytes a second, of those that start by themselves; 0: the default */
 	/* Records every write and flush of the device to this file (tests; NULL: not). */
 	const char *write_log;
 	/* May be NULL. Called from any thread, with no lock of the engine held. */
@@ -95,6 +98,50 @@ int fs_commit(struct fs *fs);
  */
 int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err);
 
+/* ---- scrub ---------------------------------------------------------------- */
+
+enum fs_scrub_state {
+	FS_SCRUB_NEVER,	   /* since the pool was made */
+	FS_SCRUB_RUNNING,
+	FS_SCRUB_FINISHED,
+	FS_SCRUB_STOPPED,  /* by fs_scrub_stop; fs_scrub_start goes on */
+};
+
+struct fs_scrub_status {
+	enum fs_scrub_state state;
+	int64_t started_ns, ended_ns; /* since 1970, UTC; 0: not yet */
+	uint64_t rate;		      /* bytes a second, at the most */
+	uint64_t bytes_done, bytes_total; /* read, copies too; the total is an estimate made at the start */
+	uint64_t found, mended;	      /* bad copies and blocks; those that are good again */
+	uint64_t damaged_bytes;	      /* of volumes, that cannot be read */
+};
+
+enum fs_scrub_damage_kind {
+	FS_SCRUB_DAMAGED, /* data whose checksum does not match, or that the device cannot read */
+	FS_SCRUB_LOST,	  /* no copy is left of the node that says where the data stands */
+};
+
+/* A range of a volume that cannot be read until it is overwritten or trimmed. */
+struct fs_scrub_damage {
+	char volume[FS_NAME_MAX + 1]; /* as it was called when this was found */
+	uint64_t volume_id;
+	uint64_t off, len;
+	enum fs_scrub_damage_kind kind;
+};
+
+/*
+ * Starts reading all that is allocated, in the background; goes on with one that was stopped, unless `restart` is set.
+ * rate: bytes a second, 0: the default. -EBUSY: one runs. Does not wait for it.
+ */
+int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *err);
+/* -ENOENT: none runs. Waits until it has ended. */
+int fs_scrub_stop(struct fs *fs, struct fs_error *err);
+void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status);
+/* Copies up to max ranges that this or the last scrub found since the pool was opened; returns how many there are. */
+size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max);
+
+/* ---- figures --------------------------------------------------------------- */
+
 struct fs_info {
 	uint8_t uuid[FS_UUID_LEN];
 	uint64_t size, data_bytes, metadata_bytes, reserved_bytes, pinned_bytes, free_bytes;
@@ -116,6 +163,7 @@ struct fs_info {
 	uint64_t lost_bytes; /* of volumes: cannot be read, with a node that could not be, until they are overwritten */
 	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
 	int64_t log_lost_ns;	   /* when that was last noticed; 0: never */
+	struct fs_scrub_status scrub; /* the one that runs, or the last one */
 	bool read_only;		     /* opened so, or turned so by an error */
 	const char *device_kind;     /* "io_uring", "threads", "simulated" */
 	bool direct_io;

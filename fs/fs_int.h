@@ -18,6 +18,7 @@
 #include "fs/flush_log.h"
 #include "fs/fs.h"
 #include "fs/lock_rank.h"
+#include "fs/scrub.h"
 #include "fs/space_info.h"
 #include "fs/super_format.h"
 #include "fs/tree.h"
@@ -50,6 +51,7 @@ struct fs {
 	struct work_pool work;
 	struct fs_stats stats;
 	struct bad_nodes bad_nodes;
+	struct scrub scrub;
 
 	/* Contexts, for taking back their runs. */
 	struct lock ctx_lock;

@@ -259,6 +259,9 @@ void io_start(struct fs_ctx *ctx, struct fs_io *user)
 
 void fs_submit(struct fs_ctx *ctx, struct fs_io *const *ios, size_t n)
 {
+	uint64_t requests = atomic_load_explicit(&ctx->requests, memory_order_relaxed);
+
+	atomic_store_explicit(&ctx->requests, requests + n, memory_order_relaxed); /* only this thread writes it */
 	for (size_t i = 0; i < n; i++)
 		io_start(ctx, ios[i]);
 	io_submit_open_write(ctx);

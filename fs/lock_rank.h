@@ -24,6 +24,7 @@ enum lock_rank {
 	LOCK_WORK = 1000,	 /* the queue of the worker threads. Not across I/O. */
 	LOCK_CTX_POST = 1100,	 /* what other threads hand to a context. Not across I/O. */
 	LOCK_COMMIT_STATE = 1150, /* what the commit thread is asked to do. Not across I/O. */
+	LOCK_SCRUB = 1180,	 /* what the scrub found, and what it is asked to do. Not across I/O. */
 	LOCK_BAD_NODES = 1190, /* which nodes were found without a good copy. Not across I/O. */
 	LOCK_STATS = 1200,	 /* figures for fs_get_info. Not across I/O. */
 };

@@ -139,6 +139,7 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	tree_root_unpack(&sb->root_tree, TREE_ID_ROOT, &fs->root_tree);
 	tree_root_unpack(&sb->group_tree, TREE_ID_GROUP, &fs->group_tree);
 	atomic_store(&fs->root_tree_nodes_bound, 2 * fs->root_tree.nodes + 16);
+	scrub_opened(fs);
 	space_info_init(fs);
 	r = add_device_space(fs);
 	if (r == 0)
@@ -183,6 +184,7 @@ static void init_locks(struct fs *fs)
 	space_tickets_init(&fs->space);
 	volume_table_init(fs);
 	flush_log_init(fs);
+	scrub_init(fs);
 }
 
 /* Frees everything; nothing is written. */
@@ -190,6 +192,7 @@ static void destroy(struct fs *fs)
 {
 	work_pool_fini(&fs->work);
 	ASSERT(!fs->ctxs);
+	scrub_fini(fs);
 	flush_log_fini(fs);
 	volume_table_fini(fs);
 	space_info_fini(fs);
@@ -314,6 +317,7 @@ int fs_close(struct fs *fs)
 
 	if (!fs)
 		return 0;
+	scrub_close(fs);
 	commit_thread_stop(fs);
 	if (fs_is_read_only(fs)) {
 		r = writable ? -EROFS : 0; /* an error made it so: not everything could be committed */
@@ -330,6 +334,7 @@ int fs_close(struct fs *fs)
 
 void pool_abandon(struct fs *fs)
 {
+	scrub_close(fs);
 	commit_thread_stop(fs);
 	space_fail_tickets(fs, -EIO);
 	destroy(fs);
@@ -347,7 +352,7 @@ bool pool_step(struct fs *fs)
 		return true;
 	}
 	if (!fs->commit_wanted)
-		return false;
+		return scrub_step(fs);
 	fs->commit_wanted = false;
 	if (transaction_commit(fs) == -EAGAIN) { /* readers are under way: again when they are done */
 		fs->commit_wanted = true;

@@ -10,6 +10,7 @@
 #define FS_SUPER_FORMAT_H
 
 #include <assert.h>
+#include <stddef.h>
 
 #include "base/le.h"
 #include "fs/node_format.h"
@@ -47,6 +48,19 @@ static_assert(sizeof(struct super_system_group) == 48, "super_system_group");
 #define SUPER_FLAG_SPARSE 1ull /* the file was not preallocated */
 #define SUPER_FLAG_LEAKED 2ull /* nodes were lost in every copy: groups may have more in use than the trees refer to */
 
+/* The scrub that runs, or the last one; how far it is, as of this commit. */
+struct super_scrub {
+	uint8_t state; /* enum fs_scrub_state; one that runs goes on at the next start */
+	uint8_t phase; /* what it is at: 0 superblocks, 1 the group tree, 2 the root tree, 3 volumes, 4 nothing more */
+	uint8_t reserved[6];
+	le64 started_ns, ended_ns; /* since 1970, UTC; 0: not yet */
+	le64 volume; /* phase 3: the id; all ones: deleted ones */
+	le64 pos;    /* phase 3: the first block of it that was not read; phase 1: the first group (its start) */
+	le64 bytes_done, bytes_total;
+	le64 found, mended, damaged_bytes;
+};
+static_assert(sizeof(struct super_scrub) == 80, "super_scrub");
+
 struct super_block {
 	le32 crc; /* CRC32C of everything behind this field, SUPER_SIZE - 4 bytes */
 	le32 version;
@@ -68,9 +82,12 @@ struct super_block {
 	le64 log_seq;		   /* of the record expected there */
 	le64 log_lost_flushes;	   /* since the pool was made, by records that had rotted: those that are known of */
 	le64 log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
+	struct super_scrub scrub;
+	/* What changes with every commit stands in front of this, in one sector of 512 bytes: torn, it is the old or the new one. */
 	struct super_system_group system[SUPER_SYSTEM_GROUPS];
-	uint8_t reserved[SUPER_SIZE - 264 - 48 * SUPER_SYSTEM_GROUPS];
+	uint8_t reserved[SUPER_SIZE - 344 - 48 * SUPER_SYSTEM_GROUPS];
 };
 static_assert(sizeof(struct super_block) == SUPER_SIZE, "super_block");
+static_assert(offsetof(struct super_block, system) <= 512, "what changes with every commit is in one sector");
 
 #endif

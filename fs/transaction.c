@@ -267,6 +267,7 @@ static int write_super(struct transaction *txn)
 	block_group_pack_system(fs, sb);
 	tree_root_pack(&txn->root_tree, &sb->root_tree);
 	tree_root_pack(&txn->group_tree, &sb->group_tree);
+	scrub_pack(fs, &sb->scrub);
 	return super_write_all(txn->q, sb);
 }
 

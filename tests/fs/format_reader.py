@@ -139,8 +139,11 @@ class Pool:
                 and sb["version"] == 2)
         sb["root_tree"], sb["group_tree"] = tree_root(data, 120), tree_root(data, 168)
         sb.update(fields("QQQQ", "log_offset log_size log_tail log_seq", data, 216))
-        sb["system"] = [struct.unpack_from("<6Q", data, 264 + 48 * i) for i in range(32)]
-        need(not good or not any(data[1800:]), "superblock: reserved bytes are not zero")
+        sb["system"] = [struct.unpack_from("<6Q", data, 344 + 48 * i) for i in range(32)]
+        sb.update(fields("BB6s9Q", "scrub_state scrub_phase scrub_reserved scrub_started_ns scrub_ended_ns scrub_volume scrub_pos "
+                         "scrub_bytes_done scrub_bytes_total scrub_found scrub_mended scrub_damaged_bytes", data, 264))
+        need(not good or not any(data[1880:]) and not any(sb["scrub_reserved"]), "superblock: reserved bytes are not zero")
+        need(not good or sb["scrub_state"] <= 3 and sb["scrub_phase"] <= 4, "superblock: scrub")
         return sb if good else None
 
     def read_super(self):

@@ -32,6 +32,7 @@ enum step_kind {
 	STEP_SCATTER,  /* hundreds of single blocks of one volume, apart: its tree gets more leaves than one, or loses them */
 	STEP_LOGFAIL, /* the flush log cannot be written while a commit is under way; then idleness, then a flush */
 	STEP_GROUPS, /* many block groups are made, and leave again as nobody needs them */
+	STEP_SCRUB,    /* one is started or stopped; it goes on after crashes */
 	STEP_KINDS,
 };
 

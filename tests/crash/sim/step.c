@@ -277,6 +277,19 @@ static void step_crash(struct world *w)
 		device_sim_kill_after(w->sim, 1 + rng_below(&w->rng, 1u << rng_below(&w->rng, 9)));
 }
 
+static void step_scrub(struct world *w)
+{
+	uint64_t rate = rng_below(&w->rng, 2) ? 1ull << 40 : 1 + rng_below(&w->rng, 4u << 20);
+	bool restart = rng_below(&w->rng, 4) == 0, stop = rng_below(&w->rng, 4) == 0;
+	int r;
+
+	w->fs->scrub.slices_small = rng_below(&w->rng, 2);
+	r = stop ? fs_scrub_stop(w->fs, NULL) : fs_scrub_start(w->fs, rate, restart, NULL);
+	world_log(w, "scrub: %s: %s", stop ? "stop" : "start", strerror(-r));
+	if (r && r != -ENOENT && r != -EBUSY && world_is_strict(w))
+		sim_fail("a scrub cannot be started or stopped: %s", strerror(-r));
+}
+
 static void step_do(struct world *w, enum step_kind kind)
 {
 	switch (kind) {
@@ -304,6 +317,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_SCATTER: step_scatter(w); break;
 	case STEP_LOGFAIL: step_logfail(w); break;
 	case STEP_GROUPS: step_groups(w); break;
+	case STEP_SCRUB: step_scrub(w); break;
 	case STEP_KINDS: break;
 	}
 }
