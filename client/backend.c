@@ -95,6 +95,21 @@ static int file_result(struct backend *b, int r, const struct fs_error *from, co
 	return r ? backend_fs_error(r, from, what, b->path, err) : 0;
 }
 
+static struct byre_scrub scrub_from_fs(const struct fs_scrub_status *st)
+{
+	return (struct byre_scrub){
+		.state = (enum byre_scrub_state)st->state,
+		.started_ns = st->started_ns,
+		.ended_ns = st->ended_ns,
+		.rate = st->rate,
+		.bytes_done = st->bytes_done,
+		.bytes_total = st->bytes_total,
+		.found = st->found,
+		.mended = st->mended,
+		.damaged_bytes = st->damaged_bytes,
+	};
+}
+
 /* Long and flat: one line a field. */
 static void pool_from_fs(const struct fs_info *i, struct byre_pool_info *ret_info)
 {
@@ -143,6 +158,7 @@ static void pool_from_fs(const struct fs_info *i, struct byre_pool_info *ret_inf
 		.errors_checksum = i->errors_checksum,
 		.errors_io = i->errors_io,
 		.lost_bytes = i->lost_bytes,
+		.scrub = scrub_from_fs(&i->scrub),
 		.read_only = i->read_only,
 		.direct_io = i->direct_io,
 	};

@@ -78,6 +78,28 @@ void byre_set_timeout(struct byre *b, unsigned timeout_ms);
 /* Accepts NULL. */
 void byre_close(struct byre *b);
 
+/* ---- scrubs ------------------------------------------------------------------- */
+
+enum byre_scrub_state { BYRE_SCRUB_NEVER, BYRE_SCRUB_RUNNING, BYRE_SCRUB_FINISHED, BYRE_SCRUB_STOPPED };
+
+/* The scrub that runs, or the last one. */
+struct byre_scrub {
+	enum byre_scrub_state state;
+	int64_t started_ns, ended_ns; /* since 1970, UTC; 0: not yet */
+	uint64_t rate;		      /* bytes a second, at the most */
+	uint64_t bytes_done, bytes_total; /* the total is an estimate */
+	uint64_t found, mended;	      /* bad copies and blocks; those that are good again */
+	uint64_t damaged_bytes;	      /* of volumes, that cannot be read */
+};
+
+/* A range of a volume that cannot be read until it is overwritten or trimmed. */
+struct byre_scrub_damage {
+	char volume[BYRE_NAME_MAX + 1]; /* as it was called when this was found */
+	uint64_t volume_id;
+	uint64_t off, len;
+	bool lost; /* it is not the data that is damaged, but what says where it stands */
+};
+
 /* ---- the daemon and its pool ------------------------------------------------ */
 
 struct byre_pool_info {
@@ -107,6 +129,7 @@ struct byre_pool_info {
 	bool direct_io;
 	char device_kind[32]; /* "io_uring", "threads", ... */
 	uint64_t lost_bytes; /* of volumes: cannot be read until they are overwritten, since nodes were lost */
+	struct byre_scrub scrub;
 };
 
 int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size, struct byre_error *err);
@@ -148,6 +171,27 @@ int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, 
 static inline int byre_stats(struct byre *b, struct byre_stats *ret_stats, struct byre_error *err)
 {
 	return byre_stats_sized(b, ret_stats, sizeof(*ret_stats), err);
+}
+
+/*
+ * Starts reading all that is allocated, in the background, at most `rate` bytes a second (0: the daemon's default). It goes on
+ * with one that was stopped, unless `restart` is set. -EBUSY: one runs.
+ */
+int byre_scrub_start(struct byre *b, uint64_t rate, bool restart, struct byre_error *err);
+/* Returns when it has stopped. -ENOENT: none runs. */
+int byre_scrub_stop(struct byre *b, struct byre_error *err);
+
+typedef int (*byre_scrub_damage_fn)(void *arg, const struct byre_scrub_damage *damage);
+/*
+ * fn (may be NULL) gets the ranges that are damaged, in order; it ends by returning nonzero, which is returned. *ret_more (may be
+ * NULL): there are others that the daemon has no room for.
+ */
+int byre_scrub_status_sized(struct byre *b, struct byre_scrub *ret_scrub, size_t size, byre_scrub_damage_fn fn, void *arg,
+			    bool *ret_more, struct byre_error *err);
+static inline int byre_scrub_status(struct byre *b, struct byre_scrub *ret_scrub, byre_scrub_damage_fn fn, void *arg,
+				    bool *ret_more, struct byre_error *err)
+{
+	return byre_scrub_status_sized(b, ret_scrub, sizeof(*ret_scrub), fn, arg, ret_more, err);
 }
 
 /* Makes everything durable in a new generation, whose number *ret_generation (NULL: not wanted) becomes. */

@@ -36,6 +36,8 @@ enum cli_option {
 	CLI_SHRINK = 1 << 12,
 	CLI_INTERVAL = 1 << 13,
 	CLI_COUNT = 1 << 14,
+	CLI_RATE = 1 << 15,
+	CLI_RESTART = 1 << 16,
 	/* No option: the command may take as long as it takes. */
 	CLI_SLOW = 1 << 30,
 };
@@ -61,6 +63,7 @@ struct cli {
 	const char *connect; /* NULL: the default */
 	const char *pool;    /* NULL: ask the daemon */
 	struct cli_size size; /* of --size */
+	struct cli_size rate; /* of --rate */
 	bool writeback;	     /* of --cache */
 	unsigned interval_s, count; /* of --interval and --count; 0: not given */
 	unsigned timeout_ms; /* for each answer of the daemon; 0: none */
@@ -125,6 +128,10 @@ int cli_connect(const struct cli *cli, struct byre **ret_byre, struct byre_error
 /* Prints and drops `value`. */
 void print_json(json_t *value);
 /* `idle`: no daemon has it open. */
+json_t *scrub_json(const struct byre_scrub *s);
+/* "finished 2026-01-02T03:04:05Z, nothing was wrong" into buf; returns buf. */
+#define SCRUB_TEXT_MAX 256
+const char *scrub_text(const struct byre_scrub *s, char buf[SCRUB_TEXT_MAX]);
 json_t *pool_json(const struct byre_pool_info *info, bool idle);
 json_t *volume_json(const struct byre_volume_info *info);
 json_t *client_json(const struct byre_client_info *info);
@@ -172,6 +179,9 @@ enum cli_exit run_volume_delete(const struct cli *cli);
 enum cli_exit run_client_list(const struct cli *cli);
 enum cli_exit run_client_drop(const struct cli *cli);
 enum cli_exit run_top(const struct cli *cli);
+enum cli_exit run_scrub_start(const struct cli *cli);
+enum cli_exit run_scrub_status(const struct cli *cli);
+enum cli_exit run_scrub_stop(const struct cli *cli);
 enum cli_exit run_stats(const struct cli *cli);
 enum cli_exit run_commit(const struct cli *cli);
 enum cli_exit run_shutdown(const struct cli *cli);

@@ -24,7 +24,8 @@ static const struct option long_options[] = {
 	{"cache", required_argument, NULL, CLI_CACHE}, {"help", no_argument, NULL, CLI_HELP},
 	{"version", no_argument, NULL, CLI_VERSION},   {"timeout", required_argument, NULL, CLI_TIMEOUT},
 	{"shrink", no_argument, NULL, CLI_SHRINK},     {"interval", required_argument, NULL, CLI_INTERVAL},
-	{"count", required_argument, NULL, CLI_COUNT}, {0},
+	{"count", required_argument, NULL, CLI_COUNT}, {"rate", required_argument, NULL, CLI_RATE},
+	{"restart", no_argument, NULL, CLI_RESTART},   {0},
 };
 
 static char *ascii(char *line)
@@ -177,7 +178,7 @@ void cli_note_rounding(const struct cli_size *size)
 /* ---- options -------------------------------------------------------------- */
 
 struct raw_options {
-	const char *size, *cache, *timeout, *interval, *count;
+	const char *size, *cache, *timeout, *interval, *count, *rate;
 };
 
 /* False: getopt has said what is wrong. */
@@ -194,6 +195,7 @@ static bool read_options(int argc, char **argv, struct cli *cli, struct raw_opti
 		case CLI_CONNECT: cli->connect = optarg; break;
 		case CLI_POOL: cli->pool = optarg; break;
 		case CLI_SIZE: raw->size = optarg; break;
+		case CLI_RATE: raw->rate = optarg; break;
 		case CLI_CACHE: raw->cache = optarg; break;
 		case CLI_TIMEOUT: raw->timeout = optarg; break;
 		case CLI_INTERVAL: raw->interval = optarg; break;
@@ -299,7 +301,8 @@ static bool check_options(struct cli *cli, const struct raw_options *raw)
 	if (!parse_number(cli, raw->interval, "number of seconds", &cli->interval_s) ||
 	    !parse_number(cli, raw->count, "number", &cli->count))
 		return false;
-	return set_timeout(cli, raw->timeout) && (!raw->size || cli_parse_size(cli, raw->size, &cli->size));
+	return set_timeout(cli, raw->timeout) && (!raw->rate || cli_parse_size(cli, raw->rate, &cli->rate)) &&
+	       (!raw->size || cli_parse_size(cli, raw->size, &cli->size));
 }
 
 static bool take_args(struct cli *cli, int nr, char **args)

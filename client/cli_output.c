@@ -82,6 +82,53 @@ static const char *state_text(const struct byre_pool_info *i, bool idle)
 	return i->read_only ? "read-only" : idle ? "idle" : "writable";
 }
 
+static const char *scrub_state_text(enum byre_scrub_state state)
+{
+	static const char *const names[] = {"never", "running", "finished", "stopped"};
+
+	return (unsigned)state < ARRAY_SIZE(names) ? names[state] : "unknown";
+}
+
+static json_t *time_json(int64_t ns)
+{
+	char when[TIME_MAX];
+
+	return ns ? json_string(time_text(ns, when)) : json_null();
+}
+
+json_t *scrub_json(const struct byre_scrub *s)
+{
+	json_t *obj = json_object();
+
+	json_object_set_new(obj, "state", json_string(scrub_state_text(s->state)));
+	json_object_set_new(obj, "started", time_json(s->started_ns));
+	json_object_set_new(obj, "ended", time_json(s->ended_ns));
+	put_number(obj, "rate", s->rate);
+	put_number(obj, "bytes_done", s->bytes_done);
+	put_number(obj, "bytes_total", s->bytes_total);
+	put_number(obj, "found", s->found);
+	put_number(obj, "mended", s->mended);
+	put_number(obj, "damaged_bytes", s->damaged_bytes);
+	return obj;
+}
+
+const char *scrub_text(const struct byre_scrub *s, char buf[SCRUB_TEXT_MAX])
+{
+	uint64_t percent = s->bytes_total ? s->bytes_done * 100 / s->bytes_total : 0;
+	char when[TIME_MAX], found[128] = "nothing was wrong";
+
+	if (s->found || s->damaged_bytes)
+		snprintf(found, sizeof(found), "%" PRIu64 " bad, %" PRIu64 " mended, %" PRIu64 " bytes of volumes damaged", s->found,
+			 s->mended, s->damaged_bytes);
+	if (s->state == BYRE_SCRUB_NEVER)
+		snprintf(buf, SCRUB_TEXT_MAX, "never");
+	else if (s->state == BYRE_SCRUB_RUNNING)
+		snprintf(buf, SCRUB_TEXT_MAX, "running since %s, %" PRIu64 " %%, %s", time_text(s->started_ns, when), percent, found);
+	else
+		snprintf(buf, SCRUB_TEXT_MAX, "%s %s, %s", scrub_state_text(s->state), time_text(s->ended_ns, when), found);
+	return buf;
+}
+
 /* Long and flat: one line a field. */
 json_t *pool_json(const struct byre_pool_info *i, bool idle)
 {
@@ -126,6 +173,7 @@ json_t *pool_json(const struct byre_pool_info *i, bool idle)
 	put_number(obj, "errors_checksum", i->errors_checksum);
 	put_number(obj, "errors_io", i->errors_io);
 	put_number(obj, "lost_bytes", i->lost_bytes);
+	json_object_set_new(obj, "scrub", scrub_json(&i->scrub));
 	json_object_set_new(obj, "read_only", json_boolean(i->read_only));
 	json_object_set_new(obj, "device", json_string(i->device_kind));
 	json_object_set_new(obj, "direct_io", json_boolean(i->direct_io));
@@ -242,7 +290,7 @@ static void show_block_groups(const struct byre_pool_info *i)
 
 void print_pool(const struct byre_pool_info *i, bool idle)
 {
-	char uuid[UUID_TEXT_MAX], when[TIME_MAX];
+	char uuid[UUID_TEXT_MAX], when[TIME_MAX], scrub[SCRUB_TEXT_MAX];
 
 	show("pool", uuid_text(i->uuid, uuid));
 	show("state", state_text(i, idle));
@@ -267,6 +315,7 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	if (i->log_lost_flushes)
 		printf("%-20s at least %" PRIu64 ", by a damaged flush log, noticed %s\n", "lost flushes", i->log_lost_flushes,
 		       time_text(i->log_lost_ns, when));
+	show("scrub", scrub_text(&i->scrub, scrub));
 	printf("%-20s %s, %s\n", "device", i->device_kind, i->direct_io ? "direct" : "buffered");
 }
 

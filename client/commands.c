@@ -49,6 +49,15 @@ const struct command commands[] = {
 	 "  --interval SECS  between two looks (default: 2)\n"
 	 "  --count N        end after so many (default: on a terminal never, else 1)\n",
 	 ASK | CLI_INTERVAL | CLI_COUNT, 0, 0, run_top},
+	{"scrub", "start", "[--rate SIZE] [--restart]", "read all that is allocated, and mend what can be mended",
+	 "The daemon does it in the background, and gives way to its clients. Metadata is mended from its twin; data that is\n"
+	 "damaged is named by 'byre scrub status'. One that was stopped goes on where it was.\n"
+	 "  --rate SIZE   read at most so many bytes a second (default: 128M)\n"
+	 "  --restart     begin anew\n",
+	 ASK | CLI_RATE | CLI_RESTART, 0, 0, run_scrub_start},
+	{"scrub", "status", "", "show the scrub that runs, or the last one, and what is damaged", "", ASK, 0, 0,
+	 run_scrub_status},
+	{"scrub", "stop", "", "stop the scrub that runs", "", ASK, 0, 0, run_scrub_stop},
 	{NULL, "stats", "", "show the daemon's counters", "", ASK, 0, 0, run_stats},
 	{NULL, "commit", "", "make everything durable now, in a new generation", "", ASK | CLI_SLOW, 0, 0, run_commit},
 	{NULL, "shutdown", "", "stop the daemon", "The daemon finishes what is under way, commits and exits.\n", ASK, 0,

@@ -76,6 +76,7 @@ static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *re
 	};
 	copy_uuid(ret_info->uuid, &m->uuid);
 	snprintf(ret_info->device_kind, sizeof(ret_info->device_kind), "%s", m->device_kind);
+	libbyre_scrub_from_message(m->scrub, &ret_info->scrub);
 }
 
 static void volume_from_message(const Byre__Volume *m, struct byre_volume_info *ret_info)

@@ -44,4 +44,7 @@ void libbyre_free(ProtobufCMessage *msg);
 /* Figures of a message; what it has not: zeros. */
 void libbyre_figures(const Byre__Figures *m, struct byre_figures *ret_figures);
 
+/* libbyre_scrub.c; `m` may be NULL. */
+void libbyre_scrub_from_message(const Byre__Scrub *m, struct byre_scrub *ret_scrub);
+
 #endif

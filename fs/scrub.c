@@ -250,10 +250,10 @@ static void report(struct fs *fs, const struct fs_scrub_status *st, int error)
 		fs_log(fs, FS_LOG_ERROR, "scrub: ended after %s: %s", bytes, strerror(-error));
 	else if (st->state == FS_SCRUB_STOPPED)
 		fs_log(fs, FS_LOG_NOTICE, "scrub: stopped after %s", bytes);
-	else if (st->state == FS_SCRUB_FINISHED && st->found == 0)
+	else if (st->state == FS_SCRUB_FINISHED && st->found == 0 && st->damaged_bytes == 0)
 		fs_log(fs, FS_LOG_NOTICE, "scrub: %s read, nothing is wrong", bytes);
 	else if (st->state == FS_SCRUB_FINISHED)
-		fs_log(fs, st->found > st->mended ? FS_LOG_ERROR : FS_LOG_WARNING,
+		fs_log(fs, st->found > st->mended || st->damaged_bytes ? FS_LOG_ERROR : FS_LOG_WARNING,
 		       "scrub: %s read, %llu pieces were bad, %llu of them are mended, %s of volumes cannot be read", bytes,
 		       (ull)st->found, (ull)st->mended, damaged);
 }

@@ -103,7 +103,12 @@ static int walk_volume_leaf(struct scrub_run *r, const struct node_header *leaf)
 
 		if (extent_unpack(key, node_value(leaf, i), &e)) /* the checker's */
 			continue;
-		if (e.blk + e.nblk > pos && !scrub_data_add(r, &e))
+		if (e.blk + e.nblk <= pos)
+			continue;
+		if (e.addr == 0) /* a commit has found that before */
+			scrub_damaged(r, FS_SCRUB_LOST, e.blk * FS_BLOCK_SIZE, e.nblk * FS_BLOCK_SIZE,
+				      "it was lost with the node that knew where it stands");
+		else if (!scrub_data_add(r, &e))
 			return end_slice(r, key);
 	}
 	return 0;
@@ -203,7 +208,7 @@ static void take_orphan(struct scrub_run *r, struct value value, struct tree_roo
 	if (value.len != sizeof(item))
 		return;
 	memcpy(&item, value.data, sizeof(item));
-	tree_root_unpack(&item.root, r->id, ret_root);
+	tree_root_unpack(&item.root, le64_to_cpu(item.owner), ret_root);
 	key_pack(from, EXTENT_KEY_TYPE, le64_to_cpu(item.progress)); /* what is before has been freed */
 	if (memcmp(from, r->pos, SCRUB_KEY_LEN) > 0)
 		memcpy(r->pos, from, SCRUB_KEY_LEN);

@@ -133,6 +133,26 @@ static int set_stop(struct config *c, const char *value, struct config_error *er
 	return set_seconds(&c->stop_timeout_s, "stop-timeout", value, err);
 }
 
+static int set_scrub_interval(struct config *c, const char *value, struct config_error *err)
+{
+	unsigned days;
+
+	if (parse_unsigned(value, CONFIG_SCRUB_INTERVAL_MAX_DAYS, &days) < 0)
+		return fail(err, "scrub-interval", value, "is not a number of days from 0 (never) to 3650");
+	c->scrub_interval_days = days;
+	return 0;
+}
+
+static int set_scrub_rate(struct config *c, const char *value, struct config_error *err)
+{
+	uint64_t bytes;
+
+	if (size_parse(value, &bytes) < 0 || !bytes)
+		return fail(err, "scrub-rate", value, "is no number of bytes a second; use 64M, for example");
+	c->scrub_rate = bytes;
+	return 0;
+}
+
 static int set_level(struct config *c, const char *value, struct config_error *err)
 {
 	if (log_level_parse(value, &c->log_level) < 0)
@@ -157,6 +177,8 @@ static const struct single {
 	{"memory", set_memory, offsetof(struct config, memory_source)},
 	{"stall-timeout", set_stall, offsetof(struct config, stall_source)},
 	{"stop-timeout", set_stop, offsetof(struct config, stop_source)},
+	{"scrub-interval", set_scrub_interval, offsetof(struct config, scrub_interval_source)},
+	{"scrub-rate", set_scrub_rate, offsetof(struct config, scrub_rate_source)},
 	{"log-level", set_level, offsetof(struct config, level_source)},
 	{"write-log", set_write_log, offsetof(struct config, write_log_source)},
 };
@@ -178,6 +200,7 @@ void config_init(struct config *c)
 	c->memory_bytes = SERVER_MEMORY_DEFAULT;
 	c->stall_timeout_s = CONFIG_STALL_DEFAULT_S;
 	c->stop_timeout_s = CONFIG_STOP_DEFAULT_S;
+	c->scrub_interval_days = CONFIG_SCRUB_INTERVAL_DEFAULT_DAYS;
 }
 
 /* A weaker source's value is checked all the same, but lands in a copy that is thrown away. */
@@ -289,6 +312,8 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"commit-interval", a->commit_interval_ms != b->commit_interval_ms},
 		{"threads", a->threads != b->threads},
 		{"memory", a->memory_bytes != b->memory_bytes},
+		{"scrub-interval", a->scrub_interval_days != b->scrub_interval_days},
+		{"scrub-rate", a->scrub_rate != b->scrub_rate},
 		{"stall-timeout", a->stall_timeout_s != b->stall_timeout_s},
 	};
 	size_t len = 0;

@@ -16,6 +16,8 @@
 
 #define CONFIG_ERROR_MAX 512
 #define CONFIG_COMMIT_INTERVAL_MAX_S 3600
+#define CONFIG_SCRUB_INTERVAL_MAX_DAYS 3650
+#define CONFIG_SCRUB_INTERVAL_DEFAULT_DAYS 30
 #define CONFIG_TIMEOUT_MAX_S 86400
 #define CONFIG_STALL_DEFAULT_S 60
 #define CONFIG_STOP_DEFAULT_S 10
@@ -37,12 +39,14 @@ struct config {
 	unsigned commit_interval_ms;	   /* 0: likewise */
 	unsigned threads;		   /* 0: one a core */
 	unsigned stall_timeout_s, stop_timeout_s;
+	unsigned scrub_interval_days;	   /* 0: none starts by itself */
+	uint64_t scrub_rate;		   /* bytes a second; 0: the engine's default */
 	enum log_level log_level;
 	char write_log[PATH_MAX];	   /* empty: none */
 
 	/* Where each single value came from. */
 	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source,
-		stall_source, stop_source, memory_source;
+		stall_source, stop_source, memory_source, scrub_interval_source, scrub_rate_source;
 };
 
 struct config_error {

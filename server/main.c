@@ -30,6 +30,8 @@ static const char usage_text[] =
 	"  --stall-timeout SECONDS    how long a client may keep a request or a reply waiting (default: 60)\n"
 	"  --stop-timeout SECONDS     how long a stop waits for clients (default: 10)\n"
 	"  --threads N                event loops (default: one a core)\n"
+	"  --scrub-interval DAYS      read and verify the whole pool so often; 0: never (default: 30)\n"
+	"  --scrub-rate SIZE          of such a scrub: bytes a second at the most (default: 128M)\n"
 	"  --log-level LEVEL          error, warning, notice, info (default) or debug\n"
 	"  --write-log FILE           record every write and flush of the pool there (for tests; it grows fast)\n"
 	"  --help                     show this and exit\n"
@@ -53,6 +55,8 @@ static const struct option long_options[] = {
 	{"stall-timeout", required_argument, NULL, OPT_VALUE},
 	{"stop-timeout", required_argument, NULL, OPT_VALUE},
 	{"threads", required_argument, NULL, OPT_VALUE},
+	{"scrub-interval", required_argument, NULL, OPT_VALUE},
+	{"scrub-rate", required_argument, NULL, OPT_VALUE},
 	{"log-level", required_argument, NULL, OPT_VALUE},
 	{"write-log", required_argument, NULL, OPT_VALUE},
 	{"config", required_argument, NULL, OPT_CONFIG},

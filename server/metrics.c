@@ -58,6 +58,12 @@ static const struct metric fs_metrics[] = {
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"io\"}", FS(errors_io)},
 	{"byre_log_lost_flushes_total", COUNTER, "Answered flushes lost by damage to the flush log, since the pool was made.", "",
 	 FS(log_lost_flushes)},
+	{"byre_scrub_read_bytes", GAUGE, "Read by the scrub that runs, or by the last one.", "", FS(scrub.bytes_done)},
+	{"byre_scrub_expected_bytes", GAUGE, "What it will read, as was estimated when it began.", "", FS(scrub.bytes_total)},
+	{"byre_scrub_errors", GAUGE, "Bad copies and blocks, of the scrub that runs, or of the last one.", "{kind=\"found\"}",
+	 FS(scrub.found)},
+	{"byre_scrub_errors", GAUGE, NULL, "{kind=\"mended\"}", FS(scrub.mended)},
+	{"byre_scrub_damaged_bytes", GAUGE, "Of volumes, that cannot be read.", "", FS(scrub.damaged_bytes)},
 };
 #undef FS
 
@@ -122,6 +128,17 @@ static int write_seconds(struct evbuffer *out, const struct fs_info *info)
 		       : 0;
 }
 
+#define NS_PER_S 1000000000
+
+static int write_scrub(struct evbuffer *out, const struct fs_scrub_status *scrub)
+{
+	struct metric running = {"byre_scrub_running", GAUGE, "1 while one runs.", "", 0};
+	struct metric ended = {"byre_scrub_last_end_timestamp_seconds", GAUGE, "When the last scrub ended; 0: there was none.", "", 0};
+	int r = write_metric(out, &running, scrub->state == FS_SCRUB_RUNNING);
+
+	return r ? r : write_metric(out, &ended, (uint64_t)scrub->ended_ns / NS_PER_S);
+}
+
 int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct metrics_nbd *nbd)
 {
 	struct metric read_only = {"byre_pool_read_only", GAUGE, "1 when nothing can be written.", "", 0};
@@ -131,5 +148,7 @@ int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct
 		r = write_metric(out, &read_only, info->read_only);
 	if (!r)
 		r = write_seconds(out, info);
+	if (!r)
+		r = write_scrub(out, &info->scrub);
 	return r ? r : write_table(out, nbd_metrics, ARRAY_SIZE(nbd_metrics), nbd);
 }

@@ -55,6 +55,13 @@ struct rpc_method {
 	void (*after)(struct rpc_server *s); /* or NULL: runs on the loop once the answer of a success is queued */
 };
 
+/* ---- rpc_scrub.c ---- */
+
+void rpc_scrub_message(const struct fs_scrub_status *st, Byre__Scrub *ret_msg);
+int rpc_run_scrub_start(struct rpc_call *call);
+int rpc_run_scrub_stop(struct rpc_call *call);
+int rpc_run_scrub_status(struct rpc_call *call);
+
 /* NULL: there is no such method. */
 const struct rpc_method *rpc_method_find(uint16_t id);
 

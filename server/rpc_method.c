@@ -66,9 +66,17 @@ static ProtobufCBinaryData as_bytes(const uint8_t *data, size_t len)
 	return (ProtobufCBinaryData){.data = (uint8_t *)data, .len = len};
 }
 
+/* A message with the one inside it. */
+struct pool_message {
+	Byre__PoolInfo pool;
+	Byre__Scrub scrub;
+};
+
 /* Borrows from `i`. Long and flat: one line a field. */
-static void pool_message(const struct fs_info *i, Byre__PoolInfo *ret_msg)
+static void pool_message(const struct fs_info *i, struct pool_message *ret)
 {
+	Byre__PoolInfo *ret_msg = &ret->pool;
+
 	byre__pool_info__init(ret_msg);
 	ret_msg->uuid = as_bytes(i->uuid, sizeof(i->uuid));
 	ret_msg->size = i->size;
@@ -118,6 +126,8 @@ static void pool_message(const struct fs_info *i, Byre__PoolInfo *ret_msg)
 	ret_msg->read_only = i->read_only;
 	ret_msg->device_kind = (char *)(i->device_kind ? i->device_kind : "");
 	ret_msg->direct_io = i->direct_io;
+	rpc_scrub_message(&i->scrub, &ret->scrub);
+	ret_msg->scrub = &ret->scrub;
 }
 
 /* Borrows from `i`. */
@@ -168,12 +178,12 @@ static int run_stats(struct rpc_call *call)
 	Byre__StatsReply reply = BYRE__STATS_REPLY__INIT;
 	struct figures figures;
 	struct rpc_figures nbd;
-	Byre__PoolInfo pool;
+	struct pool_message pool;
 	struct fs_info info;
 
 	fs_get_info(s->opt.fs, &info);
 	pool_message(&info, &pool);
-	reply.pool = &pool;
+	reply.pool = &pool.pool;
 	if (s->opt.clients) {
 		client_total(s->opt.clients, &figures, &reply.nbd_connections, &reply.nbd_connections_total);
 		rpc_figures_message(&figures, &nbd);
@@ -219,12 +229,12 @@ static void after_shutdown(struct rpc_server *s)
 static int run_pool_info(struct rpc_call *call)
 {
 	Byre__PoolInfoReply reply = BYRE__POOL_INFO_REPLY__INIT;
-	Byre__PoolInfo pool;
+	struct pool_message pool;
 	struct fs_info info;
 
 	fs_get_info(call->server->opt.fs, &info);
 	pool_message(&info, &pool);
-	reply.pool = &pool;
+	reply.pool = &pool.pool;
 	return rpc_call_reply(call, &reply.base);
 }
 
@@ -416,6 +426,10 @@ static const struct rpc_method methods[] = {
 	 rpc_run_client_list, NULL},
 	{BYRE__METHOD__METHOD_CLIENT_DROP, "client drop", &byre__client_drop_request__descriptor, false,
 	 rpc_run_client_drop, NULL},
+	{BYRE__METHOD__METHOD_SCRUB_START, "scrub start", &byre__scrub_start_request__descriptor, true,
+	 rpc_run_scrub_start, NULL},
+	{BYRE__METHOD__METHOD_SCRUB_STATUS, "scrub status", &byre__empty__descriptor, false, rpc_run_scrub_status, NULL},
+	{BYRE__METHOD__METHOD_SCRUB_STOP, "scrub stop", &byre__empty__descriptor, true, rpc_run_scrub_stop, NULL},
 };
 
 const struct rpc_method *rpc_method_find(uint16_t id)

@@ -298,6 +298,9 @@ static int open_pool(struct server *srv)
 	struct fs_options opt = {
 		.cache_bytes = srv->config.cache_bytes,
 		.commit_interval_ms = srv->config.commit_interval_ms,
+		.scrub_goes_on = true,
+		.scrub_interval_s = srv->config.scrub_interval_days * 86400ull,
+		.scrub_rate = srv->config.scrub_rate,
 		.write_log = *srv->config.write_log ? srv->config.write_log : NULL,
 		.log = on_fs_log,
 		.log_arg = srv->log,

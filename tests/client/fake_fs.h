@@ -304,6 +304,30 @@ int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *
 	return v ? 0 : -ENOENT;
 }
 
+int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *err)
+{
+	return 0;
+}
+
+int fs_scrub_stop(struct fs *fs, struct fs_error *err)
+{
+	return -ENOENT;
+}
+
+void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status)
+{
+	*ret_status = (struct fs_scrub_status){.state = FS_SCRUB_STOPPED, .found = 3, .mended = 2, .damaged_bytes = 4096};
+}
+
+size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max)
+{
+	size_t n = 1000;
+
+	for (size_t i = 0; i < n && i < max; i++)
+		ret_damage[i] = (struct fs_scrub_damage){.volume = "vm1", .volume_id = 256, .off = i * 8192, .len = 4096};
+	return n;
+}
+
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	struct fs_volume_info *copy;

@@ -30,6 +30,9 @@ NOT_RUN(run_volume_delete)
 NOT_RUN(run_client_list)
 NOT_RUN(run_client_drop)
 NOT_RUN(run_top)
+NOT_RUN(run_scrub_start)
+NOT_RUN(run_scrub_status)
+NOT_RUN(run_scrub_stop)
 NOT_RUN(run_stats)
 NOT_RUN(run_commit)
 NOT_RUN(run_shutdown)
@@ -143,6 +146,10 @@ static void test_cli_every_command_is_found(void **state)
 	assert_ptr_equal(accept_line("volume resize v 1G").command->run, run_volume_resize);
 	assert_ptr_equal(accept_line("volume rename a b").command->run, run_volume_rename);
 	assert_ptr_equal(accept_line("volume delete v").command->run, run_volume_delete);
+	assert_ptr_equal(accept_line("scrub start --rate 64M --restart").command->run, run_scrub_start);
+	assert_int_equal(accept_line("scrub start --rate 64M").rate.asked, 64 << 20);
+	assert_ptr_equal(accept_line("scrub status --json").command->run, run_scrub_status);
+	assert_ptr_equal(accept_line("scrub stop").command->run, run_scrub_stop);
 	assert_ptr_equal(accept_line("stats --json").command->run, run_stats);
 	assert_ptr_equal(accept_line("commit").command->run, run_commit);
 	assert_ptr_equal(accept_line("shutdown").command->run, run_shutdown);

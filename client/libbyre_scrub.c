@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* client/libbyre_scrub.c: libbyre's calls about scrubs. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client/libbyre_int.h"
+
+void libbyre_scrub_from_message(const Byre__Scrub *m, struct byre_scrub *ret_scrub)
+{
+	*ret_scrub = (struct byre_scrub){0};
+	if (!m) /* an older daemon */
+		return;
+	*ret_scrub = (struct byre_scrub){
+		.state = (enum byre_scrub_state)m->state,
+		.started_ns = m->started_ns,
+		.ended_ns = m->ended_ns,
+		.rate = m->rate,
+		.bytes_done = m->bytes_done,
+		.bytes_total = m->bytes_total,
+		.found = m->found,
+		.mended = m->mended,
+		.damaged_bytes = m->damaged_bytes,
+	};
+}
+
+int byre_scrub_start(struct byre *b, uint64_t rate, bool restart, struct byre_error *err)
+{
+	Byre__ScrubStartRequest rq = BYRE__SCRUB_START_REQUEST__INIT;
+
+	rq.rate = rate;
+	rq.restart = restart;
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_SCRUB_START, "scrub start", &rq.base, err);
+}
+
+int byre_scrub_stop(struct byre *b, struct byre_error *err)
+{
+	static const Byre__Empty none = BYRE__EMPTY__INIT;
+
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_SCRUB_STOP, "scrub stop", &none.base, err);
+}
+
+static int each_damage(const Byre__ScrubStatusReply *m, byre_scrub_damage_fn fn, void *arg)
+{
+	int r = 0;
+
+	for (size_t i = 0; fn && r == 0 && i < m->n_damage; i++) {
+		const Byre__ScrubDamage *from = m->damage[i];
+		struct byre_scrub_damage d = {.volume_id = from->volume_id, .off = from->offset, .len = from->length,
+					      .lost = from->lost};
+
+		snprintf(d.volume, sizeof(d.volume), "%s", from->volume);
+		r = fn(arg, &d);
+	}
+	return r;
+}
+
+int byre_scrub_status_sized(struct byre *b, struct byre_scrub *ret_scrub, size_t size, byre_scrub_damage_fn fn, void *arg,
+			    bool *ret_more, struct byre_error *err)
+{
+	static const Byre__Empty none = BYRE__EMPTY__INIT;
+	const Byre__ScrubStatusReply *m;
+	ProtobufCMessage *reply;
+	struct byre_scrub scrub;
+	int r;
+
+	r = libbyre_call(b, BYRE__METHOD__METHOD_SCRUB_STATUS, "scrub status", &none.base,
+			 &byre__scrub_status_reply__descriptor, &reply, err);
+	if (r)
+		return r;
+	m = (const Byre__ScrubStatusReply *)reply;
+	libbyre_scrub_from_message(m->scrub, &scrub);
+	libbyre_copy_out(ret_scrub, size, &scrub, sizeof(scrub));
+	if (ret_more)
+		*ret_more = m->more;
+	r = each_damage(m, fn, arg);
+	libbyre_free(reply);
+	return r;
+}
