@@ -133,6 +133,11 @@ size_t rpc_parser_wants(const struct rpc_parser *p)
 	return n ? n : RPC_HEADER_LEN;
 }
 
+size_t rpc_parser_holds(const struct rpc_parser *p)
+{
+	return p->body ? p->have : 0;
+}
+
 static int fail(struct rpc_parser *p, int error, const char *why)
 {
 	p->error = error;

@@ -14,9 +14,17 @@
 
 struct http_server;
 
-/* Listens. Errors as addr_listen, and -ENOMEM. `workers` must outlive the server. */
-int http_server_new(struct event_base *base, const struct addr *addr, struct fs *fs,
-		    const struct nbd_worker *workers, unsigned worker_count, struct http_server **ret_http);
+struct http_server_options {
+	struct fs *fs;
+	struct budget *budget;
+	const struct nbd_worker *workers; /* outlive the server */
+	unsigned worker_count;
+	unsigned max; /* connections, at least 1 */
+};
+
+/* Listens. Errors as addr_listen, and -ENOMEM. `opt` is copied. */
+int http_server_new(struct event_base *base, const struct addr *addr, const struct http_server_options *opt,
+		    struct http_server **ret_http);
 /* Closes everything at once. Accepts NULL. */
 void http_server_free(struct http_server *http);
 

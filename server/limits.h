@@ -6,6 +6,7 @@
 #include "fs/fs.h"
 
 /* ---- the daemon ---- */
+#define SERVER_FDS_KEPT 16	   /* descriptors that connections never take; see conn_limits_init */
 #define SERVER_THREADS_MAX 256
 #define SERVER_LISTENERS_MAX 16	   /* of each kind: --nbd, --rpc */
 #define SERVER_FORCE_MS 3000	   /* what is under way may take after a second SIGTERM */
@@ -24,7 +25,7 @@
 #define SERVER_MEMORY_SPARE 16
 
 /* ---- connections ---- */
-#define NBD_CONNECTIONS_MAX 4096   /* more are closed as soon as they are accepted */
+#define NBD_CONNECTIONS_MAX 4096u  /* more are closed as soon as they are accepted */
 #define NBD_HANDSHAKE_TIMEOUT_S 30 /* from accept to the end of option haggling */
 #define NBD_LINGER_TIMEOUT_S 10	   /* how long a client that is being disconnected may take no replies */
 #define NBD_LAST_MS 1000	   /* how long one that has got all of them may leave the connection open */
@@ -38,6 +39,15 @@
 #define NBD_REQUEST_COST 1536u
 #define NBD_HANDSHAKE_OUT_FREE 4096u /* output of a handshake that is a part of its cost, */
 #define NBD_HANDSHAKE_IN_FREE 2048u  /* and input */
+
+/* ---- RPC (more in rpc_int.h) ---- */
+#define RPC_CONNECTIONS_MAX 256u
+
+/* ---- HTTP ---- */
+#define HTTP_CONNECTIONS_MAX 64u
+#define HTTP_HEAD_MAX 8192
+#define HTTP_TIMEOUT_S 10 /* from accept to the end of the answer */
+#define HTTP_LAST_MS 1000 /* and so long the client may leave the connection open */
 
 /* ---- waiting for room ---- */
 #define NBD_WAKE_MAX 8u	    /* waiting connections that are tried again each time something becomes free, */

@@ -18,15 +18,16 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 {
 	struct listener_group *g = arg;
 
-	if (connections(g) >= NBD_CONNECTIONS_MAX) {
+	if (connections(g) >= g->max) {
 		if (!g->full_logged)
-			log_line(g->log, LOG_LEVEL_WARNING, "NBD: %d connections are open, refusing more",
-				 NBD_CONNECTIONS_MAX);
+			log_line(g->log, LOG_LEVEL_WARNING,
+				 "NBD: %u connections are open, refusing more (at most %u; fewer where ulimit -n is low)",
+				 g->max, NBD_CONNECTIONS_MAX);
 		g->full_logged = true;
 		close(fd);
 		return;
 	}
-	g->full_logged = false;
+	g->full_logged = g->error_logged = false;
 	if (nbd_worker_accept(&g->workers[g->next_worker], fd) < 0 && !g->short_logged) {
 		log_line(g->log, LOG_LEVEL_WARNING,
 			 "NBD: no memory for another connection, refusing some; see --memory");
@@ -51,7 +52,9 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
 	struct listener_group *g = arg;
 	struct timeval pause = {.tv_usec = SERVER_ACCEPT_PAUSE_MS * 1000};
 
-	log_line(g->log, LOG_LEVEL_WARNING, "NBD: cannot accept a connection: %s", strerror(errno));
+	if (!g->error_logged)
+		log_line(g->log, LOG_LEVEL_WARNING, "NBD: cannot accept a connection: %s; trying again", strerror(errno));
+	g->error_logged = true;
 	set_enabled(g, false);
 	event_add(g->retry, &pause);
 }
@@ -62,9 +65,10 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 }
 
 int listener_group_init(struct listener_group *g, struct event_base *base, struct nbd_worker *workers,
-			unsigned worker_count, struct log *log)
+			unsigned worker_count, unsigned max, struct log *log)
 {
-	*g = (struct listener_group){.base = base, .log = log, .workers = workers, .worker_count = worker_count};
+	*g = (struct listener_group){
+		.base = base, .log = log, .workers = workers, .worker_count = worker_count, .max = max};
 	g->retry = evtimer_new(base, on_retry, g);
 	return g->retry ? 0 : -ENOMEM;
 }

@@ -16,9 +16,9 @@ struct listener_group {
 	struct event_base *base;
 	struct log *log;
 	struct nbd_worker *workers;
-	unsigned worker_count, next_worker;
+	unsigned worker_count, next_worker, max; /* max: connections */
 	bool full_logged; /* that connections are refused; until there is room again */
-	bool short_logged;
+	bool short_logged, error_logged;
 	struct {
 		struct addr addr;
 		struct evconnlistener *listener;
@@ -28,7 +28,7 @@ struct listener_group {
 };
 
 int listener_group_init(struct listener_group *g, struct event_base *base, struct nbd_worker *workers,
-			unsigned worker_count, struct log *log);
+			unsigned worker_count, unsigned max, struct log *log);
 /* Stops accepting, closes the sockets and removes unix ones. May be called again. */
 void listener_group_fini(struct listener_group *g);
 /* Listens on one more address. Errors as addr_listen; -E2BIG: there are SERVER_LISTENERS_MAX. */

@@ -85,6 +85,8 @@ static void call_complete(struct rpc_call *call)
 	void (*after)(struct rpc_server *) = call->error ? NULL : call->method->after;
 
 	s->nr_calls--;
+	if (call->method->waits)
+		s->nr_running--;
 	s->stats.requests++;
 	s->stats.errors += call->error != 0;
 
@@ -136,10 +138,41 @@ static void on_done(evutil_socket_t fd, short what, void *arg)
 		STAILQ_REMOVE_HEAD(&done, done_entry);
 		call_complete(call);
 	}
+	if (evtimer_pending(s->retry_ev, NULL)) /* something waits */
+		event_active(s->retry_ev, 0, 0);
 }
 
-int rpc_call_start(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id,
-		   ProtobufCMessage *request)
+/* ---- calls that wait -------------------------------------------------------- */
+
+static bool may_begin(const struct rpc_call *call)
+{
+	return rpc_conn_may_begin(call->conn) &&
+	       (!call->method->waits || call->server->nr_running < RPC_RUNNING_MAX);
+}
+
+static void begin(struct rpc_call *call)
+{
+	struct rpc_server *s = call->server;
+
+	if (call->method->waits) {
+		s->nr_running++;
+		fs_work(s->opt.fs, &call->work);
+	} else {
+		call_run(call);
+		call_complete(call);
+	}
+}
+
+void rpc_server_retry_later(struct rpc_server *s)
+{
+	const struct timeval period = {.tv_usec = RPC_RETRY_MS * 1000};
+
+	if (!evtimer_pending(s->retry_ev, NULL))
+		evtimer_add(s->retry_ev, &period);
+}
+
+int rpc_call_new(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id, uint64_t cost,
+		 ProtobufCMessage *request)
 {
 	struct rpc_server *s = conn->server;
 	struct rpc_call *call = mem_zalloc(sizeof(*call));
@@ -151,19 +184,72 @@ int rpc_call_start(struct rpc_conn *conn, const struct rpc_method *method, uint6
 	call->server = s;
 	call->method = method;
 	call->id = id;
+	call->cost = cost;
 	call->request = request;
 	call->conn = conn;
 	LIST_INSERT_HEAD(&conn->calls, call, conn_entry);
 	conn->nr_calls++;
+	conn->call_bytes += cost;
 	s->nr_calls++;
 
-	if (method->waits) {
-		fs_work(s->opt.fs, &call->work);
+	if (may_begin(call)) {
+		begin(call);
 	} else {
-		call_run(call);
-		call_complete(call);
+		call->waiting = true;
+		STAILQ_INSERT_TAIL(&conn->waiting, call, done_entry);
+		rpc_server_retry_later(s);
 	}
 	return 0;
+}
+
+/* A call that ends at once may end its connection. */
+void rpc_calls_begin(struct rpc_conn *conn)
+{
+	struct rpc_server *s = conn->server;
+	struct rpc_call *call;
+
+	while ((call = STAILQ_FIRST(&conn->waiting)) && may_begin(call)) {
+		bool last = conn->nr_calls == 1;
+
+		STAILQ_REMOVE_HEAD(&conn->waiting, done_entry);
+		call->waiting = false;
+		begin(call);
+		if (last)
+			return;
+	}
+	if (call)
+		rpc_server_retry_later(s);
+}
+
+void rpc_call_drop(struct rpc_call *call)
+{
+	struct rpc_server *s = call->server;
+	struct rpc_conn *conn = call->conn;
+
+	ASSERT(call->waiting);
+	STAILQ_REMOVE(&conn->waiting, call, rpc_call, done_entry);
+	LIST_REMOVE(call, conn_entry);
+	conn->nr_calls--;
+	conn->call_bytes -= call->cost;
+	s->nr_calls--;
+	call_free(call);
+	if (s->stopping)
+		rpc_server_sweep(s);
+}
+
+/* Something has ended, or some time has passed. */
+static void on_retry(evutil_socket_t fd, short what, void *arg)
+{
+	struct rpc_server *s = arg;
+	struct rpc_conn *conn, *next;
+
+	for (conn = TAILQ_FIRST(&s->conns); conn; conn = next) {
+		next = TAILQ_NEXT(conn, entry);
+		if (conn->held_up)
+			rpc_conn_retry(conn);
+		else if (!STAILQ_EMPTY(&conn->waiting))
+			rpc_calls_begin(conn);
+	}
 }
 
 /* ---- sockets -------------------------------------------------------------- */
@@ -187,11 +273,26 @@ static void turn_away(int fd)
 	close(fd);
 }
 
+/* See invariant 5. False: all are busy. */
+static bool make_place(struct rpc_server *s)
+{
+	struct rpc_conn *conn;
+
+	TAILQ_FOREACH(conn, &s->conns, entry)
+	{
+		if (conn->nr_calls)
+			continue;
+		rpc_conn_free(conn);
+		return true;
+	}
+	return false;
+}
+
 static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *sa, int len, void *arg)
 {
 	struct rpc_server *s = arg;
 
-	if (s->nr_conns >= RPC_CONNECTIONS_MAX)
+	if (s->nr_conns >= s->opt.max && !make_place(s))
 		turn_away(fd);
 	else if (rpc_conn_new(s, fd) == 0)
 		s->stats.connections_total++;
@@ -256,8 +357,8 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
 	struct rpc_conn *conn, *next;
 	void (*drained)(void *) = s->drained;
 
-	for (conn = LIST_FIRST(&s->conns); conn; conn = next) {
-		next = LIST_NEXT(conn, entry);
+	for (conn = TAILQ_FIRST(&s->conns); conn; conn = next) {
+		next = TAILQ_NEXT(conn, entry);
 		if (conn->state == RPC_CONN_OPEN)
 			rpc_conn_finish(conn);
 	}
@@ -294,8 +395,9 @@ void rpc_server_cut(struct rpc_server *s)
 
 	ASSERT(s->stopping && !s->cut);
 	s->cut = true;
-	for (conn = LIST_FIRST(&s->conns); conn; conn = next) {
-		next = LIST_NEXT(conn, entry);
+	for (conn = TAILQ_FIRST(&s->conns); conn; conn = next) {
+		next = TAILQ_NEXT(conn, entry);
+		rpc_conn_drop_waiting(conn);
 		if (!conn->nr_calls)
 			rpc_conn_free(conn);
 	}
@@ -322,11 +424,12 @@ void rpc_server_free(struct rpc_server *s)
 
 	ASSERT(s->nr_calls == 0);
 	close_listeners(s);
-	while (!LIST_EMPTY(&s->conns))
-		rpc_conn_free(LIST_FIRST(&s->conns));
+	while (!TAILQ_EMPTY(&s->conns))
+		rpc_conn_free(TAILQ_FIRST(&s->conns));
 	free_event(s->accept_ev);
 	free_event(s->done_ev);
 	free_event(s->sweep_ev);
+	free_event(s->retry_ev);
 	free_event(s->shutdown_ev);
 	if (s->done_fd >= 0)
 		close(s->done_fd);
@@ -350,9 +453,10 @@ static int server_init(struct rpc_server *s)
 
 	s->done_ev = event_new(s->base, s->done_fd, EV_READ | EV_PERSIST, on_done, s);
 	s->accept_ev = evtimer_new(s->base, on_accept_again, s);
+	s->retry_ev = evtimer_new(s->base, on_retry, s);
 	s->sweep_ev = evtimer_new(s->base, on_sweep, s);
 	s->shutdown_ev = evtimer_new(s->base, on_shutdown, s);
-	if (!s->done_ev || !s->accept_ev || !s->sweep_ev || !s->shutdown_ev)
+	if (!s->done_ev || !s->accept_ev || !s->sweep_ev || !s->retry_ev || !s->shutdown_ev)
 		return -ENOMEM;
 	return event_add(s->done_ev, NULL) ? -ENOMEM : 0;
 }
@@ -369,7 +473,7 @@ int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt
 	s->opt = *opt;
 	s->done_fd = -1;
 	s->stats.start_ms = now_ms();
-	LIST_INIT(&s->conns);
+	TAILQ_INIT(&s->conns);
 	STAILQ_INIT(&s->done);
 	lock_init(&s->done_lock, RPC_DONE_LOCK_RANK);
 

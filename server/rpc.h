@@ -11,6 +11,7 @@
 
 #include <event2/event.h>
 
+struct budget;
 struct client_list;
 struct fs;
 struct rpc_server;
@@ -18,6 +19,8 @@ struct rpc_server;
 struct rpc_server_options {
 	struct fs *fs; /* outlives the server */
 	struct client_list *clients; /* likewise; NULL: there are none to speak of */
+	struct budget *budget; /* likewise; of all connections */
+	unsigned max;	       /* connections */
 	/* A client asked the daemon to stop, and has its answer. Runs on the loop; may call rpc_server_stop. */
 	void (*shutdown)(void *arg);
 	void *arg;

@@ -3,8 +3,8 @@
  * server/rpc_conn.c: one RPC connection: frames in, answers out.
  *
  * Invariants
- * 1. Frames are read only while the connection is OPEN and its client takes the answers: what waits for one
- *    client is at most RPC_OUTPUT_MAX, the answers of RPC_REQUESTS_MAX calls, and one frame half read.
+ * 1. Frames are read only while the connection is OPEN, and either there is memory or it holds next to nothing: what waits
+ *    for one client is at most RPC_OUTPUT_HARD, RPC_REQUESTS_MAX calls, and one frame half read.
  * 2. A frame that breaks the protocol is answered once, with id 0, and nothing follows it.
  */
 #include <errno.h>
@@ -18,6 +18,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "proto/rpc_fields.h"
 #include "proto/rpc_status.h"
 #include "server/rpc_int.h"
 
@@ -37,20 +38,50 @@ static size_t output_len(const struct rpc_conn *conn)
 	return evbuffer_get_length(bufferevent_get_output(conn->bev));
 }
 
-static bool is_choked(const struct rpc_conn *conn)
+/* Charges what the connection holds now. */
+static void update_charge(struct rpc_conn *conn)
 {
-	return output_len(conn) > RPC_OUTPUT_MAX;
+	struct budget_account *acct = &conn->account;
+	uint64_t holds = evbuffer_get_length(bufferevent_get_input(conn->bev)) + rpc_parser_holds(&conn->parser) +
+			 output_len(conn) + conn->call_bytes;
+
+	if (holds > acct->held)
+		budget_force(acct, holds - acct->held);
+	else
+		budget_give(acct, acct->held - holds);
+}
+
+bool rpc_conn_may_begin(const struct rpc_conn *conn)
+{
+	return conn->state != RPC_CONN_REFUSED && output_len(conn) <= RPC_OUTPUT_MAX &&
+	       budget_room(&conn->account) > 0;
+}
+
+static bool may_read(const struct rpc_conn *conn)
+{
+	return output_len(conn) <= RPC_OUTPUT_HARD &&
+	       (conn->account.held <= RPC_HELD_FREE || budget_room(&conn->account) > 0);
+}
+
+void rpc_conn_drop_waiting(struct rpc_conn *conn)
+{
+	struct rpc_call *call;
+
+	while ((call = STAILQ_FIRST(&conn->waiting)))
+		rpc_call_drop(call);
 }
 
 static void detach_calls(struct rpc_conn *conn)
 {
 	struct rpc_call *call;
 
+	rpc_conn_drop_waiting(conn);
 	while ((call = LIST_FIRST(&conn->calls))) {
 		LIST_REMOVE(call, conn_entry);
 		call->conn = NULL;
 	}
 	conn->nr_calls = 0;
+	conn->call_bytes = 0;
 }
 
 void rpc_conn_free(struct rpc_conn *conn)
@@ -58,9 +89,11 @@ void rpc_conn_free(struct rpc_conn *conn)
 	struct rpc_server *s = conn->server;
 
 	detach_calls(conn);
-	LIST_REMOVE(conn, entry);
+	TAILQ_REMOVE(&s->conns, conn, entry);
 	s->nr_conns--;
 	bufferevent_free(conn->bev);
+	budget_give(&conn->account, conn->account.held);
+	budget_account_fini(&conn->account);
 	rpc_parser_fini(&conn->parser);
 	mem_free(conn);
 	if (s->stopping)
@@ -140,11 +173,13 @@ void rpc_conn_answer(struct rpc_conn *conn, struct rpc_call *call)
 	LIST_REMOVE(call, conn_entry);
 	call->conn = NULL;
 	conn->nr_calls--;
+	conn->call_bytes -= call->cost;
 
 	if (call->error)
 		send_error(conn, call->id, call->error, call->err.msg);
 	else
 		send_frame(conn, &frame);
+	update_charge(conn);
 	if (conn->server->cut && !conn->nr_calls)
 		bufferevent_set_timeouts(conn->bev, &last, &last);
 	/* Frees only a FINISHING connection, and none of those is inside the parser's loop. */
@@ -191,15 +226,35 @@ static void on_request(struct rpc_conn *conn, const struct rpc_frame *f)
 		return;
 	}
 
+	if (rpc_fields_count(f->message, f->message_len, RPC_FIELDS_MAX) > (int)RPC_FIELDS_MAX) {
+		snprintf(text, sizeof(text), "%s: the message has more than %u fields", method->name, RPC_FIELDS_MAX);
+		send_error(conn, f->id, -EINVAL, text);
+		return;
+	}
 	request = protobuf_c_message_unpack(method->request, rpc_allocator(), f->message_len, f->message);
 	if (!request) {
 		snprintf(text, sizeof(text), "%s: the message cannot be decoded", method->name);
 		send_error(conn, f->id, -EINVAL, text);
 		return;
 	}
-	if (rpc_call_start(conn, method, f->id, request)) {
+	if (rpc_call_new(conn, method, f->id, RPC_CALL_COST + 2 * (uint64_t)f->message_len, request)) {
 		protobuf_c_message_free_unpacked(request, rpc_allocator());
 		send_error(conn, f->id, -ENOMEM, "the server is out of memory");
+	}
+}
+
+/* What has begun cannot be stopped; what waits need not begin. */
+static void on_cancel(struct rpc_conn *conn, uint64_t id)
+{
+	struct rpc_call *call;
+
+	STAILQ_FOREACH(call, &conn->waiting, done_entry)
+	{
+		if (call->id != id)
+			continue;
+		rpc_call_drop(call);
+		send_error(conn, id, -ECANCELED, "cancelled before it began");
+		return;
 	}
 }
 
@@ -208,14 +263,9 @@ static void on_frame(struct rpc_conn *conn, const struct rpc_frame *f)
 	switch (f->kind) {
 	case RPC_REQUEST: on_request(conn, f); return;
 	case RPC_REPLY: refuse(conn, -EPROTO, "replies come from the server"); return;
+	case RPC_CANCEL: on_cancel(conn, f->id); return;
 	case RPC_DATA:
-	case RPC_CREDIT:
-	case RPC_CANCEL:
-		/*
-		 * No method takes or gives bulk data, and none can be stopped half-way: these are what
-		 * a client had sent before it saw its answer.
-		 */
-		return;
+	case RPC_CREDIT: return; /* no method takes or gives bulk data: sent before the client saw its answer */
 	}
 }
 
@@ -228,7 +278,7 @@ static bool parse_some(struct rpc_conn *conn)
 	size_t used;
 	int r;
 
-	if (conn->state != RPC_CONN_OPEN || is_choked(conn))
+	if (conn->state != RPC_CONN_OPEN || output_len(conn) > RPC_OUTPUT_HARD)
 		return false;
 	if (evbuffer_peek(in, -1, NULL, &v, 1) < 1 || !v.iov_len)
 		return false;
@@ -239,8 +289,11 @@ static bool parse_some(struct rpc_conn *conn)
 		return false;
 	}
 	evbuffer_drain(in, used);
-	if (r > 0)
+	if (r > 0) {
+		TAILQ_REMOVE(&conn->server->conns, conn, entry);
+		TAILQ_INSERT_TAIL(&conn->server->conns, conn, entry);
 		on_frame(conn, &frame);
+	}
 	return true;
 }
 
@@ -255,16 +308,40 @@ static void throw_away_input(struct rpc_conn *conn)
 		rpc_conn_free(conn);
 }
 
+/* Reads on, or not, as memory and the client allow. */
+static void set_reading(struct rpc_conn *conn)
+{
+	update_charge(conn);
+	if (conn->state != RPC_CONN_OPEN)
+		return;
+	if (may_read(conn)) {
+		conn->held_up = false;
+		bufferevent_enable(conn->bev, EV_READ);
+	} else {
+		conn->held_up = true;
+		bufferevent_disable(conn->bev, EV_READ);
+		rpc_server_retry_later(conn->server);
+	}
+}
+
 static void on_readable(struct bufferevent *bev, void *arg)
 {
 	struct rpc_conn *conn = arg;
+	unsigned n = 0;
 
-	while (parse_some(conn))
-		;
-	if (is_choked(conn))
-		bufferevent_disable(bev, EV_READ);
+	while (n < RPC_FRAMES_MAX && parse_some(conn))
+		n++;
+	if (n == RPC_FRAMES_MAX) /* the rest after others have had their turn */
+		bufferevent_trigger(bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+	set_reading(conn);
 	if (conn->state == RPC_CONN_REFUSED)
 		throw_away_input(conn);
+}
+
+void rpc_conn_retry(struct rpc_conn *conn)
+{
+	if (conn->state == RPC_CONN_OPEN && may_read(conn))
+		on_readable(conn->bev, conn);
 }
 
 /* ---- the rest of a connection's life -------------------------------------- */
@@ -276,11 +353,18 @@ static void on_written(struct bufferevent *bev, void *arg)
 
 	switch (conn->state) {
 	case RPC_CONN_OPEN:
-		bufferevent_enable(bev, EV_READ);
-		on_readable(bev, conn); /* what was read before the client choked raises no event of its own */
+		/* What was read before the client choked raises no event of its own. */
+		bufferevent_trigger(bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+		update_charge(conn);
+		rpc_calls_begin(conn);
 		return;
 	case RPC_CONN_REFUSED: shutdown(bufferevent_getfd(bev), SHUT_WR); return;
-	default: settle(conn);
+	default:
+		update_charge(conn);
+		if (!STAILQ_EMPTY(&conn->waiting))
+			rpc_calls_begin(conn);
+		else
+			settle(conn);
 	}
 }
 
@@ -340,7 +424,9 @@ int rpc_conn_new(struct rpc_server *s, int fd)
 	conn->tcp = is_tcp(fd);
 	rpc_parser_init(&conn->parser);
 	LIST_INIT(&conn->calls);
-	LIST_INSERT_HEAD(&s->conns, conn, entry);
+	STAILQ_INIT(&conn->waiting);
+	budget_account_init(&conn->account, s->opt.budget, NULL);
+	TAILQ_INSERT_TAIL(&s->conns, conn, entry);
 	s->nr_conns++;
 
 	bufferevent_setcb(conn->bev, on_readable, on_written, on_event, conn);

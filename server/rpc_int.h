@@ -7,7 +7,13 @@
  * 1. Only the loop's thread touches servers and connections. A worker touches one call, from fs_work() until it
  *    has put it on the server's `done` list; of the server it touches `done`, under done_lock, and opt.fs.
  * 2. A call outlives its connection: `conn` is NULL once nobody waits for the answer.
- * 3. Everything that a client can make grow has a maximum below.
+ * 3. Everything that a client can make grow has a maximum below, and is charged to the budget when it is there: input
+ *    and the message half read, requests, answers that the client has not taken.
+ * 4. A call waits, and has not begun, while its client leaves more than RPC_OUTPUT_MAX of answers untaken, memory is out, or
+ *    RPC_RUNNING_MAX others run. The connection is read on meanwhile: a CANCEL may be among what comes. A call that waits
+ *    goes with its connection.
+ * 5. When all places are taken a newcomer gets that of the connection that has done nothing for longest, unless all of them
+ *    have calls under way.
  */
 #ifndef SERVER_RPC_INT_H
 #define SERVER_RPC_INT_H
@@ -23,13 +29,21 @@
 #include "fs/fs.h"
 #include "proto/byre.pb-c.h"
 #include "proto/rpc_frame.h"
+#include "server/budget.h"
+#include "server/limits.h"
 #include "server/rpc.h"
 
-#define RPC_CONNECTIONS_MAX 256u
 #define RPC_REQUESTS_MAX 64u	       /* under way on one connection */
 #define RPC_LISTENERS_MAX 16u
-#define RPC_INPUT_MAX (256u << 10)     /* read ahead of the parser */
-#define RPC_OUTPUT_MAX (1u << 20)      /* answers not taken by the client: above it, nothing more is read */
+#define RPC_RUNNING_MAX 32u	       /* on their way to workers, of all connections */
+#define RPC_INPUT_MAX (64u << 10)      /* read ahead of the parser */
+#define RPC_FRAMES_MAX 64u	       /* parsed in one go, before others have their turn */
+#define RPC_OUTPUT_MAX (1u << 20)      /* answers not taken by the client: above it, no request is begun, */
+#define RPC_OUTPUT_HARD (RPC_OUTPUT_MAX + RPC_RUNNING_MAX * RPC_MESSAGE_MAX) /* above this, nothing is read: the client
+										 asks on and on, and is told EBUSY */
+#define RPC_HELD_FREE (64u << 10)      /* what a connection may hold when there is no memory, and still be read */
+#define RPC_CALL_COST 1024u	       /* of a request, beside its message */
+#define RPC_RETRY_MS 250	       /* calls that wait are tried again so often, besides when something ends */
 #define RPC_WRITE_TIMEOUT_S 60	       /* a client that takes nothing for so long is dropped */
 #define RPC_LINGER_MS 2000	       /* how long a refused client has to read why */
 #define RPC_LINGER_BYTES (4u << 20)    /* and what is thrown away meanwhile */
@@ -41,6 +55,7 @@
 
 struct rpc_call;
 struct rpc_conn;
+STAILQ_HEAD(rpc_call_list, rpc_call);
 
 struct rpc_method {
 	uint16_t id;
@@ -70,7 +85,9 @@ struct rpc_call {
 	struct rpc_server *server;
 	struct rpc_conn *conn;
 	LIST_ENTRY(rpc_call) conn_entry; /* while conn is set */
-	STAILQ_ENTRY(rpc_call) done_entry;
+	STAILQ_ENTRY(rpc_call) done_entry; /* on the server's `done` list, or among its connection's that wait */
+	bool waiting;
+	uint64_t cost; /* charged for the request */
 	const struct rpc_method *method;
 	uint64_t id;
 	ProtobufCMessage *request;
@@ -111,11 +128,13 @@ struct rpc_server {
 	unsigned nr_listeners;
 	struct event *accept_ev; /* timer: accept again */
 	struct event *done_ev;	 /* done_fd is readable */
+	struct event *retry_ev;	 /* timer: can a waiting call begin? */
 	struct event *sweep_ev;	 /* made active by hand: looks whether the stop is complete */
 	struct event *shutdown_ev; /* made active by hand: tells the daemon */
 
-	LIST_HEAD(, rpc_conn) conns;
+	TAILQ_HEAD(, rpc_conn) conns; /* the one that has done nothing for longest first */
 	unsigned nr_conns;
+	unsigned nr_running; /* calls that workers have, or wait for one */
 	unsigned nr_calls; /* under way, of all connections and of those that are gone */
 	bool stopping, cut;
 	bool swept; /* nothing was left at the last look */
@@ -125,11 +144,21 @@ struct rpc_server {
 
 	int done_fd; /* eventfd */
 	struct lock done_lock; /* protects done */
-	STAILQ_HEAD(rpc_call_list, rpc_call) done;
+	struct rpc_call_list done;
 };
 
-/* Starts a request; the answer goes to `conn`. Takes `request`. -ENOMEM: nothing was started or taken. */
-int rpc_call_start(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id, ProtobufCMessage *request);
+/*
+ * A request has come: begins it, or lets it wait; the answer goes to `conn`. Takes `request`. -ENOMEM: nothing was begun or
+ * taken.
+ */
+int rpc_call_new(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id, uint64_t cost,
+		 ProtobufCMessage *request);
+/* Begins what waits on this connection, as far as it may. May free the connection. */
+void rpc_calls_begin(struct rpc_conn *conn);
+/* A call that waits will not be carried out. The caller answers, or does not. */
+void rpc_call_drop(struct rpc_call *call);
+/* Something waits: it is tried again when a call ends, and after RPC_RETRY_MS. */
+void rpc_server_retry_later(struct rpc_server *s);
 /* The loop looks soon whether a stop is complete. */
 void rpc_server_sweep(struct rpc_server *s);
 ProtobufCAllocator *rpc_allocator(void);
@@ -145,7 +174,11 @@ enum rpc_conn_state { RPC_CONN_OPEN, RPC_CONN_FINISHING, RPC_CONN_REFUSED, RPC_C
 
 struct rpc_conn {
 	struct rpc_server *server;
-	LIST_ENTRY(rpc_conn) entry;
+	TAILQ_ENTRY(rpc_conn) entry;
+	struct budget_account account;
+	uint64_t call_bytes;	     /* cost of its calls */
+	struct rpc_call_list waiting; /* in order */
+	bool held_up;		     /* not read: there is no memory */
 	struct bufferevent *bev;
 	struct rpc_parser parser;
 	enum rpc_conn_state state;
@@ -157,10 +190,16 @@ struct rpc_conn {
 
 /* Takes the descriptor, on failure too. */
 int rpc_conn_new(struct rpc_server *s, int fd);
-/* Calls under way go on and lose their connection. */
+/* Calls under way go on and lose their connection, those that wait are dropped. */
 void rpc_conn_free(struct rpc_conn *conn);
 /* Reads no more; frees itself once all is answered, which may be now. */
 void rpc_conn_finish(struct rpc_conn *conn);
+/* Whether a call of this connection may begin, as far as the client and memory are concerned. */
+bool rpc_conn_may_begin(const struct rpc_conn *conn);
+/* It was not read for want of memory: look again. */
+void rpc_conn_retry(struct rpc_conn *conn);
+/* Drops its calls that wait. */
+void rpc_conn_drop_waiting(struct rpc_conn *conn);
 /* A call is complete: detaches it and queues its answer. May free the connection. */
 void rpc_conn_answer(struct rpc_conn *conn, struct rpc_call *call);
 

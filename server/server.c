@@ -28,6 +28,7 @@
 #include "base/util.h"
 #include "fs/fs.h"
 #include "server/budget.h"
+#include "server/conn_limits.h"
 #include "server/http.h"
 #include "server/listener.h"
 #include "server/loop.h"
@@ -54,6 +55,7 @@ struct server {
 	struct nbd_worker *workers;
 	unsigned count, inited; /* units; of them, initialized */
 	struct client_list clients;
+	struct conn_limits limits;
 	struct listener_group listeners;
 	struct rpc_server *rpc;
 	unsigned rpc_listening;
@@ -347,7 +349,7 @@ static int init_units(struct server *srv)
 static int listen_nbd(struct server *srv)
 {
 	int r = listener_group_init(&srv->listeners, srv->units[0].loop.base, srv->workers, srv->count,
-				    srv->log);
+				    srv->limits.nbd, srv->log);
 
 	for (unsigned i = 0; i < srv->config.nbd.count && !r; i++) {
 		r = listener_group_add(&srv->listeners, &srv->config.nbd.addrs[i]);
@@ -368,8 +370,12 @@ static int listen_rpc_on(struct server *srv, const struct addr *addr)
 
 static int listen_rpc(struct server *srv)
 {
-	struct rpc_server_options opt = {
-		.fs = srv->fs, .clients = &srv->clients, .shutdown = on_rpc_shutdown, .arg = srv};
+	struct rpc_server_options opt = {.fs = srv->fs,
+					 .clients = &srv->clients,
+					 .budget = &srv->budget,
+					 .max = srv->limits.rpc,
+					 .shutdown = on_rpc_shutdown,
+					 .arg = srv};
 	int r = rpc_server_new(srv->units[0].loop.base, &opt, &srv->rpc);
 
 	for (unsigned i = 0; i < srv->config.rpc.count && !r; i++) {
@@ -381,12 +387,13 @@ static int listen_rpc(struct server *srv)
 
 static int listen_http(struct server *srv)
 {
+	const struct http_server_options opt = {.fs = srv->fs, .budget = &srv->budget, .workers = srv->workers,
+						.worker_count = srv->count, .max = srv->limits.http};
 	int r;
 
 	if (!srv->config.http.count)
 		return 0;
-	r = http_server_new(srv->units[0].loop.base, &srv->config.http.addrs[0], srv->fs, srv->workers,
-			    srv->count, &srv->http);
+	r = http_server_new(srv->units[0].loop.base, &srv->config.http.addrs[0], &opt, &srv->http);
 	say(srv, "HTTP", &srv->config.http.addrs[0], r);
 	return r;
 }
@@ -413,6 +420,7 @@ static int start(struct server *srv)
 		log_line(srv->log, LOG_LEVEL_ERROR, "cannot set up the event loops: %s", strerror(-r));
 		return r;
 	}
+	conn_limits_init(&srv->limits);
 	r = listen_nbd(srv);
 	if (!r)
 		r = listen_rpc(srv);

@@ -13,11 +13,16 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "server/budget.h"
 #include "server/rpc.h"
 #include "tests/client/fake_fs.h"
 
+#define FX_CONNECTIONS 256
+#define FX_MEMORY (64u << 20)
+
 struct fixture {
 	struct fs *fs;
+	struct budget budget;
 	struct event_base *base;
 	struct rpc_server *server;
 	struct event *stop_ev;
@@ -81,9 +86,11 @@ static int fx_bind(const char *path)
 static int fx_setup(void **state)
 {
 	struct fixture *fx = calloc(1, sizeof(*fx));
-	struct rpc_server_options opt = {.shutdown = fx_on_shutdown, .arg = fx};
+	struct rpc_server_options opt = {
+		.budget = &fx->budget, .max = FX_CONNECTIONS, .shutdown = fx_on_shutdown, .arg = fx};
 
 	signal(SIGPIPE, SIG_IGN);
+	budget_init(&fx->budget, FX_MEMORY, 0);
 	fx->fs = opt.fs = fake_new();
 	snprintf(fx->dir, sizeof(fx->dir), "/tmp/byre-rpc-XXXXXX");
 	assert_non_null(mkdtemp(fx->dir));
@@ -133,6 +140,7 @@ static int fx_teardown(void **state)
 	close(fx->stop_pipe[1]);
 	unlink(fx->path);
 	rmdir(fx->dir);
+	budget_fini(&fx->budget); /* which asserts that all is back */
 	fake_free(fx->fs);
 	free(fx);
 	return 0;

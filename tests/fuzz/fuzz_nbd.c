@@ -4,7 +4,7 @@
  *
  * The first byte of the input says how: bit 0: the session is past its handshake (with structured replies if bit 1 is
  * set); bit 2: the engine finishes later; bit 3: the client reads a few bytes at a time only; bit 4: it ends its side
- * at the end instead of vanishing. The rest is what the client sends, cut into pieces whose lengths come from the data.
+ * at the end instead of vanishing; bit 5: memory and places for requests are short. The rest is what the client sends, cut into pieces whose lengths come from the data.
  */
 #include "tests/server/nbd_rig.h"
 
@@ -49,7 +49,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 1)
 		return 0;
-	rig_init(&rig);
+	rig_init_with(&rig, data[0] & 32 ? 200 << 10 : 1 << 30);
+	if (data[0] & 32)
+		rig.env.requests_max = 10;
 	rig.fs.volumes[0].data[5000] = 1;
 	if (data[0] & 1)
 		shake_hands(&rig, data[0] & 2);

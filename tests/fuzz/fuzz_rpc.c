@@ -3,6 +3,7 @@
  * tests/fuzz/fuzz_rpc.c: the RPC frame parser, and the unpacking of every message that a peer may send. The first byte
  * says how the rest is cut into pieces; the same frames must come out as when it is fed at once.
  */
+#include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "proto/byre.pb-c.h"
+#include "proto/rpc_fields.h"
 #include "proto/rpc_frame.h"
 #include "proto/rpc_status.h"
 
@@ -37,12 +39,13 @@ static const ProtobufCMessageDescriptor *const messages[] = {
 /* What unpacks can be packed, in the bytes reckoned for it. (protobuf-c keeps unknown fields, some of which it would not take back.) */
 static void unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len)
 {
-	ProtobufCMessage *msg = protobuf_c_message_unpack(type, NULL, len, data), *again;
+	ProtobufCMessage *msg = protobuf_c_message_unpack(type, NULL, len, data);
 	uint8_t *packed;
 	size_t n;
 
 	if (!msg)
 		return;
+	ASSERT(rpc_fields_count(data, len, UINT_MAX / 2) >= 0); /* what can be unpacked can be counted */
 	n = protobuf_c_message_get_packed_size(msg);
 	packed = malloc(n + 1);
 	ASSERT(packed && protobuf_c_message_pack(msg, packed) == n);

@@ -10,6 +10,7 @@
 #include <event2/buffer.h>
 #include <sys/socket.h>
 
+#include "base/util.h"
 #include "server/http.h"
 #include "server/metrics.h"
 #include "tests/server/fake_fs.h"
@@ -72,11 +73,40 @@ static char *ask(struct event_base *base, const struct addr *addr, const char *r
 	return buf;
 }
 
+static void test_http_edges(struct event_base *base, const struct addr *addr)
+{
+	char longer[HTTP_HEAD_MAX + 100], *got;
+	int idle[9];
+
+	got = ask(base, addr, "HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+	assert_non_null(strstr(got, " 503 "));
+	assert_non_null(strstr(got, "Content-Length: 10\r\n"));
+	assert_string_equal(strstr(got, "\r\n\r\n"), "\r\n\r\n");
+	got = ask(base, addr, "GET /healthz?x=y HTTP/1.1\n\n");
+	assert_non_null(strstr(got, " 503 "));
+	assert_non_null(strstr(ask(base, addr, "GET\r\n\r\n"), " 400 "));
+	assert_non_null(strstr(ask(base, addr, "GET healthz HTTP/1.1\r\n\r\n"), " 400 "));
+	assert_non_null(strstr(ask(base, addr, "GET / HTTP/2.0\r\n\r\n"), " 505 "));
+	assert_non_null(strstr(ask(base, addr, "POST / HTTP/1.1\r\n\r\n"), " 405 "));
+	memset(longer, 'x', sizeof(longer));
+	longer[sizeof(longer) - 1] = 0;
+	assert_non_null(strstr(ask(base, addr, longer), " 431 "));
+
+	/* More that ask for nothing than there are places: a client that asks is answered. */
+	for (size_t i = 0; i < ARRAY_SIZE(idle); i++)
+		assert_int_equal(addr_connect(addr, &idle[i]), 0);
+	assert_non_null(strstr(ask(base, addr, "GET /healthz HTTP/1.0\r\n\r\n"), " 503 "));
+	for (size_t i = 0; i < ARRAY_SIZE(idle); i++)
+		close(idle[i]);
+}
+
 static void test_http(void **state)
 {
 	char dir[] = "/tmp/test-http-XXXXXX", text[64];
 	struct event_base *base = event_base_new();
 	struct nbd_worker worker = {.loop = NULL};
+	struct budget budget;
+	struct http_server_options opt = {.budget = &budget, .workers = &worker, .worker_count = 1, .max = 4};
 	struct http_server *http;
 	struct addr addr;
 	struct fs fs = {.count = 0};
@@ -85,7 +115,9 @@ static void test_http(void **state)
 	assert_non_null(mkdtemp(dir));
 	snprintf(text, sizeof(text), "unix:%s/http.sock", dir);
 	assert_int_equal(addr_parse(text, &addr), 0);
-	assert_int_equal(http_server_new(base, &addr, &fs, &worker, 1, &http), 0);
+	opt.fs = &fs;
+	budget_init(&budget, 1 << 20, 0);
+	assert_int_equal(http_server_new(base, &addr, &opt, &http), 0);
 	got = ask(base, &addr, "GET /metrics HTTP/1.0\r\n\r\n");
 	assert_non_null(strstr(got, " 200 "));
 	assert_non_null(strstr(got, "text/plain; version=0.0.4"));
@@ -100,7 +132,9 @@ static void test_http(void **state)
 	assert_non_null(strstr(got, " 404 "));
 	got = ask(base, &addr, "DELETE /metrics HTTP/1.0\r\n\r\n");
 	assert_null(strstr(got, " 200 "));
+	test_http_edges(base, &addr);
 	http_server_free(http);
+	budget_fini(&budget);
 	assert_int_equal(access(addr.path, F_OK), -1);
 	event_base_free(base);
 	rmdir(dir);

@@ -420,18 +420,47 @@ static void test_rpc_too_many_requests_are_turned_away_one_by_one(void **state)
 	client_close(&c);
 }
 
-static void test_rpc_too_many_connections_are_turned_away(void **state)
+static void test_rpc_idle_connections_give_way(void **state)
 {
+	struct client *c = calloc(RPC_CONNECTIONS_MAX + 2, sizeof(*c));
 	struct fixture *fx = *state;
-	struct client *c = calloc(RPC_CONNECTIONS_MAX + 1, sizeof(*c));
 
 	for (unsigned i = 0; i < RPC_CONNECTIONS_MAX; i++) {
 		client_open(&c[i], fx);
 		hello(&c[i], 1);
 	}
+	hello(&c[0], 2); /* the second one is now the one that has done nothing for longest */
+	fake_hold_commits(fx->fs, true);
+	request(&c[1], 1, BYRE__METHOD__METHOD_COMMIT, &empty);
+	fake_await_commits(fx->fs, 1); /* and is no longer idle */
+	client_open(&c[RPC_CONNECTIONS_MAX], fx);
+	hello(&c[RPC_CONNECTIONS_MAX], 1);
+	assert_closed(&c[2]);
+	hello(&c[0], 3);
+	fake_hold_commits(fx->fs, false);
+	reply(&c[1], 1, 0);
+	for (unsigned i = 0; i <= RPC_CONNECTIONS_MAX; i++)
+		client_close(&c[i]);
+	free(c);
+}
+
+static void test_rpc_too_many_busy_connections_are_turned_away(void **state)
+{
+	struct fixture *fx = *state;
+	struct client *c = calloc(RPC_CONNECTIONS_MAX + 1, sizeof(*c));
+
+	fake_hold_commits(fx->fs, true);
+	for (unsigned i = 0; i < RPC_CONNECTIONS_MAX; i++) {
+		client_open(&c[i], fx);
+		hello(&c[i], 1);
+		request(&c[i], 2, BYRE__METHOD__METHOD_COMMIT, &empty);
+	}
+	for (unsigned i = 0; i < RPC_CONNECTIONS_MAX; i++)
+		hello(&c[i], 3); /* the commits have arrived */
 	client_open(&c[RPC_CONNECTIONS_MAX], fx);
 	reply_error(&c[RPC_CONNECTIONS_MAX], 0, BYRE__STATUS__STATUS_EAGAIN, "too many connections");
 	assert_closed(&c[RPC_CONNECTIONS_MAX]);
+	fake_hold_commits(fx->fs, false);
 	for (unsigned i = 0; i <= RPC_CONNECTIONS_MAX; i++)
 		client_close(&c[i]);
 	free(c);
@@ -480,6 +509,61 @@ static void test_rpc_client_that_closed_its_sending_side_gets_its_answers(void *
 	reply(&c, 1, 0);
 	assert_closed(&c);
 	client_close(&c);
+}
+
+/* A client that takes no answers still has its CANCEL read: what has not begun does not begin. */
+static void test_rpc_cancel_is_read_while_answers_wait(void **state)
+{
+	Byre__VolumeListRequest rq = BYRE__VOLUME_LIST_REQUEST__INIT;
+	const struct timespec nap = {.tv_nsec = 300000000};
+	struct fixture *fx = *state;
+	unsigned cancelled = 0, listed = 0;
+	struct client c;
+	char name[256];
+
+	for (unsigned i = 0; i < 500; i++) {
+		snprintf(name, sizeof(name), "v%04u%0250u", i, i);
+		assert_int_equal(fs_volume_create(fx->fs, name, 4096, 0, NULL), 0);
+	}
+	client_open(&c, fx);
+	for (uint64_t id = 1; id <= RPC_REQUESTS_MAX; id++) /* 8 MiB of answers */
+		request(&c, id, BYRE__METHOD__METHOD_VOLUME_LIST, &rq);
+	nanosleep(&nap, NULL);
+	for (uint64_t id = 1; id <= RPC_REQUESTS_MAX; id++)
+		send_frame(&c, (struct rpc_frame){.kind = RPC_CANCEL, .id = id}, NULL);
+	nanosleep(&nap, NULL);
+	for (unsigned i = 0; i < RPC_REQUESTS_MAX; i++) {
+		struct rpc_frame f;
+
+		assert_int_equal(receive(&c, &f), 1);
+		assert_true(f.status == 0 || f.status == BYRE__STATUS__STATUS_ECANCELED);
+		cancelled += f.status != 0;
+		listed += f.status == 0;
+	}
+	assert_true(listed >= 4 && cancelled >= RPC_REQUESTS_MAX / 4);
+	hello(&c, 1000);
+	client_close(&c);
+}
+
+static void test_rpc_message_of_many_fields_is_refused(void **state)
+{
+	struct rpc_frame f = {.kind = RPC_REQUEST, .id = 1, .method = BYRE__METHOD__METHOD_HELLO};
+	uint8_t *fields = malloc(RPC_MESSAGE_MAX);
+	struct client c;
+
+	for (uint32_t i = 0; i < RPC_MESSAGE_MAX; i += 2) {
+		fields[i] = 15 << 3;
+		fields[i + 1] = 1;
+	}
+	client_open(&c, *state);
+	f.message_len = RPC_MESSAGE_MAX;
+	send_frame(&c, f, fields);
+	reply_error(&c, 1, BYRE__STATUS__STATUS_EINVAL, "fields");
+	f.message_len = 2 * 256;
+	send_frame(&c, f, fields);
+	reply(&c, 1, 0);
+	client_close(&c);
+	free(fields);
 }
 
 #define FLOOD 3000
@@ -653,7 +737,10 @@ int main(void)
 		WITH_SERVER(test_rpc_id_in_use_is_refused_and_the_work_goes_on),
 		WITH_SERVER(test_rpc_replies_from_a_client_are_refused),
 		WITH_SERVER(test_rpc_too_many_requests_are_turned_away_one_by_one),
-		WITH_SERVER(test_rpc_too_many_connections_are_turned_away),
+		WITH_SERVER(test_rpc_idle_connections_give_way),
+		WITH_SERVER(test_rpc_too_many_busy_connections_are_turned_away),
+		WITH_SERVER(test_rpc_cancel_is_read_while_answers_wait),
+		WITH_SERVER(test_rpc_message_of_many_fields_is_refused),
 		WITH_SERVER(test_rpc_client_that_vanishes_leaves_nothing_behind),
 		WITH_SERVER(test_rpc_client_that_closed_its_sending_side_gets_its_answers),
 		WITH_SERVER(test_rpc_client_that_does_not_read_is_held_up_and_then_served),
