@@ -7,6 +7,8 @@
 #ifndef FS_SCRUB_INT_H
 #define FS_SCRUB_INT_H
 
+#include <assert.h>
+
 #include "fs/device.h"
 #include "fs/extent.h"
 #include "fs/free_space_cache.h"
@@ -14,15 +16,16 @@
 #include "fs/node.h"
 #include "fs/scrub.h"
 
-#define SCRUB_SCALE_MAX 16u
+#define SCRUB_SCALE_MAX 8u
 #define SCRUB_SLICE_MS 100u /* aimed at */
 #define SCRUB_KEY_LEN 9u    /* of every tree */
 #define SCRUB_READS 16u
 #define SCRUB_READ_MAX (1u << 20)
 /* Of one slice, for each unit of scale. */
-#define SCRUB_BLOCKS (1u << 8)
+#define SCRUB_BLOCKS 128u
 #define SCRUB_NODES 8u
 #define SCRUB_CACHES 4u
+static_assert(SCRUB_BLOCKS >= EXTENT_BLOCKS_MAX, "an extent always fits a slice that is empty");
 #define SCRUB_BLOCKS_MAX (SCRUB_BLOCKS * SCRUB_SCALE_MAX)
 
 enum scrub_phase { SCRUB_SUPERS, SCRUB_GROUPS, SCRUB_ROOT, SCRUB_VOLUMES, SCRUB_ENDED };

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "fs/fault.h"
 #include "fs/scrub_int.h"
 
 typedef unsigned long long ull;
@@ -290,13 +291,16 @@ static int read_slice(struct scrub_run *r)
 	r->root = fs->root_tree;
 	root = r->phase == SCRUB_GROUPS ? fs->group_tree : fs->root_tree;
 	lock_drop(&fs->commit_lock);
+	if (FAULT(FAULT_SCRUB_EPOCH))
+		epoch_leave(&fs->epoch, epoch);
 	if (r->phase == SCRUB_VOLUMES)
 		e = find_volume(r, &root);
 	if (e == 0)
 		e = walk_tree(r, &root);
 	scrub_data_read(r);
 	scrub_caches_read(r);
-	epoch_leave(&fs->epoch, epoch);
+	if (!FAULT(FAULT_SCRUB_EPOCH))
+		epoch_leave(&fs->epoch, epoch);
 	scrub_caches_renew(r);
 	return e;
 }

@@ -8,7 +8,7 @@
 #   SEEDS=1000              seeds of check-crash;  CRASH_SEEDS=20000 those of crash
 #   MUTATION_SEEDS=20000    within which check-mutation finds each deliberate mistake
 #   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches
-#   BENCH_ARGS="--help"     options of tests/bench/bench.py;  SIZE, ROUNDS, OUT as described there
+#   BENCH_ARGS="--help"     options of tests/bench/bench.py (bench), of tests/bench/scale.py (bench-scale);  SIZE, ROUNDS, OUT as described there
 #   COUNTS=file             each target appends "NAME PASSED FAILED SKIPPED" to it
 
 SEEDS ?= 1000
@@ -69,6 +69,10 @@ check-vm: all
 
 bench: all
 	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
+	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/scale.py
+
+bench-scale: all
+	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/scale.py $(BENCH_ARGS)
 
 # Fuzzers are clang's libFuzzer: the sources are compiled again, instrumented, into one library.
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
@@ -122,4 +126,4 @@ tidy-flags: $(PB_H)
 
 -include $(shell find $(BUILD)/fuzz -name '*.d' 2>/dev/null)
 -include $(shell find $(BUILD) -path '*/fault-*.d' 2>/dev/null)
-.PHONY: fuzzers tidy-flags check-mutation
+.PHONY: bench-scale fuzzers tidy-flags check-mutation
