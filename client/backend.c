@@ -41,6 +41,12 @@ static int daemon_volume_resize(struct backend *b, const char *name, uint64_t si
 	return byre_volume_resize(b->daemon, name, size, flags, err);
 }
 
+static int daemon_volume_set(struct backend *b, const char *name, uint32_t flags, const char *comment,
+			     struct byre_error *err)
+{
+	return byre_volume_set(b->daemon, name, flags, comment, err);
+}
+
 static int daemon_volume_rename(struct backend *b, const char *from, const char *to, struct byre_error *err)
 {
 	return byre_volume_rename(b->daemon, from, to, err);
@@ -64,6 +70,7 @@ static const struct backend_ops daemon_ops = {
 	.volume_list = daemon_volume_list,
 	.volume_info = daemon_volume_info,
 	.volume_resize = daemon_volume_resize,
+	.volume_set = daemon_volume_set,
 	.volume_rename = daemon_volume_rename,
 	.volume_delete = daemon_volume_delete,
 	.close = daemon_close,
@@ -180,6 +187,7 @@ static void volume_from_fs(const struct fs_volume_info *i, struct byre_volume_in
 		.ctime_ns = i->ctime_ns,
 	};
 	snprintf(ret_info->name, sizeof(ret_info->name), "%s", i->name);
+	snprintf(ret_info->comment, sizeof(ret_info->comment), "%s", i->comment);
 	memcpy(ret_info->uuid, i->uuid, sizeof(ret_info->uuid));
 }
 
@@ -260,6 +268,21 @@ static int file_volume_resize(struct backend *b, const char *name, uint64_t size
 	return file_result(b, fs_volume_set_size(b->fs, name, size, may_shrink, &fe), &fe, "volume resize in", err);
 }
 
+static int file_volume_set(struct backend *b, const char *name, uint32_t flags, const char *comment,
+			   struct byre_error *err)
+{
+	const struct fs_volume_change change = {
+		.set = (flags & BYRE_SET_RESERVED ? FS_VOLUME_RESERVED : 0) |
+		       (flags & BYRE_SET_READ_ONLY ? FS_VOLUME_READ_ONLY : 0),
+		.clear = (flags & BYRE_SET_THIN ? FS_VOLUME_RESERVED : 0) |
+			 (flags & BYRE_SET_WRITABLE ? FS_VOLUME_READ_ONLY : 0),
+		.comment = comment,
+	};
+	struct fs_error fe = {""};
+
+	return file_result(b, fs_volume_set(b->fs, name, &change, &fe), &fe, "volume set in", err);
+}
+
 static int file_volume_rename(struct backend *b, const char *from, const char *to, struct byre_error *err)
 {
 	struct fs_error fe = {""};
@@ -286,6 +309,7 @@ static const struct backend_ops file_ops = {
 	.volume_list = file_volume_list,
 	.volume_info = file_volume_info,
 	.volume_resize = file_volume_resize,
+	.volume_set = file_volume_set,
 	.volume_rename = file_volume_rename,
 	.volume_delete = file_volume_delete,
 	.close = file_close,

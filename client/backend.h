@@ -21,6 +21,7 @@ struct backend_ops {
 	int (*volume_list)(struct backend *b, backend_volume_fn fn, void *arg, struct byre_error *err);
 	int (*volume_info)(struct backend *b, const char *name, struct byre_volume_info *ret_info, struct byre_error *err);
 	int (*volume_resize)(struct backend *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
+	int (*volume_set)(struct backend *b, const char *name, uint32_t flags, const char *comment, struct byre_error *err);
 	int (*volume_rename)(struct backend *b, const char *from, const char *to, struct byre_error *err);
 	int (*volume_delete)(struct backend *b, const char *name, struct byre_error *err);
 	int (*close)(struct backend *b, struct byre_error *err);

@@ -37,6 +37,7 @@ extern "C" {
 
 #define BYRE_NAME_MAX 255
 #define BYRE_UUID_LEN 16
+#define BYRE_COMMENT_MAX 255
 /* Volume sizes are multiples of this. */
 #define BYRE_BLOCK_SIZE 4096
 #define BYRE_VOLUME_SIZE_MAX ((uint64_t)INT64_MAX & ~(uint64_t)4095)
@@ -214,11 +215,12 @@ struct byre_volume_info {
 	uint64_t id;
 	char name[BYRE_NAME_MAX + 1];
 	uint64_t size;
-	uint64_t used_bytes; /* as of the last commit */
+	uint64_t used_bytes; /* overwrites of the last seconds count twice */
 	uint32_t flags;
 	int64_t ctime_ns; /* since 1970, UTC */
 	uint8_t uuid[BYRE_UUID_LEN];
 	uint64_t lost_bytes; /* cannot be read until they are overwritten, since nodes were lost */
+	char comment[BYRE_COMMENT_MAX + 1];
 };
 
 /* Each change is durable when it returns 0. Sizes: a multiple of BYRE_BLOCK_SIZE from one to BYRE_VOLUME_SIZE_MAX. */
@@ -236,6 +238,15 @@ enum byre_resize_flags {
 };
 /* -EINVAL: the volume would get smaller and the flag is not set; -EBUSY: it would, and a client has it open. */
 int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
+
+enum byre_set_flags {
+	BYRE_SET_RESERVED = 1, /* -ENOSPC when the space is not there */
+	BYRE_SET_THIN = 2,
+	BYRE_SET_READ_ONLY = 4, /* at once, for clients that have it open too */
+	BYRE_SET_WRITABLE = 8,	/* clients that have it open see it when they connect again */
+};
+/* comment: one line of UTF-8 of at most BYRE_COMMENT_MAX bytes; "": none any more; NULL: as it is. */
+int byre_volume_set(struct byre *b, const char *name, uint32_t flags, const char *comment, struct byre_error *err);
 int byre_volume_rename(struct byre *b, const char *from, const char *to, struct byre_error *err);
 int byre_volume_delete(struct byre *b, const char *name, struct byre_error *err);
 

@@ -38,6 +38,10 @@ enum cli_option {
 	CLI_COUNT = 1 << 14,
 	CLI_RATE = 1 << 15,
 	CLI_RESTART = 1 << 16,
+	CLI_THIN = 1 << 17,
+	CLI_READ_ONLY = 1 << 18,
+	CLI_WRITABLE = 1 << 19,
+	CLI_COMMENT = 1 << 20,
 	/* No option: the command may take as long as it takes. */
 	CLI_SLOW = 1 << 30,
 };
@@ -65,6 +69,7 @@ struct cli {
 	struct cli_size size; /* of --size */
 	struct cli_size rate; /* of --rate */
 	bool writeback;	     /* of --cache */
+	const char *comment; /* of --comment; NULL: not given */
 	unsigned interval_s, count; /* of --interval and --count; 0: not given */
 	unsigned timeout_ms; /* for each answer of the daemon; 0: none */
 	int nr_args;	     /* behind the command's own words */
@@ -174,6 +179,7 @@ enum cli_exit run_volume_create(const struct cli *cli);
 enum cli_exit run_volume_list(const struct cli *cli);
 enum cli_exit run_volume_info(const struct cli *cli);
 enum cli_exit run_volume_resize(const struct cli *cli);
+enum cli_exit run_volume_set(const struct cli *cli);
 enum cli_exit run_volume_rename(const struct cli *cli);
 enum cli_exit run_volume_delete(const struct cli *cli);
 enum cli_exit run_client_list(const struct cli *cli);

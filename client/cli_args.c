@@ -25,7 +25,9 @@ static const struct option long_options[] = {
 	{"version", no_argument, NULL, CLI_VERSION},   {"timeout", required_argument, NULL, CLI_TIMEOUT},
 	{"shrink", no_argument, NULL, CLI_SHRINK},     {"interval", required_argument, NULL, CLI_INTERVAL},
 	{"count", required_argument, NULL, CLI_COUNT}, {"rate", required_argument, NULL, CLI_RATE},
-	{"restart", no_argument, NULL, CLI_RESTART},   {0},
+	{"restart", no_argument, NULL, CLI_RESTART},   {"thin", no_argument, NULL, CLI_THIN},
+	{"read-only", no_argument, NULL, CLI_READ_ONLY}, {"writable", no_argument, NULL, CLI_WRITABLE},
+	{"comment", required_argument, NULL, CLI_COMMENT}, {0},
 };
 
 static char *ascii(char *line)
@@ -200,6 +202,7 @@ static bool read_options(int argc, char **argv, struct cli *cli, struct raw_opti
 		case CLI_TIMEOUT: raw->timeout = optarg; break;
 		case CLI_INTERVAL: raw->interval = optarg; break;
 		case CLI_COUNT: raw->count = optarg; break;
+		case CLI_COMMENT: cli->comment = optarg; break;
 		default: break;
 		}
 	}

@@ -199,6 +199,7 @@ json_t *volume_json(const struct byre_volume_info *i)
 	json_object_set_new(obj, "reserved", json_boolean(i->flags & BYRE_VOLUME_RESERVED));
 	json_object_set_new(obj, "cache", json_string(cache_text(i->flags)));
 	json_object_set_new(obj, "read_only", json_boolean(i->flags & BYRE_VOLUME_READ_ONLY));
+	json_object_set_new(obj, "comment", json_string(i->comment));
 	json_object_set_new(obj, "created", json_string(time_text(i->ctime_ns, when)));
 	return obj;
 }
@@ -334,6 +335,8 @@ void print_volume(const struct byre_volume_info *i)
 	if (i->flags & BYRE_VOLUME_READ_ONLY)
 		show("access", "read-only");
 	show("created", time_text(i->ctime_ns, when));
+	if (i->comment[0])
+		show("comment", i->comment);
 }
 
 /* ---- tables --------------------------------------------------------------- */

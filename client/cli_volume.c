@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/util.h"
 #include "client/backend.h"
 #include "client/cli.h"
 
@@ -145,6 +146,50 @@ enum cli_exit run_volume_resize(const struct cli *cli)
 		r = b.ops->volume_resize(&b, name, size.bytes, flags, &err);
 	if (!r)
 		cli_note_rounding(&size);
+	return finish_with_volume(&b, r, cli, name, &err);
+}
+
+/* False: two options contradict each other, or there is none; it has been told. */
+static bool set_flags(const struct cli *cli, uint32_t *ret_flags)
+{
+	static const struct {
+		unsigned option;
+		uint32_t flag;
+	} map[] = {
+		{CLI_RESERVED, BYRE_SET_RESERVED},
+		{CLI_THIN, BYRE_SET_THIN},
+		{CLI_READ_ONLY, BYRE_SET_READ_ONLY},
+		{CLI_WRITABLE, BYRE_SET_WRITABLE},
+	};
+	const uint32_t space = BYRE_SET_RESERVED | BYRE_SET_THIN, access = BYRE_SET_READ_ONLY | BYRE_SET_WRITABLE;
+
+	*ret_flags = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(map); i++)
+		*ret_flags |= cli->given & map[i].option ? map[i].flag : 0;
+	if ((*ret_flags & space) == space || (*ret_flags & access) == access) {
+		cli_usage(cli, "a volume is reserved or thin, and read-only or writable, not both");
+		return false;
+	}
+	if (!*ret_flags && !cli->comment) {
+		cli_usage(cli, "nothing to set");
+		return false;
+	}
+	return true;
+}
+
+enum cli_exit run_volume_set(const struct cli *cli)
+{
+	const char *name = cli->args[0];
+	struct byre_error err;
+	struct backend b;
+	uint32_t flags;
+	int r;
+
+	if (!cli_check_name(cli, name) || !set_flags(cli, &flags))
+		return CLI_USAGE;
+	if (backend_open(&b, cli, false, &err))
+		return cli_fail_err(cli, &err);
+	r = b.ops->volume_set(&b, name, flags, cli->comment, &err);
 	return finish_with_volume(&b, r, cli, name, &err);
 }
 

@@ -37,6 +37,13 @@ const struct command commands[] = {
 	 "SIZE is the volume's new size, +SIZE is added to what it has; it is rounded up to a multiple of 4 KiB.\n"
 	 "  --shrink      allow a smaller size: what lies behind it is lost. No client may have the volume open\n",
 	 ASK_OR_FILE | CLI_SHRINK, 2, 2, run_volume_resize},
+	{"volume", "set", "NAME [--reserved|--thin] [--read-only|--writable] [--comment TEXT]", "change what a volume is",
+	 "  --reserved    set space aside, so that no write to the volume can fail for lack of it\n"
+	 "  --thin        take space as it is written to\n"
+	 "  --read-only   refuse writes from now on\n"
+	 "  --writable    take them again; clients that have the volume open see it when they connect again\n"
+	 "  --comment TEXT  one line to remember it by, at most 255 bytes; \"\" removes it\n",
+	 ASK_OR_FILE | CLI_RESERVED | CLI_THIN | CLI_READ_ONLY | CLI_WRITABLE | CLI_COMMENT, 1, 1, run_volume_set},
 	{"volume", "rename", "OLD NEW", "give a volume another name", "", ASK_OR_FILE, 2, 2, run_volume_rename},
 	{"volume", "delete", "NAME", "delete a volume and all that it holds",
 	 "A volume that a client has open is not deleted.\n", ASK_OR_FILE, 1, 1, run_volume_delete},

@@ -91,6 +91,7 @@ static void volume_from_message(const Byre__Volume *m, struct byre_volume_info *
 		.ctime_ns = m->ctime_ns,
 	};
 	snprintf(ret_info->name, sizeof(ret_info->name), "%s", m->name);
+	libbyre_one_line(ret_info->comment, sizeof(ret_info->comment), m->comment);
 	copy_uuid(ret_info->uuid, &m->uuid);
 }
 
@@ -247,6 +248,24 @@ int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t
 	rq.name = (char *)name;
 	rq.size = size;
 	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_RESIZE, "volume resize", &rq.base, err);
+}
+
+int byre_volume_set(struct byre *b, const char *name, uint32_t flags, const char *comment, struct byre_error *err)
+{
+	Byre__VolumeSetRequest rq = BYRE__VOLUME_SET_REQUEST__INIT;
+
+	if (check_name(name, err))
+		return -EINVAL;
+	if (flags & ~(uint32_t)(BYRE_SET_RESERVED | BYRE_SET_THIN | BYRE_SET_READ_ONLY | BYRE_SET_WRITABLE))
+		return libbyre_fail(err, -EINVAL, "volume set %s: unknown flags %#x", name, flags);
+	rq.name = (char *)name;
+	rq.reserved = (flags & BYRE_SET_RESERVED) != 0;
+	rq.thin = (flags & BYRE_SET_THIN) != 0;
+	rq.read_only = (flags & BYRE_SET_READ_ONLY) != 0;
+	rq.writable = (flags & BYRE_SET_WRITABLE) != 0;
+	rq.set_comment = comment != NULL;
+	rq.comment = (char *)(comment ? comment : "");
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_SET, "volume set", &rq.base, err);
 }
 
 int byre_volume_rename(struct byre *b, const char *from, const char *to, struct byre_error *err)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "fs/check_int.h"
 
@@ -50,11 +51,13 @@ static const char *unpack_volume(struct check *c, struct value value, struct che
 	if (value.len < sizeof(item))
 		return "its item is too short";
 	memcpy(&item, value.data, sizeof(item));
-	if (value.len != sizeof(item) + item.name_len)
+	if (value.len != sizeof(item) + item.name_len + item.comment_len)
 		return "the length of its name is wrong";
 	memcpy(name, (const char *)value.data + sizeof(item), item.name_len);
 	if (strlen(name) != item.name_len || !fs_name_is_valid(name))
 		return "its name is not valid";
+	if (!text_is_plain((const char *)value.data + sizeof(item) + item.name_len, item.comment_len))
+		return "its comment is not valid";
 	snprintf(vol->name, sizeof(vol->name), "volume %s", name);
 	vol->named = true;
 	vol->size = le64_to_cpu(item.size);

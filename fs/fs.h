@@ -209,15 +209,25 @@ int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret
 
 enum fs_volume_flags { FS_VOLUME_RESERVED = 1, FS_VOLUME_WRITEBACK = 2, FS_VOLUME_READ_ONLY = 4 };
 
+#define FS_COMMENT_MAX 255
+
 struct fs_volume_info {
 	uint64_t id;
 	char name[FS_NAME_MAX + 1];
 	uint64_t size;
-	uint64_t used_bytes; /* as of the last commit; at least, where nodes of it were lost */
+	/* As of the last commit, and what was written since, of which overwrites count twice until the next; at least, where nodes were lost. */
+	uint64_t used_bytes;
 	uint64_t lost_bytes; /* cannot be read until they are overwritten */
 	uint32_t flags;
 	int64_t ctime_ns; /* since 1970, UTC */
 	uint8_t uuid[FS_UUID_LEN];
+	char comment[FS_COMMENT_MAX + 1];
+};
+
+/* What fs_volume_set changes. */
+struct fs_volume_change {
+	uint32_t set, clear; /* of RESERVED and READ_ONLY */
+	const char *comment; /* NULL: stays; "": none any more. UTF-8 without control characters, at most FS_COMMENT_MAX bytes */
 };
 
 /* True for 1 to 255 bytes of letters, digits, '.', '_', '-' that do not start with '.' or '-'. */
@@ -233,6 +243,12 @@ int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_e
  * nobody has a handle (-EBUSY); nobody gets one until it is done.
  */
 int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err);
+
+/*
+ * RESERVED: -ENOSPC when the volume's space cannot be promised. READ_ONLY holds for the next request on; who has the volume open
+ * is told when he opens it again.
+ */
+int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err);
 
 /* Calls fn for each volume in order of name, from a copy: fn may call the engine. fn's nonzero return ends the walk and is returned. */
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);

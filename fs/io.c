@@ -224,6 +224,10 @@ void io_start(struct fs_ctx *ctx, struct fs_io *user)
 	struct io *io;
 	int r = user->op == FS_FLUSH ? 0 : check_request(ctx->fs, user);
 
+	if (user->op == FS_FLUSH && ctx->fs->opt.read_only) { /* there was nothing to write since the pool was opened */
+		answer(user, 0);
+		return;
+	}
 	if (r || (user->op != FS_FLUSH && user->len == 0)) {
 		answer(user, r);
 		return;

@@ -211,7 +211,7 @@ static int get_root_item(struct rebuild *rb, uint8_t type, uint64_t id, void *bu
 /* The committed tree of a volume or orphan, and the first block of it that is still there. -ENOENT. The commit lock is held. */
 static int find_root(struct rebuild *rb, uint64_t id, struct tree_root *ret_root, uint64_t *ret_from)
 {
-	uint8_t buf[sizeof(struct volume_item) + FS_NAME_MAX];
+	uint8_t buf[VOLUME_ITEM_MAX];
 	struct orphan_item orphan;
 	struct volume_item vol;
 	size_t len;

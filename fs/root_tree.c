@@ -47,7 +47,7 @@ int root_tree_read(struct fs *fs)
 struct root_change {
 	uint8_t key[ROOT_KEY_LEN];
 	uint16_t len; /* 0: delete */
-	uint8_t value[sizeof(struct volume_item) + FS_NAME_MAX];
+	uint8_t value[VOLUME_ITEM_MAX];
 };
 
 static void pack_root_key(struct root_change *rc, uint8_t type, uint64_t id)
@@ -70,7 +70,9 @@ static void pack_volume(struct root_change *rc, struct fs_volume *vol)
 	item->lost_blocks = cpu_to_le64(vol->new_lost_blocks);
 	memcpy(rc->value, item, sizeof(*item));
 	memcpy(rc->value + sizeof(*item), vol->frozen_name, item->name_len);
-	rc->len = (uint16_t)(sizeof(*item) + item->name_len);
+	if (item->comment_len)
+		memcpy(rc->value + sizeof(*item) + item->name_len, vol->frozen_comment->text, item->comment_len);
+	rc->len = (uint16_t)(sizeof(*item) + item->name_len + item->comment_len);
 }
 
 static void pack_orphan(struct root_change *rc, const struct orphan *o)

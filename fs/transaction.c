@@ -57,7 +57,10 @@ static void freeze_volume(struct transaction *txn, struct fs_volume *vol)
 		.ctime_ns = cpu_to_le64((uint64_t)vol->ctime_ns),
 		.flags = cpu_to_le32(vol->flags),
 		.name_len = (uint8_t)strlen(vol->name),
+		.comment_len = vol->comment ? vol->comment->len : 0,
 	};
+	volume_comment_put(vol->frozen_comment);
+	vol->frozen_comment = volume_comment_get(vol->comment);
 	memcpy(vol->frozen_item.uuid, vol->uuid, sizeof(vol->uuid));
 	strcpy(vol->frozen_name, vol->name);
 	vol->frozen_deleted = vol->deleted;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "fs/extent.h"
 #include "fs/fs_int.h"
@@ -73,6 +74,32 @@ struct fs_volume *volume_new(struct fs *fs, uint64_t id, const char *name)
 	return vol;
 }
 
+struct volume_comment *volume_comment_new(const char *text, uint8_t len)
+{
+	struct volume_comment *c = mem_alloc(sizeof(*c) + len + 1u);
+
+	if (!c)
+		return NULL;
+	atomic_init(&c->refs, 1);
+	c->len = len;
+	memcpy(c->text, text, len);
+	c->text[len] = '\0';
+	return c;
+}
+
+struct volume_comment *volume_comment_get(struct volume_comment *comment)
+{
+	if (comment)
+		atomic_fetch_add(&comment->refs, 1);
+	return comment;
+}
+
+void volume_comment_put(struct volume_comment *comment)
+{
+	if (comment && atomic_fetch_sub(&comment->refs, 1) == 1)
+		mem_free(comment);
+}
+
 void volume_unref(struct fs_volume *vol)
 {
 	if (atomic_fetch_sub(&vol->refs, 1) > 1)
@@ -80,6 +107,8 @@ void volume_unref(struct fs_volume *vol)
 	overlay_clear(&vol->running);
 	overlay_clear(&vol->committing);
 	extent_state_tree_fini(&vol->states);
+	volume_comment_put(vol->comment);
+	volume_comment_put(vol->frozen_comment);
 	lock_fini(&vol->lock);
 	mem_free(vol);
 }
@@ -150,21 +179,31 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 {
 	struct volume_item item;
 	char name[FS_NAME_MAX + 1] = "";
+	const char *comment;
 	struct fs_volume *vol;
 	bool ok;
 
 	if (value.len < sizeof(item) || id < TREE_ID_FIRST_FREE)
 		return -EUCLEAN;
 	memcpy(&item, value.data, sizeof(item));
-	if (value.len != sizeof(item) + item.name_len)
+	if (value.len != sizeof(item) + item.name_len + item.comment_len)
 		return -EUCLEAN;
 	memcpy(name, (const char *)value.data + sizeof(item), item.name_len);
+	comment = (const char *)value.data + sizeof(item) + item.name_len;
 	if (!fs_name_is_valid(name) || strlen(name) != item.name_len || le64_to_cpu(item.size) > FS_VOLUME_SIZE_MAX ||
-	    le64_to_cpu(item.size) % FS_BLOCK_SIZE || le64_to_cpu(item.size) == 0)
+	    le64_to_cpu(item.size) % FS_BLOCK_SIZE || le64_to_cpu(item.size) == 0 ||
+	    !text_is_plain(comment, item.comment_len))
 		return -EUCLEAN;
 	vol = volume_new(fs, id, name);
 	if (!vol)
 		return -ENOMEM;
+	if (item.comment_len) {
+		vol->comment = volume_comment_new(comment, item.comment_len);
+		if (!vol->comment) {
+			volume_unref(vol);
+			return -ENOMEM;
+		}
+	}
 	atomic_store(&vol->size, le64_to_cpu(item.size));
 	vol->flags = le32_to_cpu(item.flags);
 	vol->ctime_ns = (int64_t)le64_to_cpu(item.ctime_ns);

@@ -26,6 +26,13 @@
 #include "fs/tree.h"
 #include "fs/volume_format.h"
 
+/* Shared by a volume and the commit that writes it; never changed. */
+struct volume_comment {
+	_Atomic uint32_t refs;
+	uint8_t len; /* not 0 */
+	char text[]; /* with a final zero */
+};
+
 struct fs_volume {
 	struct fs *fs;
 	uint64_t id;
@@ -38,7 +45,8 @@ struct fs_volume {
 	bool hidden; /* not yet committed: nobody may open it */
 	bool shrinking; /* nobody may open it now */
 
-	uint32_t flags;
+	_Atomic uint32_t flags; /* enum fs_volume_flags; changes under the volume's lock */
+	struct volume_comment *comment; /* likewise; NULL: none */
 	int64_t ctime_ns;
 	uint8_t uuid[FS_UUID_LEN];
 
@@ -66,6 +74,7 @@ struct fs_volume {
 	TAILQ_ENTRY(fs_volume) frozen_link;
 	struct volume_item frozen_item;
 	char frozen_name[FS_NAME_MAX + 1];
+	struct volume_comment *frozen_comment;
 	bool frozen_deleted;
 	struct tree_root new_root;
 	uint64_t new_used_blocks, new_lost_blocks, new_freed_blocks;
@@ -109,6 +118,12 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value);
 int orphan_add_item(struct fs *fs, uint64_t id, struct value value);
 /* By id, for replay (walks the table). NULL: none. No reference is taken. */
 struct fs_volume *volume_by_id(struct fs *fs, uint64_t id);
+
+/* `len` bytes, 1 to 255, that need no final zero. NULL: no memory. */
+struct volume_comment *volume_comment_new(const char *text, uint8_t len);
+/* Both accept NULL. */
+struct volume_comment *volume_comment_get(struct volume_comment *comment);
+void volume_comment_put(struct volume_comment *comment);
 
 static inline void volume_ref(struct fs_volume *vol) { atomic_fetch_add(&vol->refs, 1); }
 void volume_unref(struct fs_volume *vol);

@@ -2,7 +2,7 @@
 /*
  * fs/volume_format.h: items of the root tree and of the volumes' trees.
  *
- * Root tree:   VOLUME_KEY_TYPE, be64 id -> struct volume_item, name (name_len bytes)
+ * Root tree:   VOLUME_KEY_TYPE, be64 id -> struct volume_item, name (name_len bytes), comment (comment_len bytes)
  *              ORPHAN_KEY_TYPE, be64 id -> struct orphan_item (a deleted volume whose space is being freed, or a part of
  *              a living one's tree, cut out by a trim)
  * Volume tree: EXTENT_KEY_TYPE, be64 first block -> struct extent_item, one CRC32C for each block
@@ -39,9 +39,11 @@ struct volume_item {
 	uint8_t uuid[16];
 	le32 flags; /* enum fs_volume_flags */
 	uint8_t name_len;
-	uint8_t reserved[3];
+	uint8_t comment_len; /* UTF-8 without control characters; 0: none */
+	uint8_t reserved[2];
 };
 static_assert(sizeof(struct volume_item) == 104, "volume_item");
+#define VOLUME_ITEM_MAX (sizeof(struct volume_item) + 255 + 255)
 
 struct orphan_item {
 	struct tree_root_item root; /* its counts are of what is left; of a part that was cut out they are 0 */

@@ -43,7 +43,10 @@ void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
 	ret_info->id = vol->id;
 	strcpy(ret_info->name, vol->name);
 	ret_info->size = atomic_load(&vol->size);
-	ret_info->used_bytes = vol->used_blocks * FS_BLOCK_SIZE;
+	ret_info->used_bytes = min_u64((vol->used_blocks + vol->running.blocks + vol->committing.blocks) * FS_BLOCK_SIZE,
+				       ret_info->size);
+	if (vol->comment)
+		strcpy(ret_info->comment, vol->comment->text);
 	ret_info->lost_bytes = atomic_load(&vol->lost_blocks) * FS_BLOCK_SIZE;
 	ret_info->flags = vol->flags;
 	ret_info->ctime_ns = vol->ctime_ns;

@@ -18,9 +18,9 @@
 #include "server/rpc_int.h"
 
 /* Volumes on one page of a list: bounded so that the reply always fits a frame. */
-#define LIST_PAGE_MAX 512u
-#define VOLUME_PACKED_MAX 400u /* a name, a uuid and ten scalars of at most 11 bytes, with their tags */
-static_assert(FS_NAME_MAX + FS_UUID_LEN + 10 * 11 <= VOLUME_PACKED_MAX,
+#define LIST_PAGE_MAX 320u
+#define VOLUME_PACKED_MAX 700u /* a name, a comment, a uuid and ten scalars of at most 11 bytes, with their tags */
+static_assert(FS_NAME_MAX + FS_COMMENT_MAX + FS_UUID_LEN + 10 * 11 <= VOLUME_PACKED_MAX,
 	      "a volume fits what is reckoned for it");
 static_assert(LIST_PAGE_MAX * VOLUME_PACKED_MAX + 16 <= RPC_MESSAGE_MAX, "a page of volumes fits a message");
 
@@ -143,6 +143,7 @@ static void volume_message(const struct fs_volume_info *i, Byre__Volume *ret_msg
 	ret_msg->writeback = (i->flags & FS_VOLUME_WRITEBACK) != 0;
 	ret_msg->read_only = (i->flags & FS_VOLUME_READ_ONLY) != 0;
 	ret_msg->ctime_ns = i->ctime_ns;
+	ret_msg->comment = (char *)i->comment;
 	ret_msg->uuid = as_bytes(i->uuid, sizeof(i->uuid));
 }
 
@@ -365,6 +366,22 @@ static int run_volume_resize(struct rpc_call *call)
 	return r;
 }
 
+static int run_volume_set(struct rpc_call *call)
+{
+	const Byre__VolumeSetRequest *rq = (const Byre__VolumeSetRequest *)call->request;
+	const struct fs_volume_change change = {
+		.set = (rq->reserved ? FS_VOLUME_RESERVED : 0) | (rq->read_only ? FS_VOLUME_READ_ONLY : 0),
+		.clear = (rq->thin ? FS_VOLUME_RESERVED : 0) | (rq->writable ? FS_VOLUME_READ_ONLY : 0),
+		.comment = rq->set_comment ? rq->comment : NULL,
+	};
+	int r;
+
+	r = check_name(call, rq->name);
+	if (!r)
+		r = fs_volume_set(call->server->opt.fs, rq->name, &change, &call->err);
+	return r;
+}
+
 static int run_volume_rename(struct rpc_call *call)
 {
 	const Byre__VolumeRenameRequest *rq = (const Byre__VolumeRenameRequest *)call->request;
@@ -420,6 +437,8 @@ static const struct rpc_method methods[] = {
 	 run_volume_rename, NULL},
 	{BYRE__METHOD__METHOD_VOLUME_DELETE, "volume delete", &byre__volume_delete_request__descriptor, true,
 	 run_volume_delete, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_SET, "volume set", &byre__volume_set_request__descriptor, true, run_volume_set,
+	 NULL},
 	{BYRE__METHOD__METHOD_VOLUME_FIGURES, "volume figures", &byre__volume_figures_request__descriptor, false,
 	 rpc_run_volume_figures, NULL},
 	{BYRE__METHOD__METHOD_CLIENT_LIST, "client list", &byre__client_list_request__descriptor, false,

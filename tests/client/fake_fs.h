@@ -292,6 +292,21 @@ int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_
 	return fs_volume_resize(fs, name, size, err);
 }
 
+int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err)
+{
+	struct fs_volume_info *v;
+	int r = change_begin(fs, err);
+
+	if (r)
+		return r;
+	v = find_locked(fs, name);
+	if (v)
+		v->flags = (v->flags | change->set) & ~change->clear;
+	if (v && change->comment)
+		snprintf(v->comment, sizeof(v->comment), "%s", change->comment);
+	return change_end(fs, v ? 0 : -ENOENT, err, name);
+}
+
 int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info)
 {
 	struct fs_volume_info *v;

@@ -83,6 +83,15 @@ static void test_libbyre_volume_life(void **state)
 	assert_int_equal(byre_volume_resize(b, "two", 4096, BYRE_RESIZE_SHRINK, &err), 0);
 	assert_int_equal(byre_volume_info(b, "two", &info, &err), 0);
 	assert_int_equal(info.size, 4096);
+	assert_int_equal(byre_volume_set(b, "two", BYRE_SET_READ_ONLY | BYRE_SET_RESERVED, "the second", &err), 0);
+	assert_int_equal(byre_volume_info(b, "two", &info, &err), 0);
+	assert_int_equal(info.flags, BYRE_VOLUME_WRITEBACK | BYRE_VOLUME_READ_ONLY | BYRE_VOLUME_RESERVED);
+	assert_string_equal(info.comment, "the second");
+	assert_int_equal(byre_volume_set(b, "two", BYRE_SET_WRITABLE | BYRE_SET_THIN, NULL, &err), 0);
+	assert_int_equal(byre_volume_info(b, "two", &info, &err), 0);
+	assert_int_equal(info.flags, BYRE_VOLUME_WRITEBACK);
+	assert_string_equal(info.comment, "the second");
+	assert_int_equal(byre_volume_set(b, "two", 64, NULL, &err), -EINVAL);
 	assert_int_equal(byre_volume_delete(b, "two", &err), 0);
 	assert_int_equal(byre_volume_delete(b, "two", NULL), -ENOENT);
 	byre_close(b);

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 
+import nbd
 import pytest
 
 from byred import BUILD, BYRE, G, K, M, run_byre
@@ -191,3 +192,74 @@ def test_metrics_pass_promtools_lint(make_byred):
     assert b'byre_volume_bytes_total{volume="v",op="write"} 4096\n' in text
     got = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     assert got.returncode == 0 and not got.stdout and not got.stderr, got
+
+
+# ---- what volumes are -------------------------------------------------------------------------
+
+
+def test_volume_set_survives_a_restart(make_byred):
+    b = make_byred("256M").start()
+    b.create("v", "16M")
+    b.ok("volume", "set", "v", "--reserved", "--read-only", "--comment", "die Datenbank für alle")
+    for _ in range(2):
+        info = b.json("volume", "info", "v")
+        assert info["reserved"] and info["read_only"] and info["comment"] == "die Datenbank für alle"
+        assert b.json("pool", "info")["volume_reserved_bytes"] >= 16 * M
+        assert b.open("v").is_read_only()
+        b.close_handles()
+        b.kill()
+        assert b.check() == []
+        b.start()
+    assert "comment" in b.ok("volume", "info", "v").out
+    info = b.json("volume", "set", "v", "--thin", "--writable", "--comment", "")
+    assert not info["reserved"] and not info["read_only"] and info["comment"] == ""
+    assert b.json("pool", "info")["volume_reserved_bytes"] == 0
+    b.open("v").pwrite(b"x", 0)
+    b.close_handles()
+    b.refused("volume", "set", "v", "--comment", "two\nlines", match="one line")
+    b.refused("volume", "set", "v", "--comment", "x" * 256, match="too long")
+    b.refused("volume", "set", "none", "--thin", match="none.*not exist")
+    for wrong in ([], ["--thin", "--reserved"], ["--read-only", "--writable"]):
+        assert b.byre("volume", "set", "v", *wrong).rc == 2
+
+
+def test_volume_set_read_only_holds_at_once(make_byred):
+    b = make_byred("256M").start()
+    b.create("v", "16M")
+    h = b.open("v")
+    h.pwrite(b"x" * 4096, 0)
+    b.ok("volume", "set", "v", "--read-only")
+    with pytest.raises(nbd.Error) as e:
+        h.pwrite(b"y" * 4096, 0)
+    assert e.value.errno == "EPERM"
+    h.flush()
+    assert h.pread(4096, 0) == b"x" * 4096
+    b.ok("volume", "set", "v", "--writable")
+    h.pwrite(b"y" * 4096, 0)
+
+
+def test_volume_set_reserved_keeps_its_promise(make_byred):
+    """A thin volume that becomes reserved can be written to the end beside others that take all there is."""
+    b = make_byred("256M").start()
+    b.create("mine", "64M")
+    b.create("greedy", "1G")
+    h, g = b.open("mine"), b.open("greedy")
+    h.pwrite(b"a" * (8 * M), 0)
+    b.ok("volume", "set", "mine", "--reserved")
+    b.refused("volume", "set", "greedy", "--reserved", match="greedy.*missing")
+    with pytest.raises(nbd.Error):
+        for off in range(0, 1 << 30, M):
+            g.pwrite(b"g" * M, off)
+    for off in range(0, 64 * M, M):
+        h.pwrite(b"b" * M, off)
+    h.flush()
+    assert h.pread(M, 63 * M) == b"b" * M
+
+
+def test_used_is_right_after_a_copy(make_byred):
+    b = make_byred("256M", args=["--commit-interval", "3600"]).start()
+    b.create("v", "64M")
+    b.open("v").pwrite(b"x" * (8 * M), 0)
+    assert b.json("volume", "info", "v")["used_bytes"] == 8 * M
+    b.ok("commit")
+    assert b.json("volume", "list")[0]["used_bytes"] == 8 * M

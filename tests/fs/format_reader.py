@@ -260,9 +260,12 @@ class Pool:
                 self.read_orphan(ident, root, value)
 
     def read_volume(self, ident, root, value):
-        item = fields("QQQQ16sIB", "size used_blocks lost_blocks ctime_ns uuid flags name_len", value, 48)
-        need(len(value) == 104 + item["name_len"] and not any(value[101:104]), "volume", ident, "has a wrong item")
-        v = Volume(ident, item, value[104:].decode("ascii"))
+        item = fields("QQQQ16sIBB", "size used_blocks lost_blocks ctime_ns uuid flags name_len comment_len", value, 48)
+        end = 104 + item["name_len"]
+        need(len(value) == end + item["comment_len"] and not any(value[102:104]), "volume", ident, "has a wrong item")
+        v = Volume(ident, item, value[104:end].decode("ascii"))
+        v.comment = value[end:].decode("utf-8")
+        need(v.comment.isprintable(), "volume", v.name, "has a comment with control characters")
         found = list(self.extents(self.walk(root, ident)))
         v.extents = [e for e in found if e[2]]
         v.lost = [e[:2] for e in found if not e[2]]

@@ -34,6 +34,12 @@ static const ProtobufCMessageDescriptor *const messages[] = {
 	&byre__volume_resize_request__descriptor,
 	&byre__volume_rename_request__descriptor,
 	&byre__volume_delete_request__descriptor,
+	&byre__volume_set_request__descriptor,
+	&byre__volume_figures_request__descriptor,
+	&byre__volume_figures_reply__descriptor,
+	&byre__client_list_request__descriptor,
+	&byre__client_list_reply__descriptor,
+	&byre__client_drop_request__descriptor,
 };
 
 /* What unpacks can be packed, in the bytes reckoned for it. (protobuf-c keeps unknown fields, some of which it would not take back.) */
