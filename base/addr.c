@@ -246,6 +246,39 @@ int addr_listen(const struct addr *addr, int *ret_fd)
 	return addr->kind == ADDR_UNIX ? unix_listen(addr, ret_fd) : tcp_listen(addr, ret_fd);
 }
 
+/* The socket's file may have been removed, and made anew by somebody else: then nobody can be connected to both. */
+static bool unix_is_bound(const struct addr *addr, const struct sockaddr_un *sun)
+{
+	struct stat st;
+
+	return !strncmp(sun->sun_path, addr->path, sizeof(sun->sun_path)) && !lstat(addr->path, &st) && S_ISSOCK(st.st_mode);
+}
+
+static bool tcp_is_bound(const struct addr *addr, const struct sockaddr *bound, socklen_t len)
+{
+	struct addrinfo *list, *ai;
+	bool found = false;
+
+	if (resolve(addr, AI_PASSIVE, &list) < 0)
+		return false;
+	for (ai = list; ai && !found; ai = ai->ai_next)
+		found = ai->ai_family == bound->sa_family && ai->ai_addrlen == len && !memcmp(ai->ai_addr, bound, len);
+	freeaddrinfo(list);
+	return found;
+}
+
+bool addr_is_bound(const struct addr *addr, int fd)
+{
+	struct sockaddr_storage ss = {0};
+	socklen_t len = sizeof(ss);
+
+	if (getsockname(fd, (struct sockaddr *)&ss, &len) < 0)
+		return false;
+	if (ss.ss_family == AF_UNIX)
+		return addr->kind == ADDR_UNIX && unix_is_bound(addr, (const struct sockaddr_un *)&ss);
+	return addr->kind == ADDR_TCP && tcp_is_bound(addr, (const struct sockaddr *)&ss, len);
+}
+
 void addr_unlink(const struct addr *addr)
 {
 	if (addr->kind == ADDR_UNIX)

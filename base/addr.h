@@ -35,6 +35,9 @@ const char *addr_format(const struct addr *addr, char *buf);
  */
 int addr_listen(const struct addr *addr, int *ret_fd);
 
+/* Whether a listening socket is the one that clients of this address reach. May wait for the name service. */
+bool addr_is_bound(const struct addr *addr, int fd);
+
 /* Removes the unix socket of an address that addr_listen made; does nothing for TCP. */
 void addr_unlink(const struct addr *addr);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -32,6 +33,8 @@ static bool is_journal(int fd)
 void log_init(struct log *log, const char *program, enum log_level level)
 {
 	log->program = program;
+	log->stamps = false;
+	log->send = NULL;
 	log->fd = STDERR_FILENO;
 	log->journal = is_journal(log->fd);
 	atomic_init(&log->level, level);
@@ -58,6 +61,20 @@ static void emit(struct log *log, enum log_level level, const char *text)
 	} while (done < 0 && errno == EINTR);
 }
 
+/* "2026-11-21T18:00:00.123Z " into buf; returns its length. */
+static int stamp(char *buf, size_t size)
+{
+	struct timespec ts;
+	struct tm tm;
+	size_t n;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	if (!gmtime_r(&ts.tv_sec, &tm))
+		return 0;
+	n = strftime(buf, size, "%Y-%m-%dT%H:%M:%S", &tm);
+	return (int)n + snprintf(buf + n, size - n, ".%03ldZ ", ts.tv_nsec / 1000000);
+}
+
 void log_vline(struct log *log, enum log_level level, const char *fmt, va_list args)
 {
 	char text[LOG_LINE_MAX];
@@ -68,7 +85,9 @@ void log_vline(struct log *log, enum log_level level, const char *fmt, va_list a
 
 	if ((int)level > atomic_load_explicit(&log->level, memory_order_relaxed))
 		return;
-	n = log->journal ? 0 : snprintf(text, sizeof(text), "%s: %s", log->program, kind);
+	n = log->stamps && !log->journal ? stamp(text, sizeof(text)) : 0;
+	if (!log->journal)
+		n += snprintf(text + n, sizeof(text) - n, "%s: %s", log->program, kind);
 	vsnprintf(text + n, sizeof(text) - n, fmt, args);
 	emit(log, level, text);
 }
@@ -80,6 +99,20 @@ void log_line(struct log *log, enum log_level level, const char *fmt, ...)
 	va_start(args, fmt);
 	log_vline(log, level, fmt, args);
 	va_end(args);
+}
+
+void log_event(struct log *log, enum log_level level, const struct log_field *fields, unsigned count, const char *fmt, ...)
+{
+	char text[LOG_LINE_MAX];
+	va_list args;
+
+	if ((int)level > atomic_load_explicit(&log->level, memory_order_relaxed))
+		return;
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	if (!log->send || !log->send(level, text, fields, count < LOG_FIELDS_MAX ? count : LOG_FIELDS_MAX))
+		log_line(log, level, "%s", text);
 }
 
 void log_bare(struct log *log, const char *text)

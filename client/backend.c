@@ -191,6 +191,14 @@ static void volume_from_fs(const struct fs_volume_info *i, struct byre_volume_in
 	memcpy(ret_info->uuid, i->uuid, sizeof(ret_info->uuid));
 }
 
+static int add_size(void *arg, const struct fs_volume_info *info)
+{
+	uint64_t *sum = arg;
+
+	*sum = info->size > UINT64_MAX - *sum ? UINT64_MAX : *sum + info->size;
+	return 0;
+}
+
 static int file_pool_info(struct backend *b, struct byre_pool_info *ret_info, struct byre_error *err)
 {
 	struct fs_info info;
@@ -198,6 +206,7 @@ static int file_pool_info(struct backend *b, struct byre_pool_info *ret_info, st
 	fs_get_info(b->fs, &info);
 	info.read_only &= !b->idle; /* it is not the pool that cannot be written */
 	pool_from_fs(&info, ret_info);
+	(void)fs_volume_list(b->fs, add_size, &ret_info->provisioned_bytes);
 	return 0;
 }
 

@@ -128,7 +128,8 @@ struct byre_pool_info {
 	int64_t log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
 	bool read_only;
 	bool direct_io;
-	char device_kind[32]; /* "io_uring", "threads", ... */
+	char device_kind[32];	    /* "io_uring", "threads", ... */
+	uint64_t provisioned_bytes; /* sizes of all volumes together; UINT64_MAX: that or more */
 	uint64_t lost_bytes; /* of volumes: cannot be read until they are overwritten, since nodes were lost */
 	struct byre_scrub scrub;
 };

@@ -77,6 +77,17 @@ static json_t *free_space_cache_json(const struct byre_pool_info *i)
 	return obj;
 }
 
+/* What can hold data: used, promised and free. */
+static uint64_t room(const struct byre_pool_info *i)
+{
+	return i->data_bytes + i->volume_reserved_bytes + i->free_bytes;
+}
+
+static unsigned used_percent(const struct byre_pool_info *i)
+{
+	return room(i) ? (unsigned)(100.0 * (double)(room(i) - i->free_bytes) / (double)room(i)) : 0;
+}
+
 static const char *state_text(const struct byre_pool_info *i, bool idle)
 {
 	return i->read_only ? "read-only" : idle ? "idle" : "writable";
@@ -146,6 +157,8 @@ json_t *pool_json(const struct byre_pool_info *i, bool idle)
 	put_number(obj, "unallocated_bytes", i->unallocated_bytes);
 	put_number(obj, "global_reserve_bytes", i->global_reserve_bytes);
 	put_number(obj, "volume_reserved_bytes", i->volume_reserved_bytes);
+	put_number(obj, "provisioned_bytes", min_u64(i->provisioned_bytes, INT64_MAX));
+	put_number(obj, "used_percent", used_percent(i));
 	put_number(obj, "generation", i->generation);
 	json_object_set_new(obj, "block_groups", block_groups_json(i));
 	json_object_set_new(obj, "free_space_cache", free_space_cache_json(i));
@@ -289,6 +302,18 @@ static void show_block_groups(const struct byre_pool_info *i)
 	       i->cache_loaded, i->cache_written, i->cache_rebuilt);
 }
 
+/* More than 1: thin volumes may come to need more than there is. */
+static void show_provisioned(const struct byre_pool_info *i)
+{
+	char buf[SIZE_FORMAT_MAX];
+
+	printf("%-20s %s%s", "volumes' sizes", i->provisioned_bytes == UINT64_MAX ? "more than " : "",
+	       size_format(i->provisioned_bytes, buf, sizeof(buf)));
+	if (room(i))
+		printf(", %.2f times the room", (double)i->provisioned_bytes / (double)room(i));
+	putchar('\n');
+}
+
 void print_pool(const struct byre_pool_info *i, bool idle)
 {
 	char uuid[UUID_TEXT_MAX], when[TIME_MAX], scrub[SCRUB_TEXT_MAX];
@@ -297,6 +322,7 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	show("state", state_text(i, idle));
 	show_size("size", i->size);
 	show_size("free", i->free_bytes);
+	printf("%-20s %u %%\n", "used", used_percent(i));
 	show_size("data", i->data_bytes);
 	show_size("metadata", i->metadata_bytes);
 	show_size("reserved", i->reserved_bytes);
@@ -305,6 +331,7 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	show_size("unallocated", i->unallocated_bytes);
 	show_block_groups(i);
 	show_number("volumes", i->volumes);
+	show_provisioned(i);
 	show_number("snapshots", i->snapshots);
 	show_number("objects", i->objects);
 	show_number("generation", i->generation);

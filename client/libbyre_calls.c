@@ -74,6 +74,7 @@ static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *re
 		.read_only = m->read_only,
 		.direct_io = m->direct_io,
 	};
+	ret_info->provisioned_bytes = m->provisioned_bytes;
 	copy_uuid(ret_info->uuid, &m->uuid);
 	snprintf(ret_info->device_kind, sizeof(ret_info->device_kind), "%s", m->device_kind);
 	libbyre_scrub_from_message(m->scrub, &ret_info->scrub);

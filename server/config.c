@@ -160,6 +160,40 @@ static int set_level(struct config *c, const char *value, struct config_error *e
 	return 0;
 }
 
+static int set_read_only(struct config *c, const char *value, struct config_error *err)
+{
+	bool yes = !strcmp(value, "yes");
+
+	if (!yes && strcmp(value, "no") != 0)
+		return fail(err, "read-only", value, "is neither yes nor no");
+	c->read_only = yes;
+	return 0;
+}
+
+/* "80,90,95", or "off". */
+static int set_warn_full(struct config *c, const char *value, struct config_error *err)
+{
+	unsigned list[CONFIG_WARN_FULL_MAX], n = 0;
+	const char *p = value;
+	char *end;
+
+	if (!strcmp(value, "off")) {
+		c->warn_full_count = 0;
+		return 0;
+	}
+	do {
+		unsigned long v = *p >= '0' && *p <= '9' ? strtoul(p, &end, 10) : 0;
+
+		if (n == CONFIG_WARN_FULL_MAX || v < 1 || v > 100 || (n && v <= list[n - 1]) || (*end && *end != ','))
+			return fail(err, "warn-full", value, "is no list of at most 8 percentages from 1 to 100, the smallest first, such as 80,90,95, nor off");
+		list[n++] = (unsigned)v;
+		p = end + 1;
+	} while (*end);
+	memcpy(c->warn_full, list, sizeof(list));
+	c->warn_full_count = n;
+	return 0;
+}
+
 static int set_write_log(struct config *c, const char *value, struct config_error *err)
 {
 	return set_path(c->write_log, "write-log", value, err);
@@ -180,6 +214,8 @@ static const struct single {
 	{"scrub-interval", set_scrub_interval, offsetof(struct config, scrub_interval_source)},
 	{"scrub-rate", set_scrub_rate, offsetof(struct config, scrub_rate_source)},
 	{"log-level", set_level, offsetof(struct config, level_source)},
+	{"read-only", set_read_only, offsetof(struct config, read_only_source)},
+	{"warn-full", set_warn_full, offsetof(struct config, warn_full_source)},
 	{"write-log", set_write_log, offsetof(struct config, write_log_source)},
 };
 
@@ -197,6 +233,10 @@ void config_init(struct config *c)
 {
 	memset(c, 0, sizeof(*c));
 	c->log_level = LOG_LEVEL_INFO;
+	c->warn_full[0] = 80;
+	c->warn_full[1] = 90;
+	c->warn_full[2] = 95;
+	c->warn_full_count = 3;
 	c->memory_bytes = SERVER_MEMORY_DEFAULT;
 	c->stall_timeout_s = CONFIG_STALL_DEFAULT_S;
 	c->stop_timeout_s = CONFIG_STOP_DEFAULT_S;
@@ -311,6 +351,7 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"cache-size", a->cache_bytes != b->cache_bytes},
 		{"commit-interval", a->commit_interval_ms != b->commit_interval_ms},
 		{"threads", a->threads != b->threads},
+		{"read-only", a->read_only != b->read_only},
 		{"memory", a->memory_bytes != b->memory_bytes},
 		{"scrub-interval", a->scrub_interval_days != b->scrub_interval_days},
 		{"scrub-rate", a->scrub_rate != b->scrub_rate},

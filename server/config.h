@@ -15,6 +15,7 @@
 #include "server/limits.h"
 
 #define CONFIG_ERROR_MAX 512
+#define CONFIG_WARN_FULL_MAX 8
 #define CONFIG_COMMIT_INTERVAL_MAX_S 3600
 #define CONFIG_SCRUB_INTERVAL_MAX_DAYS 3650
 #define CONFIG_SCRUB_INTERVAL_DEFAULT_DAYS 30
@@ -42,11 +43,14 @@ struct config {
 	unsigned scrub_interval_days;	   /* 0: none starts by itself */
 	uint64_t scrub_rate;		   /* bytes a second; 0: the engine's default */
 	enum log_level log_level;
+	bool read_only;
+	unsigned warn_full[CONFIG_WARN_FULL_MAX], warn_full_count; /* percent, ascending */
 	char write_log[PATH_MAX];	   /* empty: none */
 
 	/* Where each single value came from. */
 	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source,
-		stall_source, stop_source, memory_source, scrub_interval_source, scrub_rate_source;
+		stall_source, stop_source, memory_source, scrub_interval_source, scrub_rate_source,
+		read_only_source, warn_full_source;
 };
 
 struct config_error {

@@ -22,6 +22,7 @@
 #include "base/util.h"
 #include "server/http_session.h"
 #include "server/metrics.h"
+#include "server/pool_watch.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
@@ -47,11 +48,15 @@ struct http_server {
 
 /* ---- what there is ---------------------------------------------------------- */
 
-static int write_clients(const struct http_server *h, struct evbuffer *body)
+static int write_clients(const struct http_server *h, const struct fs_info *info, struct evbuffer *body)
 {
 	struct client_list *clients = h->opt.workers[0].clients; /* all workers' */
 
-	return clients ? metrics_write_clients(body, h->opt.fs, clients) : 0;
+	int r = h->opt.watch ? metrics_write_watch(body, info, atomic_load(&h->opt.watch->provisioned)) : 0;
+
+	if (!r && clients)
+		r = metrics_write_clients(body, h->opt.fs, clients);
+	return r;
 }
 
 static void get_metrics(struct http_server *h, struct http_answer *a)
@@ -62,7 +67,7 @@ static void get_metrics(struct http_server *h, struct http_answer *a)
 	fs_get_info(h->opt.fs, &info);
 	for (unsigned i = 0; i < h->opt.worker_count; i++)
 		metrics_add(&nbd, &h->opt.workers[i].env.stats);
-	a->status = metrics_write(a->body, &info, &nbd) == 0 && write_clients(h, a->body) == 0 ? 200 : 500;
+	a->status = metrics_write(a->body, &info, &nbd) == 0 && write_clients(h, &info, a->body) == 0 ? 200 : 500;
 	a->type = METRICS_TYPE;
 }
 

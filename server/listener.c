@@ -76,7 +76,10 @@ int listener_group_init(struct listener_group *g, struct event_base *base, struc
 void listener_group_fini(struct listener_group *g)
 {
 	for (unsigned i = 0; i < g->count; i++) {
-		addr_unlink(&g->listeners[i].addr);
+		if (g->handover)
+			handover_unlink(g->handover, &g->listeners[i].addr);
+		else
+			addr_unlink(&g->listeners[i].addr);
 		evconnlistener_free(g->listeners[i].listener);
 	}
 	g->count = 0;
@@ -92,7 +95,7 @@ int listener_group_add(struct listener_group *g, const struct addr *addr)
 
 	if (g->count == SERVER_LISTENERS_MAX)
 		return -E2BIG;
-	r = addr_listen(addr, &fd);
+	r = g->handover ? handover_listen(g->handover, addr, &fd) : addr_listen(addr, &fd);
 	if (r < 0)
 		return r;
 	l = evconnlistener_new(g->base, on_accept, g, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);

@@ -10,9 +10,11 @@
 
 #include "base/addr.h"
 #include "base/log.h"
+#include "server/handover.h"
 #include "server/nbd_conn.h"
 
 struct listener_group {
+	struct handover *handover; /* NULL: none */
 	struct event_base *base;
 	struct log *log;
 	struct nbd_worker *workers;

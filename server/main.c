@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "server/config.h"
+#include "server/journal.h"
 #include "server/server.h"
 
 #define PROGRAM "byred"
@@ -24,7 +25,7 @@ static const char usage_text[] =
 	"  --rpc ADDR                 serve RPC there; may be repeated\n"
 	"  --http ADDR                serve /metrics and /healthz there (default: off)\n"
 	"  --config FILE              read settings from FILE; the command line wins\n"
-	"  --cache-size SIZE          memory for nodes and data\n"
+	"  --cache-size SIZE          memory for nodes and data (default: 1G)\n"
 	"  --memory SIZE              memory that clients can make the daemon hold, beside the cache (default: 256M)\n"
 	"  --commit-interval SECONDS  commit at least so often (default: 5)\n"
 	"  --stall-timeout SECONDS    how long a client may keep a request or a reply waiting (default: 60)\n"
@@ -33,6 +34,8 @@ static const char usage_text[] =
 	"  --scrub-interval DAYS      read and verify the whole pool so often; 0: never (default: 30)\n"
 	"  --scrub-rate SIZE          of such a scrub: bytes a second at the most (default: 128M)\n"
 	"  --log-level LEVEL          error, warning, notice, info (default) or debug\n"
+	"  --read-only                change nothing, to rescue data: volumes can be read, as a crash left them\n"
+	"  --warn-full LIST           say so when so many percent of the pool are used (default: 80,90,95; off: never)\n"
 	"  --write-log FILE           record every write and flush of the pool there (for tests; it grows fast)\n"
 	"  --help                     show this and exit\n"
 	"  --version                  show the version and exit\n"
@@ -41,7 +44,7 @@ static const char usage_text[] =
 	"Without --nbd: unix:DIR/nbd.sock and tcp:127.0.0.1:10809. Without --rpc: unix:DIR/rpc.sock. DIR is the\n"
 	"pool's folder, or what systemd gives the service under /run.\n";
 
-enum { OPT_HELP = 1, OPT_VERSION, OPT_CONFIG, OPT_VALUE };
+enum { OPT_HELP = 1, OPT_VERSION, OPT_CONFIG, OPT_READ_ONLY, OPT_VALUE };
 
 /* Options with OPT_VALUE are settings: config_set knows them by the same names. */
 static const struct option long_options[] = {
@@ -59,6 +62,8 @@ static const struct option long_options[] = {
 	{"scrub-rate", required_argument, NULL, OPT_VALUE},
 	{"log-level", required_argument, NULL, OPT_VALUE},
 	{"write-log", required_argument, NULL, OPT_VALUE},
+	{"warn-full", required_argument, NULL, OPT_VALUE},
+	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"config", required_argument, NULL, OPT_CONFIG},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
@@ -95,6 +100,8 @@ static int parse_args(const struct args *args, struct config *c, struct config_e
 			return opt;
 		if (opt == OPT_CONFIG)
 			r = set_config_file(c, optarg, err);
+		else if (opt == OPT_READ_ONLY)
+			r = config_set(c, "read-only", "yes", CONFIG_FROM_ARGS, err);
 		else if (opt == OPT_VALUE)
 			r = config_set(c, long_options[index].name, optarg, CONFIG_FROM_ARGS, err);
 		else
@@ -167,6 +174,9 @@ int main(int argc, char **argv)
 		return r == -EINVAL ? EXIT_USAGE : 1;
 	}
 	log_set_level(&log, opt.config.log_level);
+	log.stamps = true;
+	if (log.journal)
+		log.send = journal_send;
 	opt.log = &log;
 	return server_run(&opt);
 }

@@ -89,6 +89,7 @@ static void call_complete(struct rpc_call *call)
 		s->nr_running--;
 	s->stats.requests++;
 	s->stats.errors += call->error != 0;
+	rpc_log_call(call);
 
 	if (call->conn)
 		rpc_conn_answer(call->conn, call);

@@ -14,10 +14,12 @@
 struct budget;
 struct client_list;
 struct fs;
+struct log;
 struct rpc_server;
 
 struct rpc_server_options {
 	struct fs *fs; /* outlives the server */
+	struct log *log; /* likewise; NULL: nothing is told */
 	struct client_list *clients; /* likewise; NULL: there are none to speak of */
 	struct budget *budget; /* likewise; of all connections */
 	unsigned max;	       /* connections */

@@ -7,6 +7,7 @@
  *    for one client is at most RPC_OUTPUT_HARD, RPC_REQUESTS_MAX calls, and one frame half read.
  * 2. A frame that breaks the protocol is answered once, with id 0, and nothing follows it.
  */
+#include <assert.h>
 #include <errno.h>
 #include <event2/buffer.h>
 #include <netinet/in.h>
@@ -20,6 +21,7 @@
 #include "base/util.h"
 #include "proto/rpc_fields.h"
 #include "proto/rpc_status.h"
+#include "server/clients.h"
 #include "server/rpc_int.h"
 
 static void set_state(struct rpc_conn *conn, enum rpc_conn_state to)
@@ -419,6 +421,8 @@ int rpc_conn_new(struct rpc_server *s, int fd)
 	}
 
 	set_socket_options(fd);
+	static_assert(RPC_PEER_MAX == CLIENT_PEER_MAX, "one size");
+	client_peer(fd, conn->peer);
 	conn->server = s;
 	conn->state = RPC_CONN_OPEN;
 	conn->tcp = is_tcp(fd);

@@ -34,6 +34,7 @@
 #include "server/rpc.h"
 
 #define RPC_REQUESTS_MAX 64u	       /* under way on one connection */
+#define RPC_PEER_MAX 128 /* as CLIENT_PEER_MAX */
 #define RPC_LISTENERS_MAX 16u
 #define RPC_RUNNING_MAX 32u	       /* on their way to workers, of all connections */
 #define RPC_INPUT_MAX (64u << 10)      /* read ahead of the parser */
@@ -116,6 +117,11 @@ struct rpc_figures {
 };
 void rpc_figures_message(const struct figures *from, struct rpc_figures *ret_msg);
 
+/* ---- rpc_log.c ---- */
+
+/* The request has been carried out, or was refused. */
+void rpc_log_call(const struct rpc_call *call);
+
 struct rpc_stats {
 	uint64_t start_ms; /* CLOCK_MONOTONIC */
 	uint64_t connections_total, requests, errors, bad_frames;
@@ -181,6 +187,7 @@ struct rpc_conn {
 	bool held_up;		     /* not read: there is no memory */
 	struct bufferevent *bev;
 	struct rpc_parser parser;
+	char peer[RPC_PEER_MAX]; /* for the log */
 	enum rpc_conn_state state;
 	LIST_HEAD(, rpc_call) calls;
 	unsigned nr_calls;

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "server/clients.h"
+#include "server/pool_watch.h"
 #include "server/rpc_int.h"
 
 /* Volumes on one page of a list: bounded so that the reply always fits a frame. */
@@ -235,6 +236,7 @@ static int run_pool_info(struct rpc_call *call)
 
 	fs_get_info(call->server->opt.fs, &info);
 	pool_message(&info, &pool);
+	pool.pool.provisioned_bytes = pool_provisioned(call->server->opt.fs);
 	reply.pool = &pool.pool;
 	return rpc_call_reply(call, &reply.base);
 }
@@ -422,7 +424,7 @@ static const struct rpc_method methods[] = {
 	{BYRE__METHOD__METHOD_COMMIT, "commit", &byre__empty__descriptor, true, run_commit, NULL},
 	{BYRE__METHOD__METHOD_SHUTDOWN, "shutdown", &byre__empty__descriptor, false, run_shutdown,
 	 after_shutdown},
-	{BYRE__METHOD__METHOD_POOL_INFO, "pool info", &byre__empty__descriptor, false, run_pool_info, NULL},
+	{BYRE__METHOD__METHOD_POOL_INFO, "pool info", &byre__empty__descriptor, true, run_pool_info, NULL},
 	{BYRE__METHOD__METHOD_POOL_GROW, "pool grow", &byre__pool_grow_request__descriptor, true,
 	 run_pool_grow, NULL},
 	{BYRE__METHOD__METHOD_VOLUME_CREATE, "volume create", &byre__volume_create_request__descriptor, true,

@@ -29,11 +29,14 @@
 #include "fs/fs.h"
 #include "server/budget.h"
 #include "server/conn_limits.h"
+#include "server/handover.h"
 #include "server/http.h"
 #include "server/listener.h"
 #include "server/loop.h"
 #include "server/nbd_conn.h"
+#include "server/pool_watch.h"
 #include "server/rpc.h"
+#include "server/watchdog.h"
 
 struct server;
 
@@ -56,6 +59,9 @@ struct server {
 	unsigned count, inited; /* units; of them, initialized */
 	struct client_list clients;
 	struct conn_limits limits;
+	struct handover handover;
+	struct pool_watch watch;
+	struct watchdog *watchdog;
 	struct listener_group listeners;
 	struct rpc_server *rpc;
 	unsigned rpc_listening;
@@ -115,7 +121,7 @@ static void worker_drained(void *arg)
 static void unlink_rpc(struct server *srv)
 {
 	for (unsigned i = 0; i < srv->rpc_listening; i++)
-		addr_unlink(&srv->config.rpc.addrs[i]);
+		handover_unlink(&srv->handover, &srv->config.rpc.addrs[i]);
 	srv->rpc_listening = 0;
 }
 
@@ -177,6 +183,7 @@ static void begin_stop(struct server *srv, const char *why)
 	wait_for(srv, srv->config.stop_timeout_s * UINT64_C(1000));
 	log_line(srv->log, LOG_LEVEL_INFO, "%s: finishing what is under way", why);
 	sd_notify(0, "STOPPING=1");
+	pool_watch_stop(&srv->watch);
 	listener_group_fini(&srv->listeners);
 	http_server_free(srv->http);
 	srv->http = NULL;
@@ -304,6 +311,7 @@ static int open_pool(struct server *srv)
 		.scrub_interval_s = srv->config.scrub_interval_days * 86400ull,
 		.scrub_rate = srv->config.scrub_rate,
 		.write_log = *srv->config.write_log ? srv->config.write_log : NULL,
+		.read_only = srv->config.read_only,
 		.log = on_fs_log,
 		.log_arg = srv->log,
 	};
@@ -351,6 +359,7 @@ static int listen_nbd(struct server *srv)
 	int r = listener_group_init(&srv->listeners, srv->units[0].loop.base, srv->workers, srv->count,
 				    srv->limits.nbd, srv->log);
 
+	srv->listeners.handover = &srv->handover;
 	for (unsigned i = 0; i < srv->config.nbd.count && !r; i++) {
 		r = listener_group_add(&srv->listeners, &srv->config.nbd.addrs[i]);
 		say(srv, "NBD", &srv->config.nbd.addrs[i], r);
@@ -360,7 +369,7 @@ static int listen_nbd(struct server *srv)
 
 static int listen_rpc_on(struct server *srv, const struct addr *addr)
 {
-	int fd, r = addr_listen(addr, &fd);
+	int fd, r = handover_listen(&srv->handover, addr, &fd);
 
 	if (r < 0)
 		return r;
@@ -371,6 +380,7 @@ static int listen_rpc_on(struct server *srv, const struct addr *addr)
 static int listen_rpc(struct server *srv)
 {
 	struct rpc_server_options opt = {.fs = srv->fs,
+					 .log = srv->log,
 					 .clients = &srv->clients,
 					 .budget = &srv->budget,
 					 .max = srv->limits.rpc,
@@ -388,7 +398,7 @@ static int listen_rpc(struct server *srv)
 static int listen_http(struct server *srv)
 {
 	const struct http_server_options opt = {.fs = srv->fs, .budget = &srv->budget, .workers = srv->workers,
-						.worker_count = srv->count, .max = srv->limits.http};
+						.worker_count = srv->count, .max = srv->limits.http, .watch = &srv->watch};
 	int r;
 
 	if (!srv->config.http.count)
@@ -410,12 +420,28 @@ static int start_threads(struct server *srv)
 	return 0;
 }
 
+static int start_watches(struct server *srv)
+{
+	struct loop *loops[SERVER_THREADS_MAX];
+	int r;
+
+	for (unsigned i = 0; i < srv->count; i++)
+		loops[i] = &srv->units[i].loop;
+	srv->watch.fs = srv->fs;
+	srv->watch.log = srv->log;
+	srv->watch.config = &srv->config;
+	r = pool_watch_start(&srv->watch, loops[0]->base);
+	return r ? r : watchdog_new(loops, srv->count, srv->log, &srv->watchdog);
+}
+
 static int start(struct server *srv)
 {
 	int r = init_units(srv);
 
 	if (!r)
 		r = watch_signals(srv);
+	if (!r)
+		r = start_watches(srv);
 	if (r < 0) {
 		log_line(srv->log, LOG_LEVEL_ERROR, "cannot set up the event loops: %s", strerror(-r));
 		return r;
@@ -426,6 +452,7 @@ static int start(struct server *srv)
 		r = listen_rpc(srv);
 	if (!r)
 		r = listen_http(srv);
+	handover_end_of_start(&srv->handover);
 	if (r < 0)
 		return r;
 	r = start_threads(srv);
@@ -457,6 +484,8 @@ static void finish(struct server *srv)
 			event_free(srv->signals[i]);
 	if (srv->deadline)
 		event_free(srv->deadline);
+	pool_watch_stop(&srv->watch);
+	watchdog_free(srv->watchdog);
 	for (unsigned i = 0; i < srv->inited; i++) {
 		nbd_worker_fini(&srv->workers[i]);
 		loop_fini(&srv->units[i].loop);
@@ -479,12 +508,27 @@ static int close_pool(struct server *srv)
 	return r;
 }
 
+/*
+ * SIGHUP is held back until somebody listens to it: while the pool opens it would end the process. Threads that start
+ * meanwhile never take it.
+ */
+static void hold_reloads(bool hold)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
 int server_run(const struct server_options *opt)
 {
 	struct server srv = {.opt = opt, .config = opt->config, .log = opt->log};
 	int r, closed;
 
 	signal(SIGPIPE, SIG_IGN);
+	hold_reloads(true);
+	handover_init(&srv.handover);
 	raise_file_limit();
 	tune_malloc();
 	budget_init(&srv.budget, budget_bytes(&srv.config), srv.config.memory_bytes / SERVER_MEMORY_CONNECTIONS);
@@ -495,6 +539,7 @@ int server_run(const struct server_options *opt)
 	if (!r) {
 		log_bare(srv.log, "ready");
 		sd_notify(0, "READY=1");
+		hold_reloads(false);
 		loop_run(&srv.units[0].loop);
 	}
 	join_threads(&srv, r < 0);

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What an administrator types, sees and links against."""
-import ctypes
+import hashlib
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import nbd
 import pytest
 
-from byred import BUILD, BYRE, G, K, M, run_byre
+from byred import BUILD, BYRE, BYRED, G, K, M, run_byre
 
 HEADER = os.path.join(os.path.dirname(__file__), "../../client/byre.h")
 
@@ -263,3 +264,170 @@ def test_used_is_right_after_a_copy(make_byred):
     assert b.json("volume", "info", "v")["used_bytes"] == 8 * M
     b.ok("commit")
     assert b.json("volume", "list")[0]["used_bytes"] == 8 * M
+
+
+# ---- the daemon -------------------------------------------------------------------------------
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+def test_read_only_serves_what_a_crash_left_and_changes_nothing(make_byred):
+    """The log is replayed in memory; the file need not be writable, and two may read it at once."""
+    b = make_byred("64M", args=["--commit-interval", "3600"]).start()
+    b.create("v", "16M")
+    h = b.open("v")
+    h.pwrite(b"rescue me" * 1000, 4096)
+    h.flush()
+    b.kill()
+    b.close_handles()
+    before = digest(b.pool)
+    os.chmod(b.pool, 0o400)
+    b.start("--read-only")
+    h = b.open("v")
+    assert h.is_read_only() and h.pread(9000, 4096) == b"rescue me" * 1000
+    h.flush()
+    assert b.json("pool", "info")["state"] == "read-only"
+    b.refused("volume", "create", "w", "4K", match="read-only")
+    b.refused("volume", "delete", "v", match="read-only")
+    b.refused("volume", "set", "v", "--thin", match="read-only")
+    assert "rescue" in h.pread(9, 4096).decode()
+    assert json.loads(run_byre("pool", "info", b.pool, "--json").out)["state"] == "idle"
+    b.close_handles()
+    b.stop()
+    assert digest(b.pool) == before
+    os.chmod(b.pool, 0o600)
+    b.start()
+    assert b.open("v").pread(9, 4096) == b"rescue me"
+
+
+def test_sighup_while_the_pool_opens(make_byred):
+    """It ended the process."""
+    b = make_byred("64M")
+    for _ in range(20):
+        b.spawn()
+        while not has_open(b.proc.pid, b.pool):
+            assert b.running()
+        while b.running() and not re.search(r"^ready$", b.log_text(since_start=True), re.M):
+            os.kill(b.proc.pid, signal.SIGHUP)
+        assert b.running(), b.log_text()
+        wait_until(lambda: re.search(r"^ready$", b.log_text(since_start=True), re.M))
+        b.stop()
+
+
+def has_open(pid, path):
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{fd}") == path:
+                return True
+        except OSError:
+            pass
+    return False
+
+
+class Manager:
+    """What systemd does for a service of Type=notify: readiness, watchdog, and a store of descriptors."""
+
+    def __init__(self, folder):
+        self.path = os.path.join(folder, "notify")
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(self.path)
+        self.sock.settimeout(10)
+        self.store = []
+        self.said = []
+
+    def take(self, until):
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.sock, 4096, 64)
+            text = data.decode()
+            self.said.append(text)
+            if "FDSTORE=1" in text:
+                self.store += fds
+            if "FDSTOREREMOVE=1" in text:
+                for fd in self.store:
+                    os.close(fd)
+                self.store = []
+            if until in text:
+                return
+
+    def start(self, b, watchdog_us=0):
+        passed = list(self.store)
+        script = "import os, sys\nfds = %r\nfor i, fd in enumerate(fds): os.dup2(fd, 100 + i)\n" % passed
+        script += "for i in range(len(fds)): os.dup2(100 + i, 3 + i)\n"
+        script += "os.environ['LISTEN_PID'] = os.environ['WATCHDOG_PID'] = str(os.getpid())\n"
+        script += "os.environ['LISTEN_FDS'] = str(len(fds))\nos.execv(sys.argv[1], sys.argv[1:])"
+        env = dict(os.environ, NOTIFY_SOCKET=self.path, WATCHDOG_USEC=str(watchdog_us))
+        with open(b.log, "ab") as log:
+            b.proc = subprocess.Popen(
+                [sys.executable, "-c", script, BYRED, "--pool", b.pool, "--nbd", f"unix:{b.nbd_sock}", "--rpc",
+                 f"unix:{b.rpc_sock}"], env=env, pass_fds=passed, stdout=log, stderr=log, cwd=b.dir)
+        self.take("READY=1")
+
+
+def test_who_connects_during_a_restart_waits(make_byred):
+    """The listening sockets stay with the service manager: nobody gets ECONNREFUSED, after a stop or a crash."""
+    b = make_byred("64M")
+    manager = Manager(b.dir)
+    manager.start(b)
+    b.create("v", "16M")
+    assert len(manager.store) == 2
+    for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        b.proc.send_signal(end)
+        b.proc.wait()
+        late = subprocess.Popen([BYRE, "--connect", f"unix:{b.rpc_sock}", "volume", "list", "--json"], stdout=subprocess.PIPE, text=True)
+        with socket.socket(socket.AF_UNIX) as nbd_client:
+            nbd_client.connect(b.nbd_sock)
+            nbd_client.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                nbd_client.recv(8)
+            assert late.poll() is None
+            manager.start(b)
+            nbd_client.settimeout(10)
+            assert nbd_client.recv(8) == b"NBDMAGIC"
+        assert [v["name"] for v in json.loads(late.communicate(timeout=10)[0])] == ["v"]
+        assert len(manager.store) == 2, "no restart adds to the store"
+    b.stop()
+
+
+def test_the_watchdog_is_fed(make_byred):
+    b = make_byred("64M")
+    manager = Manager(b.dir)
+    manager.start(b, watchdog_us=600_000)
+    for _ in range(3):
+        manager.take("WATCHDOG=1")
+    os.kill(b.proc.pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        manager.sock.settimeout(1)
+        for _ in range(3):  # what was on its way
+            manager.take("WATCHDOG=1")
+    os.kill(b.proc.pid, signal.SIGCONT)
+    manager.take("WATCHDOG=1")
+    b.stop()
+
+
+def test_changes_are_logged_with_who_asked(make_byred):
+    b = make_byred("64M").start()
+    b.create("one", "16M")
+    b.ok("volume", "rename", "one", "two")
+    b.refused("volume", "create", "two", "16M", match="exists")
+    b.ok("volume", "resize", "two", "+16M")
+    b.delete("two")
+    log = b.log_text()
+    who = rf" \(asked by uid {os.getuid()}, pid \d+\)$"
+    for line in ("done: volume create one, 16 MiB", "done: volume rename one, to two", "refused: volume two: exists already",
+                 "done: volume resize two, 32 MiB", "done: volume delete two"):
+        assert re.search(r"^\S+Z byred: " + re.escape(line) + who, log, re.M), (line, log)
+
+
+def test_near_full_is_told(make_byred):
+    b = make_byred("64M", args=["--warn-full", "10,50"]).start()
+    b.create("v", "1G")
+    b.open("v").pwrite(b"x" * (20 * M), 0)
+    wait_until(lambda: "nearly full" in b.log_text(), 20)
+    info = b.json("pool", "info")
+    assert info["provisioned_bytes"] == G and 10 <= info["used_percent"] < 80
+    assert re.search(r"^volumes' sizes +1 GiB, \d+\.\d\d times the room$", b.ok("pool", "info").out, re.M)
+    line = re.search(r"^(\S+) byred: warning: .*nearly full: \d+ % used", b.log_text(), re.M)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line[1])

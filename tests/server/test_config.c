@@ -57,6 +57,13 @@ static void test_values(void **state)
 	assert_int_equal(set("commit-interval", "7"), 0);
 	assert_int_equal(set("threads", "3"), 0);
 	assert_int_equal(set("log-level", "debug"), 0);
+	assert_int_equal(set("read-only", "yes"), 0);
+	assert_true(config.read_only);
+	assert_int_equal(set("warn-full", "50,99"), 0);
+	assert_int_equal(config.warn_full_count, 2);
+	assert_int_equal(config.warn_full[1], 99);
+	assert_int_equal(set("warn-full", "off"), 0);
+	assert_int_equal(config.warn_full_count, 0);
 	assert_int_equal(set("nbd", "unix:/a"), 0);
 	assert_int_equal(set("nbd", "tcp:[::1]:1"), 0);
 	assert_string_equal(config.pool, "/srv/pool");
@@ -87,6 +94,14 @@ static void test_wrong_values_are_told(void **state)
 		{"rpc", "unix:"},
 		{"http", "tcp:x"},
 		{"colour", "blue"},
+		{"read-only", "maybe"},
+		{"warn-full", ""},
+		{"warn-full", "90,80"},
+		{"warn-full", "80,"},
+		{"warn-full", "0"},
+		{"warn-full", "101"},
+		{"warn-full", "1,2,3,4,5,6,7,8,9"},
+		{"warn-full", "80%"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "server/handover.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+#define FD_NAME "byre"
+
+void handover_init(struct handover *h)
+{
+	int n;
+
+	*h = (struct handover){.keeps = getenv("NOTIFY_SOCKET") != NULL};
+	n = sd_listen_fds(1);
+	for (int i = 0; i < n; i++) {
+		if (h->count < HANDOVER_MAX && sd_is_socket(SD_LISTEN_FDS_START + i, 0, 0, 1) > 0)
+			h->fds[h->count++] = SD_LISTEN_FDS_START + i;
+		else
+			close(SD_LISTEN_FDS_START + i);
+	}
+	/* What is taken is stored again: else each restart would add to the store. */
+	if (h->keeps)
+		sd_notify(0, "FDSTOREREMOVE=1\nFDNAME=" FD_NAME);
+}
+
+void handover_end_of_start(struct handover *h)
+{
+	for (unsigned i = 0; i < h->count; i++)
+		close(h->fds[i]);
+	h->count = 0;
+}
+
+static bool take(struct handover *h, const struct addr *addr, int *ret_fd)
+{
+	for (unsigned i = 0; i < h->count; i++) {
+		int fd = h->fds[i];
+
+		if (!addr_is_bound(addr, fd))
+			continue;
+		h->fds[i] = h->fds[--h->count];
+		if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) {
+			close(fd);
+			return false;
+		}
+		*ret_fd = fd;
+		return true;
+	}
+	return false;
+}
+
+int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd)
+{
+	int r = take(h, addr, ret_fd) ? 0 : addr_listen(addr, ret_fd);
+
+	if (!r && h->keeps)
+		sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" FD_NAME, ret_fd, 1);
+	return r;
+}
+
+void handover_unlink(const struct handover *h, const struct addr *addr)
+{
+	if (!h->keeps)
+		addr_unlink(addr);
+}

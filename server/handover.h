@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * server/handover.h: listening sockets that outlive the process. They are left with the service manager (systemd's
+ * FileDescriptorStoreMax=) and come back from it, so that who connects during a restart waits instead of failing. A socket unit's
+ * sockets come in the same way.
+ */
+#ifndef SERVER_HANDOVER_H
+#define SERVER_HANDOVER_H
+
+#include <stdbool.h>
+
+#include "base/addr.h"
+
+#define HANDOVER_MAX 64
+
+struct handover {
+	int fds[HANDOVER_MAX]; /* that came from the manager and are not taken yet */
+	unsigned count;
+	bool keeps; /* there is a manager: sockets are left with it, and their files stay */
+};
+
+/* Takes what the environment names; once in a process, before threads. */
+void handover_init(struct handover *h);
+/* What nobody has taken is closed, and forgotten by the manager. */
+void handover_end_of_start(struct handover *h);
+
+/* As addr_listen: the manager's socket for the address, or a new one, which is left with the manager too. */
+int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd);
+/* As addr_unlink, unless the socket outlives the process. */
+void handover_unlink(const struct handover *h, const struct addr *addr);
+
+#endif
