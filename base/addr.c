@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/addr.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -152,9 +153,29 @@ static int unix_remove_stale(const struct addr *addr)
 	return unlink(addr->path) < 0 ? -errno : 0;
 }
 
-static int bind_and_listen(int family, const void *sockaddr, socklen_t len, int *ret_fd)
+/*
+ * The socket's file is made with the mode that the descriptor has: without any until the owner is right. Nobody can
+ * connect before listen, either.
+ */
+static int bind_unix(int fd, const struct sockaddr_un *sun, const struct addr_access *access)
 {
-	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1, r;
+	bool chown_wanted = access->uid != (uid_t)-1 || access->gid != (gid_t)-1;
+	int r = 0;
+
+	if (fchmod(fd, 0) < 0 || bind(fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0)
+		return -errno;
+	if ((chown_wanted && chown(sun->sun_path, access->uid, access->gid) < 0) ||
+	    chmod(sun->sun_path, access->mode) < 0) {
+		r = -errno;
+		unlink(sun->sun_path);
+	}
+	return r;
+}
+
+static int bind_and_listen(int family, const void *sockaddr, socklen_t len, const struct addr_access *access,
+			   int *ret_fd)
+{
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1, r = 0;
 
 	if (fd < 0)
 		return -errno;
@@ -162,8 +183,13 @@ static int bind_and_listen(int family, const void *sockaddr, socklen_t len, int 
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
-	if (bind(fd, sockaddr, len) < 0 || listen(fd, LISTEN_BACKLOG) < 0) {
+	if (family == AF_UNIX && access)
+		r = bind_unix(fd, sockaddr, access);
+	else if (bind(fd, sockaddr, len) < 0)
 		r = -errno;
+	if (!r && listen(fd, LISTEN_BACKLOG) < 0)
+		r = -errno;
+	if (r < 0) {
 		close(fd);
 		return r;
 	}
@@ -171,12 +197,12 @@ static int bind_and_listen(int family, const void *sockaddr, socklen_t len, int 
 	return 0;
 }
 
-static int unix_listen(const struct addr *addr, int *ret_fd)
+static int unix_listen(const struct addr *addr, const struct addr_access *access, int *ret_fd)
 {
 	struct sockaddr_un sun = unix_sockaddr(addr);
 	int r = unix_remove_stale(addr);
 
-	return r < 0 ? r : bind_and_listen(AF_UNIX, &sun, sizeof(sun), ret_fd);
+	return r < 0 ? r : bind_and_listen(AF_UNIX, &sun, sizeof(sun), access, ret_fd);
 }
 
 static int resolve(const struct addr *addr, int flags, struct addrinfo **ret_list)
@@ -201,7 +227,7 @@ static int tcp_listen(const struct addr *addr, int *ret_fd)
 	if (r < 0)
 		return r;
 	for (ai = list; ai; ai = ai->ai_next) {
-		r = bind_and_listen(ai->ai_family, ai->ai_addr, ai->ai_addrlen, ret_fd);
+		r = bind_and_listen(ai->ai_family, ai->ai_addr, ai->ai_addrlen, NULL, ret_fd);
 		if (!r)
 			break;
 	}
@@ -241,9 +267,26 @@ static int tcp_connect(const struct addr *addr, unsigned timeout_ms, int *ret_fd
 	return r;
 }
 
+int addr_listen_as(const struct addr *addr, const struct addr_access *access, int *ret_fd)
+{
+	return addr->kind == ADDR_UNIX ? unix_listen(addr, access, ret_fd) : tcp_listen(addr, ret_fd);
+}
+
 int addr_listen(const struct addr *addr, int *ret_fd)
 {
-	return addr->kind == ADDR_UNIX ? unix_listen(addr, ret_fd) : tcp_listen(addr, ret_fd);
+	return addr_listen_as(addr, NULL, ret_fd);
+}
+
+bool addr_is_local(const struct addr *addr)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+
+	if (addr->kind == ADDR_UNIX || !strcmp(addr->host, "localhost"))
+		return true;
+	if (inet_pton(AF_INET, addr->host, &v4) == 1)
+		return ntohl(v4.s_addr) >> 24 == 127;
+	return inet_pton(AF_INET6, addr->host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 /* The socket's file may have been removed, and made anew by somebody else: then nobody can be connected to both. */

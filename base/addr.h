@@ -9,6 +9,7 @@
 #define BASE_ADDR_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #define ADDR_PATH_MAX 107 /* what fits sockaddr_un with its final zero */
 #define ADDR_HOST_MAX 255
@@ -29,11 +30,25 @@ int addr_parse(const char *text, struct addr *ret_addr);
 /* The text that addr_parse takes, into buf of ADDR_TEXT_MAX bytes; returns buf. */
 const char *addr_format(const struct addr *addr, char *buf);
 
+/* Who may connect to a unix socket. */
+struct addr_access {
+	unsigned mode; /* permission bits */
+	uid_t uid;     /* -1: as it is made */
+	gid_t gid;
+};
+
 /*
  * A listening socket, non-blocking and close-on-exec. A unix socket that nobody listens on any more is removed first;
  * -EADDRINUSE when somebody does, -EEXIST when the path holds something else. May wait for the name service.
  */
 int addr_listen(const struct addr *addr, int *ret_fd);
+/*
+ * The same, and a unix socket has this mode and owner, from its first moment on: never may anybody connect who must not.
+ * -EPERM: the owner cannot be set.
+ */
+int addr_listen_as(const struct addr *addr, const struct addr_access *access, int *ret_fd);
+/* Only processes of this machine can connect. False for names that are not addresses. */
+bool addr_is_local(const struct addr *addr);
 
 /* Whether a listening socket is the one that clients of this address reach. May wait for the name service. */
 bool addr_is_bound(const struct addr *addr, int fd);

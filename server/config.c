@@ -2,6 +2,8 @@
 #include "server/config.h"
 
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -11,11 +13,14 @@
 #include "base/util.h"
 
 #define RUN_DIR "/run/byre"
-#define NBD_TCP_DEFAULT "tcp:127.0.0.1:10809"
+#define SOCKET_MODE_DEFAULT 0660
 
 static int fail(struct config_error *err, const char *name, const char *value, const char *why)
 {
 	snprintf(err->msg, sizeof(err->msg), "%s: '%.300s' %s", name, value, why);
+	for (char *c = err->msg; *c; c++) /* it stays one line */
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = '?';
 	return -EINVAL;
 }
 
@@ -153,6 +158,44 @@ static int set_scrub_rate(struct config *c, const char *value, struct config_err
 	return 0;
 }
 
+static int set_mode(struct config *c, const char *value, struct config_error *err)
+{
+	char *end;
+	unsigned long mode = strtoul(value, &end, 8);
+
+	if (*value < '0' || *value > '7' || *end || mode > 0777)
+		return fail(err, "socket-mode", value, "is no mode in octal, like 0660");
+	c->sockets.mode = mode;
+	return 0;
+}
+
+/* A number stands for itself. */
+static int set_owner(struct config *c, const char *value, struct config_error *err)
+{
+	struct passwd *pw = getpwnam(value);
+	unsigned id;
+
+	if (pw)
+		id = pw->pw_uid;
+	else if (parse_unsigned(value, INT_MAX, &id) < 0)
+		return fail(err, "socket-owner", value, "is no user of this machine");
+	c->sockets.uid = id;
+	return 0;
+}
+
+static int set_group(struct config *c, const char *value, struct config_error *err)
+{
+	struct group *gr = getgrnam(value);
+	unsigned id;
+
+	if (gr)
+		id = gr->gr_gid;
+	else if (parse_unsigned(value, INT_MAX, &id) < 0)
+		return fail(err, "socket-group", value, "is no group of this machine");
+	c->sockets.gid = id;
+	return 0;
+}
+
 static int set_level(struct config *c, const char *value, struct config_error *err)
 {
 	if (log_level_parse(value, &c->log_level) < 0)
@@ -208,6 +251,9 @@ static const struct single {
 	{"cache-size", set_cache, offsetof(struct config, cache_source)},
 	{"commit-interval", set_commit, offsetof(struct config, commit_source)},
 	{"threads", set_threads, offsetof(struct config, threads_source)},
+	{"socket-mode", set_mode, offsetof(struct config, mode_source)},
+	{"socket-owner", set_owner, offsetof(struct config, owner_source)},
+	{"socket-group", set_group, offsetof(struct config, group_source)},
 	{"memory", set_memory, offsetof(struct config, memory_source)},
 	{"stall-timeout", set_stall, offsetof(struct config, stall_source)},
 	{"stop-timeout", set_stop, offsetof(struct config, stop_source)},
@@ -237,6 +283,7 @@ void config_init(struct config *c)
 	c->warn_full[1] = 90;
 	c->warn_full[2] = 95;
 	c->warn_full_count = 3;
+	c->sockets = (struct addr_access){.mode = SOCKET_MODE_DEFAULT, .uid = (uid_t)-1, .gid = (gid_t)-1};
 	c->memory_bytes = SERVER_MEMORY_DEFAULT;
 	c->stall_timeout_s = CONFIG_STALL_DEFAULT_S;
 	c->stop_timeout_s = CONFIG_STOP_DEFAULT_S;
@@ -316,8 +363,6 @@ int config_default_addrs(struct config *c, const char *runtime_dir, bool block_d
 	if (c->nbd.source == CONFIG_UNSET) {
 		c->nbd.count = 0;
 		r = default_socket(&c->nbd, dir, "nbd.sock", err);
-		if (!r)
-			r = addr_parse(NBD_TCP_DEFAULT, &c->nbd.addrs[c->nbd.count++]);
 	}
 	if (!r && c->rpc.source == CONFIG_UNSET) {
 		c->rpc.count = 0;
@@ -352,6 +397,9 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"commit-interval", a->commit_interval_ms != b->commit_interval_ms},
 		{"threads", a->threads != b->threads},
 		{"read-only", a->read_only != b->read_only},
+		{"socket-mode", a->sockets.mode != b->sockets.mode},
+		{"socket-owner", a->sockets.uid != b->sockets.uid},
+		{"socket-group", a->sockets.gid != b->sockets.gid},
 		{"memory", a->memory_bytes != b->memory_bytes},
 		{"scrub-interval", a->scrub_interval_days != b->scrub_interval_days},
 		{"scrub-rate", a->scrub_rate != b->scrub_rate},

@@ -42,6 +42,7 @@ struct config {
 	unsigned stall_timeout_s, stop_timeout_s;
 	unsigned scrub_interval_days;	   /* 0: none starts by itself */
 	uint64_t scrub_rate;		   /* bytes a second; 0: the engine's default */
+	struct addr_access sockets; /* of unix sockets */
 	enum log_level log_level;
 	bool read_only;
 	unsigned warn_full[CONFIG_WARN_FULL_MAX], warn_full_count; /* percent, ascending */
@@ -49,8 +50,8 @@ struct config {
 
 	/* Where each single value came from. */
 	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source,
-		stall_source, stop_source, memory_source, scrub_interval_source, scrub_rate_source,
-		read_only_source, warn_full_source;
+		stall_source, stop_source, memory_source, mode_source, owner_source, group_source,
+		scrub_interval_source, scrub_rate_source, read_only_source, warn_full_source;
 };
 
 struct config_error {
@@ -74,7 +75,7 @@ int config_set(struct config *c, const char *name, const char *value, enum confi
 int config_read_file(struct config *c, const char *path, struct config_error *err);
 
 /*
- * Addresses that nothing was said about: NBD unix:$DIR/nbd.sock and tcp:127.0.0.1:10809, RPC unix:$DIR/rpc.sock.
+ * Addresses that nothing was said about: NBD unix:$DIR/nbd.sock, RPC unix:$DIR/rpc.sock. TCP only when it is asked for.
  * $DIR is `runtime_dir` (systemd's $RUNTIME_DIRECTORY; NULL: not set), else the pool's folder, and for a block device
  * /run/byre. -ENAMETOOLONG: $DIR does not fit a unix socket's name.
  */

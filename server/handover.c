@@ -10,11 +10,11 @@
 
 #define FD_NAME "byre"
 
-void handover_init(struct handover *h)
+void handover_init(struct handover *h, const struct addr_access *access)
 {
 	int n;
 
-	*h = (struct handover){.keeps = getenv("NOTIFY_SOCKET") != NULL};
+	*h = (struct handover){.access = access, .keeps = getenv("NOTIFY_SOCKET") != NULL};
 	n = sd_listen_fds(1);
 	for (int i = 0; i < n; i++) {
 		if (h->count < HANDOVER_MAX && sd_is_socket(SD_LISTEN_FDS_START + i, 0, 0, 1) > 0)
@@ -54,7 +54,7 @@ static bool take(struct handover *h, const struct addr *addr, int *ret_fd)
 
 int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd)
 {
-	int r = take(h, addr, ret_fd) ? 0 : addr_listen(addr, ret_fd);
+	int r = take(h, addr, ret_fd) ? 0 : addr_listen_as(addr, h->access, ret_fd);
 
 	if (!r && h->keeps)
 		sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" FD_NAME, ret_fd, 1);

@@ -16,11 +16,12 @@
 struct handover {
 	int fds[HANDOVER_MAX]; /* that came from the manager and are not taken yet */
 	unsigned count;
+	const struct addr_access *access; /* of new unix sockets */
 	bool keeps; /* there is a manager: sockets are left with it, and their files stay */
 };
 
 /* Takes what the environment names; once in a process, before threads. */
-void handover_init(struct handover *h);
+void handover_init(struct handover *h, const struct addr_access *access);
 /* What nobody has taken is closed, and forgotten by the manager. */
 void handover_end_of_start(struct handover *h);
 

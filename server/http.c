@@ -244,7 +244,7 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 static int listen_on(struct http_server *h)
 {
 	const unsigned flags = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC;
-	int fd, r = addr_listen(&h->addr, &fd);
+	int fd, r = addr_listen_as(&h->addr, h->opt.access, &fd);
 
 	if (r < 0)
 		return r;

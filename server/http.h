@@ -22,6 +22,7 @@ struct http_server_options {
 	const struct pool_watch *watch;	  /* likewise; NULL: none */
 	unsigned worker_count;
 	unsigned max; /* connections, at least 1 */
+	const struct addr_access *access; /* of a unix socket; NULL: as the umask has it */
 };
 
 /* Listens. Errors as addr_listen, and -ENOMEM. `opt` is copied. */

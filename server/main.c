@@ -24,6 +24,9 @@ static const char usage_text[] =
 	"  --nbd ADDR                 serve NBD there; may be repeated\n"
 	"  --rpc ADDR                 serve RPC there; may be repeated\n"
 	"  --http ADDR                serve /metrics and /healthz there (default: off)\n"
+	"  --socket-mode MODE         permissions of unix sockets (default: 0660)\n"
+	"  --socket-owner USER        their owner\n"
+	"  --socket-group GROUP       and their group (default: those of the process)\n"
 	"  --config FILE              read settings from FILE; the command line wins\n"
 	"  --cache-size SIZE          memory for nodes and data (default: 1G)\n"
 	"  --memory SIZE              memory that clients can make the daemon hold, beside the cache (default: 256M)\n"
@@ -41,8 +44,8 @@ static const char usage_text[] =
 	"  --version                  show the version and exit\n"
 	"\n"
 	"ADDR is unix:PATH or tcp:HOST:PORT (IPv6 in brackets). SIZE is bytes, or a number with K, M, G, T or P.\n"
-	"Without --nbd: unix:DIR/nbd.sock and tcp:127.0.0.1:10809. Without --rpc: unix:DIR/rpc.sock. DIR is the\n"
-	"pool's folder, or what systemd gives the service under /run.\n";
+	"Without --nbd: unix:DIR/nbd.sock. Without --rpc: unix:DIR/rpc.sock. DIR is the pool's folder, or what systemd\n"
+	"gives the service under /run. Who can connect can read and change everything.\n";
 
 enum { OPT_HELP = 1, OPT_VERSION, OPT_CONFIG, OPT_READ_ONLY, OPT_VALUE };
 
@@ -53,6 +56,9 @@ static const struct option long_options[] = {
 	{"rpc", required_argument, NULL, OPT_VALUE},
 	{"http", required_argument, NULL, OPT_VALUE},
 	{"cache-size", required_argument, NULL, OPT_VALUE},
+	{"socket-mode", required_argument, NULL, OPT_VALUE},
+	{"socket-owner", required_argument, NULL, OPT_VALUE},
+	{"socket-group", required_argument, NULL, OPT_VALUE},
 	{"memory", required_argument, NULL, OPT_VALUE},
 	{"commit-interval", required_argument, NULL, OPT_VALUE},
 	{"stall-timeout", required_argument, NULL, OPT_VALUE},

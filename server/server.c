@@ -82,6 +82,11 @@ static void say(struct server *srv, const char *what, const struct addr *addr, i
 			 strerror(-error));
 	else
 		log_line(srv->log, LOG_LEVEL_INFO, "%s listens on %s", what, text);
+	if (!error && !addr_is_local(addr))
+		log_line(srv->log, LOG_LEVEL_WARNING,
+			 "%s on %s: no encryption, no passwords: whoever reaches this address can %s; use it on a network that "
+			 "you trust only",
+			 what, text, strcmp(what, "HTTP") ? "read and change every volume" : "read the figures");
 }
 
 /* ---- stopping ------------------------------------------------------------- */
@@ -398,7 +403,8 @@ static int listen_rpc(struct server *srv)
 static int listen_http(struct server *srv)
 {
 	const struct http_server_options opt = {.fs = srv->fs, .budget = &srv->budget, .workers = srv->workers,
-						.worker_count = srv->count, .max = srv->limits.http, .watch = &srv->watch};
+						.worker_count = srv->count, .max = srv->limits.http, .watch = &srv->watch,
+						.access = &srv->config.sockets};
 	int r;
 
 	if (!srv->config.http.count)
@@ -528,7 +534,7 @@ int server_run(const struct server_options *opt)
 
 	signal(SIGPIPE, SIG_IGN);
 	hold_reloads(true);
-	handover_init(&srv.handover);
+	handover_init(&srv.handover, &srv.config.sockets);
 	raise_file_limit();
 	tune_malloc();
 	budget_init(&srv.budget, budget_bytes(&srv.config), srv.config.memory_bytes / SERVER_MEMORY_CONNECTIONS);

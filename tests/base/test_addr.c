@@ -171,9 +171,51 @@ static void test_tcp_listen_and_connect(void **state)
 	close(fd);
 }
 
+static void test_unix_sockets_have_the_mode_that_is_asked_for(void **state)
+{
+	static const unsigned modes[] = {0660, 0600, 0666, 0777};
+	char dir[] = "/tmp/test-addr-XXXXXX";
+	mode_t umask_before = umask(0077);
+	struct addr addr = {.kind = ADDR_UNIX};
+	struct stat st;
+	int fd;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(addr.path, sizeof(addr.path), "%s/s", dir);
+	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++) {
+		const struct addr_access access = {.mode = modes[i], .uid = (uid_t)-1, .gid = (gid_t)-1};
+
+		assert_int_equal(addr_listen_as(&addr, &access, &fd), 0);
+		assert_int_equal(stat(addr.path, &st), 0);
+		assert_int_equal(st.st_mode & 0777, modes[i]);
+		close(fd);
+		addr_unlink(&addr);
+	}
+	umask(umask_before);
+	rmdir(dir);
+}
+
+static void test_addresses_of_this_machine(void **state)
+{
+	static const char *const local[] = {"unix:/x", "tcp:127.0.0.1:1", "tcp:127.9.9.9:1", "tcp:[::1]:1", "tcp:localhost:1"};
+	static const char *const beyond[] = {"tcp:0.0.0.0:1", "tcp:[::]:1", "tcp:192.0.2.1:1", "tcp:example.org:1", "tcp:128.0.0.1:1"};
+	struct addr addr;
+
+	for (size_t i = 0; i < sizeof(local) / sizeof(*local); i++) {
+		assert_int_equal(addr_parse(local[i], &addr), 0);
+		assert_true(addr_is_local(&addr));
+	}
+	for (size_t i = 0; i < sizeof(beyond) / sizeof(*beyond); i++) {
+		assert_int_equal(addr_parse(beyond[i], &addr), 0);
+		assert_false(addr_is_local(&addr));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_unix_sockets_have_the_mode_that_is_asked_for),
+		cmocka_unit_test(test_addresses_of_this_machine),
 		cmocka_unit_test(test_addresses_that_are_right),
 		cmocka_unit_test(test_addresses_that_are_wrong),
 		cmocka_unit_test(test_long_addresses),
