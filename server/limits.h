@@ -58,6 +58,7 @@
 #define NBD_OPTION_MAX (16u << 10)     /* payload of an option that is looked at */
 #define NBD_OPTION_SKIP_MAX (1u << 20) /* longer payloads end the connection instead of being skipped */
 #define NBD_LIST_BYTES_MAX (16u << 20) /* of the answer to LIST */
+#define NBD_REFUSAL_MAX 160 /* of a line for the log */
 #define NBD_QUERIES_MAX 64	       /* of one LIST_META_CONTEXT or SET_META_CONTEXT */
 
 /* ---- transmission ---- */

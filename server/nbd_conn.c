@@ -105,10 +105,22 @@ static bool send_replies(struct nbd_conn *conn)
 	return true;
 }
 
+/* The list and the log learn that it is over; the session is still there, if there was one. */
 static void unlist(struct nbd_conn *conn)
 {
-	if (conn->listed)
-		client_leave(conn->worker->clients, &conn->client);
+	const struct nbd_session *s = conn->session;
+	struct nbd_worker *w = conn->worker;
+	struct fs_volume_info info;
+
+	if (!conn->listed)
+		return;
+	if (s->export.vol) {
+		fs_volume_get_info(s->export.vol, &info);
+		nbd_log_disconnect(&w->log, &conn->client, info.name, s->why, !strcmp(s->why, NBD_WHY_SLOW));
+	} else if (s->refusal[0] || strcmp(s->why, NBD_WHY_CLIENT) != 0) { /* others only asked what there is */
+		nbd_log_refused(&w->log, &conn->client, s->refusal, s->why);
+	}
+	client_leave(w->clients, &conn->client);
 	conn->listed = false;
 }
 
@@ -145,6 +157,7 @@ static void list_volume(struct nbd_conn *conn)
 
 	fs_volume_get_info(export->vol, &info);
 	client_open(conn->worker->clients, &conn->client, &info, export->read_only);
+	nbd_log_connect(&conn->worker->log, &conn->client, info.name);
 }
 
 static void start_last_timer(struct nbd_conn *conn)

@@ -17,6 +17,7 @@
 #include <stdbool.h>
 
 #include "server/clients.h"
+#include "server/nbd_log.h"
 #include "server/loop.h"
 #include "server/nbd_session.h"
 
@@ -25,6 +26,7 @@ struct nbd_conn;
 struct nbd_worker {
 	struct loop *loop;
 	struct nbd_env env;
+	struct nbd_log log; /* of connections that are listed; set it before the loop runs */
 	struct client_list *clients; /* where connections are listed; NULL: nowhere. Set it before the loop runs. */
 	struct timeval handshake_timeout,
 		linger_timeout; /* see limits.h; tests make them shorter before the loop runs */

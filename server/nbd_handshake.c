@@ -2,6 +2,7 @@
 #include "server/nbd_handshake.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -181,6 +182,7 @@ static void opt_export_name(struct nbd_handshake *hs, uint32_t option, struct cu
 	int r = nbd_export_open(hs->fs, name, len, &hs->export, &err);
 
 	if (r < 0) { /* this option has no way to say why */
+		snprintf(hs->refusal, sizeof(hs->refusal), "%.*s", NBD_REFUSAL_MAX - 1, err.msg);
 		close_with(hs, r);
 		return;
 	}
@@ -261,6 +263,8 @@ static void opt_info_go(struct nbd_handshake *hs, uint32_t option, struct cursor
 		return;
 	}
 	if (nbd_export_open(hs->fs, name, len, &export, &err) < 0) {
+		if (option == NBD_OPT_GO)
+			snprintf(hs->refusal, sizeof(hs->refusal), "%.*s", NBD_REFUSAL_MAX - 1, err.msg);
 		reply(hs, option, NBD_REP_ERR_UNKNOWN, err.msg);
 		return;
 	}

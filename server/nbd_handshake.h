@@ -41,6 +41,7 @@ struct nbd_handshake {
 	size_t in_len;
 	uint8_t *out;
 	size_t out_len, out_sent, out_size;
+	char refusal[NBD_REFUSAL_MAX]; /* what the client was told when it asked for a volume; empty: nothing of that kind */
 	int error; /* why CLOSE: 0, -EPROTO, -ENOMEM, -ENOENT */
 	char allocation_name[NBD_STRING_MAX];
 	uint8_t in[sizeof(struct nbd_option) + NBD_OPTION_MAX];

@@ -324,6 +324,7 @@ static_assert(NBD_RX_SPACE_MIN >= sizeof(((struct nbd_handshake *)0)->in), "what
 
 static void handshake_step(struct nbd_session *s)
 {
+	memcpy(s->refusal, s->hs->refusal, sizeof(s->refusal));
 	if (s->hs->state == NBD_HS_DONE)
 		begin_transmission(s);
 	else if (s->hs->state == NBD_HS_CLOSE && s->hs->error)

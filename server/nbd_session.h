@@ -107,6 +107,7 @@ struct nbd_session {
 	struct nbd_export export;
 	struct figures_live *figures; /* where requests are counted, besides env->stats; may be NULL */
 	bool structured, allocation;
+	char refusal[NBD_REFUSAL_MAX]; /* why it got no volume, as far as the handshake has said so */
 	const char *why; /* it is over, or nearly; NULL: it is not */
 
 	unsigned under_way; /* invariant 2 */

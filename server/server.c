@@ -355,6 +355,7 @@ static int init_units(struct server *srv)
 			return r;
 		}
 		srv->workers[srv->inited].clients = &srv->clients;
+		nbd_log_init(&srv->workers[srv->inited].log, srv->log);
 	}
 	return 0;
 }
