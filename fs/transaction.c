@@ -385,23 +385,25 @@ static int commit_locked(struct fs *fs)
 	return r;
 }
 
+static bool will_fail_again(int error) { return error && error != -ENOMEM && error != -EAGAIN; }
+
 /*
  * A commit writes nodes: the free space of metadata must be known before it begins, since a rebuild needs the commit
  * lock at its end. One that failed for want of memory, or since a reader kept an old epoch, is tried again: without that
- * space the commit might not find room. Trees that cannot be read stay so: the commit goes on without.
+ * space the commit might not find room. Trees that cannot be read stay so: the commit goes on without, and does not try that
+ * again (the commit thread does, at its next interval): a rebuild's end asks for a commit, and so there would be no end.
  */
 static void prepare_metadata(struct fs *fs)
 {
 	for (int i = 0; i < COMMIT_MEMORY_TRIES; i++) {
 		bool unknown;
-		int error;
 
 		if (i && !fs->simulated)
 			nanosleep(&(struct timespec){0, COMMIT_MEMORY_WAIT_NS}, NULL);
 		lock_take(&fs->commit_lock);
 		unknown = block_group_load_metadata(fs, fs->commit_q);
 		lock_drop(&fs->commit_lock);
-		if (!unknown || fs_is_read_only(fs))
+		if (!unknown || fs_is_read_only(fs) || will_fail_again(atomic_load(&fs->rebuild_error)))
 			return;
 		fs_start_rebuild(fs);
 		while (atomic_load(&fs->rebuild_running)) {
@@ -410,9 +412,6 @@ static void prepare_metadata(struct fs *fs)
 			else
 				nanosleep(&(struct timespec){0, 1000000}, NULL);
 		}
-		error = atomic_load(&fs->rebuild_error);
-		if (error && error != -ENOMEM && error != -EAGAIN)
-			return;
 	}
 }
 

@@ -3,6 +3,7 @@
  * tests/fs/test_check_rebuild.c: free-space caches that are wrong or gone: the checker tells, and rebuilt free space is right by
  * its measure, after a crash and while clients write too.
  */
+#include "fs/extent.h"
 #include "fs/free_space_cache.h"
 #include "tests/fs/check_pool.h"
 
@@ -162,6 +163,30 @@ static void test_rebuild_all_caches_lost(void **state)
 	free_subject(s);
 }
 
+/* Trees that cannot be walked stay so: the pool comes to rest, and does not try again and again. */
+static void test_rebuild_that_must_fail_is_not_tried_for_ever(void **state)
+{
+	struct subject *s = new_subject();
+	struct device *dev = device_sim_clone(s->dev, 1);
+	struct fs_options opt = {.cache_bytes = 8u << 20, .log = print_log};
+	unsigned steps = 0;
+	struct fs *fs;
+
+	edit_u64(s, dev, first_leaf(s, dev, &s->vol_root), 3, offsetof(struct extent_item, addr), 4097);
+	assert_true(wipe_caches(dev) > 2);
+	assert_int_equal(pool_open(dev, &opt, true, &fs, NULL), 0);
+	while (pool_step(fs))
+		assert_true(steps++ < 100);
+	for (unsigned i = 0; i < 5; i++) {
+		fs_kick_commit(fs);
+		for (steps = 0; pool_step(fs);)
+			assert_true(steps++ < 100);
+	}
+	assert_true(atomic_load(&fs->groups.rebuilding) > 0);
+	pool_abandon(fs);
+	free_subject(s);
+}
+
 /* Deleted volumes half freed, and flushes in the log that refer to groups whose free space is not known. */
 static void test_rebuild_after_a_crash(void **state)
 {
@@ -264,6 +289,7 @@ int main(void)
 		cmocka_unit_test(test_check_lying_cache_is_dropped_and_rebuilt),
 		cmocka_unit_test(test_check_bad_copy_of_a_cache_is_mended),
 		cmocka_unit_test(test_rebuild_all_caches_lost),
+		cmocka_unit_test(test_rebuild_that_must_fail_is_not_tried_for_ever),
 		cmocka_unit_test(test_rebuild_after_a_crash),
 		cmocka_unit_test(test_rebuild_while_clients_write),
 	};

@@ -557,10 +557,12 @@ static void load(struct fs *fs, uint64_t seed)
 	fs_ctx_free(ctx);
 }
 
+static void print_log(void *arg, enum fs_log_level level, const char *msg) { fprintf(stderr, "log %d: %s\n", level, msg); }
+
 /* dev is used up. */
 static void use(struct device *dev, bool read_only, uint64_t seed)
 {
-	struct fs_options opt = {.cache_bytes = 4u << 20, .read_only = read_only};
+	struct fs_options opt = {.cache_bytes = 4u << 20, .read_only = read_only, .log = getenv("VERBOSE") ? print_log : NULL};
 	struct fs *fs;
 
 	if (pool_open(dev, &opt, true, &fs, NULL))
