@@ -300,9 +300,11 @@ static void give_way(struct scrub_run *r, uint64_t took_us, bool clients)
 	us = us > took_us ? us - took_us : 0;
 	if (clients)
 		us = max_u64(us, took_us * GIVE_WAY);
-	us = min_u64(us, PAUSE_MAX_MS * 1000ull);
-	if (us < 1000)
+	r->owed_us = min_u64(r->owed_us + us, PAUSE_MAX_MS * 1000ull);
+	us = r->owed_us;
+	if (us < 1000) /* small volumes are short slices */
 		return;
+	r->owed_us = 0;
 	lock_take(&s->lock);
 	if (!s->stop && !s->closing)
 		(void)lock_wait_ms(&s->lock, &s->cond, us / 1000);

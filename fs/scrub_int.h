@@ -59,6 +59,7 @@ struct scrub_run {
 	struct fs *fs;
 	struct device_queue *q;
 	uint64_t rate; /* bytes a second */
+	uint64_t owed_us; /* time to sleep, not yet slept */
 	enum scrub_phase phase;
 	uint8_t pos[SCRUB_KEY_LEN]; /* the first key of the tree that was not seen */
 	unsigned scale, scale_max; /* of slices: how much they read */
