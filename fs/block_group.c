@@ -28,7 +28,7 @@ int group_table_init(struct fs *fs)
 	atomic_store(&t->count, 1); /* address 0 is nobody's */
 	lock_init(&t->lock, LOCK_GROUP_LIST);
 	lock_init(&t->order_lock, LOCK_GROUP_ORDER);
-	for (unsigned i = 0; i < GROUP_ORDERS; i++)
+	for (unsigned i = 0; i < GROUP_ORDERS * GROUP_TYPES; i++)
 		for (unsigned k = 0; k < GROUP_BUCKETS; k++)
 			TAILQ_INIT(&t->by_free[i][k]);
 	TAILQ_INIT(&t->loaded);

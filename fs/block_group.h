@@ -44,6 +44,7 @@
 #include "fs/block_group_format.h"
 #include "fs/device_space.h"
 #include "fs/free_space.h"
+#include "fs/fs.h"
 #include "fs/super_format.h"
 
 struct fs;
@@ -71,8 +72,9 @@ enum group_cache_state { CACHE_CLEAR, CACHE_SETUP, CACHE_NEED_WRITE, CACHE_WRITT
 
 TAILQ_HEAD(group_list, block_group);
 
-/* Groups are kept in order of free space by type, and loaded ones apart from those that are not. */
-enum group_order { ORDER_DATA, ORDER_METADATA, ORDER_SYSTEM, ORDER_UNLOADED, GROUP_ORDERS = ORDER_UNLOADED + 3 };
+/* Groups are kept in order of free space, by this and by type: those with bitmaps, without, and without that need no reading. */
+enum group_order { ORDER_LOADED, ORDER_UNLOADED, ORDER_EMPTY, GROUP_ORDERS };
+#define GROUP_TYPES 3u
 #define GROUP_BUCKETS 32u /* by the power of two of free units; 0: none */
 
 struct block_group {
@@ -128,13 +130,15 @@ struct group_table {
 	struct device_space unallocated;
 	_Atomic uint64_t unallocated_bytes; /* the same as unallocated.bytes, for those without the lock */
 	_Atomic uint32_t data_cursor; /* the group that gave last */
+	struct fs_work load_ahead; /* on a worker, while this is true: */
+	_Atomic bool loads_ahead;
 	struct group_list fresh;      /* groups that no commit knows */
 	struct block_group *system[SUPER_SYSTEM_GROUPS];
 	unsigned nr_system;
 
 	struct lock order_lock; /* the lists by free space and by last use: innermost, when a group changes by much */
-	struct group_list by_free[GROUP_ORDERS][GROUP_BUCKETS];
-	uint32_t bucket_used[GROUP_ORDERS]; /* a bit for each list that is not empty */
+	struct group_list by_free[GROUP_ORDERS * GROUP_TYPES][GROUP_BUCKETS];
+	uint32_t bucket_used[GROUP_ORDERS * GROUP_TYPES]; /* a bit for each list that is not empty */
 	struct group_list loaded; /* data groups, least recently used first */
 	uint32_t nr_loaded;
 	_Atomic uint64_t loaded_bytes; /* of bitmaps of data groups */
@@ -149,7 +153,7 @@ struct group_table {
 	uint64_t nr_empty;
 	_Atomic uint32_t rebuilding; /* groups in that state */
 	_Atomic uint32_t metadata_unknown; /* metadata groups whose free space is not known, but may be */
-	_Atomic uint32_t number[3];	   /* groups: data, metadata, system */
+	_Atomic uint32_t number[GROUP_TYPES]; /* groups: data, metadata, system */
 	_Atomic uint32_t live;		   /* groups but for the system's */
 	_Atomic uint32_t live_max;	   /* that the system groups have room for in the group tree */
 };
@@ -228,6 +232,10 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 
 /* Reads the free space of a group if need be. 0 also when it turned out to need a rebuild, or leaves (state tells). Waits. */
 int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *group);
+
+/* Reads the caches of so many groups, which are not loaded, at the same time. What does not work is left for block_group_load. */
+void block_group_load_ahead(struct fs *fs, struct device_queue *q, struct block_group **group, unsigned n);
+#define GROUP_LOAD_AHEAD 64u
 
 /* Loads all metadata groups. True when the free space of some is not known: to be rebuilt, or there was no memory. Waits. */
 bool block_group_load_metadata(struct fs *fs, struct device_queue *q);

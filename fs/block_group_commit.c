@@ -70,8 +70,30 @@ static int run_ref(struct fs *fs, const struct delayed_ref *ref, uint64_t genera
 	return 0;
 }
 
+/* The groups in whose space refs fall, many at a time. They come by address, so one is found again right away. */
+static void load_ahead(struct fs *fs, struct device_queue *q, const struct delayed_refs *refs)
+{
+	struct block_group *group[GROUP_LOAD_AHEAD], *last = NULL;
+	unsigned n = 0;
+
+	for (size_t i = 0; i < refs->count; i++) {
+		struct block_group *g = block_group_find(fs, refs->ref[i].addr);
+
+		if (!g || g == last || g->state != GROUP_UNLOADED)
+			continue;
+		last = group[n++] = g;
+		if (n == GROUP_LOAD_AHEAD) {
+			block_group_load_ahead(fs, q, group, n);
+			n = 0;
+		}
+	}
+	if (n > 1)
+		block_group_load_ahead(fs, q, group, n);
+}
+
 int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct delayed_refs *refs, uint64_t generation)
 {
+	load_ahead(fs, q, refs);
 	/* First everything that may fail for want of memory; then nothing may. */
 	for (size_t i = 0; i < refs->count; i++) {
 		struct block_group *g = block_group_find(fs, refs->ref[i].addr);

@@ -44,8 +44,11 @@ void block_group_reorder_locked(struct fs *fs, struct block_group *g);
 /* The same, and it goes behind the others with as much room. */
 void block_group_reorder_last_locked(struct fs *fs, struct block_group *g);
 
-/* The type's group with the most free units (within a factor of two); NULL. The caller is one of invariant 8 of block_group.h. */
-struct block_group *block_group_most_free(struct fs *fs, uint8_t type, bool loaded);
+/*
+ * The type's group with the most free units (within a factor of two); NULL. The caller is one of invariant 8 of block_group.h.
+ * *ret_bucket: the power of two.
+ */
+struct block_group *block_group_most_free(struct fs *fs, uint8_t type, enum group_order order, unsigned *ret_bucket);
 
 /* The index of a type: 0 data, 1 metadata, 2 system. */
 static inline unsigned block_group_kind(uint8_t type)

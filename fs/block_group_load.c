@@ -19,11 +19,18 @@
 #include "fs/fs_int.h"
 #include "fs/space_info.h"
 
-static int read_cache(struct fs *fs, struct device_queue *q, struct block_group *g, struct free_space **ret_space)
+static int decode_cache(struct fs *fs, const struct block_group *g, const void *buf, uint64_t bytes, struct free_space **ret_space)
 {
 	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
 					       .generation = g->cache_generation};
 	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes, (uint32_t)((g->len - g->used) / g->unit)};
+
+	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
+	return free_space_cache_decode(buf, bytes, &ident, &expect, ret_space);
+}
+
+static int read_cache(struct fs *fs, struct device_queue *q, struct block_group *g, struct free_space **ret_space)
+{
 	uint64_t bytes = round_up_u64(g->cache_bytes, DEVICE_ALIGN);
 	void *buf;
 	int r = -EUCLEAN;
@@ -33,11 +40,10 @@ static int read_cache(struct fs *fs, struct device_queue *q, struct block_group 
 	buf = mem_alloc_aligned(DEVICE_ALIGN, bytes);
 	if (!buf)
 		return -ENOMEM;
-	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
 	for (unsigned i = 0; r && r != -ENOMEM && i < g->nr_stripes; i++) {
 		r = device_sync(q, DEVICE_READ, g->stripe[i] + g->len + (uint64_t)g->cache_slot * g->slot_bytes, buf, bytes);
 		if (r == 0)
-			r = free_space_cache_decode(buf, bytes, &ident, &expect, ret_space);
+			r = decode_cache(fs, g, buf, bytes, ret_space);
 	}
 	mem_free(buf);
 	return r;
@@ -108,12 +114,78 @@ int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *
 	return r == -EAGAIN ? 0 : r; /* somebody else has loaded the empty one, or it leaves */
 }
 
+/* ---- several at a time ------------------------------------------------------- */
+
+struct cache_read {
+	struct device_io io;
+	struct block_group *group;
+	unsigned *under_way;
+};
+
+static void cache_read_done(struct device_io *io)
+{
+	struct cache_read *cr = container_of(io, struct cache_read, io);
+
+	(*cr->under_way)--;
+}
+
+/* NULL in ->group: it is not read here. */
+static void start_cache_read(struct device_queue *q, struct block_group *g, unsigned *under_way, struct cache_read *cr)
+{
+	uint64_t bytes = round_up_u64(g->cache_bytes, DEVICE_ALIGN);
+	void *buf;
+
+	if (g->state != GROUP_UNLOADED || g->used == 0 || g->cache_slot > 1 || bytes == 0)
+		return;
+	buf = mem_alloc_aligned(DEVICE_ALIGN, bytes);
+	if (!buf)
+		return;
+	*cr = (struct cache_read){.group = g, .under_way = under_way};
+	cr->io = (struct device_io){.op = DEVICE_READ, .off = g->stripe[0] + g->len + (uint64_t)g->cache_slot * g->slot_bytes,
+				    .buf = buf, .len = bytes, .done = cache_read_done};
+	(*under_way)++;
+	q->dev->ops->submit(q, &cr->io);
+}
+
+static void end_cache_read(struct fs *fs, struct cache_read *cr)
+{
+	struct free_space *space = NULL;
+
+	if (cr->io.error == 0 && decode_cache(fs, cr->group, cr->io.buf, cr->io.len, &space) == 0) {
+		if (block_group_set_loaded(fs, cr->group, space))
+			free_space_free(space);
+		else
+			atomic_fetch_add(&fs->stats.cache_loaded, 1);
+	}
+	mem_free(cr->io.buf);
+}
+
+void block_group_load_ahead(struct fs *fs, struct device_queue *q, struct block_group **group, unsigned n)
+{
+	struct cache_read cr[GROUP_LOAD_AHEAD] = {{.group = NULL}};
+	unsigned under_way = 0;
+
+	ASSERT(n <= GROUP_LOAD_AHEAD);
+	lock_take(&fs->load_lock);
+	for (unsigned i = 0; i < n; i++)
+		start_cache_read(q, group[i], &under_way, &cr[i]);
+	while (under_way)
+		q->dev->ops->wait(q); /* kicks, too */
+	for (unsigned i = 0; i < n; i++)
+		if (cr[i].group)
+			end_cache_read(fs, &cr[i]);
+	lock_drop(&fs->load_lock);
+}
+
 bool block_group_load_next(struct fs *fs, struct device_queue *q)
 {
-	unsigned epoch = epoch_enter(&fs->epoch); /* first: what is found in it stays until it is left */
-	struct block_group *g = block_group_most_free(fs, GROUP_DATA, false);
-	bool loaded = g && block_group_load(fs, q, g) == 0;
+	unsigned epoch = epoch_enter(&fs->epoch), bucket; /* first: what is found in it stays until it is left */
+	struct block_group *g = block_group_most_free(fs, GROUP_DATA, ORDER_UNLOADED, &bucket);
+	bool loaded;
 
+	if (!g)
+		g = block_group_most_free(fs, GROUP_DATA, ORDER_EMPTY, &bucket);
+	loaded = g && block_group_load(fs, q, g) == 0;
 	epoch_leave(&fs->epoch, epoch);
 	return loaded;
 }

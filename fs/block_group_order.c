@@ -23,7 +23,9 @@ static uint32_t free_units_locked(const struct block_group *g)
 
 static uint8_t order_of(const struct block_group *g)
 {
-	return (uint8_t)(block_group_kind(g->type) + (g->state == GROUP_LOADED ? 0 : ORDER_UNLOADED));
+	enum group_order order = g->state == GROUP_LOADED ? ORDER_LOADED : g->used ? ORDER_UNLOADED : ORDER_EMPTY;
+
+	return (uint8_t)(order * GROUP_TYPES + block_group_kind(g->type));
 }
 
 static void leave_bucket(struct group_table *t, struct block_group *g)
@@ -83,15 +85,17 @@ static void reorder_locked(struct fs *fs, struct block_group *g, bool last)
 void block_group_reorder_locked(struct fs *fs, struct block_group *g) { reorder_locked(fs, g, false); }
 void block_group_reorder_last_locked(struct fs *fs, struct block_group *g) { reorder_locked(fs, g, true); }
 
-struct block_group *block_group_most_free(struct fs *fs, uint8_t type, bool loaded)
+struct block_group *block_group_most_free(struct fs *fs, uint8_t type, enum group_order order, unsigned *ret_bucket)
 {
 	struct group_table *t = &fs->groups;
-	unsigned order = block_group_kind(type) + (loaded ? 0 : ORDER_UNLOADED);
+	unsigned list = order * GROUP_TYPES + block_group_kind(type);
 	struct block_group *g = NULL;
 
 	lock_take(&t->order_lock);
-	if (t->bucket_used[order])
-		g = TAILQ_FIRST(&t->by_free[order][31 - (unsigned)__builtin_clz(t->bucket_used[order])]);
+	if (t->bucket_used[list]) {
+		*ret_bucket = 31 - (unsigned)__builtin_clz(t->bucket_used[list]);
+		g = TAILQ_FIRST(&t->by_free[list][*ret_bucket]);
+	}
 	lock_drop(&t->order_lock);
 	return g;
 }

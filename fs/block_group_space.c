@@ -35,32 +35,40 @@ static uint32_t take_from(struct fs *fs, struct block_group *g, uint32_t want, u
 
 #define RUN_SHORT 16u /* blocks: a group that gives only this much at a time is left for a better one */
 
-/*
- * A data group of which nothing is used, loaded without I/O, where there is one. NULL with *ret_unloaded: one with free space
- * has to be read first, or there was no memory. The table's lock is held.
- */
-static struct block_group *load_empty_group(struct fs *fs, bool *ret_unloaded)
+static void load_ahead_fn(struct fs_work *work)
 {
-	struct block_group *g = block_group_most_free(fs, GROUP_DATA, false);
-	bool empty;
+	struct fs *fs = container_of(work, struct fs, groups.load_ahead);
 
-	*ret_unloaded = g != NULL;
-	if (!g)
-		return NULL;
-	lock_take(&g->lock);
-	empty = g->state == GROUP_UNLOADED && g->used == 0;
-	lock_drop(&g->lock);
-	return empty && block_group_load_empty(fs, g) == 0 ? g : NULL;
+	(void)block_group_load_next(fs, work_queue());
+	atomic_store(&fs->groups.loads_ahead, false);
 }
 
-/* The cursor's group gave too little: the one to go on with. NULL: none. */
+/* What is loaded gives little, and groups that would give more have to be read: one is, for later requests. */
+static void want_load_ahead(struct fs *fs)
+{
+	if (atomic_exchange(&fs->groups.loads_ahead, true))
+		return;
+	fs->groups.load_ahead.fn = load_ahead_fn;
+	fs_work(fs, &fs->groups.load_ahead);
+}
+
+/*
+ * The cursor's group gave too little: the one to go on with. One of which nothing is used is loaded, without I/O, if it has more
+ * room. NULL: there is none; with *ret_unloaded there would be one, but it has to be read first, or there was no memory. The
+ * table's lock is held.
+ */
 static struct block_group *next_data_group(struct fs *fs, bool *ret_unloaded)
 {
-	struct block_group *g = block_group_most_free(fs, GROUP_DATA, true);
+	unsigned most = 0, most_empty = 0, most_unloaded = 0;
+	struct block_group *g = block_group_most_free(fs, GROUP_DATA, ORDER_LOADED, &most);
+	struct block_group *empty = block_group_most_free(fs, GROUP_DATA, ORDER_EMPTY, &most_empty);
+	struct block_group *unloaded = block_group_most_free(fs, GROUP_DATA, ORDER_UNLOADED, &most_unloaded);
 
-	*ret_unloaded = false;
-	if (!g)
-		g = load_empty_group(fs, ret_unloaded);
+	if (most_empty > most && block_group_load_empty(fs, empty) == 0)
+		g = empty;
+	else if (most && most_unloaded > most + 1)
+		want_load_ahead(fs);
+	*ret_unloaded = !g && (empty || unloaded);
 	if (g)
 		atomic_store(&fs->groups.data_cursor, (uint32_t)(g->start / fs->group_step));
 	return g;
@@ -164,15 +172,18 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 	bool made = false;
 
 	for (;;) {
+		unsigned bucket;
 		uint64_t bytes;
 		int r = 0;
 
 		if (!g)
-			g = block_group_most_free(fs, type, true);
+			g = block_group_most_free(fs, type, ORDER_LOADED, &bucket);
 		if (g && take_node(fs, g, ret_addr))
 			return 0;
 		if (!g) { /* every loaded group is full: load the others, then make one */
-			g = block_group_most_free(fs, type, false);
+			g = block_group_most_free(fs, type, ORDER_UNLOADED, &bucket);
+			if (!g)
+				g = block_group_most_free(fs, type, ORDER_EMPTY, &bucket);
 			if (g) {
 				r = block_group_load(fs, q, g);
 			} else {

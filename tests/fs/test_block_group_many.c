@@ -157,6 +157,31 @@ static void test_block_group_bitmaps_stay_within_their_limit(void **state)
 	engine_free(e);
 }
 
+/* ---- the group with the most room --------------------------------------------------------- */
+
+static void test_block_group_new_one_is_preferred_to_fragments(void **state)
+{
+	struct engine *e = engine_new(64 * MIB, 5);
+	uint64_t taken[256], addr;
+	bool unloaded;
+	uint32_t n;
+
+	engine_commit(e);
+	assert_true(make_groups(e->fs, MIB));
+	for (unsigned i = 0; i < 256; i++) /* all of one group, or of several */
+		assert_int_equal(block_group_take_data(e->fs, 1, &taken[i], &unloaded), 1);
+	while ((n = block_group_take_data(e->fs, 1024, &addr, &unloaded))) /* what is left of what there is */
+		assert_false(unloaded);
+	for (unsigned i = 0; i < 256; i += 2)
+		block_group_give(e->fs, taken[i], BLOCK);
+	assert_true(make_groups(e->fs, 4 * MIB));
+	(void)block_group_take_data(e->fs, 128, &addr, &unloaded); /* a fragment, or not: it finds where to go on */
+	assert_int_equal(block_group_take_data(e->fs, 128, &addr, &unloaded), 128);
+	assert_int_equal(block_group_take_data(e->fs, 64, &addr, &unloaded), 64);
+	assert_false(unloaded);
+	engine_free(e);
+}
+
 /* ---- neighbours ------------------------------------------------------------------------ */
 
 static void test_block_group_references_end_with_their_group(void **state)
@@ -309,6 +334,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_block_group_looked_up_while_others_leave),
 		cmocka_unit_test(test_block_group_bitmaps_stay_within_their_limit),
+		cmocka_unit_test(test_block_group_new_one_is_preferred_to_fragments),
 		cmocka_unit_test(test_block_group_references_end_with_their_group),
 		cmocka_unit_test(test_block_group_pool_of_a_pebibyte),
 		cmocka_unit_test(test_block_group_pool_grown_to_a_pebibyte),
