@@ -12,7 +12,9 @@
 #   make fuzz         every fuzzer for FUZZ_SECONDS (60) each
 #   make bench        Byre and its peers side by side (tests/bench)
 #   make tidy         include rules, formatting, clang-tidy
-#   make install      honours DESTDIR and PREFIX (/usr/local)
+#   make install      honours DESTDIR, PREFIX (/usr/local), LIBDIR, SYSCONFDIR, UNITDIR
+#   make deb          Debian packages, into $(BUILD)/debs
+#   make check-package  these packages installed, upgraded, removed and purged in a fresh Debian (as root; slow)
 #   make clean
 #
 # Switches
@@ -138,23 +140,70 @@ check-tsan:
 tidy:
 	@sh tests/lib/tidy
 
-MAN1 := $(wildcard client/*.1 server/*.1)
-MAN8 := $(wildcard server/*.8 client/*.8)
-install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include \
-	           $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 755 $(BUILD)/byre $(DESTDIR)$(PREFIX)/bin/byre
-	install -m 755 $(BUILD)/byred $(DESTDIR)$(PREFIX)/sbin/byred
-	install -m 644 client/byre.h $(DESTDIR)$(PREFIX)/include/byre.h
-	install -m 644 $(BUILD)/libbyre.a $(DESTDIR)$(PREFIX)/lib/libbyre.a
-	install -m 755 $(BUILD)/libbyre.so $(DESTDIR)$(PREFIX)/lib/libbyre.so.0
-	ln -sf libbyre.so.0 $(DESTDIR)$(PREFIX)/lib/libbyre.so
-	$(if $(MAN1),install -m 644 $(MAN1) $(DESTDIR)$(PREFIX)/share/man/man1/)
-	$(if $(MAN8),install -m 644 $(MAN8) $(DESTDIR)$(PREFIX)/share/man/man8/)
+# ---- installing ----
+# Everything under DESTDIR; a packager sets the folders. The unit, and the template for one daemon a pool, are made of one file.
+LIBDIR     ?= $(PREFIX)/lib
+SYSCONFDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+SHARE      := $(PREFIX)/share
+IN         := $(DESTDIR)$(PREFIX)
+UNIT_SED   := -e 's|/usr/local/sbin|$(PREFIX)/sbin|' -e 's|/etc/byre/|$(SYSCONFDIR)/byre/|g'
+
+$(BUILD)/command_table: $(BUILD)/obj/deploy/command_table.o $(call obj,$(filter-out client/main.c,$(CLI_SRC))) \
+		$(BUILD)/libbyre.a $(BUILD)/libfs.a
+	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(FS_LIBS)
+
+$(BUILD)/completion.%: deploy/completion.py $(BUILD)/command_table
+	@$(BUILD)/command_table | $(PYTHON) deploy/completion.py $* >$@.new && mv $@.new $@
+
+# The static library that others link shows what the shared one shows.
+$(BUILD)/install/libbyre.a: $(BUILD)/libbyre.a
+	@mkdir -p $(@D)
+	@rm -f $@
+	@ld -r -o $(@D)/byre.o --whole-archive $<
+	@objcopy --wildcard --keep-global-symbol='byre_[a-z]*' $(@D)/byre.o
+	@ar rcs $@ $(@D)/byre.o
+
+install: all $(BUILD)/completion.bash $(BUILD)/completion.zsh $(BUILD)/install/libbyre.a
+	install -d $(IN)/bin $(IN)/sbin $(IN)/include $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSCONFDIR)/byre \
+	           $(DESTDIR)$(SHARE)/man/man1 $(DESTDIR)$(SHARE)/man/man8 $(IN)/lib/sysusers.d $(IN)/lib/tmpfiles.d \
+	           $(DESTDIR)$(SHARE)/bash-completion/completions $(DESTDIR)$(SHARE)/zsh/$(ZSHDIR) $(DESTDIR)$(SHARE)/doc/byre
+	install -m 755 $(BUILD)/byre $(IN)/bin/byre
+	install -m 755 $(BUILD)/byred $(IN)/sbin/byred
+	install -m 644 client/byre.h $(IN)/include/byre.h
+	install -m 644 $(BUILD)/install/libbyre.a $(DESTDIR)$(LIBDIR)/libbyre.a
+	install -m 644 $(BUILD)/libbyre.so $(DESTDIR)$(LIBDIR)/libbyre.so.0
+	ln -sf libbyre.so.0 $(DESTDIR)$(LIBDIR)/libbyre.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' deploy/byre.pc.in \
+		>$(DESTDIR)$(LIBDIR)/pkgconfig/byre.pc
+	install -m 644 client/byre.1 $(DESTDIR)$(SHARE)/man/man1/
+	install -m 644 server/byred.8 $(DESTDIR)$(SHARE)/man/man8/
+	sed $(UNIT_SED) deploy/byred.service >$(DESTDIR)$(UNITDIR)/byred.service
+	sed $(UNIT_SED) -e 's|^Description=.*|& (%i)|' -e 's|/byre/byred.conf|/byre/%i.conf|' \
+		-e 's|^RuntimeDirectory=byre|&-%i|' deploy/byred.service >'$(DESTDIR)$(UNITDIR)/byred@.service'
+	install -m 644 deploy/byre.sysusers $(IN)/lib/sysusers.d/byre.conf
+	install -m 644 deploy/byre.tmpfiles $(IN)/lib/tmpfiles.d/byre.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/byre/byred.conf ] || install -m 644 deploy/byred.conf $(DESTDIR)$(SYSCONFDIR)/byre/byred.conf
+	install -m 644 $(BUILD)/completion.bash $(DESTDIR)$(SHARE)/bash-completion/completions/byre
+	install -m 644 $(BUILD)/completion.zsh $(DESTDIR)$(SHARE)/zsh/$(ZSHDIR)/_byre
+	install -m 644 docs/operating.md $(DESTDIR)$(SHARE)/doc/byre/
+ZSHDIR := $(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+
+# Debian packages, into $(BUILD)/debs. Built from a copy: dpkg-buildpackage writes beside its sources.
+deb:
+	rm -rf $(BUILD)/deb-src $(BUILD)/debs
+	mkdir -p $(BUILD)/deb-src/byre $(BUILD)/debs
+	git ls-files -z | tar -c --null -T - | tar -x -C $(BUILD)/deb-src/byre
+	cd $(BUILD)/deb-src/byre && env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -b -uc -us $(DEB_ARGS)
+	mv $(BUILD)/deb-src/*.deb $(BUILD)/debs/
+	rm -rf $(BUILD)/deb-src
+
+check-package: deb
+	@sh tests/package/life $(BUILD)
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tools unit check check-unit check-e2e check-crash check-asan check-tsan check-vm crash fuzz bench tidy install clean
+.PHONY: all tools unit check check-unit check-e2e check-crash check-asan check-tsan check-vm crash fuzz bench tidy install deb check-package clean
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

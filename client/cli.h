@@ -106,6 +106,9 @@ void help_command(const struct command *cmd);
  */
 bool cli_parse(int argc, char **argv, struct cli *ret_cli, enum cli_exit *ret_exit);
 
+/* The name of an option, one bit of enum cli_option, without dashes. */
+const char *cli_option_name(unsigned bit);
+
 /* For arguments that commands check themselves: one line and the usage; returns CLI_USAGE. */
 enum cli_exit cli_usage(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -239,7 +239,7 @@ static bool find_command(struct cli *cli, int nr_words, char **words, int *ret_r
 	return true;
 }
 
-static const char *option_name(unsigned bit)
+const char *cli_option_name(unsigned bit)
 {
 	for (const struct option *o = long_options; o->name; o++) {
 		if ((unsigned)o->val == bit)
@@ -285,7 +285,7 @@ static bool check_options(struct cli *cli, const struct raw_options *raw)
 	struct addr addr;
 
 	if (foreign) {
-		cli_usage(cli, "this command has no option --%s", option_name(foreign & -foreign));
+		cli_usage(cli, "this command has no option --%s", cli_option_name(foreign & -foreign));
 		return false;
 	}
 	if (cli->pool && cli->connect) {
