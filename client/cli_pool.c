@@ -65,7 +65,7 @@ enum cli_exit run_pool_create(const struct cli *cli)
 
 	cli_note_rounding(&cli->size);
 	if (opt.sparse)
-		cli_note("note: %s is sparse: if the file system under it runs full, writes to the pool fail",
+		cli_note("note: %s is sparse: while the file system under it is full, new data is refused",
 			 path);
 	if (!(cli->given & CLI_JSON))
 		return CLI_OK;

@@ -340,13 +340,32 @@ static int add_placed_locked(struct fs *fs, struct group_desc *d, uint64_t strip
 	d->generation = atomic_load(&fs->running_generation);
 	if (r == 0)
 		r = group_new(fs, d, &g);
-	if (r == 0)
+	if (r == 0) {
+		g->uncounted = fs->backing.on && g->type == GROUP_METADATA;
 		r = table_put_locked(fs, g);
+	}
+	if (r == 0 && g->uncounted)
+		atomic_fetch_add(&fs->backing.uncounted, g->len);
 	if (r) {
 		group_free(g);
 		for (unsigned i = 0; i < d->nr_stripes; i++)
 			(void)space_add_locked(&fs->groups, d->stripe[i], stripe_bytes);
 	}
+	return r;
+}
+
+/* The same, without the lock: on a sparse pool it waits for the host. */
+static int add_backed(struct fs *fs, struct group_desc *d, uint64_t stripe_bytes)
+{
+	int r = backing_allocate(fs, d);
+
+	lock_take(&fs->groups.lock);
+	if (r == 0)
+		r = add_placed_locked(fs, d, stripe_bytes);
+	else
+		for (unsigned i = 0; i < d->nr_stripes; i++)
+			(void)space_add_locked(&fs->groups, d->stripe[i], stripe_bytes);
+	lock_drop(&fs->groups.lock);
 	return r;
 }
 
@@ -359,11 +378,11 @@ int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t
 	lock_take(&fs->groups.lock);
 	if (atomic_load(&fs->groups.live) < atomic_load(&fs->groups.live_max))
 		r = place_locked(fs, round_down_u64(want, group_quantum(fs)), d.nr_stripes, d.stripe, &stripe_bytes);
-	if (r == 0) {
-		shape(stripe_bytes, type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE, &d);
-		r = add_placed_locked(fs, &d, stripe_bytes);
-	}
 	lock_drop(&fs->groups.lock);
+	if (r)
+		return r;
+	shape(stripe_bytes, type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE, &d);
+	r = add_backed(fs, &d, stripe_bytes);
 	if (r == 0)
 		*ret_bytes = d.len;
 	return r;
@@ -383,6 +402,23 @@ int block_group_create_system_locked(struct fs *fs, uint64_t bytes)
 	if (r)
 		return r;
 	fs->space.kind[SPACE_SYSTEM].total += d.len;
+	block_group_system_added(fs);
+	return 0;
+}
+
+int block_group_create_system_backed(struct fs *fs, uint64_t bytes)
+{
+	struct group_desc d = {.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
+	int r;
+
+	lock_take(&fs->groups.lock);
+	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes, d.stripe, &d.len);
+	lock_drop(&fs->groups.lock);
+	if (r == 0)
+		r = add_backed(fs, &d, d.len);
+	if (r)
+		return r;
+	space_group_added(fs, GROUP_SYSTEM, d.len);
 	block_group_system_added(fs);
 	return 0;
 }

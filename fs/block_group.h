@@ -111,6 +111,7 @@ struct block_group {
 	bool dirty;
 	struct block_group *dirty_next;
 	uint64_t *lost; /* while rebuilding: blocks freed since the walk began (bitmap) */
+	bool uncounted; /* a metadata group of a sparse pool that no commit names yet (backing.h); the committer's once it is in the table */
 	bool contradicts; /* the trees refer to more or less of it than its item says: it stays as it is, in state REBUILDING */
 	enum group_cache_state cache_state;
 	uint8_t cache_slot;
@@ -192,7 +193,7 @@ int block_group_add(struct fs *fs, const struct group_desc *desc, struct block_g
 
 /*
  * Makes a group from up to max_bytes of unallocated space; the caller accounts *ret_bytes. In memory only: the next commit
- * writes it. -ENOSPC, -ENOMEM.
+ * writes it. -ENOSPC, -ENOMEM. On a sparse pool (backing.h) it waits for the host; elsewhere it does not.
  */
 int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes);
 
@@ -201,6 +202,8 @@ int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t
  * metadata can spare the space. -ENOSPC, -ENOMEM.
  */
 int block_group_create_system_locked(struct fs *fs, uint64_t bytes);
+/* The same on a sparse pool, without the lock. Waits. */
+int block_group_create_system_backed(struct fs *fs, uint64_t bytes);
 /* For the superblock of a commit. Under the commit lock. */
 void block_group_pack_system(struct fs *fs, struct super_block *sb);
 /* Adds those that the superblock names. At open. */

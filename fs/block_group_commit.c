@@ -128,6 +128,8 @@ static bool try_remove(struct fs *fs, struct block_group *g)
 		return false;
 	lock_take(&fs->groups.lock); /* nothing is taken from it meanwhile */
 	lock_take(&g->lock);
+	if (g->state == GROUP_LOADED)
+		backing_return_spares(fs, g);
 	empty = (g->state == GROUP_LOADED && free_space_count(g->avail) == g->nblocks &&
 		 !g->pinned_blocks[0] && !g->pinned_blocks[1]) ||
 		g->state == GROUP_UNLOADED;
@@ -427,6 +429,7 @@ void block_group_commit_done(struct fs *fs)
 			continue;
 		}
 		set_in_tree(fs, g);
+		backing_group_durable(fs, g);
 		block_group_note_empty(fs, g);
 		set_cache_state(g, CACHE_CLEAR);
 		mem_free(g->cache_buf);

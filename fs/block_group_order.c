@@ -16,6 +16,8 @@ static uint8_t bucket_of(uint32_t units) { return units ? (uint8_t)(32 - __built
 
 static uint32_t free_units_locked(const struct block_group *g)
 {
+	if (g->uncounted)
+		return 0;
 	if (g->state == GROUP_LOADED)
 		return free_space_count(g->avail);
 	return g->state == GROUP_UNLOADED ? (uint32_t)((g->len - g->used) / g->unit) : 0;

@@ -166,6 +166,22 @@ static bool take_node(struct fs *fs, struct block_group *g, uint64_t *ret_addr)
 	return true;
 }
 
+/* On a sparse pool: a metadata group that no commit names yet is needed now, whatever a crash makes of it. */
+static int use_uncounted(struct fs *fs)
+{
+	struct block_group *g;
+
+	lock_take(&fs->groups.lock);
+	TAILQ_FOREACH(g, &fs->groups.fresh, fresh_link)
+		if (g->uncounted)
+			break;
+	lock_drop(&fs->groups.lock);
+	if (!g)
+		return -ENOSPC;
+	backing_group_durable(fs, g);
+	return 0;
+}
+
 int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr)
 {
 	struct block_group *g = fs->groups.node_cursor[type == GROUP_SYSTEM];
@@ -186,6 +202,8 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 				g = block_group_most_free(fs, type, ORDER_EMPTY, &bucket);
 			if (g) {
 				r = block_group_load(fs, q, g);
+			} else if (fs->backing.on && type == GROUP_METADATA) {
+				r = use_uncounted(fs);
 			} else {
 				/* System groups are not made on the way. */
 				r = made || type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2, &bytes);
@@ -266,6 +284,14 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 		space_lost(fs, g->type, len);
 }
 
+static void release_run(struct fs *fs, struct block_group *g, uint32_t start, uint32_t n)
+{
+	uint32_t kept = backing_keep_freed(fs, g, g->start + (uint64_t)start * g->unit, n);
+
+	if (kept < n)
+		ASSERT(free_space_give(g->avail, start + kept, n - kept));
+}
+
 static void release_group(struct fs *fs, struct block_group *g, unsigned which)
 {
 	uint64_t released;
@@ -283,7 +309,7 @@ static void release_group(struct fs *fs, struct block_group *g, unsigned which)
 
 			if (n > 64 - from)
 				n = 64 - from;
-			ASSERT(free_space_give(g->avail, w * 64 + from, n));
+			release_run(fs, g, w * 64 + from, n);
 			bits = from + n == 64 ? 0 : bits & ~((((1ull << n) - 1)) << from);
 		}
 	}

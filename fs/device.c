@@ -14,12 +14,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +36,7 @@
 #define LOCK_STEP_MS 5
 #define IOV_COUNT_MAX 1024
 #define ZERO_CHUNK (1u << 20)
+#define FIEMAP_EXTENTS 64u
 
 /* ---- requests -------------------------------------------------------------------- */
 
@@ -269,12 +273,30 @@ static bool probe_discard(int fd, bool block)
 			 (off_t)round_up_u64((uint64_t)st.st_size, DEVICE_ALIGN), DEVICE_ALIGN) == 0;
 }
 
+/*
+ * Whether the file has holes; and whether a write into one may say that it succeeded and fail when it is flushed. With
+ * O_DIRECT blocks are found when a write is carried out, and in tmpfs there is nothing to flush.
+ */
+static void probe_holes(struct device_file *file)
+{
+	struct statfs sfs;
+	struct stat st;
+
+	if (file->dev.block_device || fstat(file->fd, &st))
+		return;
+	file->dev.sparse = (uint64_t)st.st_blocks * 512 < file->dev.size;
+	file->dev.writes_late = file->dev.sparse && !file->dev.direct &&
+				(fstatfs(file->fd, &sfs) || sfs.f_type != TMPFS_MAGIC);
+}
+
 static int probe(struct device_file *file)
 {
 	int err = measure(file->fd, &file->dev.block_device, &file->dev.size);
 
 	if (!err)
 		err = probe_direct(file->fd, &file->dev.direct);
+	if (!err)
+		probe_holes(file);
 	if (!err)
 		file->dev.discard = file->dev.writable && probe_discard(file->fd, file->dev.block_device);
 	return err;
@@ -363,6 +385,55 @@ static int preallocate_range(int fd, uint64_t off, uint64_t end)
 		err = fallocate(fd, 0, (off_t)off, (off_t)(end - off)) ? -errno : 0;
 	while (err == -EINTR);
 	return err == -EOPNOTSUPP ? write_zeros(fd, off, end) : err;
+}
+
+int device_host_error(int err) { return err == -EDQUOT ? -ENOSPC : err; }
+
+/* Whether the range has blocks already, all of it. XFS asks for room before it looks, and then says that it is full. */
+static bool has_blocks(int fd, uint64_t off, uint64_t end)
+{
+	struct {
+		struct fiemap map;
+		struct fiemap_extent extent[FIEMAP_EXTENTS];
+	} fm;
+
+	while (off < end) {
+		uint64_t from = off;
+
+		memset(&fm.map, 0, sizeof(fm.map));
+		fm.map.fm_start = off;
+		fm.map.fm_length = end - off;
+		fm.map.fm_extent_count = FIEMAP_EXTENTS;
+		if (ioctl(fd, FS_IOC_FIEMAP, &fm))
+			return false;
+		for (uint32_t i = 0; i < fm.map.fm_mapped_extents; i++) {
+			const struct fiemap_extent *fe = &fm.extent[i];
+
+			if (fe->fe_logical > off || fe->fe_flags & (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC))
+				return false;
+			off = max_u64(off, fe->fe_logical + fe->fe_length);
+		}
+		if (off == from)
+			return false;
+	}
+	return true;
+}
+
+int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, bool fresh)
+{
+	int err;
+
+	if (file->dev.block_device || len == 0)
+		return 0;
+	if (!file->dev.writable)
+		return -EROFS;
+	do
+		err = fallocate(file->fd, FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ? -errno : 0;
+	while (err == -EINTR);
+	if (err == -EOPNOTSUPP || err == -ENOSYS)
+		err = fresh ? write_zeros(file->fd, off, off + len) : 0;
+	err = device_host_error(err);
+	return err == -ENOSPC && has_blocks(file->fd, off, off + len) ? 0 : err;
 }
 
 /* The file has `have` bytes (or a few more), of which the device uses `old`. */

@@ -18,7 +18,8 @@
  * Errors that every implementation reports in the same way: -EINVAL for an address or length that breaks invariant 2
  * or lies outside the device (a corrupt pool can cause that), -EROFS for a write or discard on a device that was
  * opened read-only, -EIO when a file ends before the device does. A request of length 0 completes with 0.
- * A discard that the host does not support completes with 0 and clears `discard`.
+ * A discard that the host does not support completes with 0 and clears `discard`. -ENOSPC for a write that the host has no
+ * room for (also where a quota is what is used up).
  */
 #ifndef FS_DEVICE_H
 #define FS_DEVICE_H
@@ -77,6 +78,13 @@ struct device_ops {
 	 * larger; -EALREADY when that is no more.
 	 */
 	int (*grow)(struct device *dev, uint64_t size, bool preallocate);
+	/*
+	 * Sees to it that the host has blocks for the range: writes to it do not fail with -ENOSPC from then on, until it is
+	 * discarded. It lasts like a write: over a crash if a flush that came later has completed. What stands there stays,
+	 * but with `fresh` it is of no use to anybody (where the host cannot do this, zeros are written then; without it such
+	 * a range is believed). Does nothing where there is nothing to do. -ENOSPC: the host is full, or a quota is. Waits. Any thread.
+	 */
+	int (*allocate)(struct device *dev, uint64_t off, uint64_t len, bool fresh);
 };
 
 struct device {
@@ -86,6 +94,8 @@ struct device {
 	bool direct;  /* O_DIRECT is in force */
 	bool discard; /* discards do something, as far as is known: device_can_discard() */
 	bool block_device;
+	bool sparse;	  /* a file that had holes when it was opened: writes into them may fail with -ENOSPC */
+	bool writes_late; /* sparse, and the host may find out at a flush only that it is full: device_threads.c knows a way */
 	bool flush_failed; /* some flush has failed since open: device_flush_failed() */
 	uint64_t flushes; /* completed without error since open; those that shared one count once: device_flushes() */
 };

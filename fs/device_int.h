@@ -98,6 +98,9 @@ struct device_file {
 int device_file_open(struct device_file *file, const char *path, bool writable, int *ret_holder);
 void device_file_close(struct device_file *file);
 int device_file_grow(struct device_file *file, uint64_t size, bool preallocate);
+int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, bool fresh);
+/* An errno of the host as it is to be reported. */
+int device_host_error(int err);
 
 /* A descriptor for one queue, or a negative errno. */
 int device_file_queue_fd(struct device_file *file);

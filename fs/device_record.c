@@ -326,6 +326,13 @@ static int record_grow(struct device *dev, uint64_t size, bool preallocate)
 	return err;
 }
 
+static int record_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
+{
+	struct device *inner = record_of(dev)->inner;
+
+	return inner->ops->allocate(inner, off, len, fresh);
+}
+
 static const struct device_ops record_ops = {
 	.name = "recorded",
 	.close = record_close,
@@ -337,6 +344,7 @@ static const struct device_ops record_ops = {
 	.wait = record_wait,
 	.fd = record_fd,
 	.grow = record_grow,
+	.allocate = record_allocate,
 };
 
 int device_record(struct device *inner, const char *log_path, struct device **ret_dev)

@@ -95,6 +95,8 @@ static void do_change(struct sim_device *sim, const struct sim_pending *p)
 		sim->stats.written_bytes += p->io->len;
 	else
 		sim->stats.discarded_bytes += p->io->len;
+	if (p->io->op == DEVICE_DISCARD)
+		sim_host_discard(sim, p->io->off, p->io->len);
 	event = sim_event_make(sim, p);
 	if (p->torn)
 		sim_event_tear(&event, sim->view, &sim->rng);
@@ -239,6 +241,11 @@ static struct sim_pending make_pending_locked(struct sim_device *sim, struct dev
 	p.effect = !p.error;
 	if (p.error || sim->dead)
 		return p;
+	if (io->op == DEVICE_WRITE)
+		p.error = sim_host_allocate(sim, io->off, io->len);
+	p.effect = !p.error;
+	if (p.error)
+		return p;
 	if (io->op == DEVICE_READ || io->op == DEVICE_WRITE)
 		check_vector(io);
 	sim_fault_apply_locked(sim, &p);
@@ -332,6 +339,7 @@ static void sim_close(struct device *dev)
 	sim_crash_fini(sim);
 	sim_image_free(sim->view);
 	sim_image_free(sim->stable);
+	free(sim->blocks);
 	lock_fini(&sim->lock);
 	free(sim);
 }
@@ -349,8 +357,21 @@ static int sim_grow(struct device *dev, uint64_t size, bool preallocate)
 	} else {
 		sim_image_grow(sim->view, size);
 		sim_image_grow(sim->stable, size);
+		sim_host_grow(sim, dev->size, size);
 		__atomic_store_n(&dev->size, size, __ATOMIC_RELAXED);
 	}
+	lock_drop(&sim->lock);
+	return err;
+}
+
+static int sim_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
+{
+	struct sim_device *sim = sim_of(dev);
+	int err = -EINVAL;
+
+	lock_take(&sim->lock);
+	if ((off | len) % DEVICE_ALIGN == 0 && off <= dev->size && len <= dev->size - off)
+		err = sim->dead ? -EIO : sim_host_allocate(sim, off, len);
 	lock_drop(&sim->lock);
 	return err;
 }
@@ -366,6 +387,7 @@ static const struct device_ops sim_ops = {
 	.wait = sim_wait,
 	.fd = sim_fd,
 	.grow = sim_grow,
+	.allocate = sim_allocate,
 };
 
 struct device *sim_device_new(struct sim_image *image, uint64_t size, uint64_t seed)

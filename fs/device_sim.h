@@ -49,6 +49,17 @@ void device_sim_set_order(struct device *dev, enum device_sim_order order, unsig
 /* What discarded pages hold: zeros only (as a hole in a file), or the default, anything (as a disk). */
 void device_sim_set_discard_zeroes(struct device *dev, bool zeroes);
 
+/*
+ * A sparse file on a host that can run full. The pages that the view has then have blocks, the others get them when they are
+ * written or allocated, and lose them when they are discarded. While the host is full, what would need blocks fails with
+ * -ENOSPC, writes as a whole. What no flush has made stable may have lost its blocks after a crash; images of one are sparse too.
+ * History images and clones are not.
+ */
+void device_sim_set_sparse(struct device *dev);
+void device_sim_set_host_full(struct device *dev, bool full);
+/* Pages that have blocks; 0 when it is not sparse. */
+uint64_t device_sim_host_pages(struct device *dev);
+
 /* ---- crashes ---------------------------------------------------------------------- */
 
 enum device_sim_crash_mode {

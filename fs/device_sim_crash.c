@@ -310,6 +310,7 @@ static struct device *crash_image_locked(struct sim_device *sim, enum device_sim
 	uint64_t first = max_u64(sim->stable_seq + 1, sim->log.first), count = sim->frozen_count,
 		 rng = sim->rng;
 	struct sim_event *under_way = sim->frozen;
+	struct device *dev;
 	struct crash crash;
 
 	if (!sim->dead)
@@ -323,7 +324,9 @@ static struct device *crash_image_locked(struct sim_device *sim, enum device_sim
 	crash_run(&crash, image);
 	if (!sim->dead)
 		free_events(under_way, count);
-	return sim_device_new(image, sim->dev.size, seed);
+	dev = sim_device_new(image, sim->dev.size, seed);
+	sim_host_crash(sim, sim_of(dev), &crash.rng);
+	return dev;
 }
 
 void device_sim_kill(struct device *dev)

@@ -77,6 +77,13 @@ struct sim_device {
 	struct sim_event *frozen; /* what was under way at death */
 	uint64_t frozen_count;
 
+	/*
+	 * A sparse file's pages: 0: no blocks; 1: stable ones; else two more than the number of the last event when it got them:
+	 * they are stable when the event after that is. NULL: not sparse.
+	 */
+	uint64_t *blocks;
+	bool host_full;
+
 	struct sim_image *base; /* history's start; NULL: no history */
 	uint64_t base_seq;
 	struct sim_image *cursor; /* base plus the events up to cursor_seq */
@@ -95,6 +102,15 @@ struct device *sim_device_new(struct sim_image *image, uint64_t size, uint64_t s
 
 /* Decides what becomes of a request that would succeed otherwise. The lock is held. */
 void sim_fault_apply_locked(struct sim_device *sim, struct sim_pending *pending);
+
+/* ---- device_sim_host.c; the lock is held --------------------------------------------- */
+
+/* Blocks for a range: 0 or -ENOSPC, and then nothing has changed. */
+int sim_host_allocate(struct sim_device *sim, uint64_t off, uint64_t len);
+void sim_host_discard(struct sim_device *sim, uint64_t off, uint64_t len);
+void sim_host_grow(struct sim_device *sim, uint64_t old_size, uint64_t size);
+/* The blocks of an image that a crash has left: what was not stable is kept or lost, drawn from rng. */
+void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *rng);
 
 /* ---- device_sim_crash.c; the lock is held -------------------------------------------- */
 

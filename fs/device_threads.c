@@ -10,6 +10,7 @@
  * 3. The eventfd is signalled if and only if finished is not empty (once fd() was called).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -72,6 +73,17 @@ static ssize_t transfer(int fd, struct device_io *io, uint64_t done)
 	return io->op == DEVICE_READ ? preadv(fd, iov, cnt, off) : pwritev(fd, iov, cnt, off);
 }
 
+/* The blocks first: written through the page cache, a hole would get them when it is flushed, and then it is too late to refuse. */
+static int allocate_first(int fd, const struct device_io *io)
+{
+	int err;
+
+	do
+		err = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)io->off, (off_t)io->len) ? -errno : 0;
+	while (err == -EINTR);
+	return err == -EOPNOTSUPP ? 0 : err;
+}
+
 static int transfer_all(int fd, struct device_io *io)
 {
 	uint64_t done = 0;
@@ -96,10 +108,15 @@ static int transfer_all(int fd, struct device_io *io)
 
 static int run_job(struct threads_queue *tq, struct device_io *io)
 {
+	int err = 0;
+
 	switch (io->op) {
 	case DEVICE_FLUSH: return fdatasync(tq->fd) ? -errno : 0;
 	case DEVICE_DISCARD: return device_file_discard(&threads_of(tq->q.dev)->file, io->off, io->len);
-	default: return transfer_all(tq->fd, io);
+	default:
+		if (io->op == DEVICE_WRITE && tq->q.dev->writes_late)
+			err = allocate_first(tq->fd, io);
+		return device_host_error(err ? err : transfer_all(tq->fd, io));
 	}
 }
 
@@ -363,6 +380,11 @@ static int threads_grow(struct device *dev, uint64_t size, bool preallocate)
 	return device_file_grow(&threads_of(dev)->file, size, preallocate);
 }
 
+static int threads_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
+{
+	return device_file_allocate(&threads_of(dev)->file, off, len, fresh);
+}
+
 static const struct device_ops threads_ops = {
 	.name = "threads",
 	.close = threads_close,
@@ -374,6 +396,7 @@ static const struct device_ops threads_ops = {
 	.wait = threads_wait,
 	.fd = threads_fd,
 	.grow = threads_grow,
+	.allocate = threads_allocate,
 };
 
 int device_open_threads(const char *path, bool writable, struct device **ret_dev, int *ret_holder)

@@ -209,7 +209,7 @@ static bool transfer_is_complete(struct device_io *io, int res)
 	if (res == -EAGAIN || res == -EINTR)
 		return false;
 	if (res <= 0) {
-		io->error = res ? res : -EIO;
+		io->error = res ? device_host_error(res) : -EIO;
 		return true;
 	}
 	io->progress += (unsigned)res;
@@ -414,6 +414,11 @@ static int uring_grow(struct device *dev, uint64_t size, bool preallocate)
 	return device_file_grow(container_of(dev, struct device_file, dev), size, preallocate);
 }
 
+static int uring_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
+{
+	return device_file_allocate(container_of(dev, struct device_file, dev), off, len, fresh);
+}
+
 static const struct device_ops uring_ops = {
 	.name = "io_uring",
 	.close = uring_close,
@@ -425,6 +430,7 @@ static const struct device_ops uring_ops = {
 	.wait = uring_wait,
 	.fd = uring_fd,
 	.grow = uring_grow,
+	.allocate = uring_allocate,
 };
 
 static bool ring_has_ops(struct io_uring *ring)

@@ -25,6 +25,7 @@ enum fault {
 	FAULT_REF_MERGE,	   /* references are merged across the border of two groups that are neighbours */
 	FAULT_LOST_NODE,	   /* a node of a volume that cannot be read fails the commit that has to change it */
 	FAULT_SCRUB_EPOCH,	   /* the scrub reads when it is in no epoch: what it reads is given out meanwhile */
+	FAULT_BACKING_MISSING,	   /* the groups of a sparse pool get no blocks of the host when they are made */
 	FAULT_COUNT
 };
 

@@ -70,6 +70,7 @@ struct fs_options {
 	bool scrub_goes_on;	     /* one that was under way when the pool was closed is continued */
 	uint64_t scrub_interval_s;   /* a scrub starts so long after the last one ended (or the pool was made); 0: never */
 	uint64_t scrub_rate;	     /* bytes a second, of those that start by themselves; 0: the default */
+	bool as_device; /* tests: takes a sparse file for a device of that size, which has room for all of it */
 	/* Records every write and flush of the device to this file (tests; NULL: not). */
 	const char *write_log;
 	/* May be NULL. Called from any thread, with no lock of the engine held. */

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 
 #include "base/lock.h"
+#include "fs/backing.h"
 #include "fs/block_group.h"
 #include "fs/cache.h"
 #include "fs/device.h"
@@ -45,6 +46,7 @@ struct fs {
 	struct group_table groups;
 	struct lock load_lock; /* reading of a group's cache */
 	struct space_info space;
+	struct backing backing;
 	struct epoch epoch;
 	struct volume_table volumes;
 	struct flush_log log;

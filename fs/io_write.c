@@ -45,10 +45,14 @@ static void run_done(struct device_io *dev)
 {
 	struct write_run *run = container_of(dev, struct write_run, dev);
 
-	if (dev->error) {
+	if (dev->error == -ENOSPC && run->ctx->fs->backing.on) {
+		backing_write_failed(run->ctx->fs);
+	} else if (dev->error) {
 		atomic_fetch_add(&run->ctx->fs->stats.errors_io, 1);
 		fs_log(run->ctx->fs, FS_LOG_ERROR, "data of %llu blocks could not be written: %s",
 		       (unsigned long long)run->blocks, strerror(-dev->error));
+	} else {
+		backing_write_succeeded(run->ctx->fs);
 	}
 	for (unsigned i = 0; i < run->segs; i++)
 		part_done(run->seg[i], dev->error);
@@ -129,10 +133,35 @@ static void publish_pages(struct io *io)
 			cache_publish(io->fs->cache, io->page[p->blk - io->blk + i], p->addr + i * FS_BLOCK_SIZE);
 }
 
+static void allocate_posted(struct ctx_post *post) { allocate(container_of(post, struct io, post)); }
+
+/* What frees space and found no blocks of the host takes a spare, or waits for one. */
+static bool try_again(struct io *io)
+{
+	struct pending *p;
+
+	if (io->error != -ENOSPC || !(io->user->flags & IO_FREEING) || !io->fs->backing.on || ++io->alloc_tries > IO_ALLOC_TRIES)
+		return false;
+	while ((p = TAILQ_FIRST(&io->pendings))) {
+		TAILQ_REMOVE(&io->pendings, p, log_link);
+		block_group_give(io->fs, p->addr, p->nblk * FS_BLOCK_SIZE);
+		space_unallocate(io->fs, &io->ticket.want, p->nblk * FS_BLOCK_SIZE);
+		pending_free(p);
+	}
+	io->allocated = io->items = 0;
+	io->error = 0;
+	io->parts = 1;
+	io->post.fn = allocate_posted;
+	ctx_post(io->ctx, &io->post);
+	return true;
+}
+
 static void write_parts_done(struct io *io)
 {
 	int error = io->error;
 
+	if (try_again(io))
+		return;
 	if (!error && fs_is_read_only(io->fs))
 		error = -EROFS;
 	if (!error) /* the extents of one write split at most one older pending */
@@ -151,14 +180,13 @@ static void write_parts_done(struct io *io)
 
 /* ---- allocation ------------------------------------------------------------ */
 
-static void allocate_posted(struct ctx_post *post) { allocate(container_of(post, struct io, post)); }
-
 static void load_on_worker(struct fs_work *work)
 {
 	struct io *io = container_of(work, struct io, work);
 
 	/* Groups that turned out to need a rebuild had been counted as free: their space comes back with that. */
-	if (!block_group_load_next(io->fs, work_queue()) && fs_is_rebuilding(io->fs) && !io->fs->simulated)
+	if (!block_group_load_next(io->fs, work_queue()) && (fs_is_rebuilding(io->fs) || backing_lacks_spare(io->fs)) &&
+	    !io->fs->simulated)
 		nanosleep(&(struct timespec){0, 2000000}, NULL);
 	io->post.fn = allocate_posted;
 	ctx_post(io->ctx, &io->post);
@@ -204,6 +232,15 @@ static int add_extent(struct io *io, uint64_t addr, uint32_t n)
 	return r;
 }
 
+/* What frees space must not find the host full: the commit of those before it brings blocks that can be written. */
+static bool waits_for_spare(struct io *io)
+{
+	if (!(io->user->flags & IO_FREEING) || !backing_lacks_spare(io->fs) || io->alloc_tries >= IO_ALLOC_TRIES)
+		return false;
+	fs_kick_commit(io->fs);
+	return true;
+}
+
 /* io->parts counts one for this function until everything is allocated. */
 static void allocate(struct io *io)
 {
@@ -212,8 +249,10 @@ static void allocate(struct io *io)
 	while (r == 0 && io->allocated < io->nblk) {
 		bool unloaded;
 		uint64_t addr;
-		uint32_t n = ctx_take_blocks(io->ctx, (uint32_t)(io->nblk - io->allocated), &addr, &unloaded);
+		uint32_t n = io->user->flags & IO_FREEING && backing_take_spare(io->fs, &addr);
 
+		if (n == 0 && !waits_for_spare(io))
+			n = ctx_take_blocks(io->ctx, (uint32_t)(io->nblk - io->allocated), &addr, &unloaded);
 		if (n == 0) {
 			allocate_later(io);
 			return;

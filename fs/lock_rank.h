@@ -19,6 +19,7 @@ enum lock_rank {
 	LOCK_GROUP_LIST = 600,	 /* the list of block groups, and which are dirty. Not across I/O. */
 	LOCK_BLOCK_GROUP = 700,	 /* one group's free space, counters and cache state. Not across I/O. */
 	LOCK_GROUP_ORDER = 750,	 /* the lists of groups by free space and by last use. Not across I/O. */
+	LOCK_SPARES = 750,	 /* a sparse pool's blocks for edges of trims. Not across I/O. */
 	LOCK_EXTENT_STATE = 800, /* one volume's extent state tree and its waiters. Not across I/O. */
 	LOCK_CACHE_SHARD = 900,	 /* one shard of the node or data cache. Not across I/O. */
 	LOCK_WORK = 1000,	 /* the queue of the worker threads. Not across I/O. */

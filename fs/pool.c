@@ -181,6 +181,7 @@ static void init_locks(struct fs *fs)
 	lock_cond_init(&fs->done_cond);
 	lock_init(&fs->space.lock, LOCK_SPACE_INFO);
 	bad_nodes_init(&fs->bad_nodes);
+	lock_init(&fs->backing.lock, LOCK_SPARES);
 	space_tickets_init(&fs->space);
 	volume_table_init(fs);
 	flush_log_init(fs);
@@ -202,6 +203,7 @@ static void destroy(struct fs *fs)
 	cache_free(fs->cache);
 	device_close(fs->dev);
 	lock_fini(&fs->load_lock);
+	lock_fini(&fs->backing.lock);
 	lock_fini(&fs->ctx_lock);
 	lock_fini(&fs->commit_lock);
 	lock_fini(&fs->state_lock);
@@ -227,6 +229,8 @@ static int start(struct fs *fs, struct fs_error *err)
 	if (r)
 		return fs_fail(err, r, "%s", strerror(-r));
 	r = load_pool(fs, err);
+	if (r == 0)
+		r = backing_open(fs, err);
 	if (r)
 		return r;
 	if (!fs->simulated && !fs_is_read_only(fs)) {
@@ -236,6 +240,7 @@ static int start(struct fs *fs, struct fs_error *err)
 	}
 	if (!fs_is_read_only(fs))
 		fs_kick_commit(fs);
+	backing_tick(fs);
 	return 0;
 }
 
@@ -270,6 +275,10 @@ static int open_device(const char *path, const struct fs_options *opt, struct de
 		r = device_open_uring(path, !opt->read_only, ret_dev, ret_holder);
 	if (opt->device_kind == FS_DEVICE_THREADS || (opt->device_kind == FS_DEVICE_AUTO && (r == -ENOSYS || r == -EPERM)))
 		r = device_open_threads(path, !opt->read_only, ret_dev, ret_holder);
+	if (r == 0 && opt->device_kind == FS_DEVICE_AUTO && (*ret_dev)->writes_late) {
+		device_close(*ret_dev);
+		r = device_open_threads(path, !opt->read_only, ret_dev, ret_holder);
+	}
 	return r;
 }
 
@@ -344,7 +353,10 @@ int fs_commit(struct fs *fs) { return transaction_commit(fs); }
 
 bool pool_step(struct fs *fs)
 {
-	if (work_run_one(&fs->work))
+	/* Who waits for a spare asks again and again: the commit that brings one goes first. */
+	bool commit_first = fs->commit_wanted && backing_lacks_spare(fs);
+
+	if (!commit_first && work_run_one(&fs->work))
 		return true;
 	if (fs->rebuild_wanted) {
 		fs->rebuild_wanted = false;
@@ -356,7 +368,7 @@ bool pool_step(struct fs *fs)
 	fs->commit_wanted = false;
 	if (transaction_commit(fs) == -EAGAIN) { /* readers are under way: again when they are done */
 		fs->commit_wanted = true;
-		return false;
+		return commit_first && work_run_one(&fs->work);
 	}
 	/* As the commit thread does: those who wait for space, and deleted volumes, need another one. */
 	if (!fs_is_read_only(fs) && (fs->space.nr_tickets || atomic_load(&fs->orphans)))

@@ -97,7 +97,13 @@ int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_e
 		r = dev->ops->queue_new(dev, &q);
 	if (r)
 		return fs_fail(err, r, "%s", strerror(-r));
-	r = device_flush(q);
+	/* What must be writable before anything else is known of the pool: see backing.h. */
+	if (sparse)
+		r = dev->ops->allocate(dev, 0, DEVICE_DATA_START, false);
+	if (sparse && r == 0)
+		r = dev->ops->allocate(dev, le64_to_cpu(sb.log_offset), le64_to_cpu(sb.log_size), false);
+	if (r == 0)
+		r = device_flush(q);
 	if (r == 0)
 		r = super_write_all(q, &sb);
 	if (r == 0)

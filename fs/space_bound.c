@@ -58,13 +58,15 @@ struct space_pending space_all_pending(const struct space_info *si)
 
 /*
  * Nodes that fit into metadata groups and into what can become such: in two copies, less the cache slots beside them and
- * the pieces that are too small for a pair of stripes.
+ * the pieces that are too small for a pair of stripes. On a sparse pool only what has blocks of the host counts (backing.h).
  */
-static uint64_t metadata_capacity(const struct fs *fs, uint64_t unallocated)
+static uint64_t metadata_capacity(const struct fs *fs, uint64_t unallocated, uint32_t flags)
 {
 	const struct space_counts *m = &fs->space.kind[SPACE_METADATA];
 	uint64_t lost = 2 * group_quantum(fs);
 
+	if (fs->backing.on && !(flags & SPACE_AS_IF_MADE))
+		unallocated = 0;
 	return m->total - m->unavailable + (unallocated > lost ? (unallocated - lost) / 32 * 15 : 0);
 }
 
@@ -86,11 +88,11 @@ uint64_t space_promise_growth(const struct space_info *si, uint64_t more_bytes)
 	return si->promises || more_bytes ? items + items / 64 + PROMISE_NODES * NODE_SIZE : 0; /* a 64th: interior nodes */
 }
 
-bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
+uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
 {
 	const struct space_info *si = &fs->space;
 	struct space_pending p = space_all_pending(si);
-	uint64_t need = si->kind[SPACE_METADATA].allocated;
+	uint64_t need = si->kind[SPACE_METADATA].allocated, have = metadata_capacity(fs, unallocated, flags);
 
 	p.touches += extra.touches;
 	p.bytes += extra.bytes;
@@ -101,7 +103,25 @@ bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64
 		need += si->global_reserve;
 	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
 		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_promise_growth(si, 0) + growth;
-	return need <= metadata_capacity(fs, unallocated);
+	return need > have ? need - have : 0;
+}
+
+bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
+{
+	return space_metadata_lacking(fs, extra, unallocated, flags, growth) == 0;
+}
+
+uint64_t space_group_growth(const struct fs *fs, uint64_t bytes)
+{
+	return space_items_for(bytes) + space_growth_slack(&fs->space, bytes);
+}
+
+bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags)
+{
+	const struct space_counts *d = &si->kind[SPACE_DATA];
+	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes;
+
+	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total;
 }
 
 /* ---- what fits -------------------------------------------------------------- */
@@ -123,8 +143,7 @@ uint64_t space_growable_locked(const struct fs *fs, uint64_t growth)
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2, bytes = mid * quantum;
 
-		if (space_metadata_fits(fs, none, unallocated - bytes, 0,
-					growth + space_items_for(bytes) + space_growth_slack(&fs->space, bytes)))
+		if (space_metadata_fits(fs, none, unallocated - bytes, SPACE_AS_IF_MADE, growth + space_group_growth(fs, bytes)))
 			lo = mid;
 		else
 			hi = mid - 1;
@@ -163,7 +182,7 @@ static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have)
 
 	grow += system_for(fs, groups);
 	return grow <= unallocated && atomic_load(&fs->groups.live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
-	       space_metadata_fits(fs, few, unallocated - grow, 0, growth);
+	       space_metadata_fits(fs, few, unallocated - grow, SPACE_AS_IF_MADE, growth);
 }
 
 uint64_t space_free_bytes(struct fs *fs)

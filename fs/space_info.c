@@ -14,7 +14,6 @@
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define GLOBAL_RESERVE_NODES_MIN 24u /* a trim needs 10 of the half that it may always have */
 #define FREEING_RESERVE_BYTES (256u << 10)
-#define SYSTEM_GROUP_MAX (256ull << 20)
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u
 #define PENDING_MAX 1600000u
@@ -81,6 +80,8 @@ static void grow_system_locked(struct fs *fs, uint64_t groups)
 	struct space_pending none = {0, 0};
 	int r = 0;
 
+	if (fs->backing.on) /* see backing_grow_system */
+		return;
 	while (r == 0 && have < want && bytes >= quantum) {
 		uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
 
@@ -98,6 +99,7 @@ void space_grow_system(struct fs *fs, uint64_t groups)
 	lock_take(&fs->space.lock);
 	grow_system_locked(fs, max_u64(groups, atomic_load(&fs->groups.live)));
 	lock_drop(&fs->space.lock);
+	backing_grow_system(fs, groups);
 }
 
 /*
@@ -111,9 +113,12 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 	uint64_t bytes = min_u64(round_down_u64(unallocated, quantum), fs->group_size);
 	int r = -ENOSPC;
 
+	if (fs->backing.on) /* a worker makes them: see backing.h */
+		return false;
+
 	while (bytes >= quantum &&
 	       !space_metadata_fits(fs, extra, unallocated - bytes, 0,
-				    growth + space_items_for(bytes) + space_growth_slack(si, bytes)))
+				    growth + space_group_growth(fs, bytes)))
 		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
 	if (bytes >= quantum && space_groups_left(fs) > 0)
 		r = block_group_create(fs, GROUP_DATA, bytes, &bytes);
@@ -123,14 +128,6 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 			grow_system_locked(fs, atomic_load(&fs->groups.live));
 	}
 	return r == 0;
-}
-
-static bool data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags)
-{
-	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes;
-
-	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total;
 }
 
 static bool promise_is_there(const struct space_info *si, uint64_t bytes)
@@ -156,7 +153,7 @@ enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reserv
 			if (!grow_data_locked(fs, want->pending, 0))
 				return SPACE_FULL;
 	} else if (want->data_bytes) {
-		while (!data_fits(si, want->data_bytes, flags))
+		while (!space_data_fits(si, want->data_bytes, flags))
 			if (!grow_data_locked(fs, want->pending, 0))
 				return SPACE_FULL;
 	}
@@ -190,6 +187,19 @@ void space_allocate(struct fs *fs, struct space_reservation *res, uint64_t bytes
 	res->data_bytes -= bytes;
 	d->may_use -= bytes;
 	d->allocated += bytes;
+	check_locked(&fs->space);
+	lock_drop(&fs->space.lock);
+}
+
+void space_unallocate(struct fs *fs, struct space_reservation *res, uint64_t bytes)
+{
+	struct space_counts *d = &fs->space.kind[SPACE_DATA];
+
+	lock_take(&fs->space.lock);
+	ASSERT(d->allocated >= bytes);
+	res->data_bytes += bytes;
+	d->may_use += bytes;
+	d->allocated -= bytes;
 	check_locked(&fs->space);
 	lock_drop(&fs->space.lock);
 }
@@ -325,6 +335,8 @@ bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 	if (type == GROUP_DATA) /* what is promised keeps its place */
 		used += fs->space.volume_reserved + fs->space.freeing_reserve;
 	may = c->total >= used && c->total - used >= 2 * bytes;
+	if (type == GROUP_METADATA && fs->backing.on) /* nothing comes in its place by itself */
+		may = may && backing_can_spare_locked(fs, bytes);
 	if (may)
 		c->total -= bytes;
 	lock_drop(&fs->space.lock);
@@ -363,7 +375,7 @@ static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 
 	if (need > have)
 		return need - have;
-	while (!data_fits(si, bytes, 0))
+	while (!space_data_fits(si, bytes, 0))
 		if (!grow_data_locked(fs, none, growth))
 			return need - d->total;
 	return space_metadata_fits(fs, none, atomic_load(&fs->groups.unallocated_bytes), 0, growth) ? 0 : growth;

@@ -57,6 +57,7 @@ enum space_flags {
 	SPACE_NOTICKET = 2,
 	SPACE_PROMISED = 4, /* set inside, for writes to reserved volumes */
 	SPACE_SPLITS = 8,   /* frees, but may also cut a lost range in two, which frees nothing: leaves half of the global reserve alone */
+	SPACE_AS_IF_MADE = 16, /* a question only: on a sparse pool, whether it fits when groups have been made of unallocated space */
 };
 
 /*
@@ -136,6 +137,8 @@ int space_reserve(struct fs *fs, struct space_ticket *t);
 
 /* Part of a reservation (data bytes) became an allocation. */
 void space_allocate(struct fs *fs, struct space_reservation *res, uint64_t bytes);
+/* Back again: the allocation is given up, the reservation stays. */
+void space_unallocate(struct fs *fs, struct space_reservation *res, uint64_t bytes);
 /* An allocation that no tree and no overlay knows goes back, with the reservation it was made from. */
 void space_deallocate(struct fs *fs, struct space_promise *promise, uint64_t bytes);
 /* Its change is in a running overlay: what it really takes replaces what was reserved. Data that is left goes back. */

@@ -14,6 +14,8 @@
 /* Takes the reservation if it fits. No tickets are looked at. */
 enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags);
 
+#define SYSTEM_GROUP_MAX (256ull << 20)
+
 /* Of requests under way, and of the running and the committing overlays. */
 struct space_pending space_all_pending(const struct space_info *si);
 
@@ -38,6 +40,15 @@ uint64_t space_growth_slack(const struct space_info *si, uint64_t more_data);
  * what is there; not for requests with SPACE_FREEING or SPACE_PROMISED.
  */
 bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth);
+
+/* By how much they do not: 0 if they fit. */
+uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth);
+
+/* What metadata has to have room for beside all else when a data group of that size is made. */
+uint64_t space_group_growth(const struct fs *fs, uint64_t bytes);
+
+/* Whether so much data can be reserved in the groups that there are. */
+bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags);
 
 /* How many data groups the group tree has room for; a quarter of it is kept for metadata. */
 uint64_t space_groups_left(const struct fs *fs);

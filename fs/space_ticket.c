@@ -20,12 +20,15 @@ static enum space_class class_of(const struct space_ticket *t)
 	return t->want.promise && t->want.promise->promised ? SPACE_CLASS_PROMISED : SPACE_CLASS_PLAIN;
 }
 
-/* Whether a commit could free anything: something pinned, or pending that may replace or drop extents. */
-static bool can_reclaim_locked(struct fs *fs)
+/*
+ * Whether a commit could free anything: something pinned, or pending that may replace or drop extents. Or a group of a sparse
+ * pool can be made for it.
+ */
+static bool can_reclaim_locked(struct fs *fs, const struct space_ticket *t)
 {
 	const struct space_info *si = &fs->space;
 
-	return si->kind[SPACE_DATA].pinned || si->kind[SPACE_METADATA].pinned || si->running.touches ||
+	return backing_helps_locked(fs, &t->want, t->flags) || si->kind[SPACE_DATA].pinned || si->kind[SPACE_METADATA].pinned || si->running.touches ||
 	       si->committing.touches || si->in_flight.touches || atomic_load(&fs->orphans) ||
 	       fs_is_rebuilding(fs);
 }
@@ -99,7 +102,7 @@ int space_reserve(struct fs *fs, struct space_ticket *t)
 		fit = SPACE_OWED_LATER; /* as the one before it, until it is tried */
 	if (fit == SPACE_FITS) {
 		r = 0;
-	} else if (!can_reclaim_locked(fs) && si->nr_tickets == 0) {
+	} else if (!can_reclaim_locked(fs, t) && si->nr_tickets == 0) {
 		si->enospc++;
 		r = -ENOSPC;
 	} else if (t->flags & SPACE_NOTICKET) {
@@ -136,7 +139,7 @@ static bool is_hopeless_locked(const struct round *round, const struct space_tic
 	const struct space_info *si = &round->fs->space;
 
 	return si->change_commits > max_u64(t->change_commits, si->granted_at[t->class]) + TICKET_COMMITS_MAX ||
-	       (round->commits > t->commits && !round->reclaimable && !can_reclaim_locked(round->fs));
+	       (round->commits > t->commits && !round->reclaimable && !can_reclaim_locked(round->fs, t));
 }
 
 static void note_grant_locked(struct space_info *si, enum space_class class)

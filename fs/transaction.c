@@ -250,7 +250,10 @@ static int write_super(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
 	struct super_block *sb = &fs->super;
-	int r = FAULT(FAULT_FLUSH_MISSING) ? 0 : device_flush(txn->q);
+	int r;
+
+	backing_write_spares(fs, txn->q, txn->generation);
+	r = FAULT(FAULT_FLUSH_MISSING) ? 0 : device_flush(txn->q);
 
 	if (r == 0 && fs_is_read_only(fs)) /* a flush of the log's failed: this one's success says nothing */
 		r = -EROFS;
@@ -346,7 +349,8 @@ bool transaction_is_needed(struct fs *fs)
 	if (flush_log_has_failed(&fs->log) && !FAULT(FAULT_LOG_HOLE))
 		return true;
 	/* A change is accounted after it is in an overlay: one may still count whose commit has been. */
-	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty;
+	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty ||
+	       atomic_load(&fs->backing.uncounted);
 }
 
 static int commit_locked(struct fs *fs)

@@ -69,7 +69,7 @@ static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservatio
 	int r = space_reserve(fs, &w.ticket);
 
 	if (r == -EINPROGRESS && fs->simulated) {
-		while (!w.done && transaction_commit(fs) == 0)
+		while (!w.done && (work_run_one(&fs->work) || transaction_commit(fs) == 0))
 			;
 		r = w.done ? w.error : -EROFS;
 	} else if (r == -EINPROGRESS) {
@@ -135,7 +135,8 @@ static int add_volume(struct fs *fs, const char *name, uint64_t size, uint32_t f
 
 /*
  * What was trimmed or deleted a moment ago counts when it was committed and its pins are released: by two commits, as
- * readers may keep those of the first; a deleted volume goes piece by piece. 0, or -ENOSPC and what is missing then.
+ * readers may keep those of the first; a deleted volume goes piece by piece. 0, or -ENOSPC and what is missing then;
+ * -EDQUOT when the host has no room for a sparse pool's data.
  */
 static int promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_t *ret_missing)
 {
@@ -144,8 +145,12 @@ static int promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_
 	for (unsigned tries = 0;; tries++) {
 		bool deleting = atomic_load(&fs->orphans);
 
-		if (space_set_promise(fs, &vol->promise, bytes, false, ret_missing) == 0)
+		int r = backing_promise(fs, &vol->promise, bytes);
+
+		if (r == 0 && space_set_promise(fs, &vol->promise, bytes, false, ret_missing) == 0)
 			return 0;
+		if (r)
+			return r;
 		if ((tries >= 2 && !(deleting && *ret_missing < before)) || fs_commit(fs))
 			return -ENOSPC;
 		before = *ret_missing;
@@ -157,8 +162,19 @@ static int set_promise(struct fs *fs, struct fs_volume *vol, uint64_t size, stru
 {
 	uint64_t missing;
 
-	if (!(vol->flags & FS_VOLUME_RESERVED) || promise(fs, vol, space_promise_for(size), &missing) == 0)
+	int r;
+
+	if (!(vol->flags & FS_VOLUME_RESERVED))
 		return 0;
+	r = promise(fs, vol, space_promise_for(size), &missing);
+	if (r == 0)
+		return 0;
+	backing_promise_end(fs);
+	if (r == -EDQUOT)
+		return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the pool is sparse, and the file system that it is on has no room for them: make room there, or create it thin",
+			       vol->name, (unsigned long long)size);
+	if (r != -ENOSPC)
+		return fs_fail(err, r, "volume %s: %llu bytes cannot be reserved: %s", vol->name, (unsigned long long)size, strerror(-r));
 	return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or create it thin",
 		       vol->name, (unsigned long long)size, (unsigned long long)missing);
 }
@@ -266,6 +282,7 @@ static int do_delete(struct fs *fs, struct fs_volume *vol, const char *name, str
 	if (r)
 		return fs_fail(err, r, "volume %s: cannot be deleted: the commit failed: %s", name, strerror(-r));
 	(void)space_set_promise(fs, &vol->promise, 0, true, NULL);
+	backing_promise_end(fs);
 	lock_take(&fs->volumes.lock);
 	volume_table_remove_locked(&fs->volumes, vol);
 	lock_drop(&fs->volumes.lock);

@@ -215,7 +215,7 @@ static int report(const struct jobs *jobs, uint64_t count, const struct timespec
 	struct timespec end;
 	double seconds;
 
-	clock_gettime(CLOCK_MONOTONIC, &end);
+	clock_gettime(CLOCK_MONOTONIC_RAW, &end);
 	seconds = (double)(end.tv_sec - start->tv_sec) + (double)(end.tv_nsec - start->tv_nsec) / 1e9;
 	printf("crash: %" PRIu64 " %s from %" PRIu64 " on, %u failed, %.1f s, %.1f ms each on each of %u\n", count,
 	       opt->prefixes ? "runs with every prefix" : "seeds", opt->first, jobs->failures, seconds,
@@ -236,7 +236,7 @@ static int run_many(const struct options *opt)
 
 	seeds = mmap(NULL, JOBS_MAX * sizeof(*seeds), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT(jobs && seeds != MAP_FAILED);
-	clock_gettime(CLOCK_MONOTONIC, &start);
+	clock_gettime(CLOCK_MONOTONIC_RAW, &start);
 	jobs->opt = opt;
 	for (unsigned i = 0; i < opt->jobs; i++) {
 		jobs->job[i].seed = &seeds[i];

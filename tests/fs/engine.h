@@ -193,6 +193,13 @@ static inline int kept_grow(struct device *dev, uint64_t size, bool preallocate)
 	return r;
 }
 
+static inline int kept_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
+{
+	struct device *inner = container_of(dev, struct kept_device, dev)->inner;
+
+	return inner->ops->allocate(inner, off, len, fresh);
+}
+
 static inline struct device *keep(struct device *inner)
 {
 	struct kept_device *k = calloc(1, sizeof(*k));
@@ -201,7 +208,8 @@ static inline struct device *keep(struct device *inner)
 	k->dev = *inner;
 	k->inner = inner;
 	k->ops = (struct device_ops){inner->ops->name, kept_close, kept_queue_new, kept_queue_free, kept_submit,
-				     kept_kick,		kept_poll,  kept_wait,	    kept_fd,	     kept_grow};
+				     kept_kick,		kept_poll,  kept_wait,	    kept_fd,	     kept_grow,
+				     kept_allocate};
 	k->dev.ops = &k->ops;
 	return &k->dev;
 }
@@ -284,6 +292,20 @@ static inline struct engine *engine_new_with(uint64_t size, uint64_t seed, const
 }
 
 static inline struct engine *engine_new(uint64_t size, uint64_t seed) { return engine_new_with(size, seed, NULL); }
+
+/* On a sparse file of a host that can run full. */
+static inline struct engine *engine_new_sparse(uint64_t size, uint64_t seed)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+
+	assert_non_null(e);
+	e->rng = seed;
+	e->sim = device_sim_new(size, seed);
+	device_sim_set_sparse(e->sim);
+	assert_int_equal(pool_format(e->sim, true, NULL), 0);
+	engine_open(e);
+	return e;
+}
 
 /* With the pool's own threads, on a simulated device; its outcome depends on them. */
 static inline struct engine *engine_new_threads(uint64_t size, uint64_t seed, const struct fs_options *opt)
@@ -550,6 +572,7 @@ static inline void engine_check_books(struct engine *e)
 	struct fs_info info;
 
 	ctx_return_runs(e->fs);
+	b.taken[SPACE_DATA] -= (uint64_t)e->fs->backing.spares * BLOCK; /* they count as free */
 	block_group_each(e->fs, books_add_group, &b);
 	lock_take(&si->lock);
 	assert_int_equal(si->in_flight.touches, 0);

@@ -244,7 +244,8 @@ static void make_pool(uint64_t size, char *ret_path)
 
 static struct fs *open_pool(const char *path, bool read_only)
 {
-	struct fs_options opt = {.cache_bytes = 64u << 20, .commit_interval_ms = 100000, .workers = 1, .read_only = read_only};
+	struct fs_options opt = {.cache_bytes = 64u << 20, .commit_interval_ms = 100000, .workers = 1, .read_only = read_only,
+				 .as_device = true};
 	struct fs_error err = {""};
 	struct fs *fs;
 

@@ -18,6 +18,7 @@ static bool is_settled(void *arg)
 	struct fs *fs = w->fs;
 
 	return fs_is_read_only(fs) || (!atomic_load(&fs->orphans) && !atomic_load(&fs->pins_wait) &&
+				       !atomic_load(&fs->backing.uncounted) && !atomic_load(&fs->backing.running) &&
 				       !atomic_load(&fs->groups.rebuilding) && !atomic_load(&fs->rebuild_running) &&
 				       !fs->commit_wanted && !fs->rebuild_wanted);
 }
@@ -63,6 +64,8 @@ static uint64_t run_blocks(const struct fs *fs, const struct block_group *g)
 	for (const struct fs_ctx *ctx = fs->ctxs; ctx; ctx = ctx->next)
 		if (ctx->run_blocks && ctx->run_addr - g->start < g->len)
 			n += ctx->run_blocks;
+	for (unsigned i = 0; i < fs->backing.spares; i++)
+		n += fs->backing.spare[i] - g->start < g->len;
 	return n;
 }
 
@@ -161,8 +164,9 @@ static void probe(struct world *w)
 	uint64_t n;
 	int error = 0;
 
+	sched_pass_time(1000); /* a host that was full is asked again */
 	fs_get_info(w->fs, &info);
-	if (!vol->exists || !world_is_strict(w) || info.free_bytes < 2 * MODEL_BLOCK)
+	if (!vol->exists || !world_is_strict(w) || w->host_full || info.free_bytes < 2 * MODEL_BLOCK)
 		return;
 	n = min_u64(min_u64(vol->blocks, PROBE_BLOCKS_MAX), info.free_bytes / MODEL_BLOCK / 2);
 	req = request_new(w, vol, FS_WRITE, 0, n * MODEL_BLOCK);

@@ -119,6 +119,13 @@ static int disk_grow(struct device *dev, uint64_t size, bool preallocate)
 	return r;
 }
 
+static int disk_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
+{
+	struct device *sim = container_of(dev, struct disk, dev)->sim;
+
+	return sim->ops->allocate(sim, off, len, fresh);
+}
+
 static const struct device_ops disk_ops = {
 	.name = "simulated",
 	.close = disk_close,
@@ -130,6 +137,7 @@ static const struct device_ops disk_ops = {
 	.wait = disk_wait,
 	.fd = disk_fd,
 	.grow = disk_grow,
+	.allocate = disk_allocate,
 };
 
 struct device *disk_new(struct device *sim)

@@ -20,6 +20,7 @@ static const char *const step_names[STEP_KINDS] = {
 	[STEP_SCATTER] = "scatter", [STEP_LOGFAIL] = "logfail",
 	[STEP_GROUPS] = "groups",
 	[STEP_SCRUB] = "scrub",
+	[STEP_HOST_FULL] = "host-full",
 };
 
 static const char *const profile_names[PROFILES] = {
@@ -75,6 +76,7 @@ static void draw_setting(struct setting *s, uint64_t *rng)
 		s->volume_blocks_max = 4096;
 		s->scatters = true; /* trees with several leaves */
 	}
+	s->sparse = rng_below(rng, 4) == 2;
 }
 
 static struct history *history_alloc(uint64_t seed, size_t count)
@@ -112,6 +114,8 @@ struct history *history_new(uint64_t seed)
 		weight[STEP_CRASH] = 9;
 		weight[STEP_CLOSE] = 3;
 	}
+	if (h->setting.sparse)
+		weight[STEP_HOST_FULL] = 5;
 	if (h->setting.scatters) { /* deleting a large tree takes several commits */
 		weight[STEP_SCATTER] = 8;
 		weight[STEP_DELETE] = 6;

@@ -33,6 +33,7 @@ enum step_kind {
 	STEP_LOGFAIL, /* the flush log cannot be written while a commit is under way; then idleness, then a flush */
 	STEP_GROUPS, /* many block groups are made, and leave again as nobody needs them */
 	STEP_SCRUB,    /* one is started or stopped; it goes on after crashes */
+	STEP_HOST_FULL, /* the host's file system under a sparse pool, or not any more */
 	STEP_KINDS,
 };
 
@@ -54,6 +55,7 @@ struct setting {
 	bool fifo, discard_zeroes, scatters;
 	uint64_t group_step;  /* 0: as pools are made; else so small that groups are neighbours, and many */
 	uint64_t bitmap_bytes; /* that bitmaps of data groups may take; UINT64_MAX: any */
+	bool sparse; /* a file, on a host that is full at times */
 };
 
 struct history {

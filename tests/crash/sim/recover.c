@@ -341,7 +341,9 @@ void world_first_open(struct world *w)
 
 	w->sim = device_sim_new(w->set->pool_bytes, w->history->seed);
 	set_device(w);
-	if (pool_format_step(w->sim, false, w->set->group_step ? w->set->group_step : GROUP_STEP, &err))
+	if (w->set->sparse)
+		device_sim_set_sparse(w->sim);
+	if (pool_format_step(w->sim, w->set->sparse, w->set->group_step ? w->set->group_step : GROUP_STEP, &err))
 		sim_fail("pool_format: %s", err.msg);
 	if (w->set->log_bytes)
 		shorten_log(w);

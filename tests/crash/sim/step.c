@@ -200,6 +200,14 @@ static void step_fault(struct world *w)
 		  (unsigned long long)fault.count);
 }
 
+/* Nothing but new data may fail for that: world_is_strict stays as it is. */
+static void step_host_full(struct world *w)
+{
+	w->host_full = w->set->sparse && rng_below(&w->rng, 3) < 2;
+	device_sim_set_host_full(w->sim, w->host_full);
+	world_log(w, "the host is %s", w->host_full ? "full" : "not full");
+}
+
 static void step_nomem(struct world *w)
 {
 	uint64_t n = 1 + rng_below(&w->rng, 1u << rng_below(&w->rng, 11));
@@ -315,6 +323,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_FAULT: step_fault(w); break;
 	case STEP_NOMEM: step_nomem(w); break;
 	case STEP_SCATTER: step_scatter(w); break;
+	case STEP_HOST_FULL: step_host_full(w); break;
 	case STEP_LOGFAIL: step_logfail(w); break;
 	case STEP_GROUPS: step_groups(w); break;
 	case STEP_SCRUB: step_scrub(w); break;

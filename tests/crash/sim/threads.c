@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/lock.h"
 #include "base/util.h"
@@ -121,6 +123,17 @@ int nanosleep(const struct timespec *req, struct timespec *rem)
 {
 	(void)rem;
 	sched_sleep_on(req, (uint64_t)req->tv_sec * 1000000 + (uint64_t)req->tv_nsec / 1000);
+	return 0;
+}
+
+/* The engine's clock is the scheduler's. */
+int clock_gettime(clockid_t clock, struct timespec *ts)
+{
+	uint64_t us = sched_now_us() + 1000000;
+
+	if (clock != CLOCK_MONOTONIC)
+		return (int)syscall(SYS_clock_gettime, clock, ts);
+	*ts = (struct timespec){(time_t)(us / 1000000), (long)(us % 1000000) * 1000};
 	return 0;
 }
 

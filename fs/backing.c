@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/backing.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_int.h"
+#include "fs/fault.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/space_info_int.h"
+
+#define ROOM_AGAIN_US 2000000u /* writes have succeeded for so long: it is not full any more */
+#define GROUPS_A_RUN 256u    /* made before those who wait are looked after */
+
+/* ---- full or not ----------------------------------------------------------- */
+
+void backing_set_full(struct fs *fs)
+{
+	atomic_store(&fs->backing.failed_us, fs_now_us());
+	if (!atomic_exchange(&fs->backing.host_full, true))
+		fs_log(fs, FS_LOG_WARNING,
+		       "the file system under the pool is full: new data is refused until it has room again; all else goes on");
+}
+
+static void set_not_full(struct fs *fs)
+{
+	if (atomic_exchange(&fs->backing.host_full, false))
+		fs_log(fs, FS_LOG_NOTICE, "the file system under the pool has room again");
+}
+
+bool backing_failed_lately(struct fs *fs, uint64_t us)
+{
+	uint64_t failed = atomic_load(&fs->backing.failed_us);
+
+	return failed && fs_now_us() - failed < us;
+}
+
+void backing_write_failed(struct fs *fs)
+{
+	lock_take(&fs->space.lock);
+	fs->space.enospc++;
+	lock_drop(&fs->space.lock);
+	backing_set_full(fs);
+}
+
+void backing_write_succeeded(struct fs *fs)
+{
+	if (atomic_load(&fs->backing.host_full) && !backing_failed_lately(fs, ROOM_AGAIN_US))
+		set_not_full(fs);
+}
+
+/* ---- blocks ---------------------------------------------------------------- */
+
+int backing_allocate(struct fs *fs, const struct group_desc *d)
+{
+	bool whole = d->type != GROUP_DATA || atomic_load(&fs->backing.promised);
+	int r = 0;
+
+	if (!fs->backing.on || FAULT(FAULT_BACKING_MISSING))
+		return 0;
+	for (unsigned i = 0; r == 0 && i < d->nr_stripes; i++)
+		r = fs->dev->ops->allocate(fs->dev, d->stripe[i] + (whole ? 0 : d->len),
+					   (whole ? d->len : 0) + 2ull * d->slot_bytes, true);
+	if (r == -ENOSPC)
+		backing_set_full(fs);
+	else if (r == 0)
+		set_not_full(fs);
+	return r;
+}
+
+/* All of a group that is there. */
+static int allocate_group(struct fs *fs, const struct block_group *g)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < g->nr_stripes; i++)
+		r = fs->dev->ops->allocate(fs->dev, g->stripe[i], g->len + 2ull * g->slot_bytes, false);
+	return r;
+}
+
+static int allocate_groups(struct fs *fs, bool data)
+{
+	int r = 0;
+
+	for (uint32_t i = 1; r == 0 && i < atomic_load(&fs->groups.count); i++) {
+		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+
+		if (g && (g->type == GROUP_DATA) == data)
+			r = allocate_group(fs, g);
+	}
+	return r;
+}
+
+/* Where the file was made without holes and has some now: a copy. */
+static int fill_holes(struct fs *fs)
+{
+	int r = fs->dev->ops->allocate(fs->dev, 0, fs->dev->size, false);
+
+	if (r)
+		fs_log(fs, FS_LOG_WARNING,
+		       "the pool's file was preallocated and has holes now (a copy has?), and they cannot be filled (%s): it is taken as sparse",
+		       strerror(-r));
+	return r;
+}
+
+/* ---- opening --------------------------------------------------------------- */
+
+int backing_open(struct fs *fs, struct fs_error *err)
+{
+	struct backing *b = &fs->backing;
+	bool sparse = le64_to_cpu(fs->super.flags) & SUPER_FLAG_SPARSE;
+	int r;
+
+	if (fs_is_read_only(fs) || fs->dev->block_device || fs->opt.as_device)
+		return 0;
+	b->on = sparse || (fs->dev->sparse && fill_holes(fs));
+	if (!b->on)
+		return 0;
+	r = fs->dev->ops->allocate(fs->dev, 0, DEVICE_DATA_START, false);
+	if (r == 0)
+		r = fs->dev->ops->allocate(fs->dev, fs->log.offset, fs->log.size, false);
+	if (r == 0)
+		r = allocate_groups(fs, false);
+	if (r)
+		return fs_fail(err, r, "blocks for its metadata cannot be had from the file system that it is on: %s: make room there",
+			       strerror(-r));
+	lock_take(&fs->space.lock);
+	atomic_store(&b->promised, fs->space.promises != 0);
+	b->spares_max = (unsigned)min_u64(fs->space.freeing_reserve / FS_BLOCK_SIZE, SPARES_MAX);
+	lock_drop(&fs->space.lock);
+	backing_read_spares(fs);
+	return 0;
+}
+
+/* ---- what to make ---------------------------------------------------------- */
+
+struct plan {
+	uint8_t type; /* 0: nothing */
+	uint64_t bytes;
+};
+
+static const struct space_reservation nothing;
+
+/* A data group that would serve the request, as large as the device and the metadata allow; `flags` for space_metadata_fits. */
+static uint64_t data_group_bytes(struct fs *fs, const struct space_reservation *want, uint32_t flags)
+{
+	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t bytes = min_u64(round_down_u64(unallocated, quantum), fs->group_size);
+
+	if (space_groups_left(fs) == 0)
+		return 0;
+	while (bytes >= quantum && !space_metadata_fits(fs, want->pending, unallocated - bytes, flags, space_group_growth(fs, bytes)))
+		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
+	return bytes >= quantum ? bytes : 0;
+}
+
+/* Of metadata, so that requests seldom wait for it. */
+static uint64_t headroom(const struct space_info *si) { return max_u64(16 * NODE_SIZE, si->kind[SPACE_METADATA].total / 8); }
+
+/* Device space for metadata groups of so many bytes, and some more, so that they are few. */
+static struct plan metadata_plan(struct fs *fs, uint64_t lacking)
+{
+	uint64_t bytes = 2 * (lacking + lacking / 4 + fs->space.kind[SPACE_METADATA].total / 16) + 4 * group_quantum(fs);
+
+	return (struct plan){GROUP_METADATA, min_u64(bytes, fs->group_size)};
+}
+
+/*
+ * For a request that does not fit, or (`ahead`) so that the next ones will. First metadata, then the data that it is for: so
+ * data runs out before metadata does, as where both come from unallocated space.
+ */
+static struct plan plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags, uint64_t growth, bool ahead)
+{
+	struct space_info *si = &fs->space;
+	struct backing *b = &fs->backing;
+	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes), grow = 0, lacking;
+	bool may = unallocated > b->no_room_at[0], promised = want->promise && want->promise->promised;
+	bool short_of_data = ahead ? !space_data_fits(si, fs->group_size / 4, 0)
+				   : want->data_bytes && !promised && !space_data_fits(si, want->data_bytes, flags);
+
+	if (short_of_data && unallocated > b->no_room_at[1])
+		grow = data_group_bytes(fs, want, may ? SPACE_AS_IF_MADE : 0);
+	if (short_of_data && !grow && !ahead)
+		return (struct plan){0};
+	flags |= promised ? SPACE_PROMISED : 0; /* its data is there since it was promised */
+	growth += (grow ? space_group_growth(fs, grow) : 0) + (ahead ? headroom(si) : 0);
+	lacking = space_metadata_lacking(fs, want->pending, unallocated, flags, growth);
+	if (lacking > atomic_load(&b->uncounted) && may && unallocated >= 4 * group_quantum(fs))
+		return metadata_plan(fs, lacking - atomic_load(&b->uncounted));
+	return (struct plan){grow && !lacking ? GROUP_DATA : 0, grow};
+}
+
+/* ---- making ---------------------------------------------------------------- */
+
+/* On a host with little room, smaller and smaller. */
+static int make(struct fs *fs, struct plan plan)
+{
+	uint64_t made, least = 4 * group_quantum(fs);
+	int r = block_group_create(fs, plan.type, plan.bytes, &made);
+
+	while (r == -ENOSPC && backing_failed_lately(fs, BACKING_RETRY_US) && plan.bytes / 2 >= least) {
+		plan.bytes /= 2;
+		r = block_group_create(fs, plan.type, plan.bytes, &made);
+	}
+	if (r == 0 && plan.type == GROUP_DATA)
+		space_group_added(fs, GROUP_DATA, made);
+	if (r == -ENOSPC && !backing_failed_lately(fs, BACKING_RETRY_US)) {
+		lock_take(&fs->space.lock);
+		fs->backing.no_room_at[plan.type == GROUP_DATA] = atomic_load(&fs->groups.unallocated_bytes);
+		lock_drop(&fs->space.lock);
+	} else if (r) {
+		atomic_store(&fs->backing.failed_us, fs_now_us());
+	}
+	return r;
+}
+
+void backing_grow_system(struct fs *fs, uint64_t groups)
+{
+	uint64_t want = block_group_system_for(2 * max_u64(groups, atomic_load(&fs->groups.live)));
+	uint64_t quantum = group_quantum(fs), have = block_group_system_bytes(fs);
+	int r = fs->backing.on ? 0 : -EINVAL;
+
+	while (r == 0 && have < want) {
+		uint64_t bytes = round_up_u64(min_u64(max_u64(have, quantum), SYSTEM_GROUP_MAX), quantum);
+		bool fits;
+
+		lock_take(&fs->space.lock);
+		fits = space_metadata_fits(fs, nothing.pending, atomic_load(&fs->groups.unallocated_bytes) - 2 * bytes, SPACE_AS_IF_MADE, 0);
+		lock_drop(&fs->space.lock);
+		r = fits && 2 * bytes <= atomic_load(&fs->groups.unallocated_bytes) ? block_group_create_system_backed(fs, bytes) : -ENOSPC;
+		have = block_group_system_bytes(fs);
+	}
+}
+
+static struct plan plan_for_first(struct fs *fs)
+{
+	struct plan plan = {0};
+
+	lock_take(&fs->space.lock);
+	for (unsigned c = 0; c < SPACE_CLASSES && !plan.type; c++) {
+		struct space_ticket *t = TAILQ_FIRST(&fs->space.tickets[c]);
+
+		if (t)
+			plan = plan_locked(fs, &t->want, t->flags, 0, false);
+	}
+	if (!plan.type)
+		plan = plan_locked(fs, &nothing, 0, 0, true);
+	lock_drop(&fs->space.lock);
+	return plan;
+}
+
+static void work_fn(struct fs_work *work)
+{
+	struct fs *fs = container_of(work, struct fs, backing.work);
+
+	for (unsigned i = 0; i < GROUPS_A_RUN && !fs_is_read_only(fs) && !backing_failed_lately(fs, BACKING_RETRY_US); i++) {
+		struct plan plan = plan_for_first(fs);
+
+		if (!plan.type)
+			break;
+		(void)make(fs, plan);
+		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
+			backing_grow_system(fs, 0);
+	}
+	backing_fill_spares(fs);
+	atomic_store(&fs->backing.running, false);
+	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+	if (atomic_load(&fs->backing.uncounted))
+		fs_kick_commit(fs);
+}
+
+static void start(struct fs *fs)
+{
+	if (atomic_exchange(&fs->backing.running, true))
+		return;
+	fs->backing.work.fn = work_fn;
+	work_pool_add_waiting(&fs->work, &fs->backing.work);
+}
+
+bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
+{
+	struct backing *b = &fs->backing;
+
+	if (!b->on)
+		return false;
+	if (atomic_load(&b->running) || atomic_load(&b->uncounted))
+		return true;
+	if (backing_failed_lately(fs, BACKING_RETRY_US) || !plan_locked(fs, want, flags, 0, false).type)
+		return false;
+	start(fs);
+	return true;
+}
+
+void backing_tick(struct fs *fs)
+{
+	struct backing *b = &fs->backing;
+	struct plan plan = {0};
+
+	if (!b->on || fs_is_read_only(fs) || atomic_load(&b->running))
+		return;
+	if (!backing_failed_lately(fs, BACKING_RETRY_US)) {
+		lock_take(&fs->space.lock);
+		plan = plan_locked(fs, &nothing, 0, 0, true);
+		lock_drop(&fs->space.lock);
+	}
+	if (plan.type || backing_lacks_spare(fs) || (b->spares < b->spares_max && !backing_failed_lately(fs, BACKING_RETRY_US)))
+		start(fs);
+}
+
+bool backing_can_spare_locked(struct fs *fs, uint64_t bytes)
+{
+	uint64_t growth = bytes + 2 * headroom(&fs->space) + space_group_growth(fs, fs->group_size);
+
+	return space_metadata_fits(fs, nothing.pending, 0, 0, growth);
+}
+
+void backing_group_durable(struct fs *fs, struct block_group *g)
+{
+	if (!g->uncounted)
+		return;
+	lock_take(&g->lock);
+	g->uncounted = false;
+	block_group_reorder_locked(fs, g);
+	lock_drop(&g->lock);
+	space_group_added(fs, g->type, g->len);
+	atomic_fetch_sub(&fs->backing.uncounted, g->len);
+}
+
+/* ---- promises -------------------------------------------------------------- */
+
+static int promise_groups(struct fs *fs, uint64_t more_bytes)
+{
+	const struct space_reservation want = {.data_bytes = more_bytes};
+	int r = 0;
+
+	for (;;) {
+		struct plan plan;
+		uint64_t growth;
+
+		lock_take(&fs->space.lock);
+		growth = space_promise_growth(&fs->space, more_bytes) - space_promise_growth(&fs->space, 0);
+		plan = plan_locked(fs, &want, 0, growth, false);
+		lock_drop(&fs->space.lock);
+		if (plan.type)
+			r = make(fs, plan);
+		if (r == -ENOSPC && !backing_failed_lately(fs, BACKING_RETRY_US)) /* the pool's own space: the caller sees what is lacking */
+			r = 0;
+		else if (r == 0 && plan.type)
+			r = plan.type == GROUP_METADATA ? fs_commit(fs) : 0;
+		if (r || !plan.type)
+			return r;
+	}
+}
+
+static void wait_for_worker(struct fs *fs)
+{
+	while (atomic_load(&fs->backing.running)) {
+		if (fs->simulated)
+			(void)work_run_one(&fs->work);
+		else
+			nanosleep(&(struct timespec){0, 1000000}, NULL);
+	}
+}
+
+int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised)
+{
+	bool before = atomic_load(&fs->backing.promised);
+	uint64_t more;
+	int r = 0;
+
+	if (!fs->backing.on || promised <= p->promised)
+		return 0;
+	atomic_store(&fs->backing.promised, true);
+	if (!before) {
+		wait_for_worker(fs); /* what it has begun without knowing */
+		lock_take(&fs->commit_lock); /* no group goes away meanwhile */
+		r = allocate_groups(fs, true);
+		lock_drop(&fs->commit_lock);
+	}
+	if (r == -ENOSPC)
+		backing_set_full(fs);
+	lock_take(&fs->space.lock); /* as space_set_promise counts it */
+	more = promised - max_u64(p->promised, min_u64(p->allocated, promised));
+	lock_drop(&fs->space.lock);
+	if (r == 0)
+		r = promise_groups(fs, more);
+	return r == -ENOSPC ? -EDQUOT : r;
+}
+
+void backing_promise_end(struct fs *fs)
+{
+	lock_take(&fs->space.lock);
+	atomic_store(&fs->backing.promised, fs->space.promises != 0);
+	lock_drop(&fs->space.lock);
+}

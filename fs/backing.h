@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/backing.h: sparse pools: that the host's file system may run full under the pool's file, and that this is an ENOSPC for new
+ * data and nothing else.
+ *
+ * What must be written for a commit, a flush or a delete has blocks of the host before it is needed: superblocks, system
+ * groups, flush log, metadata groups, free-space cache slots. Data is written into holes, and a write that finds no blocks fails
+ * with -ENOSPC; while there are reserved volumes, data groups have all their blocks too.
+ *
+ * Invariants (while fs->backing.on; else nothing here does anything)
+ * 1. Groups are made by the worker here, or by whoever waits in backing_promise; not by a reservation, which holds the space
+ *    lock, and not by a commit. A group is in the table only when what it needs has blocks.
+ * 2. (M), see space_info.h, counts no unallocated space, and a metadata group only when a durable superblock names it
+ *    (`uncounted` before that): what was granted and logged must find its room again after a crash on a full host.
+ * 3. A metadata group leaves only if (M) holds without it.
+ * 4. A reservation that lacks a group waits for the worker, unless the host was full a moment ago: then it is refused.
+ * 5. A trim or a zeroing with ragged edges writes up to two blocks anew. They come from `spare`, a few data blocks that have
+ *    blocks of the host: taken when there is room, and again from what is freed, which has been written; a list of
+ *    them stands on the device, so that a pool that is opened on a full host has them, too. They count as free,
+ *    and are no more than the freeing reserve of data, so that nobody who has a reservation lacks them.
+ * 6. While `promised`, every data group has all its blocks, and nothing inside one is discarded.
+ *
+ * Cost: a group is made in one or two allocations of the host, beside everything else. At start one allocation for each metadata
+ * group, which finds its blocks there. A commit and a reservation pay a comparison.
+ */
+#ifndef FS_BACKING_H
+#define FS_BACKING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/lock.h"
+#include "fs/backing_format.h"
+#include "fs/fs.h"
+
+struct block_group;
+struct device_queue;
+struct group_desc;
+struct space_promise;
+struct space_reservation;
+
+#define BACKING_RETRY_US 500000u /* after the host had no room, before it is asked again */
+
+struct backing {
+	bool on;
+	struct lock lock; /* spare */
+	uint64_t spare[SPARES_MAX]; /* addresses */
+	_Atomic unsigned spares;
+	bool spares_changed; /* since they were last written */
+	unsigned spares_max;
+	struct fs_work work;
+	_Atomic bool running;
+	_Atomic bool host_full;	    /* as far as is known */
+	_Atomic uint64_t failed_us; /* when the host last had no room */
+	_Atomic bool promised;	    /* there are reserved volumes, or one is being made */
+	_Atomic uint64_t uncounted; /* bytes of metadata groups that no commit names yet */
+	/* LOCK_SPACE_INFO: unallocated space when no data (1) or metadata (0) group could be made of it. */
+	uint64_t no_room_at[2];
+};
+
+/*
+ * Decides whether the pool is sparse and gives blocks to what must have some. After the groups are known, before anything is
+ * written to them. -ENOSPC with a line for people.
+ */
+int backing_open(struct fs *fs, struct fs_error *err);
+/* Makes the first groups, and more ahead of need: at start and after each commit. Does not wait. */
+void backing_tick(struct fs *fs);
+
+/* Blocks for a group about to be made: 0 or -ENOSPC. Waits. */
+int backing_allocate(struct fs *fs, const struct group_desc *desc);
+
+/*
+ * Whether groups that the worker can make would help this request: then it is at work, and runs the tickets when it is done.
+ * Under the space lock.
+ */
+bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags);
+
+/*
+ * A volume is about to be promised so much: gives blocks to all data groups, and makes enough of them. Under the lock of
+ * volume operations. 0, -EDQUOT (the host is full), -ENOMEM, -EROFS. Waits. backing_promise_end: the last promise may be gone.
+ */
+int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised);
+void backing_promise_end(struct fs *fs);
+
+/* As space_grow_system, on a sparse pool. Waits. */
+void backing_grow_system(struct fs *fs, uint64_t groups);
+
+/* Whether metadata can do without so many bytes, and would not be given others at once. Under the space lock. */
+bool backing_can_spare_locked(struct fs *fs, uint64_t bytes);
+
+/* A commit names this group now; or a commit needs it before. The committer only. */
+void backing_group_durable(struct fs *fs, struct block_group *g);
+
+/* A data write, or an allocation, has found no blocks (counted: a write); or one has found some. */
+void backing_set_full(struct fs *fs);
+bool backing_failed_lately(struct fs *fs, uint64_t us);
+void backing_write_failed(struct fs *fs);
+void backing_write_succeeded(struct fs *fs);
+
+/* ---- backing_spare.c ------------------------------------------------------- */
+
+/* A block for what frees space. False: there is none. */
+bool backing_take_spare(struct fs *fs, uint64_t *ret_addr);
+/* The host is full and there is no spare: the next commit may bring some. */
+bool backing_lacks_spare(struct fs *fs);
+/* Keeps up to n freed blocks of a data group from addr on, instead of making them available: how many. Under the group's lock. */
+uint32_t backing_keep_freed(struct fs *fs, const struct block_group *g, uint64_t addr, uint32_t n);
+/* The list on the device: read at open; written by a commit, before its flush, where it has changed. They wait. */
+void backing_read_spares(struct fs *fs);
+void backing_write_spares(struct fs *fs, struct device_queue *q, uint64_t generation);
+/* Takes blocks of free space, while the host has room. Waits. */
+void backing_fill_spares(struct fs *fs);
+/* Makes the spares of this group available, so that it can go. Under the group's lock. */
+void backing_return_spares(struct fs *fs, struct block_group *g);
+
+#endif

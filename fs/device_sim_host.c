@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fs/device_sim_host.c: the simulated device as a sparse file: which pages have blocks of a host that may be full. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "fs/device_sim_int.h"
+
+int sim_host_allocate(struct sim_device *sim, uint64_t off, uint64_t len)
+{
+	uint64_t first = off / SIM_PAGE, end = (off + len) / SIM_PAGE;
+
+	if (!sim->blocks)
+		return 0;
+	for (uint64_t i = first; sim->host_full && i < end; i++)
+		if (!sim->blocks[i])
+			return -ENOSPC;
+	for (uint64_t i = first; i < end; i++)
+		if (!sim->blocks[i])
+			sim->blocks[i] = sim_log_seq(&sim->log) + 2;
+	return 0;
+}
+
+void sim_host_discard(struct sim_device *sim, uint64_t off, uint64_t len)
+{
+	if (sim->blocks)
+		memset(sim->blocks + off / SIM_PAGE, 0, len / SIM_PAGE * sizeof(*sim->blocks));
+}
+
+void sim_host_grow(struct sim_device *sim, uint64_t old_size, uint64_t size)
+{
+	if (!sim->blocks)
+		return;
+	sim->blocks = realloc(sim->blocks, size / SIM_PAGE * sizeof(*sim->blocks));
+	ASSERT(sim->blocks);
+	memset(sim->blocks + old_size / SIM_PAGE, 0, (size - old_size) / SIM_PAGE * sizeof(*sim->blocks));
+}
+
+void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *rng)
+{
+	uint64_t pages = sim->dev.size / SIM_PAGE;
+	bool lose = sim_random(rng) % 2;
+
+	if (!sim->blocks)
+		return;
+	device_sim_set_sparse(&image->dev);
+	/* Written pages have theirs whatever else was lost; and a flush covers what was allocated before it was submitted. */
+	for (uint64_t i = 0; i < pages; i++)
+		if (sim->blocks[i] && (sim->blocks[i] - 1 <= sim->stable_seq || !lose || sim_random(rng) % 2))
+			image->blocks[i] = 1;
+	image->host_full = sim->host_full;
+}
+
+void device_sim_set_sparse(struct device *dev)
+{
+	struct sim_device *sim = sim_of(dev);
+	uint64_t pages = dev->size / SIM_PAGE;
+
+	lock_take(&sim->lock);
+	sim->dev.sparse = true;
+	free(sim->blocks);
+	sim->blocks = sim_alloc(pages * sizeof(*sim->blocks));
+	memset(sim->blocks, 0, pages * sizeof(*sim->blocks));
+	for (uint64_t i = sim_image_next(sim->view, 0, pages); i < pages; i = sim_image_next(sim->view, i + 1, pages))
+		sim->blocks[i] = 1;
+	lock_drop(&sim->lock);
+}
+
+void device_sim_set_host_full(struct device *dev, bool full)
+{
+	struct sim_device *sim = sim_of(dev);
+
+	lock_take(&sim->lock);
+	sim->host_full = full;
+	lock_drop(&sim->lock);
+}
+
+uint64_t device_sim_host_pages(struct device *dev)
+{
+	struct sim_device *sim = sim_of(dev);
+	uint64_t n = 0;
+
+	lock_take(&sim->lock);
+	for (uint64_t i = 0; sim->blocks && i < dev->size / SIM_PAGE; i++)
+		n += sim->blocks[i] != 0;
+	lock_drop(&sim->lock);
+	return n;
+}

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The host's file system runs full under a sparse pool: ENOSPC for new data, and nothing else.
+
+Environment: HOST_FULL_ROUNDS (1) rounds for each file system, each with another fill.
+"""
+import os
+import random
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+from byred import BLOCK, K, M
+from test_full import Writer
+
+import nbdraw
+
+ROUNDS = int(os.environ.get("HOST_FULL_ROUNDS", "1"))
+HOST_BYTES = 800 * M
+THIN_BLOCKS = 900 * M // BLOCK
+RESERVED_BLOCKS = 8 * M // BLOCK
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems")
+
+
+def run(*args):
+    subprocess.run(args, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+class Host:
+    """A small file system of its own."""
+
+    def __init__(self, kind, tmp_path):
+        self.kind, self.image, self.dir = kind, str(tmp_path / "image"), str(tmp_path / "mount")
+        os.mkdir(self.dir)
+        if kind == "tmpfs":
+            run("mount", "-t", "tmpfs", "-o", f"size={HOST_BYTES}", "none", self.dir)
+            return
+        if not shutil.which(f"mkfs.{kind}"):
+            pytest.skip(f"no mkfs.{kind}")
+        with open(self.image, "wb") as f:
+            f.truncate(HOST_BYTES)
+        run(f"mkfs.{kind}", "-q", self.image)
+        try:
+            run("mount", "-o", "loop", self.image, self.dir)
+        except subprocess.CalledProcessError as e:
+            pytest.skip(f"cannot be mounted: {e.stderr}")
+
+    def room(self):
+        st = os.statvfs(self.dir)
+        return st.f_bfree * st.f_frsize
+
+    def leave(self, room):
+        """A file that takes all but so much."""
+        with open(os.path.join(self.dir, "ballast"), "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, max(self.room() - room, BLOCK))
+
+    def make_room(self):
+        os.unlink(os.path.join(self.dir, "ballast"))
+
+    def close(self):
+        deadline = time.monotonic() + 5  # a ring that is torn down holds the file for a moment
+        while subprocess.run(["umount", self.dir], stderr=subprocess.DEVNULL).returncode:
+            if time.monotonic() > deadline:
+                run("umount", "-l", self.dir)  # the test has failed, and a daemon still runs
+                return
+            time.sleep(0.05)
+
+
+@pytest.fixture(params=["ext4", "xfs", "tmpfs"])
+def host(request, tmp_path):
+    h = Host(request.param, tmp_path)
+    yield h
+    h.close()
+
+
+def scattered(rng, blocks, most=64):
+    """Requests of 1 to `most` blocks, everywhere, without end."""
+    while True:
+        first = rng.randrange(blocks)
+        yield first, min(rng.randint(1, most), blocks - first)
+
+
+def until_refused(b, volume, order, serial, refusals=1):
+    writer = Writer(b, volume, serial)
+    assert writer.fill(order, refusals=refusals) >= refusals, "the host never became full"
+    return writer
+
+
+def expected(writer):
+    """A write that failed may have left old or new; those blocks are not looked at."""
+    for block in writer.refused:
+        writer.stored.pop(block, None)
+
+
+def reserved_is_served(b, serial, times=4):
+    """All of it, several times over."""
+    writer = Writer(b, "kept", serial)
+    for n in range(times):
+        writer.serial = serial + n
+        assert writer.fill(((first, 64) for first in range(0, RESERVED_BLOCKS, 64)), refusals=10**9) == 0
+        assert writer.conn.call(nbdraw.CMD_FLUSH)[0] == 0
+    writer.verify()
+    writer.conn.close()
+
+
+def freeing_works(b, writer, rng):
+    """Trims with whole blocks and with ragged edges, zeros, deletes; volumes can be made, and flushes and commits go on."""
+    conn = writer.conn
+    for block in rng.sample(sorted(writer.stored), 300):
+        assert conn.call(nbdraw.CMD_TRIM, block * BLOCK, BLOCK)[0] == 0
+        writer.stored[block] = bytes(BLOCK)
+    data = [block for block, content in writer.stored.items() if content != bytes(BLOCK)]
+    for block in rng.sample(data, 300):
+        at, n = rng.randrange(1, BLOCK // 2), rng.randrange(1, BLOCK // 2)
+        error, _ = conn.call(rng.choice([nbdraw.CMD_TRIM, nbdraw.CMD_WRITE_ZEROES]), block * BLOCK + at, n)
+        assert error == 0, f"a trim with ragged edges: error {error}"
+        old = writer.stored[block]
+        writer.stored[block] = old[:at] + bytes(n) + old[at + n:]
+    assert conn.call(nbdraw.CMD_FLUSH)[0] == 0
+    b.create("another", "1M")
+    b.ok("commit")
+    b.delete("another")
+
+
+def fill_ups(b):
+    return len(re.findall("file system under the pool is full", b.log_text()))
+
+
+def one_round(make_byred, host, rng):
+    host.leave(rng.randint(90, 200) * M)
+    b = make_byred("1G", pool=os.path.join(host.dir, "pool")).start()
+    b.create("kept", RESERVED_BLOCKS * BLOCK, "--reserved")
+    for name in ("a", "b", "gone"):
+        b.create(name, THIN_BLOCKS * BLOCK)
+    gone = Writer(b, "gone")
+    assert gone.fill(((first, 64) for first in range(0, 4096, 64))) == 0  # 16 MiB
+    gone.conn.close()
+
+    a = until_refused(b, "a", ((first, 16) for first in range(0, THIN_BLOCKS, 16)), 1)
+    c = until_refused(b, "b", scattered(rng, THIN_BLOCKS), 2, refusals=200)
+    reserved_is_served(b, 100)
+    freeing_works(b, a, rng)
+    assert a.conn.call(nbdraw.CMD_FLUSH)[0] == 0
+    expected(a)
+    expected(c)
+    a.verify()
+    c.verify()
+    info = b.info()
+    assert not info["read_only"] and info["enospc"] > 0 and fill_ups(b) < 5, b.log_text()[-4000:]
+
+    # On a full host: a kill, a start, deletes.
+    assert c.conn.call(nbdraw.CMD_FLUSH)[0] == 0
+    b.kill()
+    b.start()
+    for writer, name in ((a, "a"), (c, "b")):
+        writer.conn = nbdraw.Conn(b.nbd_sock, name)
+        writer.verify()
+    c.fill(scattered(rng, THIN_BLOCKS), refusals=50)
+    expected(c)
+    reserved_is_served(b, 200)
+    freeing_works(b, a, rng)
+    b.delete("gone")
+    b.ok("commit")
+
+    # Room again: by itself, without a restart.
+    host.make_room()
+    deadline = time.monotonic() + 10
+    again = Writer(b, "a", 3)
+    while again.fill([(0, 64)]):
+        assert time.monotonic() < deadline, b.log_text()[-4000:]
+        time.sleep(0.1)
+    assert again.fill(((first, 64) for first in range(64, 4096, 64))) == 0
+    again.verify()
+    again.conn.close()
+    reserved_is_served(b, 300)
+    info = b.info()
+    assert not info["read_only"], b.log_text()[-4000:]
+    a.conn.close()
+    c.conn.close()
+    b.close()
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_host_full(make_byred, host, number, seed):
+    one_round(make_byred, host, random.Random(seed + number))
