@@ -33,6 +33,7 @@ PKG_CFLAGS := $(shell pkg-config --cflags libevent openssl libprotobuf-c liburin
 FS_LIBS     := -luring -lisal -lbsd -lpthread
 SERVER_LIBS := $(shell pkg-config --libs libevent libevent_pthreads openssl libprotobuf-c jansson libsystemd 2>/dev/null) -linih
 CLIENT_LIBS := $(shell pkg-config --libs libprotobuf-c jansson 2>/dev/null)
+CLI_LIBS    := $(shell pkg-config --libs blkid 2>/dev/null)
 
 OPT     := $(if $(DEBUG),-O1 -DBYRE_DEBUG=1,-O2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
@@ -87,7 +88,7 @@ $(BUILD)/byred: $(BUILD)/obj/server/main.o $(BUILD)/libserver.a $(BUILD)/libprot
 
 $(BUILD)/byre: $(call obj,$(CLI_SRC)) $(BUILD)/libbyre.a $(BUILD)/libfs.a
 	@echo "  LD    $@"
-	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(FS_LIBS)
+	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(CLI_LIBS) $(FS_LIBS)
 
 # Everything that sees generated headers waits for them.
 $(call obj,$(PROTO_SRC) $(SERVER_SRC) $(LIBBYRE_SRC) $(CLI_SRC) $(UNIT_SRC) $(TESTLIB_SRC)): | $(PB_H)

@@ -9,6 +9,7 @@
 #include "client/backend.h"
 #include "client/cli.h"
 #include "client/progress.h"
+#include "client/signature.h"
 
 /* Prints a pool as far as it is wanted, and closes the backend. */
 static enum cli_exit finish_with_info(struct backend *b, const struct cli *cli, bool quiet,
@@ -46,6 +47,8 @@ enum cli_exit run_pool_create(const struct cli *cli)
 		.force = (cli->given & CLI_FORCE) != 0,
 		.progress = progress_update,
 		.progress_arg = &progress,
+		.describe = signature_describe,
+		.wipe = signature_wipe,
 	};
 	struct fs_error fe = {""};
 	struct byre_error err;

@@ -4,7 +4,7 @@
 # Sourced by deploy/check and deploy/quickstart: Debian's packages that each needs, and how they are installed.
 
 BUILD_PACKAGES="gcc libc6-dev make pkg-config libevent-dev libssl-dev protobuf-c-compiler libprotobuf-c-dev
-	liburing-dev libisal-dev libbsd-dev libjansson-dev libsystemd-dev libinih-dev"
+	liburing-dev libisal-dev libbsd-dev libjansson-dev libsystemd-dev libinih-dev libblkid-dev"
 
 QUICKSTART_PACKAGES="e2fsprogs nbd-client qemu-utils libnbd-bin"
 

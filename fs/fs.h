@@ -50,6 +50,13 @@ struct fs_create_options {
 	/* May be NULL: called while the file is preallocated. */
 	void (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *progress_arg;
+	/*
+	 * May be NULL: what a file or device holds: 1 and a few words ("an ext4 file system"), 0 when nothing is known there, or a
+	 * negative errno; and wiping it, before a pool is written over it, with the lock held.
+	 */
+	int (*describe)(void *arg, int fd, char *ret_what, size_t size);
+	int (*wipe)(void *arg, int fd);
+	void *signature_arg;
 };
 
 /* Makes a pool. Waits. -EEXIST: the path holds something and `force` is not set. */

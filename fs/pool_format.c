@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
@@ -20,6 +21,7 @@
 #define LOG_SIZE_MIN (256ull << 10)
 #define SYSTEM_STRIPE_MAX (3ull << 20) /* two of them fit into the system area */
 #define PREALLOCATE_STEP (1ull << 30)
+#define WHAT_BYTES 256
 
 static uint64_t log_size_for(uint64_t size)
 {
@@ -131,6 +133,18 @@ static int holds_something(int fd, bool *ret_holds)
 	return n < 0 ? -errno : 0;
 }
 
+/* As it is to be named when it is refused. True when something is there. */
+static int held_there(int fd, const struct fs_create_options *opt, char *ret_what, size_t size, bool *ret_holds)
+{
+	int r = holds_something(fd, ret_holds), known = 0;
+
+	snprintf(ret_what, size, "something");
+	if (r == 0 && opt->describe)
+		known = opt->describe(opt->signature_arg, fd, ret_what, size);
+	*ret_holds |= known > 0;
+	return r ? r : known < 0 && !*ret_holds ? known : 0;
+}
+
 static int preallocate(int fd, uint64_t size, const struct fs_create_options *opt)
 {
 	for (uint64_t at = 0; at < size; at += PREALLOCATE_STEP) {
@@ -145,14 +159,18 @@ static int preallocate(int fd, uint64_t size, const struct fs_create_options *op
 static int prepare_file(int fd, const char *path, bool existed, const struct fs_create_options *opt, struct fs_error *err)
 {
 	uint64_t size = round_up_u64(opt->size_bytes, FS_BLOCK_SIZE);
+	char what[WHAT_BYTES];
 	struct stat st;
+	bool holds;
 	int r;
 
 	if (fstat(fd, &st) < 0)
 		return fs_fail(err, -errno, "pool %s: %s", path, strerror(errno));
-	if (existed && st.st_size > 0 && !opt->force)
-		return fs_fail(err, -EEXIST, "pool %s: the file exists and is not empty: choose another name, or --force to overwrite it",
-			       path);
+	if (existed && st.st_size > 0 && !opt->force) {
+		r = held_there(fd, opt, what, sizeof(what), &holds);
+		return fs_fail(err, -EEXIST, "pool %s: the file exists and %s%s: choose another name, or --force to overwrite it",
+			       path, r == 0 && holds ? "holds " : "is not empty", r == 0 && holds ? what : "");
+	}
 	if (size < FS_POOL_SIZE_MIN)
 		return fs_fail(err, -EINVAL, "pool %s: %llu bytes are too few: a pool has at least 16 MiB", path,
 			       (unsigned long long)size);
@@ -169,13 +187,14 @@ static int prepare_file(int fd, const char *path, bool existed, const struct fs_
 
 static int prepare_device(int fd, const char *path, const struct fs_create_options *opt, struct fs_error *err)
 {
+	char what[WHAT_BYTES];
 	bool holds;
-	int r = holds_something(fd, &holds);
+	int r = held_there(fd, opt, what, sizeof(what), &holds);
 
 	if (r)
 		return fs_fail(err, r, "device %s: cannot be read: %s", path, strerror(-r));
 	if (holds && !opt->force)
-		return fs_fail(err, -EEXIST, "device %s: holds something: --force to overwrite it", path);
+		return fs_fail(err, -EEXIST, "device %s: holds %s: --force to overwrite it", path, what);
 	return 0;
 }
 
@@ -187,6 +206,18 @@ static int open_to_format(const char *path, struct device **ret_dev, struct fs_e
 	if (r == -EBUSY)
 		return fs_fail(err, r, "pool %s: held by process %d: stop that first", path, holder);
 	return r ? fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r)) : 0;
+}
+
+/* Nobody shall find the old signatures again: mount(8) would believe them. The device is locked. */
+static int wipe(const char *path, const struct fs_create_options *opt)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC), r;
+
+	if (fd < 0)
+		return -errno;
+	r = opt->wipe(opt->signature_arg, fd);
+	close(fd);
+	return r;
 }
 
 /*
@@ -238,6 +269,12 @@ static int create_on(const char *path, bool existed, const struct fs_create_opti
 		r = open_to_format(path, &dev, err);
 	if (r)
 		return r;
+	if (existed && opt->wipe)
+		r = wipe(path, opt);
+	if (r) {
+		device_close(dev);
+		return fs_fail(err, r, "pool %s: what it holds cannot be wiped: %s", path, strerror(-r));
+	}
 	r = write_log_once(dev);
 	if (r)
 		r = fs_fail(&inner, r, "the flush log cannot be written: %s", strerror(-r));
