@@ -7,11 +7,13 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "fs/claim.h"
 #include "fs/fs_int.h"
 #include "fs/rebuild.h"
 #include "fs/transaction.h"
 
 #define RETRY_MS 2u
+#define CLAIM_CHECK_US 1000000u /* an idle pool looks whether it is still its own, when it wakes */
 
 void fs_kick_commit(struct fs *fs)
 {
@@ -40,6 +42,8 @@ static bool after_commit(struct fs *fs)
 	lock_take(&fs->commit_lock);
 	(void)transaction_release_pins(fs);
 	needed = transaction_is_needed(fs);
+	if (!fs_is_read_only(fs) && fs_now_us() - fs->claim_checked_us >= CLAIM_CHECK_US)
+		(void)claim_check(fs, fs->commit_q);
 	lock_drop(&fs->commit_lock);
 	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
 	backing_tick(fs);

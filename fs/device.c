@@ -10,9 +10,11 @@
  * 3. When a process is killed, its classic locks go at once, but io_uring may keep the open file for a moment. So
  *    an OFD lock without a classic one is waited for, LOCK_WAIT_MS at most.
  * 4. A block device is opened with O_EXCL by a writer: mounts and other device nodes of the same disk exclude each other.
+ * 5. Of a loop device the file behind it is locked as well, so that the file and the device exclude each other.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
@@ -302,6 +304,66 @@ static int probe(struct device_file *file)
 	return err;
 }
 
+/* ---- block devices --------------------------------------------------------------------- */
+
+/* Where the kernel refuses to open it for writing because of that. */
+static bool is_read_only_device(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY), ro = 0;
+	bool is = fd >= 0 && ioctl(fd, BLKROGET, &ro) == 0 && ro;
+
+	if (fd >= 0)
+		close(fd);
+	return is;
+}
+
+/* The file behind a loop device, or behind the one that this is a partition of. False: it is neither, or the file cannot be found. */
+static bool file_behind(int fd, char *ret_path, size_t size)
+{
+	static const char *const names[] = {"loop/backing_file", "../loop/backing_file"};
+	struct stat st;
+	bool found = false;
+
+	if (fstat(fd, &st))
+		return false;
+	for (unsigned i = 0; !found && i < ARRAY_SIZE(names); i++) {
+		char path[128];
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(st.st_rdev), minor(st.st_rdev), names[i]);
+		f = fopen(path, "re");
+		found = f && fgets(ret_path, (int)size, f);
+		if (f)
+			fclose(f);
+	}
+	if (found)
+		ret_path[strcspn(ret_path, "\n")] = 0;
+	return found;
+}
+
+/* Locks the file behind a loop device as the pool itself would be. What cannot be opened is left alone. */
+static int lock_behind(struct device_file *file, int *ret_holder)
+{
+	char path[PATH_MAX];
+	struct stat st;
+	bool writable = file->dev.writable;
+	int err;
+
+	if (!file_behind(file->fd, path, sizeof(path)) || stat(path, &st) || !S_ISREG(st.st_mode))
+		return 0;
+	err = open_locked(path, O_CLOEXEC | O_NOCTTY | (writable ? O_RDWR : O_RDONLY), writable, &file->behind_fd, ret_holder);
+	return err == -EBUSY ? err : 0;
+}
+
+static int check_device(struct device_file *file, int *ret_holder)
+{
+	int ro = 0;
+
+	if (file->dev.writable && ioctl(file->fd, BLKROGET, &ro) == 0 && ro)
+		return -EROFS;
+	return lock_behind(file, ret_holder);
+}
+
 /* ---- open, grow, discard --------------------------------------------------------------- */
 
 int device_file_open(struct device_file *file, const char *path, bool writable, int *ret_holder)
@@ -317,13 +379,18 @@ int device_file_open(struct device_file *file, const char *path, bool writable, 
 		return -EINVAL;
 	if (S_ISBLK(st.st_mode) && writable)
 		flags |= O_EXCL;
-	*file = (struct device_file){.fd = -1, .dev = {.writable = writable}};
+	*file = (struct device_file){.fd = -1, .behind_fd = -1, .dev = {.writable = writable}};
 	err = open_locked(path, flags | O_DIRECT, writable, &file->fd, ret_holder);
 	if (err == -EINVAL)
 		err = open_locked(path, flags, writable, &file->fd, ret_holder);
+	if (err == -EACCES && S_ISBLK(st.st_mode) && is_read_only_device(path))
+		err = -EROFS;
 	if (err)
 		return err;
-	err = probe(file);
+	if (S_ISBLK(st.st_mode))
+		err = check_device(file, ret_holder);
+	if (!err)
+		err = probe(file);
 	if (err)
 		device_file_close(file);
 	return err;
@@ -334,7 +401,9 @@ void device_file_close(struct device_file *file)
 	/* Said aloud, because a ring that is being torn down may hold the file for longer than close. */
 	lock_range(file->fd, F_OFD_SETLK, F_UNLCK, 0, LOCK_PID_BYTE);
 	close(file->fd);
-	file->fd = -1;
+	if (file->behind_fd >= 0)
+		close(file->behind_fd);
+	file->fd = file->behind_fd = -1;
 }
 
 int device_file_queue_fd(struct device_file *file)

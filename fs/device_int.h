@@ -92,6 +92,7 @@ struct io_list flush_batch_end(struct flush_batch *batch, struct device *dev, in
 struct device_file {
 	struct device dev;
 	int fd;
+	int behind_fd; /* the file behind a loop device, locked; -1 */
 };
 
 /* Opens, locks, measures and probes; see device_open_uring. Fills in all of file->dev but ops. */

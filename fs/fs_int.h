@@ -39,6 +39,7 @@ struct fs {
 	uint8_t uuid[FS_UUID_LEN];
 	uint64_t group_step; /* of logical addresses */
 	_Atomic uint64_t group_size; /* how long new groups are, at the most: goes with the pool's size */
+	uint8_t session[16]; /* of this opening: claim.h */
 	struct fs_options opt;
 	bool simulated; /* no threads: the caller runs workers and commits */
 	_Atomic int read_only; /* 0, or the errno that turned the pool read-only, or EROFS when opened so */
@@ -66,6 +67,7 @@ struct fs {
 	struct device_queue *commit_q;
 	unsigned eio_tries;	 /* that commits still have to read nodes again, which the device says it cannot read */
 	uint64_t eio_tried_us;	 /* when the last of them was used */
+	uint64_t claim_checked_us;
 	bool super_dirty; /* something but the trees changed that the superblock has */
 	_Atomic uint64_t running_generation; /* of the running transaction */
 	_Atomic uint64_t root_tree_nodes_bound;

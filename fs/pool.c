@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/claim.h"
 #include "fs/fs_int.h"
 #include "fs/orphan.h"
 #include "fs/root_tree.h"
@@ -229,6 +230,8 @@ static int start(struct fs *fs, struct fs_error *err)
 	if (r)
 		return fs_fail(err, r, "%s", strerror(-r));
 	r = load_pool(fs, err);
+	if (r == 0 && !fs_is_read_only(fs))
+		r = claim_take(fs, err);
 	if (r == 0)
 		r = backing_open(fs, err);
 	if (r)
@@ -285,6 +288,7 @@ static int open_device(const char *path, const struct fs_options *opt, struct de
 int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, struct fs_error *err)
 {
 	struct fs_error inner = {""};
+	char who[256];
 	struct device *dev;
 	struct stat st;
 	int holder = 0, r;
@@ -293,10 +297,13 @@ int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, 
 		return fs_fail(err, -EISDIR, "pool %s: is a directory, not a pool", path);
 	r = open_device(path, opt, &dev, &holder);
 
-	if (r == -EBUSY && holder)
-		return fs_fail(err, r, "pool %s: held by process %d: stop that first, or talk to it", path, holder);
-	if (r == -EBUSY)
-		return fs_fail(err, r, "pool %s: held by another process: stop that first, or talk to it", path);
+	if (r == -EBUSY) {
+		claim_describe_holder(path, holder, who, sizeof(who));
+		return fs_fail(err, r, "pool %s: held by %s: stop that first, or talk to it", path, who);
+	}
+	if (r == -EROFS)
+		return fs_fail(err, r, "pool %s: it, or its file system, is read-only: make it writable, or open it with --read-only",
+			       path);
 	if (r)
 		return fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r));
 	if (opt->write_log) {
@@ -336,6 +343,8 @@ int fs_close(struct fs *fs)
 		do
 			r = fs_commit(fs);
 		while (r == 0 && atomic_load(&fs->orphans));
+		if (r == 0)
+			claim_give_up(fs);
 	}
 	destroy(fs);
 	return r;

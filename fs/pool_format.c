@@ -13,6 +13,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/claim.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
 #include "fs/super.h"
@@ -201,10 +202,13 @@ static int prepare_device(int fd, const char *path, const struct fs_create_optio
 /* Locked by a process that serves it: nobody overwrites that. */
 static int open_to_format(const char *path, struct device **ret_dev, struct fs_error *err)
 {
+	char who[256];
 	int holder = 0, r = device_open_threads(path, true, ret_dev, &holder);
 
-	if (r == -EBUSY)
-		return fs_fail(err, r, "pool %s: held by process %d: stop that first", path, holder);
+	if (r == -EBUSY) {
+		claim_describe_holder(path, holder, who, sizeof(who));
+		return fs_fail(err, r, "pool %s: held by %s: stop that first", path, who);
+	}
 	return r ? fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r)) : 0;
 }
 

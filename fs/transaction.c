@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/claim.h"
 #include "fs/extent.h"
 #include "fs/fault.h"
 #include "fs/fs_int.h"
@@ -250,8 +251,10 @@ static int write_super(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
 	struct super_block *sb = &fs->super;
-	int r;
+	int r = claim_check(fs, txn->q);
 
+	if (r)
+		return r;
 	backing_write_spares(fs, txn->q, txn->generation);
 	r = FAULT(FAULT_FLUSH_MISSING) ? 0 : device_flush(txn->q);
 
