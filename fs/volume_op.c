@@ -506,7 +506,7 @@ static int do_set(struct fs *fs, struct fs_volume *vol, const char *name, const 
 		  struct volume_comment *comment, struct fs_error *err)
 {
 	uint32_t set = change->set & ~atomic_load(&vol->flags);
-	uint64_t size = atomic_load(&vol->size), missing;
+	uint64_t size = atomic_load(&vol->size), missing = 0;
 	struct space_reservation res;
 	int r = reserve_change(fs, 0, &res);
 
@@ -515,8 +515,12 @@ static int do_set(struct fs *fs, struct fs_volume *vol, const char *name, const 
 		return fs_fail(err, r, "volume %s: cannot be changed: %s", name, strerror(-r));
 	}
 	if (set & FS_VOLUME_RESERVED && promise(fs, vol, space_promise_for(size), &missing)) {
+		backing_promise_end(fs);
 		space_unreserve(fs, &res);
 		volume_comment_put(comment);
+		if (!missing)
+			return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the file system under the sparse pool has no room for them: make room there, or leave it thin",
+				       name, (unsigned long long)size);
 		return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or leave it thin",
 			       name, (unsigned long long)size, (unsigned long long)missing);
 	}
@@ -524,8 +528,10 @@ static int do_set(struct fs *fs, struct fs_volume *vol, const char *name, const 
 	r = commit_change(fs, vol, &res);
 	if (r)
 		return fs_fail(err, r, "volume %s: cannot be changed: the commit failed: %s", name, strerror(-r));
-	if (change->clear & FS_VOLUME_RESERVED)
+	if (change->clear & FS_VOLUME_RESERVED) {
 		(void)space_set_promise(fs, &vol->promise, 0, true, NULL);
+		backing_promise_end(fs);
+	}
 	return 0;
 }
 
