@@ -68,9 +68,9 @@
 #define NBD_REQUESTS_RESUME 96u	       /* input goes on when no more than so many are left */
 #define NBD_CONN_BYTES_MAX (64u << 20) /* data under way on one connection; one with none may start any request */
 #define NBD_GRANT_STEP (1u << 20)      /* memory for a larger write is taken so much at a time, as its data comes in */
-#define NBD_ZERO_PIECE (512u << 10)	   /* zeros that keep their space are written so many at a time, */
-#define NBD_ZERO_DIRECT_MAX (256u << 10)   /* unless there are no more than so many; */
-#define NBD_ZERO_PIECES_MAX 2u		   /* so many pieces at once on a loop, one of a connection */
+#define NBD_PIECE (512u << 10)	   /* zeros that keep their space, and CACHE, go in pieces of so many, */
+#define NBD_PIECE_DIRECT_MAX (256u << 10)   /* unless there are no more than so many; */
+#define NBD_PIECES_MAX 2u		   /* so many pieces at once on a loop, one of a connection */
 #define NBD_EXTENTS_MAX 2048u /* in one answer to BLOCK_STATUS */
 #define NBD_TX_IOV 256	      /* pieces of one send; at most IOV_MAX */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * server/nbd_request.h: one request of the transmission phase, its memory and its reply. Private to nbd_request.c,
- * nbd_transmit.c, nbd_zero.c and nbd_session.c; the invariants are in nbd_session.h.
+ * nbd_transmit.c, nbd_piece.c and nbd_session.c; the invariants are in nbd_session.h.
  */
 #ifndef SERVER_NBD_REQUEST_H
 #define SERVER_NBD_REQUEST_H
@@ -28,7 +28,7 @@ struct nbd_request {
 	bool reserve;	   /* has the reserve */
 	uint32_t body_len;	       /* bytes of buf that follow the head of the reply */
 	uint32_t extents, extents_max; /* BLOCK_STATUS */
-	uint64_t zero_off, zero_end;   /* WRITE_ZEROES, piece by piece: what is left to do */
+	uint64_t piece_off, piece_end;   /* in pieces: what is left to do */
 	uint8_t head_len;
 
 	/* From here on nothing is cleared for a new request. */
@@ -60,7 +60,7 @@ bool nbd_request_own_buffer(struct nbd_request *req, uint32_t len);
  */
 void nbd_request_finish(struct nbd_request *req, int error);
 
-/* Writes the zeros of a request that is checked and has its io filled in, some at a time (nbd_zero.c). */
-void nbd_zero_start(struct nbd_request *req);
+/* Carries out a request that is checked and has its io filled in, some at a time (nbd_piece.c). */
+void nbd_piece_start(struct nbd_request *req);
 
 #endif

@@ -31,10 +31,10 @@ void nbd_env_init(struct nbd_env *env)
 	TAILQ_INIT(&env->waiters);
 	memset(&env->stats, 0, sizeof(env->stats));
 	env->bytes = 0;
-	env->zero_first = NULL;
-	env->zero_tail = &env->zero_first;
-	env->zeroing = 0;
-	env->zero_running = false;
+	env->piece_first = NULL;
+	env->piece_tail = &env->piece_first;
+	env->pieces = 0;
+	env->piece_running = false;
 	env->spare = NULL;
 	env->slabs = NULL;
 	env->batch_len = 0;
@@ -83,7 +83,7 @@ struct nbd_session *nbd_session_new(struct nbd_env *env, void *owner)
 	s->owner = owner;
 	s->state = NBD_HANDSHAKE;
 	s->out_tail = &s->out;
-	s->zeros_tail = &s->zeros;
+	s->long_tail = &s->long_requests;
 	budget_account_init(&s->account, env->budget, &env->member);
 	s->hs = nbd_handshake_new(env->fs, &s->account);
 	if (!s->hs) {
@@ -173,7 +173,7 @@ void nbd_session_drain(struct nbd_session *s, const char *why)
 void nbd_session_stop(struct nbd_session *s, const char *why)
 {
 	nbd_session_drain(s, why);
-	nbd_zero_cancel(s);
+	nbd_piece_cancel(s);
 }
 
 void nbd_session_break(struct nbd_session *s, const char *why)
@@ -182,7 +182,7 @@ void nbd_session_break(struct nbd_session *s, const char *why)
 		return;
 	set_why(s, why);
 	nbd_session_move(s, NBD_BROKEN);
-	nbd_zero_cancel(s);
+	nbd_piece_cancel(s);
 	drop_input(s);
 	drop_output(s);
 	s->env->dirty(s);

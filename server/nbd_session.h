@@ -10,7 +10,7 @@
  *
  * 1. Everything but the work of BLOCK_STATUS runs on the loop's thread.
  * 2. A request is in exactly one place: with the engine (or a worker), filling (its data still comes in), refused (its
- *    data is being thrown away), waiting for its turn to be zeroed (nbd_zero.c), or in the output list. `under_way`
+ *    data is being thrown away), waiting for its turn in pieces (nbd_piece.c), or in the output list. `under_way`
  *    counts them all.
  * 3. A session goes away only when `under_way` is 0: the engine never calls back into a dead one.
  * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the start of the request to the last
@@ -80,9 +80,9 @@ struct nbd_env {
 	struct buf_pool pool;
 	struct nbd_stats stats;
 	uint64_t bytes; /* invariant 4 */
-	struct nbd_session *zero_first, **zero_tail; /* see nbd_zero.c */
-	unsigned zeroing;
-	bool zero_running;
+	struct nbd_session *piece_first, **piece_tail; /* see nbd_piece.c */
+	unsigned pieces;
+	bool piece_running;
 	struct nbd_request *spare;
 	struct nbd_request_slab *slabs;
 	struct fs_io *batch[NBD_REQUESTS_MAX];
@@ -127,10 +127,10 @@ struct nbd_session {
 	uint8_t *stalled; /* input that waits for room: [stalled_pos, stalled_end) of it */
 	uint32_t stalled_pos, stalled_end;
 
-	/* zeros that keep their space */
-	struct nbd_request *zeros, **zeros_tail;
-	struct nbd_session *zero_next;
-	bool zero_queued, zero_busy, zero_stop;
+	/* requests that go in pieces */
+	struct nbd_request *long_requests, **long_tail;
+	struct nbd_session *piece_next;
+	bool piece_queued, piece_busy, piece_stop;
 
 	/* output */
 	struct nbd_request *out, **out_tail;
@@ -156,7 +156,7 @@ bool nbd_session_resume(struct nbd_session *s);
 
 /* No more input (the client ended its side): finish what is under way, then be over. `why` is kept, not copied. */
 void nbd_session_drain(struct nbd_session *s, const char *why);
-/* The same for a server that stops: zeros that are not written yet are answered with ESHUTDOWN. */
+/* The same for a server that stops: what goes in pieces and is not done yet is answered with ESHUTDOWN. */
 void nbd_session_stop(struct nbd_session *s, const char *why);
 /* The connection is gone, both ways. */
 void nbd_session_break(struct nbd_session *s, const char *why);
@@ -200,7 +200,7 @@ struct nbd_request *nbd_request_next(const struct nbd_request *req);
 /* Takes the request from its session and gives its buffers back. */
 void nbd_request_release(struct nbd_request *req);
 void nbd_request_slabs_free(struct nbd_env *env);
-/* Zeros that were not begun are answered with -ESHUTDOWN, those under way end with their piece. */
-void nbd_zero_cancel(struct nbd_session *s);
+/* Requests in pieces that were not begun are answered with -ESHUTDOWN, those under way end with their piece. */
+void nbd_piece_cancel(struct nbd_session *s);
 
 #endif

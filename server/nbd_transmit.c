@@ -63,7 +63,10 @@ static void start_simple(struct nbd_session *s, struct nbd_request *req)
 static void start_cache(struct nbd_session *s, struct nbd_request *req)
 {
 	req->io.len = min_u64(req->io.len, NBD_IO_MAX); /* it is a hint: a part of it will do */
-	queue(req);
+	if (req->io.len > NBD_PIECE_DIRECT_MAX)
+		nbd_piece_start(req);
+	else
+		queue(req);
 }
 
 static void start_zero(struct nbd_session *s, struct nbd_request *req)
@@ -73,8 +76,8 @@ static void start_zero(struct nbd_session *s, struct nbd_request *req)
 	/* Punching a hole is a matter of metadata. Keeping the space means writing zeros: no faster than the client. */
 	if ((req->flags & NBD_CMD_FLAG_FAST_ZERO) && (req->flags & NBD_CMD_FLAG_NO_HOLE))
 		nbd_request_finish(req, -EOPNOTSUPP);
-	else if ((req->io.flags & FS_NO_HOLE) && req->io.len > NBD_ZERO_DIRECT_MAX)
-		nbd_zero_start(req);
+	else if ((req->io.flags & FS_NO_HOLE) && req->io.len > NBD_PIECE_DIRECT_MAX)
+		nbd_piece_start(req);
 	else
 		start_simple(s, req);
 }
@@ -261,6 +264,12 @@ static bool stays_in_place(const struct nbd_session *s, const struct nbd_header 
 	       !buf_pool_rx_is_short(&s->env->pool);
 }
 
+/* The engine reads or writes without a buffer of ours. Longer requests go in pieces, a few at a time. */
+static uint64_t engine_memory_for(uint32_t len)
+{
+	return len <= NBD_PIECE_DIRECT_MAX ? buf_pool_bytes(len) : 0;
+}
+
 /* The memory that a request takes when it starts. */
 static uint64_t memory_for(const struct nbd_session *s, const struct nbd_header *h, const struct nbd_input *in)
 {
@@ -274,6 +283,8 @@ static uint64_t memory_for(const struct nbd_session *s, const struct nbd_header 
 			return buf_pool_bytes(h->len);
 		return NBD_GRANT_STEP;
 	case NBD_CMD_BLOCK_STATUS: return buf_pool_bytes(extents_max(h->flags) * sizeof(struct nbd_extent));
+	case NBD_CMD_CACHE: return engine_memory_for(h->len);
+	case NBD_CMD_WRITE_ZEROES: return h->flags & NBD_CMD_FLAG_NO_HOLE ? engine_memory_for(h->len) : 0;
 	default: return 0;
 	}
 }

@@ -389,6 +389,27 @@ def test_hostile_flood_of_zeroes_ends_with_its_connection(hostile):
     assert_idle(hostile.b)
 
 
+def test_hostile_flood_of_cache_requests(hostile):
+    """CACHE asks for reads of 32 MiB with 28 bytes. The cache is everybody's, so who reads all of it takes others' hits
+    away, as with READ: this is about memory, and about waiting."""
+    writer = Conn(hostile.b.nbd_sock, "bad")
+    for i in range(32):
+        writer.write(64 * M + i * 32 * M, os.urandom(M) * 32)
+        assert writer.reply()[1] == 0
+    writer.close()
+    for i in range(30):
+        hostile.conn().send_raw(b"".join(Conn.request(nbdraw.CMD_CACHE, 64 * M + n % 32 * 32 * M, (32 * M) >> (n % 2 * 7), 0, n)
+                                         for n in range(128)))  # fmt: skip
+    reader = Conn(hostile.b.nbd_sock, "bad")
+    start = time.monotonic()
+    for i in range(16):
+        assert reader.call(nbdraw.CMD_READ, 4 * G + i * M, 4096)[0] == 0
+    assert time.monotonic() - start < 10
+    reader.close()
+    hostile.end()
+    stop_in_time(hostile.b)
+
+
 # ---- RPC ----
 
 

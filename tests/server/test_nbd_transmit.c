@@ -744,7 +744,7 @@ static void test_requests_of_a_loop_are_shared_out(void **state)
 
 /* ---- zeros that keep their space -------------------------------------------- */
 
-#define ZEROS (4u * NBD_ZERO_PIECE)
+#define ZEROS (4u * NBD_PIECE)
 
 static void ask_for_zeros(struct rig *rig, unsigned n, uint16_t flags)
 {
@@ -780,6 +780,30 @@ static void test_zeros_are_written_piece_by_piece(void **state)
 	assert_int_equal(data[99], 0xee);
 	assert_true(fake_is_hole(&rig->fs.volumes[rig->fs.count - 1], 100, ZEROS));
 	assert_int_equal(data[100 + ZEROS], 0xee);
+}
+
+/* CACHE asks for as much with as little. */
+static void test_long_cache_requests_go_in_pieces(void **state)
+{
+	struct rig *rig = *state;
+	static struct bytes b;
+
+	fake_fs_add(&rig->fs, "large", 8 * NBD_PIECE, 0);
+	handshake(rig, "large", false);
+	rig->fs.defer = true;
+	b.len = 0;
+	for (unsigned i = 0; i < 10; i++)
+		add_request(&b, NBD_CMD_CACHE, 0, i, 0, 8 * NBD_PIECE);
+	feed(rig, &b);
+	for (unsigned i = 0; i < 10 * 8; i++) {
+		assert_int_equal(rig->fs.under_way, 1);
+		assert_int_equal(rig->fs.last_flags, 0);
+		fs_ctx_run(rig->ctx);
+	}
+	rig_settle(rig);
+	for (unsigned i = 0; i < 10; i++)
+		expect_simple(rig, i, 0, 0);
+	expect_end(rig);
 }
 
 static void test_zeros_end_with_their_client(void **state)
@@ -1062,6 +1086,7 @@ int main(void)
 		L(test_reply_gives_memory_back_as_it_is_sent),
 		L(test_requests_of_a_loop_are_shared_out),
 		N(test_zeros_are_written_piece_by_piece),
+		N(test_long_cache_requests_go_in_pieces),
 		N(test_zeros_end_with_their_client),
 		N(test_zeros_are_called_off_when_the_server_stops),
 		N(test_zeros_are_finished_after_a_goodbye),
