@@ -268,6 +268,9 @@ static int create_on(const char *path, bool existed, const struct fs_create_opti
 		r = prepare_device(fd, path, opt, err);
 	else
 		r = prepare_file(fd, path, existed, opt, err);
+	/* A file that was there may be open to everybody; somebody else's cannot be changed, and the daemon says so when it opens it. */
+	if (r == 0 && S_ISREG(st.st_mode) && st.st_mode & 077)
+		(void)fchmod(fd, 0600);
 	close(fd);
 	if (r == 0)
 		r = open_to_format(path, &dev, err);

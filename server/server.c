@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -322,7 +323,11 @@ static int open_pool(struct server *srv)
 	};
 	struct fs_error err = {""};
 	int r = fs_open(srv->config.pool, &opt, &srv->fs, &err);
+	struct stat st;
 
+	if (!r && !stat(srv->config.pool, &st) && S_ISREG(st.st_mode) && st.st_mode & 07)
+		log_line(srv->log, LOG_LEVEL_WARNING, "pool %s: its file can be opened by every user (mode %04o): chmod 600 it",
+			 srv->config.pool, st.st_mode & 07777);
 	if (r < 0)
 		log_line(srv->log, LOG_LEVEL_ERROR, "%s", *err.msg ? err.msg : strerror(-r));
 	return r;

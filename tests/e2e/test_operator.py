@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import nbd
@@ -421,6 +422,18 @@ def test_changes_are_logged_with_who_asked(make_byred):
         assert re.search(r"^\S+Z byred: " + re.escape(line) + who, log, re.M), (line, log)
 
 
+def test_a_pool_that_everybody_may_read_is_told_and_mended(make_byred):
+    b = make_byred("64M")
+    os.chmod(b.pool, 0o644)
+    b.start()
+    assert re.search(r"warning: pool \S+: its file can be opened by every user \(mode 0644\): chmod 600 it", b.log_text())
+    b.stop()
+    assert run_byre("pool", "create", b.pool, "--size", "64M", "--sparse", "--force").rc == 0
+    assert os.stat(b.pool).st_mode & 0o777 == 0o600
+    b.start()
+    assert "chmod" not in b.log_text(since_start=True)
+
+
 def test_near_full_is_told(make_byred):
     b = make_byred("64M", args=["--warn-full", "10,50"]).start()
     b.create("v", "1G")
@@ -431,3 +444,41 @@ def test_near_full_is_told(make_byred):
     assert re.search(r"^volumes' sizes +1 GiB, \d+\.\d\d times the room$", b.ok("pool", "info").out, re.M)
     line = re.search(r"^(\S+) byred: warning: .*nearly full: \d+ % used", b.log_text(), re.M)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line[1])
+
+
+@pytest.mark.parametrize("client", ["qemu-storage-daemon", "nbdkit"])
+def test_clients_that_connect_again_live_through_restarts(make_byred, client):
+    """With the options that docs/operating.md gives."""
+    if subprocess.run(["which", client], capture_output=True).returncode:
+        pytest.skip(f"no {client}")
+    b = make_byred("256M").start()
+    b.create("vm1", "64M")
+    sock = os.path.join(b.dir, "between.sock")
+    command = {
+        "qemu-storage-daemon": [
+            "qemu-storage-daemon", "--nbd-server", f"addr.type=unix,addr.path={sock}", "--blockdev",
+            f"driver=nbd,node-name=vm1,server.type=unix,server.path={b.nbd_sock},export=vm1,reconnect-delay=300",
+            "--export", "type=nbd,id=e,node-name=vm1,name=vm1,writable=on"],
+        "nbdkit": [
+            "nbdkit", "-f", "-U", sock, "--filter=retry", "nbd", f"socket={b.nbd_sock}", "export=vm1", "retries=60",
+            "retry-delay=1", "retry-exponential=no"],
+    }[client]  # fmt: skip
+    between = subprocess.Popen(command)
+    try:
+        wait_until(lambda: os.path.exists(sock))
+        h = nbd.NBD()
+        h.connect_uri(f"nbd+unix:///vm1?socket={sock}")
+        for i in range(2):
+            h.pwrite(bytes([1 + i]) * 4096, i * 4096)
+            b.stop()
+            late = threading.Timer(1, b.start)
+            late.start()
+            h.pwrite(bytes([11 + i]) * 4096, M + i * 4096)  # waits
+            h.flush()
+            late.join()
+            assert h.pread(4096, i * 4096) == bytes([1 + i]) * 4096
+            assert h.pread(4096, M + i * 4096) == bytes([11 + i]) * 4096
+        h.shutdown()
+    finally:
+        between.terminate()
+        between.wait()
