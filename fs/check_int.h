@@ -43,6 +43,10 @@ struct check_volume {
 	uint64_t id, size, used_blocks, lost_blocks, progress;
 	struct tree_root root;
 	bool orphan, named;
+	/* Found in its tree, and in what was cut out of that: */
+	bool unreadable;
+	struct tree_root found;
+	uint64_t found_used, found_lost;
 	char name[FS_NAME_MAX + 16]; /* "volume vm1" */
 };
 
@@ -157,6 +161,8 @@ struct check_walk {
 	void (*lost)(struct check_walk *w, const struct node_ident *id, const struct key *first, const struct key *upper,
 		     const char *why);
 
+	bool part; /* its counts are compared together with those of other trees */
+
 	/* Found: */
 	uint64_t nodes, leaves, items;
 	bool unreadable;
@@ -166,6 +172,8 @@ struct check_walk {
 
 /* Tells what is damaged in the tree, and in the data that `item` gave to check_data_add. */
 int check_walk(struct check_walk *w);
+/* What a root says of a tree, and what was found of it. */
+void check_counts(struct check *c, const char *name, const struct tree_root *said, const struct tree_root *found);
 
 /* ---- check_volume.c ---- */
 

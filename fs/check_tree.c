@@ -185,20 +185,14 @@ static int walk_node(struct check_walk *w, const struct node_ident *id, const st
 /* What a root says is exact, or at most what is there. */
 static bool count_fits(uint64_t found, uint64_t said, bool at_most) { return at_most ? found <= said : found == said; }
 
-static void compare_counts(struct check_walk *w)
+void check_counts(struct check *c, const char *name, const struct tree_root *said, const struct tree_root *found)
 {
-	uint8_t flags = w->root->flags;
-
-	if (w->unreadable) {
-		w->c->incomplete = true;
-		return;
-	}
-	if (!count_fits(w->nodes, w->root->nodes, flags & TREE_NODE_LOST) ||
-	    !count_fits(w->leaves, w->root->leaves, flags & TREE_NODE_LOST) ||
-	    !count_fits(w->items, w->root->items, flags & TREE_LEAF_LOST))
-		check_finding(w->c, "%s: has %llu nodes, %llu leaves and %llu items, its root says %llu, %llu and %llu",
-			      w->name, (ull)w->nodes, (ull)w->leaves, (ull)w->items, (ull)w->root->nodes,
-			      (ull)w->root->leaves, (ull)w->root->items);
+	if (!count_fits(found->nodes, said->nodes, said->flags & TREE_NODE_LOST) ||
+	    !count_fits(found->leaves, said->leaves, said->flags & TREE_NODE_LOST) ||
+	    !count_fits(found->items, said->items, said->flags & TREE_LEAF_LOST))
+		check_finding(c, "%s: has %llu nodes, %llu leaves and %llu items, its root says %llu, %llu and %llu", name,
+			      (ull)found->nodes, (ull)found->leaves, (ull)found->items, (ull)said->nodes, (ull)said->leaves,
+			      (ull)said->items);
 }
 
 int check_walk(struct check_walk *w)
@@ -218,7 +212,8 @@ int check_walk(struct check_walk *w)
 	if (r == 0)
 		r = check_data_finish(w->c);
 	check_damage_tell(w->c, w->name, w->volume);
-	if (r == 0)
-		compare_counts(w);
+	w->c->incomplete |= r == 0 && w->unreadable;
+	if (r == 0 && !w->unreadable && !w->part)
+		check_counts(w->c, w->name, w->root, &(struct tree_root){.nodes = w->nodes, .leaves = w->leaves, .items = w->items});
 	return r;
 }

@@ -34,8 +34,6 @@ static const char *root_fault(const struct check *c, const struct tree_root_item
 {
 	if (!is_zero(item->reserved, sizeof(item->reserved)))
 		return "the reserved bytes of its root are not zero";
-	if (le64_to_cpu(item->addr) == 0 && (le64_to_cpu(item->nodes) || le64_to_cpu(item->items)))
-		return "its tree is empty, and its counts are not zero";
 	if (item->flags & ~TREE_ROOT_FLAGS_KNOWN)
 		return "its root has unknown flags";
 	if (le64_to_cpu(item->generation) > c->generation)
@@ -86,6 +84,8 @@ static const char *unpack_orphan(struct check *c, struct value value, struct che
 	vol->used_blocks = le64_to_cpu(item.used_blocks);
 	vol->progress = le64_to_cpu(item.progress);
 	tree_root_unpack(&item.root, le64_to_cpu(item.owner), &vol->root);
+	if (vol->root.owner != vol->id)
+		snprintf(vol->name, sizeof(vol->name), "part %llu, cut out of volume %llu", (ull)vol->id, (ull)vol->root.owner);
 	return root_fault(c, &item.root);
 }
 
@@ -262,13 +262,43 @@ static void lost_node(struct check_walk *w, const struct node_ident *id, const s
 			    w->name, (ull)(to > from ? to - from : 0), (ull)from, (ull)id->addr, id->level, why);
 }
 
+/* The first item with this id, among those of one kind, which stand in order. */
+static struct check_volume *find_volume(struct check *c, uint64_t id, bool orphan)
+{
+	size_t lo = 0, hi = c->volumes;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+		const struct check_volume *v = &c->volume[mid];
+
+		if (v->orphan < orphan || (v->orphan == orphan && v->id < id))
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < c->volumes && c->volume[lo].id == id && c->volume[lo].orphan == orphan ? &c->volume[lo] : NULL;
+}
+
+/* The volume, or what has become of it, that a tree counts with. NULL: an error, which was told of. */
+static struct check_volume *find_owner(struct check *c, const struct check_volume *vol)
+{
+	struct check_volume *owner = find_volume(c, vol->root.owner, false);
+
+	if (!owner)
+		owner = find_volume(c, vol->root.owner, true);
+	if (!owner)
+		check_finding(c, "%s: it was cut out of volume %llu, which is not there", vol->name, (ull)vol->root.owner);
+	return owner;
+}
+
 static int check_volume(struct check *c, const struct check_volume *vol)
 {
 	struct volume_walk vw = {
 		.base = {.c = c, .name = vol->name, .volume = check_volume_name(vol), .root = &vol->root,
-			 .node_type = GROUP_METADATA, .item = extent_item, .lost = vol->orphan ? NULL : lost_node},
+			 .node_type = GROUP_METADATA, .item = extent_item, .part = true, .lost = vol->orphan ? NULL : lost_node},
 		.vol = vol,
 	};
+	struct check_volume *owner;
 	uint8_t from[EXTENT_KEY_LEN];
 	int r;
 
@@ -277,14 +307,33 @@ static int check_volume(struct check *c, const struct check_volume *vol)
 		vw.base.from = (struct key){from, sizeof(from)};
 	}
 	r = check_walk(&vw.base);
-	if (r || vw.base.unreadable)
+	owner = find_owner(c, vol);
+	if (!owner)
 		return r;
-	if (vol->root.flags ? vw.blocks < vol->used_blocks : vw.blocks != vol->used_blocks)
-		check_finding(c, "%s: refers to %llu blocks, its item says %llu", vol->name, (ull)vw.blocks,
+	owner->unreadable |= vw.base.unreadable;
+	owner->found.nodes += vw.base.nodes;
+	owner->found.leaves += vw.base.leaves;
+	owner->found.items += vw.base.items;
+	owner->found_used += vw.blocks;
+	owner->found_lost += vw.lost;
+	return r;
+}
+
+/* What its item says of its tree, and of what was cut out of that. */
+static void check_sums(struct check *c, const struct check_volume *vol)
+{
+	if (vol->unreadable || vol->root.owner != vol->id)
+		return;
+	if (vol->root.addr == 0 && vol->found.nodes == 0 && (vol->root.nodes || vol->root.items))
+		check_finding(c, "%s: its tree is empty, and its counts are not zero", vol->name);
+	else
+		check_counts(c, vol->name, &vol->root, &vol->found);
+	if (vol->root.flags ? vol->found_used < vol->used_blocks : vol->found_used != vol->used_blocks)
+		check_finding(c, "%s: refers to %llu blocks, its item says %llu", vol->name, (ull)vol->found_used,
 			      (ull)vol->used_blocks);
-	if (!vol->orphan && vw.lost != vol->lost_blocks)
-		check_finding(c, "%s: %llu blocks are lost, its item says %llu", vol->name, (ull)vw.lost, (ull)vol->lost_blocks);
-	return 0;
+	if (!vol->orphan && vol->found_lost != vol->lost_blocks)
+		check_finding(c, "%s: %llu blocks are lost, its item says %llu", vol->name, (ull)vol->found_lost,
+			      (ull)vol->lost_blocks);
 }
 
 int check_volumes(struct check *c)
@@ -293,5 +342,7 @@ int check_volumes(struct check *c)
 
 	for (size_t i = 0; r == 0 && i < c->volumes; i++)
 		r = check_volume(c, &c->volume[i]);
+	for (size_t i = 0; r == 0 && i < c->volumes; i++)
+		check_sums(c, &c->volume[i]);
 	return r;
 }

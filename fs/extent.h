@@ -44,6 +44,8 @@ struct extent_piece {
 int extent_lookup(struct fs *fs, struct device_queue *q, const struct tree_root *root, uint64_t blk,
 		  struct extent_piece *ret_piece);
 
+#define CUT_BLOCKS_MIN 256u
+
 /* What is in a volume's tree. */
 struct extent_counts {
 	uint64_t used; /* blocks of extents; at least, once a node was lost */
@@ -53,9 +55,11 @@ struct extent_counts {
 /*
  * Merges an overlay into the volume's tree at *root, in which nothing is at or behind block old_end. From `end` on there are only
  * holes afterwards, which the overlay has where the tree had not. What cannot be read and
- * is written to becomes lost, but for what is written.
+ * is written to becomes lost, but for what is written. Where a hole of CUT_BLOCKS_MIN blocks or more takes whole subtrees with it, at most
+ * txn->open_leaves leaves are read; the others come as a tree of their own, *ret_cut, which the caller has to have freed. The root's counts,
+ * and `counts`, go on including it.
  */
 int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay, uint64_t old_end,
-		 uint64_t end, struct extent_counts *counts);
+		 uint64_t end, struct extent_counts *counts, struct tree_root *ret_cut);
 
 #endif

@@ -274,6 +274,16 @@ static bool extent_leaf_is_sane(const struct tree_changes *ch, const struct node
 	return true;
 }
 
+/* A hole that is long enough to have been charged for what cutting costs (space_cut_bytes). */
+static bool extent_drops(const struct tree_changes *ch, const struct key *first, const struct key *upper)
+{
+	const struct extent_changes *ec = container_of(ch, struct extent_changes, base);
+	uint64_t end = upper ? extent_key_blk(*upper) : ec->old_end;
+
+	return ec->cur && ec->cur->addr == 0 && ec->cur->nblk >= CUT_BLOCKS_MIN && ec->from <= (first ? extent_key_blk(*first) : 0) &&
+	       ec->cur->blk + ec->cur->nblk >= end;
+}
+
 static bool extent_next(struct tree_changes *ch, struct key *ret_key)
 {
 	struct extent_changes *ec = container_of(ch, struct extent_changes, base);
@@ -286,20 +296,24 @@ static bool extent_next(struct tree_changes *ch, struct key *ret_key)
 }
 
 int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay, uint64_t old_end,
-		 uint64_t end, struct extent_counts *counts)
+		 uint64_t end, struct extent_counts *counts, struct tree_root *ret_cut)
 {
 	struct extent_changes ec = {.base = {.next = extent_next, .merge = extent_merge, .is_sane = extent_leaf_is_sane},
 				    .txn = txn, .cur = overlay_first(overlay), .old_end = old_end,
 				    .end = min_u64(end, old_end)};
 	int r;
 
+	*ret_cut = (struct tree_root){.owner = root->owner};
 	if (!FAULT(FAULT_LOST_NODE))
 		ec.base.lost = extent_lost;
+	ec.base.drops = extent_drops;
+	ec.base.open_leaves = &txn->open_leaves;
 	ec.from = ec.cur ? ec.cur->blk : UINT64_MAX;
 	r = tree_apply(txn, root, &ec.base);
 	if (r)
 		return r;
 	counts->used = add_clamped(counts->used, ec.blocks - (int64_t)ec.unknown);
 	counts->lost = add_clamped(counts->lost, ec.lost);
+	*ret_cut = ec.base.cut;
 	return 0;
 }

@@ -124,7 +124,7 @@ static int replay_extent(struct replay *rp, const struct log_item *item)
 	p->addr = addr;
 	for (uint64_t i = 0; addr && i < n; i++)
 		p->crc[i] = le32_to_cpu(crc[i]);
-	bytes = addr ? volume_item_bytes(volume_extent_items(n) + 2, n) : volume_item_bytes(2, 0);
+	bytes = addr ? volume_item_bytes(volume_extent_items(n) + 2, n) : volume_item_bytes(2, 0) + space_cut_bytes(rp->fs, n);
 	space_replayed(rp->fs, &vol->promise, addr ? n * FS_BLOCK_SIZE : 0, (struct space_pending){n > 1 ? 2 : 1, bytes});
 	lock_take(&vol->lock);
 	volume_insert_locked(vol, p, &rp->spare);

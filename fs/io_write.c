@@ -447,5 +447,5 @@ void io_hole(struct io *io)
 {
 	uint32_t flags = SPACE_FREEING | (atomic_load(&io->vol->lost_blocks) ? SPACE_SPLITS : 0);
 
-	lock_and_reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0)}, flags);
+	lock_and_reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0) + space_cut_bytes(io->fs, io->nblk)}, flags);
 }

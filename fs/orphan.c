@@ -26,25 +26,64 @@ static void touch(struct transaction *txn, struct orphan *o)
 	o->new_root = o->root;
 	o->new_progress = o->progress;
 	o->new_used_blocks = o->used_blocks;
+	o->new_deleted = o->deleted;
 	o->done = false;
 	TAILQ_INSERT_TAIL(&txn->touched, o, touched_link);
+}
+
+static struct orphan *orphan_new(struct transaction *txn, uint64_t id, const struct tree_root *root)
+{
+	struct orphan *o = mem_zalloc(sizeof(*o));
+
+	if (!o)
+		return NULL;
+	o->id = id;
+	o->root = *root;
+	TAILQ_INSERT_TAIL(&txn->fs->volumes.orphans, o, link);
+	atomic_fetch_add(&txn->fs->orphans, 1);
+	touch(txn, o);
+	return o;
+}
+
+/* What was cut out of the volume counts with the orphan from now on. */
+static void hand_over_cuts(struct transaction *txn, const struct fs_volume *vol, struct orphan *to)
+{
+	struct orphan *o;
+	unsigned left = vol->cuts;
+
+	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link) {
+		if (left == 0)
+			break;
+		if (o->vol != vol)
+			continue;
+		touch(txn, o);
+		o->new_deleted = to;
+		left--;
+	}
 }
 
 int orphan_add(struct transaction *txn, struct fs_volume *vol)
 {
 	struct orphan *o;
 
-	if (vol->new_root.addr == 0)
+	if (vol->new_root.addr == 0 && vol->cuts == 0)
 		return 0;
-	o = mem_zalloc(sizeof(*o));
+	o = orphan_new(txn, vol->id, &vol->new_root);
 	if (!o)
 		return -ENOMEM;
-	o->id = vol->id;
-	o->root = vol->new_root;
-	o->used_blocks = vol->new_used_blocks;
-	TAILQ_INSERT_TAIL(&txn->fs->volumes.orphans, o, link);
-	atomic_fetch_add(&txn->fs->orphans, 1);
-	touch(txn, o);
+	o->new_used_blocks = vol->new_used_blocks;
+	hand_over_cuts(txn, vol, o);
+	return 0;
+}
+
+int orphan_add_cut(struct transaction *txn, struct fs_volume *vol, const struct tree_root *cut)
+{
+	struct orphan *o = orphan_new(txn, atomic_fetch_add(&txn->fs->next_id, 1), cut);
+
+	if (!o)
+		return -ENOMEM;
+	o->vol = vol;
+	vol->cuts++;
 	return 0;
 }
 
@@ -52,7 +91,25 @@ static void orphan_remove(struct fs *fs, struct orphan *o)
 {
 	TAILQ_REMOVE(&fs->volumes.orphans, o, link);
 	atomic_fetch_sub(&fs->orphans, 1);
+	if (o->vol)
+		o->vol->cuts--;
 	mem_free(o);
+}
+
+void orphans_before_freeze(struct fs *fs)
+{
+	unsigned left = fs->orphan_leaves; /* more cannot be come to */
+	struct orphan *o;
+
+	TAILQ_FOREACH(o, &fs->volumes.orphans, link) {
+		if (left-- == 0)
+			break;
+		if (!o->vol)
+			continue;
+		lock_take(&o->vol->lock);
+		volume_set_dirty_locked(o->vol);
+		lock_drop(&o->vol->lock);
+	}
 }
 
 void orphans_publish(struct transaction *txn)
@@ -66,6 +123,11 @@ void orphans_publish(struct transaction *txn)
 		o->root = o->new_root;
 		o->progress = o->new_progress;
 		o->used_blocks = o->new_used_blocks;
+		if (o->new_deleted && o->vol) {
+			o->vol->cuts--;
+			o->vol = NULL;
+		}
+		o->deleted = o->new_deleted;
 		if (o->done)
 			orphan_remove(txn->fs, o);
 	}
@@ -85,15 +147,36 @@ void orphans_give_up(struct transaction *txn)
 
 /* ---- freeing ---------------------------------------------------------------- */
 
-/* A node is gone, with so many blocks that it referred to. */
-static void count(struct drop *d, uint8_t level, unsigned items, uint64_t blocks)
-{
-	struct tree_root *root = &d->o->new_root;
+/* Where the nodes and blocks of an orphan count, as the commit makes it. */
+struct counters {
+	struct tree_root *root;
+	uint64_t *used_blocks, *lost_blocks;
+};
 
-	root->nodes = add_clamped(root->nodes, -1);
-	root->leaves = add_clamped(root->leaves, -(level == 0));
-	root->items = add_clamped(root->items, -(int64_t)items);
-	d->o->new_used_blocks = add_clamped(d->o->new_used_blocks, -(int64_t)blocks);
+static struct counters counters_of(struct drop *d)
+{
+	struct orphan *o = d->o;
+
+	if (o->new_deleted) {
+		touch(d->txn, o->new_deleted);
+		o = o->new_deleted;
+	} else if (o->vol) {
+		return (struct counters){&o->vol->new_root, &o->vol->new_used_blocks, &o->vol->new_lost_blocks};
+	}
+	return (struct counters){&o->new_root, &o->new_used_blocks, NULL};
+}
+
+/* A node is gone, with the items and blocks that were in it. */
+static void count(struct drop *d, uint8_t level, unsigned items, uint64_t blocks, uint64_t lost)
+{
+	struct counters c = counters_of(d);
+
+	c.root->nodes = add_clamped(c.root->nodes, -1);
+	c.root->leaves = add_clamped(c.root->leaves, -(level == 0));
+	c.root->items = add_clamped(c.root->items, -(int64_t)items);
+	*c.used_blocks = add_clamped(*c.used_blocks, -(int64_t)blocks);
+	if (c.lost_blocks)
+		*c.lost_blocks = add_clamped(*c.lost_blocks, -(int64_t)lost);
 	*d->budget -= level == 0 && *d->budget;
 }
 
@@ -101,20 +184,22 @@ static void count(struct drop *d, uint8_t level, unsigned items, uint64_t blocks
 static int drop_leaf(struct drop *d, const struct node_header *leaf)
 {
 	struct extent e;
-	uint64_t blocks = 0;
+	uint64_t blocks = 0, lost = 0;
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < node_count(leaf); i++)
 		r = extent_unpack(node_key(leaf, i), node_value(leaf, i), &e);
 	for (unsigned i = 0; r == 0 && i < node_count(leaf); i++) {
 		(void)extent_unpack(node_key(leaf, i), node_value(leaf, i), &e);
-		if (e.addr == 0) /* lost */
+		if (e.addr == 0) {
+			lost += e.nblk;
 			continue;
+		}
 		r = delayed_ref_add(&d->txn->refs, e.addr, e.nblk * FS_BLOCK_SIZE, -1);
 		blocks += e.nblk;
 	}
 	if (r == 0)
-		count(d, 0, node_count(leaf), blocks);
+		count(d, 0, node_count(leaf), blocks, lost);
 	return r;
 }
 
@@ -128,12 +213,12 @@ static void pass_over(struct drop *d, const struct node_header *parent, unsigned
 	uint8_t level = parent ? (uint8_t)(parent->level - 1) : o->root.level;
 
 	fs_log(d->txn->fs, FS_LOG_ERROR,
-	       "volume %llu, deleted, from offset %llu on: no copy of a node of level %u can be read (%s); the space of what it held is not freed: byre pool check --repair finds it",
-	       (unsigned long long)o->root.owner, parent ? (unsigned long long)child_blk(parent, slot) * FS_BLOCK_SIZE : 0, level,
+	       "volume %llu, deleted%s, from offset %llu on: no copy of a node of level %u can be read (%s); the space of what it held is not freed: byre pool check --repair finds it",
+	       (unsigned long long)o->root.owner, o->id == o->root.owner ? "" : " or trimmed", parent ? (unsigned long long)child_blk(parent, slot) * FS_BLOCK_SIZE : 0, level,
 	       strerror(-error));
-	o->new_root.flags |= TREE_LEAF_LOST | (level ? TREE_NODE_LOST : 0);
+	counters_of(d).root->flags |= TREE_LEAF_LOST | (level ? TREE_NODE_LOST : 0);
 	d->txn->leaked = true;
-	count(d, level, 0, 0);
+	count(d, level, 0, 0, 0);
 }
 
 static int drop_node(struct drop *d, const struct node_ident *id);
@@ -179,7 +264,7 @@ static int drop_node(struct drop *d, const struct node_ident *id)
 	if (r || d->stopped)
 		return r;
 	if (id->level > 0)
-		count(d, id->level, 0, 0);
+		count(d, id->level, 0, 0, 0);
 	return delayed_ref_add(&d->txn->refs, id->addr, NODE_SIZE, -1);
 }
 
@@ -188,10 +273,11 @@ static int orphan_drop(struct transaction *txn, struct orphan *o, unsigned *budg
 	struct drop d = {txn, o, budget, false};
 	struct node_ident id = {o->root.addr, o->root.generation, o->root.owner, o->root.level};
 	bool possible = id.level < NODE_LEVEL_MAX && id.addr % NODE_SIZE == 0;
-	int r;
+	int r = 0;
 
 	touch(txn, o);
-	r = possible ? drop_node(&d, &id) : -EUCLEAN;
+	if (o->root.addr)
+		r = possible ? drop_node(&d, &id) : -EUCLEAN;
 	if (node_is_lost(r)) {
 		pass_over(&d, NULL, 0, r);
 		r = 0;
@@ -201,8 +287,6 @@ static int orphan_drop(struct transaction *txn, struct orphan *o, unsigned *budg
 		o->new_root.nodes = o->new_root.leaves = o->new_root.items = 0;
 		o->new_root.flags = 0;
 	}
-	tree_sums_add(&txn->sums, &o->root, -1);
-	tree_sums_add(&txn->sums, &o->new_root, 1);
 	return r;
 }
 
@@ -212,9 +296,32 @@ int orphans_drop(struct transaction *txn, unsigned *budget)
 	int r = 0;
 
 	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link) {
-		if (r || *budget == 0)
+		if (r || *budget == 0 || (o->vol && o->vol->frozen_generation != txn->generation))
 			break;
 		r = orphan_drop(txn, o, budget);
 	}
 	return r;
+}
+
+bool orphans_are_left_of(struct transaction *txn, const struct fs_volume *vol)
+{
+	unsigned left = vol->cuts;
+	struct orphan *o;
+
+	if (left == 0)
+		return false;
+	TAILQ_FOREACH(o, &txn->touched, touched_link)
+		left -= o->vol == vol && o->done;
+	return left > 0;
+}
+
+void orphans_sum_up(struct transaction *txn)
+{
+	struct orphan *o;
+
+	TAILQ_FOREACH(o, &txn->touched, touched_link) {
+		if (o->in_tree)
+			tree_sums_add(&txn->sums, &o->root, -1);
+		tree_sums_add(&txn->sums, &o->new_root, 1);
+	}
 }

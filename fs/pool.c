@@ -339,10 +339,7 @@ int fs_close(struct fs *fs)
 		r = writable ? -EROFS : 0; /* an error made it so: not everything could be committed */
 	} else {
 		ctx_return_runs(fs);
-		/* Once more until nothing is left to do: deleted volumes are freed in several commits. */
-		do
-			r = fs_commit(fs);
-		while (r == 0 && atomic_load(&fs->orphans));
+		r = fs_commit(fs); /* what is still to be freed of deleted volumes, the next start goes on with */
 		if (r == 0)
 			claim_give_up(fs);
 	}

@@ -17,6 +17,9 @@
  *    passes through the node. Each slice notes all nodes on its path.
  * 4. A volume made after S has nothing in these groups. One that is deleted becomes an orphan of the same id, and each
  *    slice looks the id up anew; an orphan's tree is entered at its progress, in front of which all is in `lost`.
+ * 5. What a hole cuts out of a tree after S gets an id of its own, and moves from the volume to that, once. So the orphans with
+ *    ids that were not there at S are walked last, until there are none that were not, at E: what a slice of the volume came
+ *    too late to see is found there.
  *
  * Where nodes were lost (SUPER_FLAG_LEAKED) the item's `used` may be more than was found: what they referred to is free then.
  *
@@ -40,6 +43,7 @@
 #else
 #define REBUILD_SLICE_LEAVES 256u
 #endif
+#define REBUILD_HAND_OVERS 1000u /* each but the last walks what was cut out since the one before */
 #define REBUILD_PINS_WAIT_MS 10000u
 #define ROOT_KEY_LEN 9u
 
@@ -56,7 +60,8 @@ struct rebuild {
 	struct rebuild_group *group; /* in order of address */
 	size_t groups, groups_cap;
 	uint64_t *id; /* of the volumes and orphans at the start */
-	size_t ids, ids_cap;
+	size_t ids, ids_cap, walked;
+	uint64_t next_id; /* what was made with an id from here on is not among them */
 	int error; /* of the collection */
 };
 
@@ -144,12 +149,8 @@ static void collect_group(struct block_group *g, void *arg)
 	lock_drop(&g->lock);
 }
 
-static int add_id(struct rebuild *rb, struct key key)
+static int add_id(struct rebuild *rb, uint64_t id)
 {
-	uint64_t be;
-
-	if (key.len != ROOT_KEY_LEN)
-		return -EUCLEAN;
 	if (rb->ids == rb->ids_cap) {
 		size_t cap = rb->ids_cap ? rb->ids_cap * 2 : 64;
 		uint64_t *v = mem_realloc(rb->id, cap * sizeof(*v));
@@ -159,9 +160,18 @@ static int add_id(struct rebuild *rb, struct key key)
 		rb->id = v;
 		rb->ids_cap = cap;
 	}
-	memcpy(&be, key.data + 1, sizeof(be));
-	rb->id[rb->ids++] = be64toh(be);
+	rb->id[rb->ids++] = id;
 	return 0;
+}
+
+static int add_key(struct rebuild *rb, struct key key)
+{
+	uint64_t be;
+
+	if (key.len != ROOT_KEY_LEN)
+		return -EUCLEAN;
+	memcpy(&be, key.data + 1, sizeof(be));
+	return add_id(rb, be64toh(be));
 }
 
 /* Notes the root tree's nodes, and which trees it names. */
@@ -174,7 +184,7 @@ static int walk_root_tree(struct rebuild *rb)
 	for (r = tree_iter_first(&it); r == 0 && it.valid; r = r ? r : tree_iter_next(&it)) {
 		r = it.slot[0] == 0 ? mark_path(rb, &it) : 0;
 		if (r == 0)
-			r = add_id(rb, tree_iter_key(&it));
+			r = add_key(rb, tree_iter_key(&it));
 	}
 	tree_iter_fini(&it);
 	return r;
@@ -190,6 +200,7 @@ static int start(struct rebuild *rb)
 	epoch = epoch_enter(&fs->epoch);
 	block_group_each(fs, collect_group, rb); /* groups go away under the commit lock only */
 	r = rb->error;
+	rb->next_id = atomic_load(&fs->next_id);
 	if (r == 0 && rb->groups)
 		r = walk_root_tree(rb);
 	epoch_leave(&fs->epoch, epoch);
@@ -298,13 +309,30 @@ static int walk_volumes(struct rebuild *rb)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < rb->ids; i++) {
+	for (; r == 0 && rb->walked < rb->ids; rb->walked++) {
 		uint64_t pos = 0;
 		bool end = false;
 
 		while (r == 0 && !end)
-			r = walk_slice(rb, rb->id[i], &pos, &end);
+			r = walk_slice(rb, rb->id[rb->walked], &pos, &end);
 	}
+	return r;
+}
+
+/* Notes the orphans made since the start that were not walked. The commit lock is held. */
+static int add_new_orphans(struct rebuild *rb, bool *ret_any)
+{
+	const struct orphan *o;
+	int r = 0;
+
+	*ret_any = false;
+	TAILQ_FOREACH(o, &rb->fs->volumes.orphans, link) {
+		if (r || o->id < rb->next_id) /* ids ascend */
+			continue;
+		*ret_any = true;
+		r = add_id(rb, o->id);
+	}
+	rb->next_id = atomic_load(&rb->fs->next_id);
 	return r;
 }
 
@@ -383,18 +411,37 @@ static bool lock_without_pins(struct fs *fs)
 	return false;
 }
 
-static int hand_over(struct rebuild *rb)
+/* 1: something else has to be walked first. */
+static int try_hand_over(struct rebuild *rb)
 {
-	int r = 0;
+	bool more = false;
+	int r;
 
 	if (!lock_without_pins(rb->fs)) {
 		fs_kick_rebuild(rb->fs);
 		return -EAGAIN;
 	}
-	for (size_t i = 0; r == 0 && i < rb->groups; i++)
+	r = add_new_orphans(rb, &more);
+	for (size_t i = 0; r == 0 && !more && i < rb->groups; i++)
 		r = hand_over_locked(rb->fs, &rb->group[i]);
 	lock_drop(&rb->fs->commit_lock);
-	return r;
+	return r == 0 && more ? 1 : r;
+}
+
+static int hand_over(struct rebuild *rb)
+{
+	int r;
+
+	for (unsigned i = 0; i < REBUILD_HAND_OVERS; i++) {
+		r = try_hand_over(rb);
+		if (r <= 0)
+			return r;
+		r = walk_volumes(rb);
+		if (r)
+			return r;
+	}
+	fs_kick_rebuild(rb->fs);
+	return -EAGAIN;
 }
 
 static void report(struct rebuild *rb, int error, uint64_t us)

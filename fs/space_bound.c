@@ -5,12 +5,14 @@
  */
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/extent.h"
 #include "fs/free_space_cache.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
 #include "fs/space_info_int.h"
 #include "fs/volume_format.h"
 
+#define CUT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct orphan_item)) /* in the root tree */
 #define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
 
 /*
@@ -122,6 +124,21 @@ bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags
 	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes;
 
 	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total;
+}
+
+/*
+ * The tree of what is cut out has a node that is not full on each level for each hole, and one more for its end; a
+ * level more than the volumes' trees can have, whose leaves are half full, and whose interior nodes have 250 children.
+ */
+uint64_t space_cut_bytes(const struct fs *fs, uint64_t blocks)
+{
+	uint64_t leaves = device_size(fs->dev) / (512u << 10), levels = 2;
+
+	if (blocks < CUT_BLOCKS_MIN || leaves <= fs->orphan_leaves)
+		return 0;
+	for (uint64_t n = 250; n < leaves; n *= 250)
+		levels++;
+	return 2 * levels * (NODE_CAPACITY / 2) + CUT_ITEM_BYTES;
 }
 
 /* ---- what fits -------------------------------------------------------------- */

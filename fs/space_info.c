@@ -12,7 +12,7 @@
 #include "fs/space_info_int.h"
 
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
-#define GLOBAL_RESERVE_NODES_MIN 24u /* a trim needs 10 of the half that it may always have */
+#define GLOBAL_RESERVE_NODES_MIN 28u /* a trim needs 14 of the half that it may always have */
 #define FREEING_RESERVE_BYTES (256u << 10)
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u

@@ -193,6 +193,12 @@ int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised,
 /* What a volume has allocated changed by what a commit freed, or by what was found at open. */
 void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t bytes);
 
+/*
+ * For reservations of a hole of so many blocks: bytes of nodes, beside its items, that its commit may write to hold what is cut
+ * out of the tree (extent_apply). 0: its trees are so small that nothing is.
+ */
+uint64_t space_cut_bytes(const struct fs *fs, uint64_t blocks);
+
 /* How much new data can be written, by the same rule that reserves. */
 uint64_t space_free_bytes(struct fs *fs);
 

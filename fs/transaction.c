@@ -65,6 +65,7 @@ static void freeze_volume(struct transaction *txn, struct fs_volume *vol)
 	memcpy(vol->frozen_item.uuid, vol->uuid, sizeof(vol->uuid));
 	strcpy(vol->frozen_name, vol->name);
 	vol->frozen_deleted = vol->deleted;
+	vol->frozen_generation = txn->generation;
 	vol->meta_dirty = false;
 	lock_drop(&vol->lock);
 }
@@ -98,23 +99,45 @@ static int apply_volume(struct transaction *txn, struct fs_volume *vol)
 {
 	struct extent_counts counts = {vol->used_blocks, vol->lost_blocks};
 	uint64_t end = le64_to_cpu(vol->frozen_item.size) / FS_BLOCK_SIZE;
+	struct tree_root cut = {0};
 	int r = 0;
 
 	vol->new_root = vol->root;
 	if (overlay_first(&vol->committing))
-		r = extent_apply(txn, &vol->new_root, &vol->committing, vol->tree_end, end, &counts);
-	if (r)
-		return r;
-	if (vol->new_root.addr == 0) { /* then they are exact again */
-		vol->new_root = (struct tree_root){.owner = vol->id};
-		counts = (struct extent_counts){0, 0};
-	}
+		r = extent_apply(txn, &vol->new_root, &vol->committing, vol->tree_end, end, &counts, &cut);
+	if (r == 0 && cut.addr)
+		r = orphan_add_cut(txn, vol, &cut);
 	vol->new_used_blocks = counts.used;
 	vol->new_lost_blocks = counts.lost;
+	return r;
+}
+
+/* All that the commit frees of the volume is freed. */
+static void settle_volume(struct transaction *txn, struct fs_volume *vol)
+{
+	if (vol->new_root.addr == 0 && !orphans_are_left_of(txn, vol)) { /* then they are exact again */
+		vol->new_root = (struct tree_root){.owner = vol->id};
+		vol->new_used_blocks = vol->new_lost_blocks = 0;
+	}
 	vol->new_freed_blocks = vol->used_blocks + vol->committing.blocks - vol->new_used_blocks;
 	tree_sums_add(&txn->sums, &vol->root, -1);
-	tree_sums_add(&txn->sums, &vol->new_root, 1);
-	return vol->frozen_deleted ? orphan_add(txn, vol) : 0;
+	if (!vol->frozen_deleted) /* else the orphan has them */
+		tree_sums_add(&txn->sums, &vol->new_root, 1);
+}
+
+static int apply_volumes(struct transaction *txn)
+{
+	struct fs_volume *vol;
+	int r = 0;
+
+	TAILQ_FOREACH(vol, &txn->frozen, frozen_link) {
+		r = apply_volume(txn, vol);
+		if (r == 0 && vol->frozen_deleted)
+			r = orphan_add(txn, vol);
+		if (r)
+			break;
+	}
+	return r;
 }
 
 /* Everything that can still be given up. */
@@ -122,20 +145,23 @@ static int build_trees(struct transaction *txn)
 {
 	unsigned budget = txn->fs->orphan_leaves;
 	struct fs_volume *vol;
-	int r = 0;
+	int r;
 
 	txn->root_tree = txn->fs->root_tree;
 	txn->group_tree = txn->fs->group_tree;
 	txn->sums = (struct tree_sums){0};
+	txn->open_leaves = txn->fs->orphan_leaves;
 	txn->losts = 0;
 	txn->leaked = false;
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link) {
-		r = apply_volume(txn, vol);
-		if (r)
-			return r;
-	}
-	r = orphans_drop(txn, &budget);
-	return r ? r : root_tree_update(txn);
+	r = apply_volumes(txn);
+	if (r == 0)
+		r = orphans_drop(txn, &budget);
+	if (r)
+		return r;
+	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+		settle_volume(txn, vol);
+	orphans_sum_up(txn);
+	return root_tree_update(txn);
 }
 
 /* Takes back the nodes whose refs have not been run. */
@@ -365,6 +391,7 @@ static int commit_locked(struct fs *fs)
 	TAILQ_INIT(&txn.frozen);
 	TAILQ_INIT(&txn.touched);
 	write_batch_init(&txn.wb, fs->cache, txn.q);
+	orphans_before_freeze(fs);
 	freeze(&txn);
 	r = try_patiently(&txn, build_or_give_up);
 	if (r == 0)

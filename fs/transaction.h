@@ -43,6 +43,7 @@ struct transaction {
 	struct orphan_list touched; /* that this commit makes or changes */
 	struct tree_root root_tree, group_tree;
 	uint64_t log_tail, log_seq; /* where replay of what comes after N starts */
+	unsigned open_leaves; /* that may still be read of what holes drop: extent_apply */
 	struct tree_sums sums; /* changes to those over all volumes */
 	bool leaked; /* nodes were lost: what they referred to stays taken, and nothing refers to it */
 	struct lost_range lost[LOST_RANGES_MAX]; /* to be told of when it is durable */

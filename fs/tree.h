@@ -91,6 +91,18 @@ struct tree_changes {
 	int (*lost)(struct tree_changes *ch, struct tree_writer *w, const struct key *first, const struct key *upper, uint8_t level);
 	/* May be NULL. Whether merge can read every item of the leaf: else it is as lost as one that cannot be read. */
 	bool (*is_sane)(const struct tree_changes *ch, const struct node_header *leaf);
+	/*
+	 * May be NULL. Whether the next change drops all that there can be from *first (NULL: the whole tree) to before *upper. Then the
+	 * subtree may be cut out by its pointer, unread, and merge is called for its range without a leaf.
+	 */
+	bool (*drops)(const struct tree_changes *ch, const struct key *first, const struct key *upper);
+	/*
+	 * With drops: how many leaves of such subtrees are opened and merged all the same, before the others are cut out. Counted down.
+	 * What was cut out comes as a tree of its own, with the same owner; the counts of the root that tree_apply makes are those of
+	 * both together.
+	 */
+	unsigned *open_leaves;
+	struct tree_root cut; /* addr 0: nothing was */
 };
 
 /* From merge and lost: the id of the tree. */

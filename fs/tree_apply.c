@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/transaction.h"
 #include "fs/tree.h"
@@ -41,6 +42,7 @@ struct tree_writer {
 	uint64_t owner;
 	int64_t nodes, leaves, items; /* changes to the root's counts */
 	uint8_t flags;		      /* that the root gets */
+	struct tree_writer *cut; /* of the subtrees that are cut out; NULL: none yet */
 	struct level level[NODE_LEVEL_MAX + 1];
 };
 
@@ -232,7 +234,56 @@ static int apply_node(struct tree_writer *w, struct tree_changes *ch, struct cac
 	return r;
 }
 
-/* One child: taken over as it is, or opened, or (a part of it is to be changed that cannot be read) replaced. */
+static struct tree_writer *writer_new(struct transaction *txn, uint64_t owner)
+{
+	struct tree_writer *w = mem_zalloc(sizeof(*w));
+
+	if (w) {
+		w->txn = txn;
+		w->owner = owner;
+	}
+	return w;
+}
+
+static void writer_free(struct tree_writer *w)
+{
+	if (!w)
+		return;
+	writer_free(w->cut);
+	for (unsigned i = 0; i <= NODE_LEVEL_MAX; i++) {
+		mem_free(w->level[i].bytes);
+		mem_free(w->level[i].item);
+	}
+	mem_free(w);
+}
+
+/*
+ * A subtree all of which goes is opened as long as leaves may be; then it is cut out. A node above the leaves costs nothing: it is
+ * opened only where leaves are left to be.
+ */
+static bool is_cut(struct tree_changes *ch, const struct key *first, const struct key *upper, uint8_t level)
+{
+	if (!ch->drops || !ch->drops(ch, first, upper))
+		return false;
+	if (*ch->open_leaves == 0)
+		return true;
+	*ch->open_leaves -= level == 0;
+	return false;
+}
+
+/* The pointer goes into the tree of what is cut out; the changes pass by its range. */
+static int cut_child(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, unsigned slot,
+		     const struct key *upper)
+{
+	int r;
+
+	if (!w->cut)
+		w->cut = writer_new(w->txn, w->owner);
+	r = w->cut ? take_over(w->cut, node, slot) : -ENOMEM;
+	return r ? r : ch->merge(ch, w, NULL, upper);
+}
+
+/* One child: taken over as it is, or cut out, or opened, or (a part of it is to be changed that cannot be read) replaced. */
 static int apply_child(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, unsigned i,
 		       const struct key *upper)
 {
@@ -244,6 +295,8 @@ static int apply_child(struct tree_writer *w, struct tree_changes *ch, const str
 
 	if (r == 0 && !changed && !is_underfull(w, child.level))
 		return take_over(w, node, i);
+	if (r == 0 && changed && is_cut(ch, &first, upper, child.level))
+		return cut_child(w, ch, node, i, upper);
 	if (r == 0)
 		r = changed ? transaction_read_node(w->txn, &child, &entry) : node_read(w->txn->fs, w->txn->q, &child, &entry);
 	if (r == 0)
@@ -310,35 +363,39 @@ static int finish(struct tree_writer *w, struct tree_root *ret_root)
 	return -EFBIG;
 }
 
+static int apply(struct tree_writer *w, struct tree_changes *changes, struct tree_root *root)
+{
+	struct tree_root out = *root, cut = {.owner = root->owner};
+	int r = root->addr ? apply_root(w, changes, root) : changes->merge(changes, w, NULL, NULL);
+
+	if (r == 0)
+		r = finish(w, &out);
+	if (r == 0 && w->cut && !FAULT(FAULT_CUT_FORGOTTEN))
+		r = finish(w->cut, &cut);
+	if (r)
+		return r;
+	out.nodes += (uint64_t)(w->nodes + (w->cut ? w->cut->nodes : 0));
+	out.leaves += (uint64_t)w->leaves;
+	out.items += (uint64_t)w->items;
+	out.flags |= w->flags;
+	*root = out;
+	changes->cut = cut;
+	return 0;
+}
+
 int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_changes *changes)
 {
-	struct tree_root out = *root;
 	struct tree_writer *w;
 	struct key first;
 	int r;
 
 	if (!changes->next(changes, &first))
 		return 0;
-	w = mem_zalloc(sizeof(*w));
+	w = writer_new(txn, root->owner);
 	if (!w)
 		return -ENOMEM;
-	w->txn = txn;
-	w->owner = root->owner;
-	r = root->addr ? apply_root(w, changes, root) : changes->merge(changes, w, NULL, NULL);
-	if (r == 0)
-		r = finish(w, &out);
-	if (r == 0) {
-		out.nodes += (uint64_t)w->nodes;
-		out.leaves += (uint64_t)w->leaves;
-		out.items += (uint64_t)w->items;
-		out.flags |= w->flags;
-		*root = out;
-	}
-	for (unsigned i = 0; i <= NODE_LEVEL_MAX; i++) {
-		mem_free(w->level[i].bytes);
-		mem_free(w->level[i].item);
-	}
-	mem_free(w);
+	r = apply(w, changes, root);
+	writer_free(w);
 	return r;
 }
 

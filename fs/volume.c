@@ -227,6 +227,21 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 	return 0;
 }
 
+/* Of what was cut out. A volume's id is less than those of its parts, so the owner has been read before. */
+static void find_owner(struct fs *fs, struct orphan *o)
+{
+	struct orphan *other;
+
+	o->vol = volume_by_id(fs, o->root.owner);
+	if (o->vol) {
+		o->vol->cuts++;
+		return;
+	}
+	TAILQ_FOREACH_REVERSE(other, &fs->volumes.orphans, orphan_list, link)
+		if (other->id == o->root.owner)
+			o->deleted = other;
+}
+
 int orphan_add_item(struct fs *fs, uint64_t id, struct value value)
 {
 	struct orphan_item item;
@@ -244,7 +259,12 @@ int orphan_add_item(struct fs *fs, uint64_t id, struct value value)
 	o->progress = le64_to_cpu(item.progress);
 	o->in_tree = true;
 	add_to_sums(fs, &o->root);
-	TAILQ_INSERT_TAIL(&fs->volumes.orphans, o, link);
+	if (o->root.owner == id) {
+		TAILQ_INSERT_TAIL(&fs->volumes.orphans, o, link);
+	} else {
+		find_owner(fs, o);
+		TAILQ_INSERT_HEAD(&fs->volumes.orphans, o, link);
+	}
 	atomic_fetch_add(&fs->orphans, 1);
 	return 0;
 }

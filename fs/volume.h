@@ -76,6 +76,8 @@ struct fs_volume {
 	char frozen_name[FS_NAME_MAX + 1];
 	struct volume_comment *frozen_comment;
 	bool frozen_deleted;
+	uint64_t frozen_generation; /* of the commit that did that last */
+	unsigned cuts; /* orphans that were cut out of its tree */
 	struct tree_root new_root;
 	uint64_t new_used_blocks, new_lost_blocks, new_freed_blocks;
 };
@@ -83,18 +85,24 @@ struct fs_volume {
 RB_HEAD(volume_tree, fs_volume);
 TAILQ_HEAD(volume_list, fs_volume);
 
-/* A deleted volume whose space is being freed, some leaves in each commit. The committer's. */
+/*
+ * A tree whose space is being freed, some leaves in each commit: a deleted volume's, or what was cut out of a volume's. The
+ * committer's.
+ */
 struct orphan {
 	TAILQ_ENTRY(orphan) link, touched_link;
-	uint64_t id; /* of its item */
-	struct tree_root root; /* of the volume that it was; the counts are of what is left */
-	uint64_t used_blocks;
+	uint64_t id; /* of its item: the volume's that was deleted, or one of its own */
+	struct tree_root root; /* the counts are of what is left; cut out: 0, for they are in the volume's */
+	uint64_t used_blocks;  /* likewise */
 	uint64_t progress; /* first block that is not yet freed */
 	bool in_tree;	   /* the root tree has an item for it */
+	struct fs_volume *vol; /* that it was cut out of; NULL: it was not, or that is deleted: */
+	struct orphan *deleted; /* what became of the volume */
 	/* what the commit under way makes of it: */
 	bool touched;
 	struct tree_root new_root;
 	uint64_t new_progress, new_used_blocks;
+	struct orphan *new_deleted;
 	bool done;
 };
 TAILQ_HEAD(orphan_list, orphan);
@@ -107,7 +115,7 @@ struct volume_table {
 	struct lock dirty_lock;
 	struct volume_list dirty; /* changes for the next commit */
 	struct volume_list unlogged; /* pendings for the next flush */
-	struct orphan_list orphans; /* the committer's */
+	struct orphan_list orphans; /* the committer's. What was cut out stands before the deleted volume that it was of. */
 };
 
 void volume_table_init(struct fs *fs);
@@ -115,6 +123,7 @@ void volume_table_fini(struct fs *fs);
 
 /* From the root tree, at open. -EUCLEAN on impossible items. */
 int volume_add_item(struct fs *fs, uint64_t id, struct value value);
+/* After all volumes. */
 int orphan_add_item(struct fs *fs, uint64_t id, struct value value);
 /* By id, for replay (walks the table). NULL: none. No reference is taken. */
 struct fs_volume *volume_by_id(struct fs *fs, uint64_t id);

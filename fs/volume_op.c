@@ -65,7 +65,7 @@ static void ticket_done(struct space_ticket *t, int error)
 /* Room in the metadata for a change to the root tree. Waits. The commit that carries it out takes it over. */
 static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservation *ret_res)
 {
-	struct waiting w = {.fs = fs, .ticket = {.want = {0, {1, 1024}, NULL}, .flags = flags, .done = ticket_done}};
+	struct waiting w = {.fs = fs, .ticket = {.want = {0, {1, 1024 + (flags & SPACE_FREEING ? space_cut_bytes(fs, UINT64_MAX) : 0)}, NULL}, .flags = flags, .done = ticket_done}};
 	int r = space_reserve(fs, &w.ticket);
 
 	if (r == -EINPROGRESS && fs->simulated) {

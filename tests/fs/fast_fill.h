@@ -32,14 +32,18 @@ static inline void fast_fill_one(struct engine *e, struct fs_volume *vol, uint64
 	pending_free(spare);
 }
 
+static inline uint32_t fast_fill_crc(void)
+{
+	static const uint8_t zeros[FS_BLOCK_SIZE];
+
+	return crc32c(zeros, sizeof(zeros));
+}
+
 /* n blocks from `first` on, each `stride` behind the one before: extents of one block each. Committed. */
 static inline void fast_fill(struct engine *e, struct fs_volume *vol, uint64_t first, uint64_t n, uint64_t stride)
 {
-	static const uint8_t zeros[FS_BLOCK_SIZE];
-	uint32_t crc = crc32c(zeros, sizeof(zeros));
-
 	for (uint64_t i = 0; i < n; i++) {
-		fast_fill_one(e, vol, first + i * stride, crc);
+		fast_fill_one(e, vol, first + i * stride, fast_fill_crc());
 		if (i % FAST_FILL_COMMIT == FAST_FILL_COMMIT - 1)
 			engine_commit(e);
 	}

@@ -17,7 +17,7 @@ static const char *const step_names[STEP_KINDS] = {
 	[STEP_COMMIT] = "commit",   [STEP_CREATE] = "create", [STEP_DELETE] = "delete", [STEP_RENAME] = "rename",
 	[STEP_RESIZE] = "resize",   [STEP_READBACK] = "readback", [STEP_CLEAN] = "clean", [STEP_CLOSE] = "close",
 	[STEP_CRASH] = "crash",	    [STEP_GROW] = "grow",	  [STEP_FAULT] = "fault",   [STEP_NOMEM] = "nomem",
-	[STEP_SCATTER] = "scatter", [STEP_LOGFAIL] = "logfail",
+	[STEP_SCATTER] = "scatter",   [STEP_HOLE] = "hole", [STEP_LOGFAIL] = "logfail",
 	[STEP_GROUPS] = "groups",
 	[STEP_SCRUB] = "scrub",
 	[STEP_HOST_FULL] = "host-full",
@@ -118,6 +118,7 @@ struct history *history_new(uint64_t seed)
 		weight[STEP_HOST_FULL] = 5;
 	if (h->setting.scatters) { /* deleting a large tree takes several commits */
 		weight[STEP_SCATTER] = 8;
+		weight[STEP_HOLE] = 4;
 		weight[STEP_DELETE] = 6;
 	}
 	if (h->setting.group_step) {

@@ -34,6 +34,7 @@ enum step_kind {
 	STEP_GROUPS, /* many block groups are made, and leave again as nobody needs them */
 	STEP_SCRUB,    /* one is started or stopped; it goes on after crashes */
 	STEP_HOST_FULL, /* the host's file system under a sparse pool, or not any more */
+	STEP_HOLE,    /* a large trim in a volume with a large tree, while a rebuild or anything else goes on */
 	STEP_KINDS,
 };
 

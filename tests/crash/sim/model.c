@@ -185,11 +185,19 @@ struct model_volume *model_volume_add(struct model *m, const char *name, uint64_
 	return vol;
 }
 
+static bool may_be_lost_now(const struct model_block *b)
+{
+	for (unsigned i = 0; i < b->count; i++)
+		if (b->v[i].hash == LOST_HASH && b->v[i].dead_at == NEVER)
+			return true;
+	return false;
+}
+
 void model_volume_resize(struct model *m, struct model_volume *vol, uint64_t blocks)
 {
 	uint64_t old = vol->blocks;
+	bool lost = old && blocks > old && may_be_lost_now(&vol->block[old - 1]);
 
-	(void)m;
 	for (uint64_t i = blocks; i < old; i++)
 		block_clear(&vol->block[i]);
 	vol->block = realloc(vol->block, max_u64(blocks, 1) * sizeof(*vol->block));
@@ -197,6 +205,9 @@ void model_volume_resize(struct model *m, struct model_volume *vol, uint64_t blo
 	if (blocks > old)
 		memset(vol->block + old, 0, (blocks - old) * sizeof(*vol->block));
 	vol->blocks = blocks;
+	/* The range of the last leaf reaches to the end, wherever that is. */
+	for (uint64_t i = old; lost && i < blocks; i++)
+		model_may_lose(m, vol, i);
 }
 
 void model_volume_remove(struct model *m, struct model_volume *vol)

@@ -145,6 +145,20 @@ static void step_scatter(struct world *w)
 	}
 }
 
+/* Some quarters of the largest volume, with ragged edges. */
+static void step_hole(struct world *w)
+{
+	struct model_volume *vol = largest_volume(w);
+	uint64_t from, n;
+
+	if (!vol || vol->blocks < 1024)
+		return;
+	from = rng_below(&w->rng, 3) ? rng_below(&w->rng, vol->blocks / 2) : 0;
+	n = rng_below(&w->rng, 3) ? vol->blocks / 4 + rng_below(&w->rng, vol->blocks / 4) : vol->blocks - from;
+	if (model_may_submit(w->model, vol, from * MODEL_BLOCK, n * MODEL_BLOCK))
+		request_send(w, 0, request_new(w, vol, rng_below(&w->rng, 2) ? FS_TRIM : FS_ZERO, from * MODEL_BLOCK, n * MODEL_BLOCK));
+}
+
 static void step_readback(struct world *w)
 {
 	struct model_volume *vol = open_volume(w);
@@ -324,6 +338,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_NOMEM: step_nomem(w); break;
 	case STEP_SCATTER: step_scatter(w); break;
 	case STEP_HOST_FULL: step_host_full(w); break;
+	case STEP_HOLE: step_hole(w); break;
 	case STEP_LOGFAIL: step_logfail(w); break;
 	case STEP_GROUPS: step_groups(w); break;
 	case STEP_SCRUB: step_scrub(w); break;
