@@ -24,6 +24,7 @@ struct extent_out {
 struct extent_changes {
 	struct tree_changes base;
 	struct transaction *txn;
+	const struct overlay *overlay;
 	const struct pending *cur; /* the first that is not done with */
 	bool cur_emitted;	   /* it is put out; what it covers from `from` on is still to be dropped */
 	uint64_t from;
@@ -284,6 +285,18 @@ static bool extent_drops(const struct tree_changes *ch, const struct key *first,
 	       ec->cur->blk + ec->cur->nblk >= end;
 }
 
+static bool extent_touches(const struct tree_changes *ch, const struct key *first, const struct key *upper)
+{
+	const struct extent_changes *ec = container_of(ch, struct extent_changes, base);
+	uint64_t blk = extent_key_blk(*first), end = upper ? extent_key_blk(*upper) : UINT64_MAX;
+	const struct pending *p = overlay_find(ec->overlay, blk);
+
+	if (!p || p->blk >= end)
+		return false;
+	/* What is cut out is not read. */
+	return *ec->base.open_leaves || p->addr || p->nblk < CUT_BLOCKS_MIN || p->blk > blk || p->blk + p->nblk < end;
+}
+
 static bool extent_next(struct tree_changes *ch, struct key *ret_key)
 {
 	struct extent_changes *ec = container_of(ch, struct extent_changes, base);
@@ -299,7 +312,7 @@ int extent_apply(struct transaction *txn, struct tree_root *root, const struct o
 		 uint64_t end, struct extent_counts *counts, struct tree_root *ret_cut)
 {
 	struct extent_changes ec = {.base = {.next = extent_next, .merge = extent_merge, .is_sane = extent_leaf_is_sane},
-				    .txn = txn, .cur = overlay_first(overlay), .old_end = old_end,
+				    .txn = txn, .overlay = overlay, .cur = overlay_first(overlay), .old_end = old_end,
 				    .end = min_u64(end, old_end)};
 	int r;
 
@@ -307,6 +320,7 @@ int extent_apply(struct transaction *txn, struct tree_root *root, const struct o
 	if (!FAULT(FAULT_LOST_NODE))
 		ec.base.lost = extent_lost;
 	ec.base.drops = extent_drops;
+	ec.base.touches = extent_touches;
 	ec.base.open_leaves = &txn->open_leaves;
 	ec.from = ec.cur ? ec.cur->blk : UINT64_MAX;
 	r = tree_apply(txn, root, &ec.base);

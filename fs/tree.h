@@ -92,6 +92,11 @@ struct tree_changes {
 	/* May be NULL. Whether merge can read every item of the leaf: else it is as lost as one that cannot be read. */
 	bool (*is_sane)(const struct tree_changes *ch, const struct node_header *leaf);
 	/*
+	 * May be NULL: nothing is read ahead. Whether a change falls into the range from *first to before *upper (NULL: no bound), which
+	 * is not before the next change, so that a node there will have to be read. Changes nothing.
+	 */
+	bool (*touches)(const struct tree_changes *ch, const struct key *first, const struct key *upper);
+	/*
 	 * May be NULL. Whether the next change drops all that there can be from *first (NULL: the whole tree) to before *upper. Then the
 	 * subtree may be cut out by its pointer, unread, and merge is called for its range without a leaf.
 	 */

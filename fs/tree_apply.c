@@ -16,6 +16,7 @@
 #include "fs/block_group.h"
 #include "fs/fault.h"
 #include "fs/fs_int.h"
+#include "fs/node_prefetch.h"
 #include "fs/transaction.h"
 #include "fs/tree.h"
 #include "fs/volume_format.h"
@@ -42,6 +43,7 @@ struct tree_writer {
 	uint64_t owner;
 	int64_t nodes, leaves, items; /* changes to the root's counts */
 	uint8_t flags;		      /* that the root gets */
+	struct node_prefetch *prefetch; /* NULL: none */
 	struct tree_writer *cut; /* of the subtrees that are cut out; NULL: none yet */
 	struct level level[NODE_LEVEL_MAX + 1];
 };
@@ -295,6 +297,8 @@ static int apply_child(struct tree_writer *w, struct tree_changes *ch, const str
 
 	if (r == 0 && !changed && !is_underfull(w, child.level))
 		return take_over(w, node, i);
+	if (r == 0 && changed && w->prefetch)
+		node_prefetch_take(w->prefetch, child.addr);
 	if (r == 0 && changed && is_cut(ch, &first, upper, child.level))
 		return cut_child(w, ch, node, i, upper);
 	if (r == 0)
@@ -306,8 +310,26 @@ static int apply_child(struct tree_writer *w, struct tree_changes *ch, const str
 	return node_is_lost(r) && ch->lost ? replace_lost(w, ch, &first, upper, (uint8_t)(node->level - 1)) : r;
 }
 
+/* The children that will have to be read are read ahead, as many as may be; *ahead is the first that was not looked at. */
+static void look_ahead(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, const struct key *upper,
+		       unsigned *ahead)
+{
+	for (; w->prefetch && *ahead < node_count(node); ++*ahead) {
+		bool last = *ahead + 1 == node_count(node);
+		struct key first = node_key(node, *ahead), bound;
+		struct node_ident child;
+
+		if (!last)
+			bound = node_key(node, *ahead + 1);
+		if (ch->touches(ch, &first, last ? upper : &bound) && node_child(node, *ahead, w->owner, &child) == 0 &&
+		    !node_prefetch_want(w->prefetch, &child))
+			return;
+	}
+}
+
 static int apply_children(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, const struct key *upper)
 {
+	unsigned ahead = 0;
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < node_count(node); i++) {
@@ -316,6 +338,8 @@ static int apply_children(struct tree_writer *w, struct tree_changes *ch, const 
 
 		if (!last)
 			bound = node_key(node, i + 1);
+		ahead = ahead > i ? ahead : i;
+		look_ahead(w, ch, node, upper, &ahead);
 		r = apply_child(w, ch, node, i, last ? upper : &bound);
 	}
 	return r;
@@ -394,7 +418,15 @@ int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_chan
 	w = writer_new(txn, root->owner);
 	if (!w)
 		return -ENOMEM;
+	if (changes->touches && root->level > 0) {
+		w->prefetch = mem_alloc(sizeof(*w->prefetch));
+		if (w->prefetch) /* else it is slower */
+			node_prefetch_init(w->prefetch, txn->fs, txn->q);
+	}
 	r = apply(w, changes, root);
+	if (w->prefetch)
+		node_prefetch_fini(w->prefetch);
+	mem_free(w->prefetch);
 	writer_free(w);
 	return r;
 }
