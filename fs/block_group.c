@@ -91,6 +91,7 @@ static int space_add_locked(struct group_table *t, uint64_t off, uint64_t len)
 	int r = device_space_add(&t->unallocated, off, len);
 
 	atomic_store(&t->unallocated_bytes, t->unallocated.bytes);
+	atomic_store(&t->unallocated_ranges, t->unallocated.ranges);
 	return r;
 }
 
@@ -99,6 +100,7 @@ static int space_take_locked(struct group_table *t, uint64_t off, uint64_t len)
 	int r = device_space_take(&t->unallocated, off, len);
 
 	atomic_store(&t->unallocated_bytes, t->unallocated.bytes);
+	atomic_store(&t->unallocated_ranges, t->unallocated.ranges);
 	return r;
 }
 

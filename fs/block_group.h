@@ -129,7 +129,7 @@ struct group_table {
 	_Atomic uint32_t count; /* slots in use are below */
 	struct device_space free_index; /* slots that are not in use */
 	struct device_space unallocated;
-	_Atomic uint64_t unallocated_bytes; /* the same as unallocated.bytes, for those without the lock */
+	_Atomic uint64_t unallocated_bytes, unallocated_ranges; /* the same as in `unallocated`, for those without the lock */
 	_Atomic uint32_t data_cursor; /* the group that gave last */
 	struct fs_work load_ahead; /* on a worker, while this is true: */
 	_Atomic bool loads_ahead;

@@ -189,7 +189,6 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 
 	for (;;) {
 		unsigned bucket;
-		uint64_t bytes;
 		int r = 0;
 
 		if (!g)
@@ -206,10 +205,8 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 				r = use_uncounted(fs);
 			} else {
 				/* System groups are not made on the way. */
-				r = made || type == GROUP_SYSTEM ? -ENOSPC : block_group_create(fs, type, fs->group_size / 2, &bytes);
+				r = made || type == GROUP_SYSTEM ? -ENOSPC : space_grow_metadata(fs);
 				made = true;
-				if (r == 0)
-					space_group_added(fs, type, bytes);
 			}
 		}
 		if (r)

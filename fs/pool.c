@@ -111,6 +111,7 @@ static int replay(struct fs *fs)
 	fs->log.seq += LOG_SEQ_JUMP;
 	fs->log.failed = true;
 	fs->super_dirty = true;
+	space_promises_opened(fs);
 	return r;
 }
 

@@ -123,7 +123,7 @@ bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes;
 
-	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total;
+	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total + si->aside;
 }
 
 /*
@@ -150,22 +150,76 @@ uint64_t space_groups_left(const struct fs *fs)
 	return max > live ? max - live : 0;
 }
 
-/* By bisection on the condition of grow_data_locked. */
-uint64_t space_growable_locked(const struct fs *fs, uint64_t growth)
+static uint64_t slots_of(uint64_t group_bytes)
 {
-	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
-	uint64_t lo = 0, hi = unallocated / quantum;
+	return 2ull * free_space_cache_slot_bytes((uint32_t)(group_bytes / FS_BLOCK_SIZE));
+}
+
+/* The pieces smaller than a whole group that groups for so much data may come to stand in, at the most. */
+static uint64_t small_pieces(const struct fs *fs, uint64_t data_bytes)
+{
+	uint64_t quantum = group_quantum(fs), sizes = 1; /* of a group, each half of the one before: a range ends in one of each */
+
+	for (uint64_t bytes = fs->group_size; bytes > quantum; bytes /= 2)
+		sizes++;
+	return min_u64(sizes * (atomic_load(&fs->groups.unallocated_ranges) + 1), data_bytes / (quantum - slots_of(quantum)) + 1);
+}
+
+uint64_t space_aside_bytes(const struct fs *fs, uint64_t data_bytes, unsigned losses)
+{
+	uint64_t slots = slots_of(fs->group_size), groups = data_bytes / (fs->group_size - slots) + 1;
+	uint64_t bytes = data_bytes + groups * slots + losses * small_pieces(fs, data_bytes) * slots_of(FS_BLOCK_SIZE);
+
+	return data_bytes ? round_up_u64(bytes, group_quantum(fs)) + 2 * group_quantum(fs) : 0;
+}
+
+uint64_t space_aside_groups(const struct fs *fs, uint64_t data_bytes)
+{
+	return data_bytes ? data_bytes / (fs->group_size - slots_of(fs->group_size)) + 1 + small_pieces(fs, data_bytes) : 0;
+}
+
+uint64_t space_unallocated(const struct fs *fs, unsigned losses)
+{
+	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t aside = space_aside_bytes(fs, fs->space.aside, losses);
+
+	return unallocated > aside ? unallocated - aside : 0;
+}
+
+/* Device space for system groups that so many more groups of the usual size want, by the rule of grow_system_locked. */
+static uint64_t system_for(struct fs *fs, uint64_t more_groups)
+{
+	uint64_t have = block_group_system_bytes(fs), want = 2 * block_group_system_for(2 * (atomic_load(&fs->groups.live) + more_groups));
+
+	return more_groups > space_groups_left(fs) && want > have ? 2 * (want - have) : 0;
+}
+
+static bool can_set_aside(struct fs *fs, uint64_t more, uint64_t growth)
+{
+	const struct space_info *si = &fs->space;
+	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes), groups = space_aside_groups(fs, si->aside + more);
+	uint64_t bytes = space_aside_bytes(fs, si->aside + more, 2) + system_for(fs, groups);
 	struct space_pending none = {0, 0};
 
-	while (lo < hi) {
-		uint64_t mid = (lo + hi + 1) / 2, bytes = mid * quantum;
+	return bytes <= unallocated && atomic_load(&fs->groups.live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
+	       space_metadata_fits(fs, none, unallocated - bytes, 0,
+				   max_u64(growth, space_items_for(more)) + space_growth_slack(si, more));
+}
 
-		if (space_metadata_fits(fs, none, unallocated - bytes, SPACE_AS_IF_MADE, growth + space_group_growth(fs, bytes)))
+/* By bisection. */
+uint64_t space_can_set_aside_locked(struct fs *fs, uint64_t growth)
+{
+	uint64_t lo = 0, hi = atomic_load(&fs->groups.unallocated_bytes) / FS_BLOCK_SIZE;
+
+	while (lo < hi) {
+		uint64_t mid = (lo + hi + 1) / 2;
+
+		if (can_set_aside(fs, mid * FS_BLOCK_SIZE, growth))
 			lo = mid;
 		else
 			hi = mid - 1;
 	}
-	return lo * quantum;
+	return lo * FS_BLOCK_SIZE;
 }
 
 #define FREE_REQUEST_BLOCKS 66u /* of the requests that the figure of free space counts with */
@@ -179,19 +233,11 @@ static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
 	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
 }
 
-/* Device space for system groups that so many more groups of the usual size want, by the rule of grow_system_locked. */
-static uint64_t system_for(struct fs *fs, uint64_t more_groups)
-{
-	uint64_t have = block_group_system_bytes(fs), want = 2 * block_group_system_for(2 * (atomic_load(&fs->groups.live) + more_groups));
-
-	return more_groups > space_groups_left(fs) && want > have ? 2 * (want - have) : 0;
-}
-
 /* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
 static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have)
 {
-	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
-	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0), groups = grow / fs->group_size;
+	uint64_t unallocated = space_unallocated(fs, 2);
+	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0), groups = grow / fs->group_size + space_aside_groups(fs, fs->space.aside);
 	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
 	/* As grow_data_locked asks it: for whole groups. */
 	uint64_t growth = space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
@@ -213,7 +259,7 @@ uint64_t space_free_bytes(struct fs *fs)
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
-		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total > taken ? d->total - taken : 0))
+		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total + si->aside > taken ? d->total + si->aside - taken : 0))
 			lo = mid;
 		else
 			hi = mid - 1;

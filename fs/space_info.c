@@ -65,6 +65,7 @@ static void promise_change_locked(struct space_info *si, struct space_promise *p
 	p->promised = promised;
 	p->allocated = allocated;
 	si->volume_reserved += owed(p);
+	si->aside = min_u64(si->aside, si->volume_reserved);
 }
 
 /* ---- reserving ------------------------------------------------------------- */
@@ -83,7 +84,7 @@ static void grow_system_locked(struct fs *fs, uint64_t groups)
 	if (fs->backing.on) /* see backing_grow_system */
 		return;
 	while (r == 0 && have < want && bytes >= quantum) {
-		uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
+		uint64_t unallocated = space_unallocated(fs, 2);
 
 		if (2 * bytes > unallocated || !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0)) {
 			bytes = round_down_u64(bytes / 2, quantum);
@@ -92,6 +93,15 @@ static void grow_system_locked(struct fs *fs, uint64_t groups)
 		r = block_group_create_system_locked(fs, bytes);
 		have = block_group_system_bytes(fs);
 	}
+}
+
+/* The groups that will be made of what is set aside have room for their items, too. */
+static void grow_system_for_aside_locked(struct fs *fs)
+{
+	uint64_t groups = atomic_load(&fs->groups.live) + space_aside_groups(fs, fs->space.aside);
+
+	if (groups > atomic_load(&fs->groups.live_max) / 2)
+		grow_system_locked(fs, groups);
 }
 
 void space_grow_system(struct fs *fs, uint64_t groups)
@@ -109,7 +119,7 @@ void space_grow_system(struct fs *fs, uint64_t groups)
 static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t growth)
 {
 	struct space_info *si = &fs->space;
-	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t quantum = group_quantum(fs), unallocated = space_unallocated(fs, 2);
 	uint64_t bytes = min_u64(round_down_u64(unallocated, quantum), fs->group_size);
 	int r = -ENOSPC;
 
@@ -120,7 +130,7 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 	       !space_metadata_fits(fs, extra, unallocated - bytes, 0,
 				    growth + space_group_growth(fs, bytes)))
 		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
-	if (bytes >= quantum && space_groups_left(fs) > 0)
+	if (bytes >= quantum && space_groups_left(fs) > space_aside_groups(fs, si->aside))
 		r = block_group_create(fs, GROUP_DATA, bytes, &bytes);
 	if (r == 0) {
 		si->kind[SPACE_DATA].total += bytes;
@@ -128,6 +138,35 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 			grow_system_locked(fs, atomic_load(&fs->groups.live));
 	}
 	return r == 0;
+}
+
+/* Makes a data group of what was set aside for reserved volumes: that needs no look at metadata. */
+static bool grow_promised_locked(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+	uint64_t bytes = min_u64(space_aside_bytes(fs, si->aside, 0), fs->group_size);
+
+	if (si->aside == 0 || block_group_create(fs, GROUP_DATA, bytes, &bytes))
+		return false;
+	si->kind[SPACE_DATA].total += bytes;
+	si->aside -= min_u64(si->aside, bytes);
+	return true;
+}
+
+int space_grow_metadata(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+	uint64_t bytes;
+	int r;
+
+	lock_take(&si->lock);
+	bytes = space_unallocated(fs, 1);
+	r = bytes < 2 * group_quantum(fs) ? -ENOSPC
+					  : block_group_create(fs, GROUP_METADATA, min_u64(fs->group_size / 2, bytes), &bytes);
+	if (r == 0)
+		si->kind[SPACE_METADATA].total += bytes;
+	lock_drop(&si->lock);
+	return r;
 }
 
 static bool promise_is_there(const struct space_info *si, uint64_t bytes)
@@ -150,14 +189,14 @@ enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reserv
 		if (want->data_bytes > owed(p))
 			return SPACE_OWED_LATER;
 		while (!promise_is_there(si, want->data_bytes))
-			if (!grow_data_locked(fs, want->pending, 0))
+			if (!grow_promised_locked(fs) && !grow_data_locked(fs, want->pending, 0))
 				return SPACE_FULL;
 	} else if (want->data_bytes) {
 		while (!space_data_fits(si, want->data_bytes, flags))
 			if (!grow_data_locked(fs, want->pending, 0))
 				return SPACE_FULL;
 	}
-	if (!space_metadata_fits(fs, want->pending, atomic_load(&fs->groups.unallocated_bytes), flags, 0))
+	if (!space_metadata_fits(fs, want->pending, space_unallocated(fs, 2), flags, 0))
 		return SPACE_FULL;
 	if (p)
 		promise_change_locked(si, p, p->promised, p->allocated + want->data_bytes);
@@ -327,14 +366,15 @@ void space_loaded_group(struct fs *fs, uint8_t type, uint64_t total, uint64_t us
 bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 {
 	struct space_counts *c = &fs->space.kind[kind_of(type)];
-	uint64_t used;
+	uint64_t used, total;
 	bool may;
 
 	lock_take(&fs->space.lock);
 	used = c->allocated + c->may_use + c->unavailable;
 	if (type == GROUP_DATA) /* what is promised keeps its place */
 		used += fs->space.volume_reserved + fs->space.freeing_reserve;
-	may = c->total >= used && c->total - used >= 2 * bytes;
+	total = c->total + (type == GROUP_DATA ? fs->space.aside : 0);
+	may = c->total >= bytes && total >= used && total - used >= 2 * bytes;
 	if (type == GROUP_METADATA && fs->backing.on) /* nothing comes in its place by itself */
 		may = may && backing_can_spare_locked(fs, bytes);
 	if (may)
@@ -360,8 +400,8 @@ void space_unavailable(struct fs *fs, uint8_t type, int64_t bytes) { CHANGE(fs, 
 uint64_t space_promise_for(uint64_t size) { return size + min_u64(size, PROMISE_SLACK_BYTES); }
 
 /*
- * Room for `bytes` more that nobody else has, with their metadata; groups are made for it, but only if they suffice.
- * 0, or what is lacking.
+ * Room for `bytes` more that nobody else has, with their metadata. What data groups do not have is set aside of unallocated
+ * space: no group is made now, so that a promise takes neither time nor memory by its size. 0, or what is lacking.
  */
 static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 {
@@ -370,15 +410,35 @@ static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 	struct space_pending none = {0, 0};
 	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes + si->freeing_reserve;
 	uint64_t growth = space_promise_growth(si, bytes) - space_promise_growth(si, 0);
-	uint64_t counted = space_items_for(need > d->total ? need - d->total : 0); /* with the groups that are made for them */
-	uint64_t have = d->total + space_growable_locked(fs, growth > counted ? growth - counted : 0);
+	uint64_t more, can;
 
-	if (need > have)
-		return need - have;
-	while (!space_data_fits(si, bytes, 0))
+	if (fs->backing.on && !space_data_fits(si, bytes, 0)) /* groups were made, with the host's blocks, if there was room: backing_promise */
+		return need - d->total;
+	while (!space_data_fits(si, 0, 0)) /* the freeing reserve, which stands in groups */
 		if (!grow_data_locked(fs, none, growth))
-			return need - d->total;
-	return space_metadata_fits(fs, none, atomic_load(&fs->groups.unallocated_bytes), 0, growth) ? 0 : growth;
+			return need - d->total - si->aside;
+	more = need > d->total + si->aside ? need - d->total - si->aside : 0;
+	if (more == 0)
+		return space_metadata_fits(fs, none, space_unallocated(fs, 2), 0, growth) ? 0 : growth;
+	can = space_can_set_aside_locked(fs, growth);
+	if (more > can)
+		return more - can;
+	si->aside += more;
+	grow_system_for_aside_locked(fs);
+	return 0;
+}
+
+/* What was promised before the pool was opened, whether or not there is room. */
+static void set_aside_by_force_locked(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+	const struct space_counts *d = &si->kind[SPACE_DATA];
+	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
+
+	if (need > d->total + si->aside && !fs->backing.on)
+		si->aside = min_u64(need - d->total, si->volume_reserved);
+	if (si->aside && !fs_is_read_only(fs))
+		grow_system_for_aside_locked(fs);
 }
 
 int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force, uint64_t *ret_missing)
@@ -395,6 +455,13 @@ int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised,
 		*ret_missing = lacking;
 	lock_drop(&si->lock);
 	return lacking ? -ENOSPC : 0;
+}
+
+void space_promises_opened(struct fs *fs)
+{
+	lock_take(&fs->space.lock);
+	set_aside_by_force_locked(fs);
+	lock_drop(&fs->space.lock);
 }
 
 void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t bytes)

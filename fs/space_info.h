@@ -13,12 +13,14 @@
  * the trees (struct space_pending, space_commit_bound).
  *
  * Invariants
- * 1. Data: allocated + may_use + unavailable + volume_reserved (what is owed to reserved volumes) <= total. Requests that
- *    do not free space leave freeing_reserve of it alone besides. Writes to a reserved volume take of what it is owed, which
+ * 1. Data: allocated + may_use + unavailable + volume_reserved (what is owed to reserved volumes) <= total + aside. `aside` is
+ *    at most what is owed: data of reserved volumes for which unallocated space is kept instead of groups (space_aside_bytes). Groups are
+ *    made of it as they write. Nobody else has it: neither data of others nor metadata. So a promise of any size costs no memory.
+ *    Requests that do not free space leave freeing_reserve alone besides. Writes to a reserved volume take of what it is owed, which
  *    does not change the sum. Broken only where a group's cache turns out to be bad, or a pool is opened whose promises no
  *    longer fit: then nobody but reserved volumes is granted data until it holds again. Debug builds check at each change
  *    that allocated + may_use <= total where nothing is unavailable.
- * 2. Metadata: allocated + bound(all pending) + reserves <= total - unavailable + 15/32 (unallocated - two quanta), when
+ * 2. Metadata: allocated + bound(all pending) + reserves <= total - unavailable + 15/32 (unallocated, but for what is set aside, - two quanta), when
  *    a reservation is granted. Reserves: none for SPACE_FREEING; for writes to reserved volumes the global reserve; for all
  *    others that, trim growth, and what reserved volumes may come to need (space_promise_growth). When a data group is made it holds, with all of them, for what
  *    is then unallocated, and with items for all blocks of the group and a slack of 1/256 of the data.
@@ -111,6 +113,7 @@ struct space_info {
 	uint64_t tree_nodes, tree_leaves, tree_items; /* of all volumes, as of the last commit. At most, where nodes were lost: */
 	uint64_t tree_unsure;			      /* this many of the leaves may not be there */
 	uint64_t volume_reserved; /* owed to reserved volumes */
+	uint64_t aside;		  /* of that: for which data groups are still to be made */
 	uint64_t promises;	  /* reserved volumes */
 	uint64_t global_reserve;  /* metadata */
 	uint64_t freeing_reserve; /* data */
@@ -168,6 +171,8 @@ void space_fail_tickets(struct fs *fs, int error);
 
 /* Makes system groups for so many groups (at least for those that there are) and as many again, if metadata can spare the space. */
 void space_grow_system(struct fs *fs, uint64_t groups);
+/* Makes a metadata group for the committer, of what is not set aside. -ENOSPC, -ENOMEM. */
+int space_grow_metadata(struct fs *fs);
 
 /* From block groups, by type of group. */
 void space_group_added(struct fs *fs, uint8_t group_type, uint64_t bytes);
@@ -190,6 +195,8 @@ uint64_t space_promise_for(uint64_t size);
  * `force` (at open, for what was promised before) takes it all the same.
  */
 int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force, uint64_t *ret_missing);
+/* At open, when the log is replayed: sees to unallocated space for what is promised. */
+void space_promises_opened(struct fs *fs);
 /* What a volume has allocated changed by what a commit freed, or by what was found at open. */
 void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t bytes);
 

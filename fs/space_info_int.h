@@ -53,7 +53,19 @@ bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags
 /* How many data groups the group tree has room for; a quarter of it is kept for metadata. */
 uint64_t space_groups_left(const struct fs *fs);
 
-/* Bytes of unallocated space that could still be made into data groups, with so much more metadata. */
-uint64_t space_growable_locked(const struct fs *fs, uint64_t growth);
+/*
+ * Device bytes that data groups for so much data of reserved volumes take of unallocated space; and how many groups that are at
+ * the most. Where a range ends the groups become smaller, and the slots beside each take some more (a *loss*, of at
+ * most so much for each range). All losses together are counted once where space is given to metadata, so that what is promised
+ * always finds its place; and twice where a reservation is checked, so that metadata finds its own when they have come.
+ */
+uint64_t space_aside_bytes(const struct fs *fs, uint64_t data_bytes, unsigned losses);
+uint64_t space_aside_groups(const struct fs *fs, uint64_t data_bytes);
+
+/* Unallocated space but for that: what metadata, and data of others, may have. */
+uint64_t space_unallocated(const struct fs *fs, unsigned losses);
+
+/* How much more can be set aside for reserved volumes, with so much more metadata. */
+uint64_t space_can_set_aside_locked(struct fs *fs, uint64_t growth);
 
 #endif

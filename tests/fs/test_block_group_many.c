@@ -19,15 +19,25 @@
 
 #define TMPFS 0x01021994
 
-/* Makes as many data groups as so many promised bytes want; nobody needs them afterwards. False: they do not fit. */
+/* Reserves so many bytes of data, for which groups are made. -EAGAIN, -ENOSPC: they do not fit. */
+static int reserve_data(struct fs *fs, uint64_t bytes, struct space_reservation *ret_held)
+{
+	struct space_ticket t = {.want = {.data_bytes = bytes, .pending = {1, 0}}, .flags = SPACE_NOTICKET};
+	int r = space_reserve(fs, &t);
+
+	if (r == 0)
+		*ret_held = t.want;
+	return r;
+}
+
+/* Makes as many data groups as so many bytes want; nobody needs them afterwards. False: they do not fit. */
 static bool make_groups(struct fs *fs, uint64_t bytes)
 {
-	struct space_promise promise = {0};
-	uint64_t missing;
+	struct space_reservation held = {0};
 
-	if (space_set_promise(fs, &promise, bytes, false, &missing))
+	if (reserve_data(fs, bytes, &held))
 		return false;
-	assert_int_equal(space_set_promise(fs, &promise, 0, false, &missing), 0);
+	space_unreserve(fs, &held);
 	return true;
 }
 
@@ -254,15 +264,15 @@ static struct fs *open_pool(const char *path, bool read_only)
 	return fs;
 }
 
-/* Nine tenths of what is free becomes groups, which are promised, so that they stay, and committed. */
-static void fill_with_groups(struct fs *fs, struct space_promise *promise)
+/* Nine tenths of what is free becomes groups, which are reserved, so that they stay, and committed. */
+static void fill_with_groups(struct fs *fs, uint64_t *reserved)
 {
-	uint64_t missing = 0;
+	struct space_reservation held = {0};
 	struct fs_info info;
 
 	fs_get_info(fs, &info);
-	if (space_set_promise(fs, promise, promise->promised + info.free_bytes / 10 * 9, false, &missing))
-		fail_msg("%llu bytes are lacking", (unsigned long long)missing);
+	assert_int_equal(reserve_data(fs, info.free_bytes / 10 * 9, &held), 0);
+	*reserved += held.data_bytes;
 	assert_int_equal(commit_all(fs), 0);
 	assert_true(atomic_load(&fs->groups.live) <= atomic_load(&fs->groups.live_max) / 4 * 3);
 }
@@ -290,7 +300,7 @@ static void check_large_pool(const char *path, uint64_t resident)
 static void test_block_group_pool_of_a_pebibyte(void **state)
 {
 	uint64_t resident = resident_bytes();
-	struct space_promise promise = {0};
+	uint64_t reserved = 0;
 	struct fs_info info;
 	char path[64];
 	struct fs *fs;
@@ -299,7 +309,7 @@ static void test_block_group_pool_of_a_pebibyte(void **state)
 	fs = open_pool(path, false);
 	fs_get_info(fs, &info);
 	assert_true(info.free_bytes > PIB / 100 * 94);
-	fill_with_groups(fs, &promise);
+	fill_with_groups(fs, &reserved);
 	pool_abandon(fs); /* a clean end would remove what nobody needs */
 	check_large_pool(path, resident);
 	(void)unlink(path);
@@ -308,7 +318,7 @@ static void test_block_group_pool_of_a_pebibyte(void **state)
 static void test_block_group_pool_grown_to_a_pebibyte(void **state)
 {
 	uint64_t resident = resident_bytes();
-	struct space_promise promise = {0};
+	uint64_t reserved = 0;
 	struct fs_info info;
 	struct fs_error err;
 	char path[64];
@@ -317,14 +327,14 @@ static void test_block_group_pool_grown_to_a_pebibyte(void **state)
 	make_pool(GIB, path);
 	fs = open_pool(path, false);
 	for (uint64_t size = GIB; size < PIB;) {
-		fill_with_groups(fs, &promise);
+		fill_with_groups(fs, &reserved);
 		size *= 4;
 		if (fs_grow(fs, size, &err))
 			fail_msg("%s", err.msg);
 		fs_get_info(fs, &info);
-		assert_true(info.free_bytes > (size - promise.promised / 20 * 21) / 100 * 93); /* with items for what is promised */
+		assert_true(info.free_bytes > (size - reserved / 20 * 21) / 100 * 93); /* with items for what is reserved */
 	}
-	fill_with_groups(fs, &promise);
+	fill_with_groups(fs, &reserved);
 	pool_abandon(fs); /* a clean end would remove what nobody needs */
 	check_large_pool(path, resident);
 	(void)unlink(path);
