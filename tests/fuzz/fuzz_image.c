@@ -500,6 +500,15 @@ static int find(void *arg, const struct fs_volume_info *info)
 
 static int see_piece(void *arg, uint64_t off, uint64_t len, bool hole) { return ++*(unsigned *)arg > 50; }
 
+/* Commits until the pool has nothing left to do, or will not. */
+static void rest(struct fs *fs, struct fs_ctx *ctx)
+{
+	for (unsigned i = 0; i < STEPS_MAX; i++)
+		if (!step(fs, ctx) || fs_is_read_only(fs))
+			return;
+	ASSERT(!"the pool does not come to rest");
+}
+
 static void use_volume(struct fs *fs, struct fs_ctx *ctx, const struct fs_volume_info *info, uint64_t *rng)
 {
 	static uint8_t buf[64 << 10];
@@ -520,19 +529,11 @@ static void use_volume(struct fs *fs, struct fs_ctx *ctx, const struct fs_volume
 	if (rnd(rng, 4) == 0)
 		(void)do_io(fs, ctx, vol, FS_TRIM, 0, info->size, NULL);
 	fs_volume_put(vol);
+	rest(fs, ctx); /* operations on volumes wait for rebuilds, which nobody but us runs here */
 	if (rnd(rng, 4) == 0)
 		(void)fs_volume_resize(fs, info->name, max_u64(BLOCK, info->size / 2 / BLOCK * BLOCK), NULL);
 	if (rnd(rng, 4) == 0)
 		(void)fs_volume_delete(fs, info->name, NULL);
-}
-
-/* Commits until the pool has nothing left to do, or will not. */
-static void rest(struct fs *fs, struct fs_ctx *ctx)
-{
-	for (unsigned i = 0; i < STEPS_MAX; i++)
-		if (!step(fs, ctx) || fs_is_read_only(fs))
-			return;
-	ASSERT(!"the pool does not come to rest");
 }
 
 static void load(struct fs *fs, uint64_t seed)
@@ -548,6 +549,7 @@ static void load(struct fs *fs, uint64_t seed)
 	(void)fs_volume_list(fs, find, &found);
 	for (unsigned i = 0; i < found.count; i++)
 		use_volume(fs, ctx, &found.info[i], &seed);
+	rest(fs, ctx);
 	(void)fs_volume_create(fs, "new", 64 * BLOCK, seed & 1 ? FS_VOLUME_RESERVED : 0, NULL);
 	(void)fs_volume_rename(fs, "a", "b", NULL);
 	rest(fs, ctx);
