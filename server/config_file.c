@@ -111,6 +111,9 @@ int config_read_file(struct config *c, const char *path, struct config_error *er
 		r = -EIO;
 	} else if (line > 0) {
 		snprintf(err->msg, sizeof(err->msg), "%.150s:%d: %.300s", path, line, why.msg);
+		for (char *p = err->msg; *p; p++) /* it stays one line */
+			if (iscntrl((unsigned char)*p))
+				*p = '?';
 		r = -EINVAL;
 	}
 	free(reading.line);

@@ -246,6 +246,21 @@ static void test_default_addresses(void **state)
 	}
 }
 
+/* Whatever is in a file or a value, what is said about it is one line. */
+static void test_errors_are_one_line(void **state)
+{
+	char path[] = "/tmp/test-config-XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_int_equal(write(fd, "[no end\nx\n", 10), 10);
+	assert_int_equal(config_read_file(&config, path, &err), -EINVAL);
+	assert_null(strpbrk(err.msg, "\n\r\t"));
+	assert_int_equal(set("log-level", "in\nfo\t"), -EINVAL);
+	assert_null(strpbrk(err.msg, "\n\r\t"));
+	close(fd);
+	unlink(path);
+}
+
 static void test_given_addresses_replace_the_defaults(void **state)
 {
 	assert_int_equal(set("pool", "/srv/pool"), 0);
@@ -298,6 +313,7 @@ int main(void)
 		T(test_command_line_wins_over_the_file),
 		T(test_file_errors_name_the_first_line_that_is_wrong),
 		T(test_default_addresses),
+		T(test_errors_are_one_line),
 		T(test_given_addresses_replace_the_defaults),
 		T(test_folder_that_is_too_long_for_a_socket),
 		T(test_diff),
