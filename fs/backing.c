@@ -287,7 +287,7 @@ bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, u
 
 	if (!b->on)
 		return false;
-	if (atomic_load(&b->running) || atomic_load(&b->uncounted))
+	if (atomic_load(&b->running) || atomic_load(&b->uncounted) || atomic_load(&b->discarding))
 		return true;
 	if (backing_failed_lately(fs, BACKING_RETRY_US) || !plan_locked(fs, want, flags, 0, false).type)
 		return false;

@@ -32,6 +32,7 @@
 
 #include "base/lock.h"
 #include "fs/backing_format.h"
+#include "fs/device_space.h"
 #include "fs/fs.h"
 
 struct block_group;
@@ -51,6 +52,11 @@ struct backing {
 	unsigned spares_max;
 	struct fs_work work;
 	_Atomic bool running;
+	uint64_t empty_left; /* empty groups after the last commit, if none of them could leave; the committer's */
+	struct fs_work discard_work;
+	_Atomic bool discarding;
+	struct device_space freed;    /* unallocated, and not discarded yet: under the group table's lock */
+	_Atomic uint64_t freed_bytes; /* the same as freed.bytes, for those without it */
 	_Atomic bool host_full;	    /* as far as is known */
 	_Atomic uint64_t failed_us; /* when the host last had no room */
 	_Atomic bool promised;	    /* there are reserved volumes, or one is being made */
@@ -97,6 +103,15 @@ void backing_set_full(struct fs *fs);
 bool backing_failed_lately(struct fs *fs, uint64_t us);
 void backing_write_failed(struct fs *fs);
 void backing_write_succeeded(struct fs *fs);
+
+/* ---- backing_discard.c ----------------------------------------------------- */
+
+/* A group has left this, durably, and it is unallocated. */
+void backing_space_freed(struct fs *fs, uint64_t off, uint64_t len);
+/* Whether a commit would let groups leave, though nothing else has to be written. Under the commit lock. */
+bool backing_groups_may_leave(struct fs *fs);
+/* Gives some of it back to the host, after a commit. Does not wait. */
+void backing_discard_tick(struct fs *fs);
 
 /* ---- backing_spare.c ------------------------------------------------------- */
 

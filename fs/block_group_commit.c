@@ -370,6 +370,8 @@ static void remove_group(struct fs *fs, struct block_group *g)
 		if (group_space_add(fs, g->stripe[i], g->len + 2ull * g->slot_bytes))
 			fs_log(fs, FS_LOG_WARNING, "out of memory: %llu bytes stay unused until the next start",
 			       (unsigned long long)g->len);
+		else
+			backing_space_freed(fs, g->stripe[i], g->len + 2ull * g->slot_bytes);
 	if (g->in_empty) {
 		TAILQ_REMOVE(&t->empty, g, empty_link);
 		t->nr_empty--;
@@ -419,6 +421,7 @@ static void set_in_tree(struct fs *fs, struct block_group *g)
 void block_group_commit_done(struct fs *fs)
 {
 	struct block_group *next;
+	bool left = false;
 
 	for (struct block_group *g = fs->groups.dirty; g; g = next) {
 		next = g->dirty_next;
@@ -426,6 +429,7 @@ void block_group_commit_done(struct fs *fs)
 		g->dirty_next = NULL;
 		if (g->state == GROUP_REMOVING) {
 			remove_group(fs, g);
+			left = true;
 			continue;
 		}
 		set_in_tree(fs, g);
@@ -436,4 +440,5 @@ void block_group_commit_done(struct fs *fs)
 		g->cache_buf = NULL;
 	}
 	fs->groups.dirty = NULL;
+	fs->backing.empty_left = left ? 0 : fs->groups.nr_empty;
 }

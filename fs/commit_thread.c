@@ -47,6 +47,7 @@ static bool after_commit(struct fs *fs)
 	lock_drop(&fs->commit_lock);
 	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
 	backing_tick(fs);
+	backing_discard_tick(fs);
 	if (fs_is_read_only(fs))
 		transaction_fail_waiting(fs);
 	else if (atomic_load(&fs->orphans) || (waiting && needed && !atomic_load(&fs->pins_wait)))

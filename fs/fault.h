@@ -27,6 +27,7 @@ enum fault {
 	FAULT_SCRUB_EPOCH,	   /* the scrub reads when it is in no epoch: what it reads is given out meanwhile */
 	FAULT_BACKING_MISSING,	   /* the groups of a sparse pool get no blocks of the host when they are made */
 	FAULT_CUT_FORGOTTEN,	   /* what a trim cuts out of a tree is in no item, and never freed */
+	FAULT_DISCARD_IN_USE,	   /* what groups have left is discarded without being taken, in use again or not */
 	FAULT_COUNT
 };
 

@@ -168,6 +168,7 @@ struct fs_info {
 	uint64_t data_cache_hits, data_cache_misses;
 	uint64_t volumes, snapshots, objects;
 	uint64_t errors_corrected, errors_checksum, errors_io;
+	uint64_t discarded_bytes; /* given back to the host since start */
 	uint64_t lost_bytes; /* of volumes: cannot be read, with a node that could not be, until they are overwritten */
 	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
 	int64_t log_lost_ns;	   /* when that was last noticed; 0: never */

@@ -30,6 +30,7 @@ struct fs_stats {
 	_Atomic uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
 	_Atomic uint64_t cache_bytes, cache_us, commit_bytes, commit_us;
 	_Atomic uint64_t last_commit_us, flushes;
+	_Atomic uint64_t discarded; /* bytes given back to the host */
 	_Atomic uint64_t errors_corrected, errors_checksum, errors_io;
 };
 

@@ -206,6 +206,7 @@ static void destroy(struct fs *fs)
 	device_close(fs->dev);
 	lock_fini(&fs->load_lock);
 	lock_fini(&fs->backing.lock);
+	device_space_fini(&fs->backing.freed);
 	lock_fini(&fs->ctx_lock);
 	lock_fini(&fs->commit_lock);
 	lock_fini(&fs->state_lock);

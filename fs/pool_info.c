@@ -70,6 +70,7 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->log_lost_flushes = fs->log.lost_flushes;
 	info->log_lost_ns = fs->log.lost_ns;
 	fs_scrub_get_status(fs, &info->scrub);
+	info->discarded_bytes = atomic_load(&fs->stats.discarded);
 	info->read_only = fs_is_read_only(fs);
 	info->device_kind = fs->dev->ops->name;
 	info->direct_io = fs->dev->direct;

@@ -39,6 +39,7 @@ static const struct metric fs_metrics[] = {
 	{"byre_device_flushes_total", COUNTER, "Flushes of the device.", "", FS(device_flushes)},
 	{"byre_reclaim_commits_total", COUNTER, "Commits that were made for space.", "", FS(reclaim_commits)},
 	{"byre_reclaim_groups_total", COUNTER, "Block groups taken back.", "", FS(reclaim_groups)},
+	{"byre_discarded_bytes_total", COUNTER, "Bytes given back to the file system under a sparse pool.", "", FS(discarded_bytes)},
 	{"byre_enospc_total", COUNTER, "Requests refused for want of space.", "", FS(enospc)},
 	{"byre_free_space_cache_groups_total", COUNTER, "Free-space caches.", "{how=\"loaded\"}",
 	 FS(cache_loaded)},

@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import pytest
-from byred import BLOCK, K, M
+from byred import BLOCK, M
 from test_full import Writer
 
 import nbdraw
@@ -185,3 +185,24 @@ def one_round(make_byred, host, rng):
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_host_full(make_byred, host, number, seed):
     one_round(make_byred, host, random.Random(seed + number))
+
+
+def test_deleted_volume_gives_its_blocks_back(make_byred):
+    b = make_byred("1G", args=["--commit-interval", "1"]).start()
+    b.create("v", "300M")
+    writer = Writer(b, "v")
+    assert writer.fill(((first, 64) for first in range(0, 224 * M // BLOCK, 64))) == 0
+    b.ok("commit")
+    writer.conn.close()
+    full = os.stat(b.pool).st_blocks * 512
+    assert full > 224 * M
+    b.delete("v")
+    deadline = time.monotonic() + 30
+    while os.stat(b.pool).st_blocks * 512 > full - 150 * M:
+        assert time.monotonic() < deadline, f"{full} bytes before, {os.stat(b.pool).st_blocks * 512} now"
+        time.sleep(0.2)
+    b.create("again", "300M")
+    writer = Writer(b, "again", 2)
+    assert writer.fill(((first, 64) for first in range(0, 224 * M // BLOCK, 64))) == 0
+    writer.verify()
+    writer.conn.close()

@@ -213,6 +213,41 @@ static void test_blocks_are_taken_as_needed(void **state)
 	engine_free(e);
 }
 
+/* Groups that leave give their blocks back, and what is written then is right. */
+static void test_deleted_space_goes_back_to_the_host(void **state)
+{
+	struct engine *e = engine_new_sparse(128 * MIB, 5);
+	struct fs_volume *vol = engine_volume(e, "v", VOL_BYTES);
+	uint64_t full, kept;
+	struct fs_info info;
+	struct fs_error err;
+	int error;
+
+	assert_int_equal(write_until_refused(e, vol, 0, &error), VOL_BYTES);
+	engine_commit(e);
+	full = device_sim_host_pages(e->sim) * 4096;
+	fs_volume_put(vol);
+	assert_int_equal(fs_volume_delete(e->fs, "v", &err), 0);
+	for (unsigned i = 0; i < 8; i++) {
+		e->fs->super_dirty = true;
+		engine_commit(e);
+		backing_discard_tick(e->fs);
+		engine_settle(e);
+	}
+	kept = device_sim_host_pages(e->sim) * 4096;
+	fs_get_info(e->fs, &info);
+	assert_true(info.discarded_bytes > VOL_BYTES / 2);
+	assert_true(kept < full - VOL_BYTES / 2);
+	vol = engine_volume(e, "w", VOL_BYTES);
+	assert_int_equal(write_until_refused(e, vol, 0, &error), VOL_BYTES);
+	for (uint64_t off = 0; off < VOL_BYTES; off += MIB)
+		verify(e, vol, off);
+	fs_volume_put(vol);
+	engine_close(e);
+	engine_check_device(e->sim);
+	engine_free(e);
+}
+
 /* What was preallocated and has holes in the copy has its blocks again when it is opened. */
 static void test_a_sparse_copy_is_filled(void **state)
 {
@@ -244,6 +279,7 @@ int main(void)
 		cmocka_unit_test(test_what_is_reserved_has_its_blocks),
 		cmocka_unit_test(test_full_before_the_first_write),
 		cmocka_unit_test(test_blocks_are_taken_as_needed),
+		cmocka_unit_test(test_deleted_space_goes_back_to_the_host),
 		cmocka_unit_test(test_a_sparse_copy_is_filled),
 	};
 

@@ -19,6 +19,7 @@ static bool is_settled(void *arg)
 
 	return fs_is_read_only(fs) || (!atomic_load(&fs->orphans) && !atomic_load(&fs->pins_wait) &&
 				       !atomic_load(&fs->backing.uncounted) && !atomic_load(&fs->backing.running) &&
+				       !atomic_load(&fs->backing.discarding) &&
 				       !atomic_load(&fs->groups.rebuilding) && !atomic_load(&fs->rebuild_running) &&
 				       !fs->commit_wanted && !fs->rebuild_wanted);
 }
