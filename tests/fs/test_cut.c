@@ -4,6 +4,7 @@
  * cuts the others out by their pointers, and later commits free those step by step.
  */
 #include "fs/node_prefetch.h"
+#include "fs/rebuild.h"
 #include "tests/fs/io_model.h"
 #include "tests/fs/fast_fill.h"
 #include "tests/fs/tree_nodes.h"
@@ -243,6 +244,102 @@ static void test_cut_part_with_a_lost_node(void **state)
 	engine_free(e);
 }
 
+/* ---- a rebuild meanwhile ------------------------------------------------------------------- */
+
+/* Where the caches of data groups stand: both slots. (Metadata groups are rebuilt before a commit begins.) */
+struct slots {
+	unsigned count;
+	uint64_t off[512], len[512];
+};
+
+static void note_slots(struct block_group *g, void *arg)
+{
+	struct slots *s = arg;
+
+	for (unsigned i = 0; g->type == GROUP_DATA && i < g->nr_stripes; i++) {
+		assert_true(s->count < 512);
+		s->off[s->count] = g->stripe[i] + g->len;
+		s->len[s->count++] = 2ull * g->slot_bytes;
+	}
+}
+
+static void load(struct block_group *g, void *arg)
+{
+	struct engine *e = arg;
+
+	if (g->type != GROUP_SYSTEM)
+		(void)block_group_load(e->fs, e->fs->commit_q, g);
+}
+
+struct commit_at {
+	struct engine *e;
+	uint64_t off; /* of the read at which it commits, once; 0: done */
+};
+
+static void commit_when_read(void *arg, struct device_queue *q, const struct device_io *io)
+{
+	struct commit_at *at = arg;
+
+	(void)q;
+	if (io->op != DEVICE_READ || io->off != at->off)
+		return;
+	at->off = 0;
+	commit_once(at->e);
+}
+
+/*
+ * The rebuild reads volume "a" when a commit cuts all of "b" out of its tree, which it comes to later. Regression: without the
+ * walk of what was cut out since it began, b's space would not be found, and the groups would stay out of use.
+ */
+static void test_cut_during_a_rebuild(void **state)
+{
+	struct engine *e = engine_new(1024 * MIB, 1);
+	struct fs_volume *a = engine_volume(e, "a", 64 * MIB), *b = engine_volume(e, "b", 1024 * MIB);
+	struct commit_at at = {e, 0};
+	struct slots *slots = calloc(1, sizeof(*slots));
+	uint64_t off[GROUP_STRIPES_MAX];
+	struct device_queue *q;
+
+	fast_fill(e, a, 0, 3000, 4);
+	fast_fill(e, b, 0, 60000, 4);
+	assert_int_equal(block_group_map(e->fs, tree_place_of(e, a, 0, 0).id.addr, NODE_SIZE, off), 2);
+	block_group_each(e->fs, note_slots, slots);
+	fs_volume_put(a);
+	fs_volume_put(b);
+	engine_close(e);
+	for (unsigned i = 0; i < slots->count; i++) {
+		void *zeros = calloc(1, slots->len[i]);
+
+		device_sim_poke(e->sim, slots->off[i], zeros, slots->len[i]);
+		free(zeros);
+	}
+	engine_open_only(e);
+	e->fs->orphan_leaves = 2;
+	b = engine_volume(e, "b", 0);
+	block_group_each(e->fs, load, e);
+	assert_true(atomic_load(&e->fs->groups.rebuilding) > 0);
+	e->hold_commits = true;
+	assert_int_equal(engine_trim(e, b, 0, 1024 * MIB), 0);
+	at.off = off[0];
+	engine_device(e)->before_submit = commit_when_read;
+	engine_device(e)->arg = &at;
+	assert_int_equal(e->fs->dev->ops->queue_new(e->fs->dev, &q), 0);
+	assert_int_equal(rebuild_groups(e->fs, q), 0);
+	device_queue_free(q);
+	engine_device(e)->before_submit = NULL;
+	assert_int_equal(at.off, 0); /* it has happened */
+	assert_true(b->cuts == 1 && b->root.addr == 0);
+	assert_int_equal(atomic_load(&e->fs->groups.rebuilding), 0);
+	e->fs->orphan_leaves = 2048;
+	e->hold_commits = false;
+	drain(e);
+	assert_int_equal(b->used_blocks, 0);
+	fs_volume_put(b);
+	engine_check_all(e);
+	free(slots);
+	engine_free(e);
+}
+
 /* CUT_FIGURES=extents: how long the longest commit is, with the limit and without any (as it was). Not asserted. */
 static void test_cut_figures(void **state)
 {
@@ -284,6 +381,7 @@ int main(void)
 		cmocka_unit_test(test_cut_random_holes_match_a_model),
 		cmocka_unit_test(test_cut_shrink_then_delete),
 		cmocka_unit_test(test_cut_part_with_a_lost_node),
+		cmocka_unit_test(test_cut_during_a_rebuild),
 		cmocka_unit_test(test_cut_figures),
 	};
 

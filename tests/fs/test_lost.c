@@ -3,6 +3,8 @@
  * tests/fs/test_lost.c: nodes of living and deleted volumes that are lost in every copy. The damage stays where it is: what a
  * node held is an error when it is read, until it is overwritten; everything else goes on.
  */
+#include <fcntl.h>
+
 #include "tests/fs/io_model.h"
 #include "tests/fs/fast_fill.h"
 #include "tests/fs/tree_nodes.h"
@@ -320,6 +322,61 @@ static void test_orphans_after_a_restart_keep_the_sums(void **state)
 	engine_free(e);
 }
 
+/* Both copies of a node of a pool in a file, which is closed. */
+static void rot_in_file(const char *path, const uint64_t off[GROUP_STRIPES_MAX])
+{
+	int fd = open(path, O_RDWR);
+
+	assert_true(fd >= 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(pwrite(fd, "rotten", 6, (off_t)(off[i] + 7000)), 6);
+	close(fd);
+}
+
+/* What a lost node had referred to is found, freed by a repair, and can be used again; the pool is clean then. */
+static void test_lost_space_is_freed_by_a_repair(void **state)
+{
+	const struct fs_options none = {.cache_bytes = 16 * MIB};
+	struct engine *e = engine_new_file(POOL_BYTES, 1, &none);
+	struct fs_volume *vol = engine_volume(e, "v", 4000 * BLOCK);
+	struct found before = {0}, repaired = {0}, after = {0};
+	struct fs_check_options opt = {.finding = count_finding, .arg = &before};
+	uint64_t off[GROUP_STRIPES_MAX], findings;
+	uint8_t *buf = calloc(1, 4000 * BLOCK);
+	struct tree_place p;
+	struct fs_info info;
+
+	for (uint64_t b = 0; b < 4000; b += 2)
+		assert_int_equal(engine_write(e, vol, b * BLOCK, BLOCK, buf), 0);
+	engine_commit(e);
+	p = tree_place_of(e, vol, 2000, 0);
+	assert_int_equal(block_group_map(e->fs, p.id.addr, NODE_SIZE, off), 2);
+	fs_volume_put(vol);
+	engine_close(e);
+	rot_in_file(e->path, off);
+	engine_open(e);
+	vol = engine_volume(e, "v", 0);
+	assert_int_equal(engine_write(e, vol, p.first * BLOCK, (p.end - p.first) * BLOCK, buf), 0);
+	fs_volume_put(vol);
+	engine_close(e);
+	assert_int_equal(fs_check(e->path, &opt, &findings, NULL), 0);
+	assert_true(before.leaked >= 1 && before.lost == 0 && before.others == 0);
+	opt.repair = true;
+	opt.arg = &repaired;
+	assert_int_equal(fs_check(e->path, &opt, &findings, NULL), 0);
+	assert_int_equal(repaired.leaked, before.leaked);
+	opt.repair = false;
+	opt.arg = &after;
+	assert_int_equal(fs_check(e->path, &opt, &findings, NULL), 0);
+	assert_true(after.leaked + after.lost + after.others == 0);
+	engine_open(e);
+	engine_commit(e);
+	fs_get_info(e->fs, &info);
+	assert_int_equal(info.data_bytes, (2000 - (p.end - p.first) / 2 + (p.end - p.first)) * BLOCK);
+	free(buf);
+	engine_free(e);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -328,6 +385,7 @@ int main(void)
 		cmocka_unit_test(test_lost_node_is_told_of_once),
 		cmocka_unit_test(test_lost_is_not_what_comes_back),
 		cmocka_unit_test(test_lost_interior_node),
+		cmocka_unit_test(test_lost_space_is_freed_by_a_repair),
 		cmocka_unit_test(test_orphans_after_a_restart_keep_the_sums),
 	};
 
