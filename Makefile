@@ -158,10 +158,10 @@ $(BUILD)/completion.%: deploy/completion.py $(BUILD)/command_table
 	@$(BUILD)/command_table | $(PYTHON) deploy/completion.py $* >$@.new && mv $@.new $@
 
 # The static library that others link shows what the shared one shows.
-$(BUILD)/install/libbyre.a: $(BUILD)/libbyre.a
+$(BUILD)/install/libbyre.a: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(filter-out base/crc32c.c,$(BASE_SRC))) $(PB_OBJ)
 	@mkdir -p $(@D)
 	@rm -f $@
-	@ld -r -o $(@D)/byre.o --whole-archive $<
+	@ld -r -o $(@D)/byre.o $^
 	@objcopy --wildcard --keep-global-symbol='byre_[a-z]*' $(@D)/byre.o
 	@ar rcs $@ $(@D)/byre.o
 
