@@ -394,6 +394,17 @@ int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promi
 void backing_promise_end(struct fs *fs)
 {
 	lock_take(&fs->space.lock);
-	atomic_store(&fs->backing.promised, fs->space.promises != 0);
+	if (!fs->backing.promising)
+		atomic_store(&fs->backing.promised, fs->space.promises != 0);
 	lock_drop(&fs->space.lock);
 }
+
+static void set_promising(struct fs *fs, bool promising)
+{
+	lock_take(&fs->space.lock);
+	fs->backing.promising = promising;
+	lock_drop(&fs->space.lock);
+}
+
+void backing_promise_begin(struct fs *fs) { set_promising(fs, true); }
+void backing_promise_begun(struct fs *fs) { set_promising(fs, false); }

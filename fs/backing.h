@@ -60,6 +60,7 @@ struct backing {
 	_Atomic bool host_full;	    /* as far as is known */
 	_Atomic uint64_t failed_us; /* when the host last had no room */
 	_Atomic bool promised;	    /* there are reserved volumes, or one is being made */
+	bool promising; /* a volume operation is about to promise: the space lock */
 	_Atomic uint64_t uncounted; /* bytes of metadata groups that no commit names yet */
 	/* LOCK_SPACE_INFO: unallocated space when no data (1) or metadata (0) group could be made of it. */
 	uint64_t no_room_at[2];
@@ -88,6 +89,9 @@ bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, u
  */
 int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised);
 void backing_promise_end(struct fs *fs);
+/* Around what backing_promise is a part of: an end that comes meanwhile, for another volume, does nothing. */
+void backing_promise_begin(struct fs *fs);
+void backing_promise_begun(struct fs *fs);
 
 /* As space_grow_system, on a sparse pool. Waits. */
 void backing_grow_system(struct fs *fs, uint64_t groups);

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/check_int.h"
+#include "fs/check_log_volume.h"
 #include "fs/flush_log_reader.h"
 
 typedef unsigned long long ull;
@@ -25,17 +26,10 @@ struct log_check {
 	struct check *c;
 	struct log_reader reader;
 	const struct check_volume *reading; /* whose data is under way */
+	struct log_volumes volumes;
 	struct placed *placed;
 	size_t count, cap;
 };
-
-static const struct check_volume *find_volume(const struct check *c, uint64_t id)
-{
-	for (size_t i = 0; i < c->volumes; i++)
-		if (c->volume[i].id == id && !c->volume[i].orphan)
-			return &c->volume[i];
-	return NULL;
-}
 
 static int add_placed(struct log_check *lc, struct placed p)
 {
@@ -87,7 +81,7 @@ static int check_extent(struct log_check *lc, const struct log_extent *e, bool d
 	struct check *c = lc->c;
 	uint64_t id = le64_to_cpu(e->item.id), blk = le64_to_cpu(e->blk), n = le64_to_cpu(e->blocks);
 	uint64_t addr = le64_to_cpu(e->addr), used;
-	const struct check_volume *vol = find_volume(c, id);
+	const struct check_volume *vol = log_volumes_find(&lc->volumes, id);
 	struct check_group *g;
 	int r;
 
@@ -112,6 +106,17 @@ static int check_extent(struct log_check *lc, const struct log_extent *e, bool d
 	return r == 0 && durable ? check_extent_data(lc, vol, g, e) : r;
 }
 
+static int check_op(struct log_check *lc, const struct log_item *item)
+{
+	int r = log_volumes_apply(&lc->volumes, item);
+
+	if (r != -EUCLEAN)
+		return r;
+	check_finding(lc->c, NAME ": an operation of type %u on volume %llu contradicts what is there", le16_to_cpu(item->type),
+		      (ull)le64_to_cpu(item->id));
+	return 0;
+}
+
 static int check_item(struct log_check *lc, const struct log_item *item, bool durable)
 {
 	bool committed = le64_to_cpu(item->generation) <= lc->c->generation;
@@ -122,6 +127,11 @@ static int check_item(struct log_check *lc, const struct log_item *item, bool du
 		return check_logged_group(lc->c, le64_to_cpu(item->id), le64_to_cpu(g->length), le64_to_cpu(g->offset));
 	case LOG_EXTENT:
 		return committed ? 0 : check_extent(lc, (const struct log_extent *)item, durable);
+	case LOG_CREATE:
+	case LOG_DELETE:
+	case LOG_RENAME:
+	case LOG_RESIZE:
+		return committed ? 0 : check_op(lc, item);
 	}
 	return 0;
 }
@@ -227,6 +237,8 @@ int check_log(struct check *c)
 	int r = log_reader_init(&lc.reader, c->q, &c->sb), finished;
 
 	if (r == 0)
+		r = log_volumes_init(&lc.volumes, c->volume, c->volumes);
+	if (r == 0)
 		r = walk(&lc, g);
 	if (r == -EIO && lc.reader.bad_offset)
 		r = cannot_be_read(&lc);
@@ -236,6 +248,7 @@ int check_log(struct check *c)
 	log_group_read_fini(&g[0]);
 	log_group_read_fini(&g[1]);
 	log_reader_fini(&lc.reader);
+	log_volumes_fini(&lc.volumes);
 	mem_free(lc.placed);
 	return r ? r : finished;
 }

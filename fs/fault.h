@@ -20,6 +20,9 @@ enum fault {
 	FAULT_FLUSH_ERROR,	   /* a failed flush is told to its client and then forgotten */
 	FAULT_RANGE_LOCK,	   /* requests that overlap do not wait for each other */
 	FAULT_LOG_HOLE,		   /* a log that could not be written is used again when nothing is dirty, hole and all */
+	FAULT_OP_EARLY,		   /* an operation on a volume is answered before its record is durable */
+	FAULT_ID_AGAIN,		   /* replay does not keep the ids that it finds from being given out again */
+	FAULT_LOG_OPS_MIXED,	   /* a group has operations before what was frozen before they were done */
 	FAULT_EDGE_UNLOCKED,	   /* the edge of a trim is looked at before an earlier write to it has ended */
 	FAULT_LOG_ROT_SILENT,	   /* replay takes a record that has rotted for the end of the log and says nothing */
 	FAULT_REF_MERGE,	   /* references are merged across the border of two groups that are neighbours */

@@ -24,6 +24,7 @@ void flush_log_init(struct fs *fs)
 	TAILQ_INIT(&log->waiting);
 	TAILQ_INIT(&log->committing);
 	TAILQ_INIT(&log->group.waiters);
+	TAILQ_INIT(&log->ops);
 	log->group.fs = fs;
 	log->verify_max = FLUSH_VERIFY_BYTES_MAX;
 }
@@ -66,6 +67,39 @@ void flush_log_freeze_locked(struct flush_log *log)
 {
 	lock_assert_held(&log->lock);
 	log->frozen_bytes += atomic_exchange(&log->pending_bytes, 0);
+}
+
+void flush_log_add_op_locked(struct flush_log *log, struct log_op *op)
+{
+	lock_assert_held(&log->lock);
+	ASSERT(!op->listed);
+	op->listed = true;
+	TAILQ_INSERT_TAIL(&log->ops, op, link);
+	atomic_fetch_add(&log->pending_bytes, le32_to_cpu(op->item.bytes));
+}
+
+static void unlist_op(struct flush_log *log, struct log_op *op)
+{
+	op->listed = false;
+	TAILQ_REMOVE(&log->ops, op, link);
+}
+
+void flush_log_forget_op(struct flush_log *log, struct log_op *op)
+{
+	lock_take(&log->lock);
+	if (op->listed)
+		unlist_op(log, op);
+	lock_drop(&log->lock);
+}
+
+/* Those that this generation has committed, or all (UINT64_MAX). */
+static void unlist_ops(struct flush_log *log, uint64_t generation)
+{
+	struct log_op *op, *next;
+
+	TAILQ_FOREACH_SAFE(op, &log->ops, link, next)
+	if (le64_to_cpu(op->item.generation) <= generation)
+		unlist_op(log, op);
 }
 
 /* ---- building a group ------------------------------------------------------ */
@@ -211,6 +245,36 @@ static int put_pending(struct encoder *en, struct fs *fs, uint64_t volume, const
 	return 0;
 }
 
+/* Those of the running transaction, or of the one that is being committed. */
+static int put_ops(struct encoder *en, struct fs *fs, bool running)
+{
+	uint64_t generation = atomic_load(&fs->running_generation);
+	struct log_op *op;
+	void *room;
+	int r = 0;
+
+	TAILQ_FOREACH(op, &en->log->ops, link) {
+		uint32_t bytes = le32_to_cpu(op->item.bytes);
+
+		if ((le64_to_cpu(op->item.generation) == generation || FAULT(FAULT_LOG_OPS_MIXED)) != running)
+			continue;
+		r = make_room(en, bytes, &room);
+		if (r)
+			break;
+		memcpy(room, op->bytes, bytes);
+	}
+	return r;
+}
+
+/* Of a deleted volume: nobody will ask for them. */
+static void pass_overlay(struct overlay *ov)
+{
+	struct pending *p;
+
+	while ((p = overlay_unlogged_first(ov)))
+		overlay_mark_logged(ov, p);
+}
+
 static int put_overlay(struct encoder *en, struct fs *fs, uint64_t volume, struct overlay *ov)
 {
 	struct pending *p;
@@ -225,25 +289,61 @@ static int put_overlay(struct encoder *en, struct fs *fs, uint64_t volume, struc
 	return 0;
 }
 
-static int put_volumes(struct encoder *en, struct fs *fs)
+static int put_committing(struct encoder *en, struct fs *fs, struct fs_volume *vol)
+{
+	int r = 0;
+
+	lock_take(&vol->lock);
+	if (vol->deleted)
+		pass_overlay(&vol->committing);
+	else if (!FAULT(FAULT_COMMITTING_UNLOGGED))
+		r = put_overlay(en, fs, vol->id, &vol->committing);
+	lock_drop(&vol->lock);
+	return r;
+}
+
+/* Takes the volume off the list, whatever becomes of it: after an error a commit has what it has. */
+static int put_running(struct encoder *en, struct fs *fs, struct fs_volume *vol, bool pass)
+{
+	int r = 0;
+
+	lock_take(&vol->lock);
+	vol->log_listed = false;
+	if (vol->deleted)
+		pass_overlay(&vol->running);
+	else if (!pass)
+		r = put_overlay(en, fs, vol->id, &vol->running);
+	lock_drop(&vol->lock);
+	volume_unref(vol);
+	return r;
+}
+
+/*
+ * What a commit under way has frozen stands before the operations that came after the freeze: one of them may have cut a volume
+ * off, and its overlay is not the one that was frozen.
+ */
+static int put_all(struct encoder *en, struct fs *fs)
 {
 	struct volume_list list = TAILQ_HEAD_INITIALIZER(list);
 	struct fs_volume *vol;
-	int r = 0;
+	int r = put_ops(en, fs, false);
 
 	lock_take(&fs->volumes.dirty_lock);
 	TAILQ_CONCAT(&list, &fs->volumes.unlogged, log_link);
 	lock_drop(&fs->volumes.dirty_lock);
-	while ((vol = TAILQ_FIRST(&list))) {
-		TAILQ_REMOVE(&list, vol, log_link);
-		lock_take(&vol->lock);
-		vol->log_listed = false;
-		if (r == 0 && !FAULT(FAULT_COMMITTING_UNLOGGED))
-			r = put_overlay(en, fs, vol->id, &vol->committing);
+	if (FAULT(FAULT_LOG_OPS_MIXED) && r == 0)
+		r = put_ops(en, fs, true);
+	TAILQ_FOREACH(vol, &list, log_link)
 		if (r == 0)
-			r = put_overlay(en, fs, vol->id, &vol->running);
-		lock_drop(&vol->lock);
-		volume_unref(vol);
+			r = put_committing(en, fs, vol);
+	if (r == 0 && !FAULT(FAULT_LOG_OPS_MIXED))
+		r = put_ops(en, fs, true);
+	while ((vol = TAILQ_FIRST(&list))) {
+		int error;
+
+		TAILQ_REMOVE(&list, vol, log_link);
+		error = put_running(en, fs, vol, r != 0);
+		r = r ? r : error;
 	}
 	return r;
 }
@@ -291,12 +391,13 @@ static int build_locked(struct fs *fs, struct log_group *g)
 	en.limit = min_u64(min_u64(g->cap, FLUSH_GROUP_MAX), log->size - (log->head - log->tail));
 	atomic_fetch_sub(&log->pending_bytes, running);
 	log->frozen_bytes = 0;
-	r = put_volumes(&en, fs);
+	r = put_all(&en, fs);
 	if (r) { /* some are marked as logged that are not, and records were numbered that nobody will write */
 		log->seq = seq;
 		flush_log_suspend_locked(fs);
 		return r;
 	}
+	unlist_ops(log, UINT64_MAX);
 	close_record(&en, LOG_LAST | (g->data_bytes > log->verify_max ? LOG_DATA_DURABLE : 0));
 	log->head += g->used;
 	return 0;
@@ -313,33 +414,84 @@ static void lead_next(struct ctx_post *post)
 	start_group(fs, fs->log.group.ctx);
 }
 
+static void lead_on_worker(struct fs_work *work)
+{
+	start_group(container_of(work, struct fs, log.lead_work), NULL);
+}
+
+/* A worker that is quick at other times, too: whoever waits for a group may keep all the others. */
+static void put_on_worker(struct fs *fs)
+{
+	fs->log.lead_work.fn = lead_on_worker;
+	work_pool_add(&fs->work, &fs->log.lead_work);
+}
+
+static void hand_over_locked(struct fs *fs)
+{
+	struct flush_log *log = &fs->log;
+
+	log->group.ctx = TAILQ_FIRST(&log->waiting)->ctx;
+	if (log->group.ctx) {
+		log->lead.fn = lead_next;
+		ctx_post(log->group.ctx, &log->lead);
+	} else {
+		put_on_worker(fs);
+	}
+}
+
+/* Operations that have changed memory can only go on: a commit will have them. */
+static bool leave_ops_to_commit(struct fs *fs, struct flush_waiter_list *list)
+{
+	struct flush_waiter *w, *next;
+	bool any = false;
+
+	TAILQ_FOREACH_SAFE(w, list, link, next)
+	if (w->or_commit) {
+		TAILQ_REMOVE(list, w, link);
+		w->commits = atomic_load(&fs->commits_started);
+		TAILQ_INSERT_TAIL(&fs->log.committing, w, link);
+		any = true;
+	}
+	return any;
+}
+
+void flush_log_leave_to_commit(struct fs *fs)
+{
+	struct flush_log *log = &fs->log;
+	struct flush_waiter *w;
+
+	lock_take(&log->lock);
+	TAILQ_FOREACH(w, &log->waiting, link)
+		w->commits = atomic_load(&fs->commits_started);
+	TAILQ_CONCAT(&log->committing, &log->waiting, link);
+	lock_drop(&log->lock);
+}
+
 static void group_ended(struct log_group *g)
 {
 	struct fs *fs = g->fs;
 	struct flush_log *log = &fs->log;
 	struct flush_waiter_list done = TAILQ_HEAD_INITIALIZER(done);
-	bool half_full;
+	bool commit = false;
 	int error = g->error;
 
 	lock_take(&log->lock);
 	TAILQ_CONCAT(&done, &g->waiters, link);
 	if (error) {
 		flush_log_suspend_locked(fs);
+		commit = !fs_is_read_only(fs) && leave_ops_to_commit(fs, &done);
 	} else if (g->items) {
 		atomic_fetch_add(&log->groups, 1);
 		atomic_fetch_add(&log->bytes, g->used);
 	}
-	half_full = log->head - log->tail > log->size / 2;
-	if (TAILQ_EMPTY(&log->waiting)) {
+	commit |= log->head - log->tail > log->size / 2;
+	if (TAILQ_EMPTY(&log->waiting))
 		log->busy = false;
-	} else {
-		g->ctx = TAILQ_FIRST(&log->waiting)->ctx;
-		log->lead.fn = lead_next;
-		ctx_post(g->ctx, &log->lead);
-	}
+	else
+		hand_over_locked(fs);
 	lock_drop(&log->lock);
 	answer(&done, error);
-	if (half_full)
+	if (commit)
 		fs_kick_commit(fs);
 }
 
@@ -408,7 +560,32 @@ static void data_flushed(struct device_io *io)
 		write_records(g);
 }
 
-/* On ctx's thread, which leads; busy is set. */
+/* A group that a worker leads: it may wait. */
+static void write_and_wait(struct log_group *g)
+{
+	struct flush_log *log = &g->fs->log;
+	struct device_queue *q = work_queue();
+	uint64_t at = g->start % log->size, first = min_u64(g->used, log->size - at);
+	int r = g->data_bytes > log->verify_max ? device_flush(q) : 0;
+
+	g->flush_io = (struct device_io){.op = DEVICE_FLUSH, .arg = g, .error = r};
+	if (r || device_flush_failed(g->fs->dev)) {
+		flushed(&g->flush_io);
+		return;
+	}
+	r = device_sync(q, DEVICE_WRITE, log->offset + at, g->buf, first);
+	if (r == 0 && g->used > first)
+		r = device_sync(q, DEVICE_WRITE, log->offset, g->buf + first, g->used - first);
+	if (r || FAULT(FAULT_FLUSH_EARLY)) {
+		g->error = r;
+		group_ended(g);
+		return;
+	}
+	g->flush_io.error = device_flush(q);
+	flushed(&g->flush_io);
+}
+
+/* On ctx's thread, which leads, or (NULL) on a worker's; busy is set. */
 static void start_group(struct fs *fs, struct fs_ctx *ctx)
 {
 	struct flush_log *log = &fs->log;
@@ -427,7 +604,9 @@ static void start_group(struct fs *fs, struct fs_ctx *ctx)
 		TAILQ_CONCAT(&log->committing, &g->waiters, link);
 	}
 	lock_drop(&log->lock);
-	if (r == 0 && g->data_bytes > log->verify_max) {
+	if (r == 0 && g->items && !ctx) {
+		write_and_wait(g);
+	} else if (r == 0 && g->data_bytes > log->verify_max) {
 		submit_flush(g, data_flushed);
 	} else if (r == 0 && g->items) {
 		write_records(g);
@@ -454,6 +633,10 @@ void flush_log_flush(struct fs *fs, struct flush_waiter *w)
 		lead = !log->busy;
 		log->busy = true;
 	}
+	if (lead && !w->ctx) {
+		put_on_worker(fs);
+		lead = false;
+	}
 	lock_drop(&log->lock);
 	if (nothing)
 		w->done(w, 0);
@@ -472,6 +655,7 @@ void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t 
 	if (!error && tail != UINT64_MAX) {
 		log->tail = tail;
 		log->frozen_bytes = 0;
+		unlist_ops(log, le64_to_cpu(fs->super.generation));
 	}
 	if (!error && (tail != UINT64_MAX || FAULT(FAULT_LOG_HOLE)) && log->failed_commits < commits)
 		log->failed = false;

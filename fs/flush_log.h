@@ -17,7 +17,11 @@
  *    not be written leaves one. So `failed` ends only with a superblock whose tail is the head of a freeze that came after
  *    the failure, and while it is true there is something to commit, even if no volume is dirty. A group that could not be built has
  *    changed neither the head nor the sequence.
- * 6. A data group that no commit knows is in the log before the first item that refers to it.
+ * 6. An operation (log_op) is put on the list under the locks under which it changed memory, and freezing is one step under the log's
+ *    lock. So each operation belongs to one transaction, with all that came before it, and groups carry operations in the order in which
+ *    they were done. A group has: operations and extents of a commit under way, then operations and extents of the running transaction.
+ *    Extents are as of the freeze, or of the moment that the group is built: what an operation replaced is not among those behind it. A volume that is being deleted has no extents in the group of its deletion or behind it.
+ * 7. A data group that no commit knows is in the log before the first item that refers to it.
  */
 #ifndef FS_FLUSH_LOG_H
 #define FS_FLUSH_LOG_H
@@ -30,6 +34,7 @@
 #include "base/lock.h"
 #include "fs/ctx.h"
 #include "fs/device.h"
+#include "fs/flush_log_format.h"
 
 struct fs;
 struct fs_ctx;
@@ -38,14 +43,32 @@ struct device_queue;
 #define FLUSH_VERIFY_BYTES_MAX (64u << 20) /* of data in a group that replay may have to verify: log->verify_max */
 #define FLUSH_GROUP_MAX (32u << 20) /* bytes of records that one group takes; more is left to a commit */
 
-/* One flush that waits. The caller's memory until done. */
+/*
+ * One that waits for what was done before to be durable: a flush, or an operation. The caller's memory until done.
+ * Without a context a worker does the I/O when it leads.
+ */
 struct flush_waiter {
-	struct fs_ctx *ctx;
+	struct fs_ctx *ctx; /* NULL: none */
+	bool or_commit;	    /* if its group fails, the next commit answers it */
 	void (*done)(struct flush_waiter *w, int error); /* any thread, no lock held */
 	uint64_t commits; /* when it waits for a commit: one that starts after this many */
 	TAILQ_ENTRY(flush_waiter) link;
 };
 TAILQ_HEAD(flush_waiter_list, flush_waiter);
+
+/* An operation on a volume, as it stands in the log. */
+struct log_op {
+	TAILQ_ENTRY(log_op) link;
+	bool listed; /* it is in no group yet, and in no commit */
+	union {
+		struct log_item item;
+		struct log_create create;
+		struct log_rename rename;
+		struct log_resize resize;
+		uint8_t bytes[sizeof(struct log_create) + 256]; /* with a name */
+	};
+};
+TAILQ_HEAD(log_op_list, log_op);
 
 /* The group under way; there is one at a time, and its leader's thread owns it. */
 struct log_group {
@@ -75,7 +98,9 @@ struct flush_log {
 	struct flush_waiter_list waiting; /* for the next group */
 	struct flush_waiter_list committing; /* for a commit */
 	struct log_group group;
-	struct ctx_post lead; /* hands the lead to the next waiter's thread */
+	struct ctx_post lead; /* hands the lead to the next waiter's thread, */
+	struct fs_work lead_work; /* or to a worker */
+	struct log_op_list ops; /* that the next group has to take, in their order */
 	/* Upper bounds of what the next group takes: of running overlays (noted when a pending is in one), of frozen ones. */
 	_Atomic uint64_t pending_bytes;
 	uint64_t frozen_bytes; /* under the lock */
@@ -96,6 +121,16 @@ static inline void flush_log_note(struct flush_log *log, uint64_t extents, uint6
 {
 	atomic_fetch_add(&log->pending_bytes, extents * 120 + blocks * 4);
 }
+
+/*
+ * The next group carries this operation. Both the log's lock and that of the volume are held, and it was done under them: so a freeze
+ * and a group see it as a whole or not at all. The memory is the caller's until flush_log_forget_op.
+ */
+void flush_log_add_op_locked(struct flush_log *log, struct log_op *op);
+/* It was answered. */
+void flush_log_forget_op(struct flush_log *log, struct log_op *op);
+/* In a simulated pool, when nobody runs the context that leads: the next commit answers all that wait. */
+void flush_log_leave_to_commit(struct fs *fs);
 
 /* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ctx's thread. */
 void flush_log_flush(struct fs *fs, struct flush_waiter *w);

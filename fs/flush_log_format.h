@@ -47,6 +47,11 @@ static_assert(sizeof(struct log_record) == 56, "log_record");
 enum log_item_type {
 	LOG_EXTENT = 1, /* a range of a volume was written, or became a hole */
 	LOG_GROUP = 2,
+	/* Operations on volumes, by id and never by name, in their order; those of a transaction before its extents. */
+	LOG_CREATE = 3,
+	LOG_DELETE = 4, /* a struct log_item and no more */
+	LOG_RENAME = 5,
+	LOG_RESIZE = 6,
 };
 
 struct log_item {
@@ -72,5 +77,29 @@ struct log_group_item {
 	le64 offset; /* of its stripe on the device */
 };
 static_assert(sizeof(struct log_group_item) == 40, "log_group_item");
+
+struct log_create {
+	struct log_item item;
+	le64 size;
+	le64 ctime_ns;
+	uint8_t uuid[16];
+	le32 flags; /* enum fs_volume_flags */
+	uint8_t name_len;
+	uint8_t reserved[3]; /* then the name, and zeros up to a multiple of 8 */
+};
+static_assert(sizeof(struct log_create) == 64, "log_create");
+
+struct log_rename {
+	struct log_item item;
+	uint8_t name_len;
+	uint8_t reserved[7]; /* then the name, and zeros up to a multiple of 8 */
+};
+static_assert(sizeof(struct log_rename) == 32, "log_rename");
+
+struct log_resize {
+	struct log_item item;
+	le64 size; /* what lies behind it becomes a hole */
+};
+static_assert(sizeof(struct log_resize) == 32, "log_resize");
 
 #endif

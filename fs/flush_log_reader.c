@@ -180,6 +180,37 @@ static bool group_is_sound(const struct log_item *item, uint32_t bytes)
 	return bytes == sizeof(*g) && le64_to_cpu(g->length) > 0 && le64_to_cpu(g->length) % FS_BLOCK_SIZE == 0;
 }
 
+static bool name_is_sound(const void *name, uint8_t len, uint64_t room)
+{
+	return len > 0 && room == round_up_u64(len, 8) && !memchr(name, 0, len);
+}
+
+static bool size_is_sound(le64 raw)
+{
+	uint64_t size = le64_to_cpu(raw);
+
+	return size > 0 && size % FS_BLOCK_SIZE == 0 && size <= FS_VOLUME_SIZE_MAX;
+}
+
+static bool create_is_sound(const struct log_item *item, uint32_t bytes)
+{
+	const struct log_create *c = (const struct log_create *)item;
+
+	return bytes >= sizeof(*c) && size_is_sound(c->size) && name_is_sound(c + 1, c->name_len, bytes - sizeof(*c));
+}
+
+static bool rename_is_sound(const struct log_item *item, uint32_t bytes)
+{
+	const struct log_rename *rn = (const struct log_rename *)item;
+
+	return bytes >= sizeof(*rn) && name_is_sound(rn + 1, rn->name_len, bytes - sizeof(*rn));
+}
+
+static bool resize_is_sound(const struct log_item *item, uint32_t bytes)
+{
+	return bytes == sizeof(struct log_resize) && size_is_sound(((const struct log_resize *)item)->size);
+}
+
 int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **ret_item)
 {
 	const struct log_item *item = (const struct log_item *)bytes;
@@ -194,6 +225,10 @@ int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **
 	switch ((enum log_item_type)le16_to_cpu(item->type)) {
 	case LOG_EXTENT: sound = extent_is_sound(item, len); break;
 	case LOG_GROUP: sound = group_is_sound(item, len); break;
+	case LOG_CREATE: sound = create_is_sound(item, len); break;
+	case LOG_DELETE: sound = len == sizeof(*item); break;
+	case LOG_RENAME: sound = rename_is_sound(item, len); break;
+	case LOG_RESIZE: sound = resize_is_sound(item, len); break;
 	}
 	if (!sound)
 		return -EUCLEAN;

@@ -33,7 +33,6 @@ struct replay {
 	uint8_t *block;
 	uint64_t generation; /* committed */
 	uint64_t items, skipped;
-	struct fs_volume *vol; /* the last one looked up */
 	struct pending *spare;
 };
 
@@ -85,19 +84,12 @@ static bool extent_arrived(struct replay *rp, const struct log_extent *e)
 	return true;
 }
 
-static struct fs_volume *find_volume(struct replay *rp, uint64_t id)
-{
-	if (!rp->vol || rp->vol->id != id)
-		rp->vol = volume_by_id(rp->fs, id);
-	return rp->vol;
-}
-
 static int replay_extent(struct replay *rp, const struct log_item *item)
 {
 	const struct log_extent *e = (const struct log_extent *)item;
 	const le32 *crc = (const le32 *)(e + 1);
 	uint64_t blk = le64_to_cpu(e->blk), n = le64_to_cpu(e->blocks), addr = le64_to_cpu(e->addr);
-	struct fs_volume *vol = find_volume(rp, le64_to_cpu(item->id));
+	struct fs_volume *vol = volume_by_id(rp->fs, le64_to_cpu(item->id));
 	struct pending *p;
 	uint64_t bytes;
 	int r;
@@ -146,6 +138,22 @@ static int apply_extent(struct replay *rp, const struct log_item *item, bool ver
 	return replay_extent(rp, item);
 }
 
+static int apply_op(struct replay *rp, const struct log_item *item)
+{
+	struct fs *fs = rp->fs;
+
+	if (le64_to_cpu(item->generation) <= rp->generation)
+		return 0;
+	rp->items++;
+	switch ((enum log_item_type)le16_to_cpu(item->type)) {
+	case LOG_CREATE: return volume_replay_create(fs, (const struct log_create *)item);
+	case LOG_DELETE: return volume_replay_delete(fs, le64_to_cpu(item->id));
+	case LOG_RENAME: return volume_replay_rename(fs, (const struct log_rename *)item);
+	case LOG_RESIZE: return volume_replay_resize(fs, (const struct log_resize *)item);
+	default: return -EUCLEAN;
+	}
+}
+
 static int apply_item(struct replay *rp, const struct log_item *item, bool verify)
 {
 	switch ((enum log_item_type)le16_to_cpu(item->type)) {
@@ -153,6 +161,11 @@ static int apply_item(struct replay *rp, const struct log_item *item, bool verif
 		return replay_block_group(rp, item);
 	case LOG_EXTENT:
 		return apply_extent(rp, item, verify);
+	case LOG_CREATE:
+	case LOG_DELETE:
+	case LOG_RENAME:
+	case LOG_RESIZE:
+		return apply_op(rp, item);
 	}
 	return -EUCLEAN;
 }

@@ -259,6 +259,26 @@ int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_
  */
 int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err);
 
+/*
+ * The same operations for callers that do not wait for the device: start returns when the operation has its place in the order of
+ * all changes, and `done` tells when it is durable, or why not. Those under way together share a write of the flush log. start
+ * may wait: for space, and for another operation on the same volume. The strings are the caller's until then, the struct until done.
+ */
+enum fs_volume_op_kind { FS_VOLUME_CREATE, FS_VOLUME_DELETE, FS_VOLUME_RENAME, FS_VOLUME_RESIZE };
+
+struct fs_volume_op {
+	enum fs_volume_op_kind kind;
+	const char *name;
+	const char *to;	    /* RENAME */
+	uint64_t size;	    /* CREATE, RESIZE */
+	uint32_t flags;	    /* CREATE: enum fs_volume_flags */
+	bool ask;	    /* RESIZE: as fs_volume_set_size, with */
+	bool may_shrink;    /* this */
+	void (*done)(struct fs_volume_op *op, int error); /* any thread; perhaps before start returns */
+	struct fs_error err; /* one line, when there was an error */
+};
+void fs_volume_op_start(struct fs *fs, struct fs_volume_op *op);
+
 /* Calls fn for each volume in order of name, from a copy: fn may call the engine. fn's nonzero return ends the walk and is returned. */
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
 

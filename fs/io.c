@@ -161,6 +161,7 @@ static void flush_done(struct flush_waiter *w, int error)
 static void io_flush(struct io *io)
 {
 	io->flush.ctx = io->ctx;
+	io->flush.or_commit = false;
 	io->flush.done = flush_done;
 	flush_log_flush(io->fs, &io->flush);
 }

@@ -7,7 +7,7 @@
 #define FS_LOCK_RANK_H
 
 enum lock_rank {
-	LOCK_VOLUME_OP = 50,	 /* one create, delete, rename, resize at a time. Held across I/O and commits. */
+	LOCK_VOLUME_OP = 50,	 /* one growth of the pool, or promise to a volume, at a time. Held across I/O and commits. */
 	LOCK_COMMIT = 100,	 /* one commit at a time: trees, delayed refs, superblock. Held across I/O. */
 	LOCK_VOLUME_TABLE = 200, /* names, ids and reference counts of volumes. Not across I/O. */
 	LOCK_LOG = 300,		 /* the flush log's tail, and who writes the next group. Not across I/O. */

@@ -61,7 +61,7 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->data_cache_hits = cs.hits[CACHE_DATA];
 	info->data_cache_misses = cs.misses[CACHE_DATA];
 	lock_take(&fs->volumes.lock);
-	info->volumes = fs->volumes.count;
+	info->volumes = atomic_load(&fs->volumes.count) - atomic_load(&fs->volumes.dying);
 	lock_drop(&fs->volumes.lock);
 	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
 	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);

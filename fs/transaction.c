@@ -88,9 +88,10 @@ static void freeze(struct transaction *txn)
 	txn->log_seq = fs->log.seq;
 	flush_log_freeze_locked(&fs->log);
 	lock_drop(&fs->volumes.dirty_lock);
-	lock_drop(&fs->log.lock);
+	/* Names and sizes of one moment: operations change them under the log's lock, too. */
 	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
 		freeze_volume(txn, vol);
+	lock_drop(&fs->log.lock);
 }
 
 /* ---- the trees ------------------------------------------------------------- */
@@ -319,6 +320,11 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 	if (vol->frozen_deleted) { /* the tree is an orphan's now; another commit may still find the volume dirty */
 		vol->root = (struct tree_root){.owner = vol->id};
 		vol->used_blocks = vol->new_lost_blocks = 0;
+		if (!vol->buried) {
+			vol->buried = true;
+			atomic_fetch_sub(&vol->fs->volumes.dying, 1);
+			atomic_fetch_sub(&vol->fs->volumes.count, 1);
+		}
 	}
 	atomic_fetch_add(&vol->fs->lost_blocks, vol->new_lost_blocks - vol->lost_blocks);
 	vol->lost_blocks = vol->new_lost_blocks;
@@ -406,8 +412,10 @@ static int commit_locked(struct fs *fs)
 
 		fs_set_read_only(fs, r, "a commit failed");
 		space_fail_tickets(fs, -EROFS);
-		TAILQ_FOREACH(vol, &txn.frozen, frozen_link)
-			volume_unref(vol); /* the dirty list's; the table still has it */
+		while ((vol = TAILQ_FIRST(&txn.frozen))) { /* the table has those that are not deleted */
+			TAILQ_REMOVE(&txn.frozen, vol, frozen_link);
+			volume_unref(vol); /* the dirty list's */
+		}
 	} else {
 		fs->super_dirty = false;
 		publish(&txn);

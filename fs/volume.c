@@ -13,9 +13,11 @@
 #include "fs/volume_int.h"
 
 static int name_order(const struct fs_volume *a, const struct fs_volume *b) { return strcmp(a->name, b->name); }
+static int id_order(const struct fs_volume *a, const struct fs_volume *b) { return a->id < b->id ? -1 : a->id > b->id; }
 
 /* Not RB_GENERATE_STATIC: it needs __unused, which libbsd does not define here. */
 RB_GENERATE_INTERNAL(volume_tree, fs_volume, by_name, name_order, __attribute__((unused)) static)
+RB_GENERATE_INTERNAL(volume_id_tree, fs_volume, by_id, id_order, __attribute__((unused)) static)
 
 void volume_table_init(struct fs *fs)
 {
@@ -24,7 +26,9 @@ void volume_table_init(struct fs *fs)
 	lock_init(&t->op_lock, LOCK_VOLUME_OP);
 	lock_init(&t->lock, LOCK_VOLUME_TABLE);
 	lock_init(&t->dirty_lock, LOCK_DIRTY_VOLUMES);
+	lock_cond_init(&t->idle_cond);
 	RB_INIT(&t->by_name);
+	RB_INIT(&t->by_id);
 	TAILQ_INIT(&t->dirty);
 	TAILQ_INIT(&t->unlogged);
 	TAILQ_INIT(&t->orphans);
@@ -50,6 +54,7 @@ void volume_table_fini(struct fs *fs)
 		TAILQ_REMOVE(&t->orphans, o, link);
 		mem_free(o);
 	}
+	pthread_cond_destroy(&t->idle_cond);
 	lock_fini(&t->op_lock);
 	lock_fini(&t->lock);
 	lock_fini(&t->dirty_lock);
@@ -128,14 +133,20 @@ bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol)
 {
 	if (RB_INSERT(volume_tree, &t->by_name, vol))
 		return false;
-	t->count++;
+	if (RB_INSERT(volume_id_tree, &t->by_id, vol)) {
+		RB_REMOVE(volume_tree, &t->by_name, vol);
+		return false;
+	}
+	atomic_fetch_add(&t->count, 1);
 	return true;
 }
 
 void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol)
 {
 	RB_REMOVE(volume_tree, &t->by_name, vol);
-	t->count--;
+	RB_REMOVE(volume_id_tree, &t->by_id, vol);
+	if (!vol->deleted) /* else it counts until it is buried */
+		atomic_fetch_sub(&t->count, 1);
 	volume_unref(vol);
 }
 
@@ -146,6 +157,32 @@ void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, c
 	strcpy(vol->name, name);
 	lock_drop(&vol->lock);
 	ASSERT(!RB_INSERT(volume_tree, &t->by_name, vol));
+}
+
+void volume_set_deleted_locked(struct fs_volume *vol)
+{
+	lock_assert_held(&vol->fs->volumes.lock);
+	ASSERT(!vol->deleted);
+	atomic_fetch_add(&vol->fs->volumes.dying, 1);
+	vol->hidden = true;
+	lock_take(&vol->lock);
+	vol->deleted = true;
+	lock_drop(&vol->lock);
+}
+
+int volume_hole_new(uint64_t from, uint64_t to, struct pending **ret_hole, struct pending **ret_spare)
+{
+	struct pending *hole = pending_new((to - from) / FS_BLOCK_SIZE, false), *spare = NULL;
+	int r = hole ? overlay_insert_prealloc(&spare) : -ENOMEM;
+
+	if (r) {
+		pending_free(hole);
+		return r;
+	}
+	hole->blk = from / FS_BLOCK_SIZE;
+	*ret_hole = hole;
+	*ret_spare = spare;
+	return 0;
 }
 
 struct fs_volume *volume_table_next_locked(struct volume_table *t, const char *after)
@@ -159,12 +196,13 @@ struct fs_volume *volume_table_next_locked(struct volume_table *t, const char *a
 
 struct fs_volume *volume_by_id(struct fs *fs, uint64_t id)
 {
-	struct fs_volume *vol;
+	struct fs_volume key, *vol;
 
-	RB_FOREACH(vol, volume_tree, &fs->volumes.by_name)
-		if (vol->id == id)
-			return vol;
-	return NULL;
+	key.id = id;
+	lock_take(&fs->volumes.lock);
+	vol = RB_FIND(volume_id_tree, &fs->volumes.by_id, &key);
+	lock_drop(&fs->volumes.lock);
+	return vol;
 }
 
 static void add_to_sums(struct fs *fs, const struct tree_root *root)

@@ -14,6 +14,7 @@
 
 #include <bsd/sys/queue.h>
 #include <bsd/sys/tree.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,16 +34,21 @@ struct volume_comment {
 	char text[]; /* with a final zero */
 };
 
+struct log_create;
+struct log_rename;
+struct log_resize;
+
 struct fs_volume {
 	struct fs *fs;
 	uint64_t id;
 	_Atomic uint32_t refs; /* the table's, handles, lists */
 
 	/* volume table lock */
-	RB_ENTRY(fs_volume) by_name;
+	RB_ENTRY(fs_volume) by_name, by_id;
 	uint32_t handles;
 	char name[FS_NAME_MAX + 1]; /* also stable under the volume's lock */
-	bool hidden; /* not yet committed: nobody may open it */
+	bool hidden; /* not durable yet, or being deleted: nobody may open it */
+	bool busy;   /* an operation is under way that others on this volume wait for */
 	bool shrinking; /* nobody may open it now */
 
 	_Atomic uint32_t flags; /* enum fs_volume_flags; changes under the volume's lock */
@@ -54,7 +60,7 @@ struct fs_volume {
 
 	struct lock lock;
 	_Atomic uint64_t size;
-	uint64_t grown_size; /* what a commit under way makes of size; 0: nothing */
+	uint64_t grown_size; /* what size becomes when that is durable; 0: nothing */
 	struct overlay running, committing;
 	uint64_t running_generation; /* of `running`, valid when it is on the dirty list */
 	struct tree_root root;
@@ -62,6 +68,7 @@ struct fs_volume {
 	_Atomic uint64_t lost_blocks; /* of root */
 	uint64_t tree_end;    /* in blocks: no extent of root lies behind it */
 	bool meta_dirty, deleted;
+	bool buried; /* a commit has made an orphan of it */
 	uint64_t freed_bytes[2]; /* by generation: pinned, and not the volume's any more when that is released */
 
 	struct space_promise promise; /* the lock of struct space_info */
@@ -83,6 +90,7 @@ struct fs_volume {
 };
 
 RB_HEAD(volume_tree, fs_volume);
+RB_HEAD(volume_id_tree, fs_volume);
 TAILQ_HEAD(volume_list, fs_volume);
 
 /*
@@ -108,10 +116,14 @@ struct orphan {
 TAILQ_HEAD(orphan_list, orphan);
 
 struct volume_table {
-	struct lock op_lock; /* one metadata operation at a time */
+	struct lock op_lock; /* one growth of the pool, or promise, at a time */
 	struct lock lock;
+	pthread_cond_t idle_cond; /* a volume is not busy any more */
 	struct volume_tree by_name;
-	_Atomic uint64_t count; /* changes under the lock; the bounds of space look without it */
+	struct volume_id_tree by_id; /* the same ones */
+	/* For the bounds of space, which look without the lock: all volumes that a commit may still write a tree for, deleted ones too. */
+	_Atomic uint64_t count;
+	_Atomic uint64_t dying; /* of these, deleted ones */
 	struct lock dirty_lock;
 	struct volume_list dirty; /* changes for the next commit */
 	struct volume_list unlogged; /* pendings for the next flush */
@@ -125,7 +137,7 @@ void volume_table_fini(struct fs *fs);
 int volume_add_item(struct fs *fs, uint64_t id, struct value value);
 /* After all volumes. */
 int orphan_add_item(struct fs *fs, uint64_t id, struct value value);
-/* By id, for replay (walks the table). NULL: none. No reference is taken. */
+/* By id, for replay. NULL: none. No reference is taken. */
 struct fs_volume *volume_by_id(struct fs *fs, uint64_t id);
 
 /* `len` bytes, 1 to 255, that need no final zero. NULL: no memory. */
@@ -133,6 +145,12 @@ struct volume_comment *volume_comment_new(const char *text, uint8_t len);
 /* Both accept NULL. */
 struct volume_comment *volume_comment_get(struct volume_comment *comment);
 void volume_comment_put(struct volume_comment *comment);
+
+/* Operations from the flush log, at open. -EUCLEAN: they contradict what there is. */
+int volume_replay_create(struct fs *fs, const struct log_create *lc);
+int volume_replay_delete(struct fs *fs, uint64_t id);
+int volume_replay_rename(struct fs *fs, const struct log_rename *lr);
+int volume_replay_resize(struct fs *fs, const struct log_resize *lr);
 
 static inline void volume_ref(struct fs_volume *vol) { atomic_fetch_add(&vol->refs, 1); }
 void volume_unref(struct fs_volume *vol);

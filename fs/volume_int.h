@@ -14,14 +14,15 @@ bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol);
 /* Drops the table's reference. */
 void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol);
 void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, const char *name);
+/* Its id is nobody's any more, and the next commit makes an orphan of it. The table's lock is held. */
+void volume_set_deleted_locked(struct fs_volume *vol);
+/* What becomes of [from, to) bytes when a volume ends at `from`; *ret_spare for volume_insert_locked. -ENOMEM. */
+int volume_hole_new(uint64_t from, uint64_t to, struct pending **ret_hole, struct pending **ret_spare);
+
+/* What an operation changes in the root tree. */
+#define VOLUME_OP_PENDING ((struct space_pending){1, 1024})
+
 /* The first volume whose name is greater; "" for the very first. NULL: none. */
 struct fs_volume *volume_table_next_locked(struct volume_table *t, const char *after);
-
-/*
- * Before and after a resize that asks (fs_volume_set_size), by whoever does one metadata operation at a time. begin: 0, or
- * why it may not be.
- */
-int volume_resize_begin(struct fs_volume *vol, uint64_t size, bool may_shrink, struct fs_error *err);
-void volume_resize_end(struct fs_volume *vol);
 
 #endif

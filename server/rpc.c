@@ -71,11 +71,11 @@ static void call_free(struct rpc_call *call)
 	mem_free(call);
 }
 
-static void call_run(struct rpc_call *call)
+static void call_end(struct rpc_call *call, int error)
 {
-	call->error = call->method->run(call);
-	if (call->error)
-		rpc_call_fail(call, call->error, "%s: %s", call->method->name, strerror(-call->error));
+	call->error = error;
+	if (error)
+		rpc_call_fail(call, error, "%s: %s", call->method->name, strerror(-error));
 }
 
 /* On the loop, after run: the answer leaves, if anybody still waits for it. */
@@ -100,14 +100,13 @@ static void call_complete(struct rpc_call *call)
 		rpc_server_sweep(s);
 }
 
-static void call_work(struct fs_work *work)
+void rpc_call_finish(struct rpc_call *call, int error)
 {
-	struct rpc_call *call = container_of(work, struct rpc_call, work);
 	struct rpc_server *s = call->server;
 	const uint64_t one = 1;
 	ssize_t n;
 
-	call_run(call);
+	call_end(call, error);
 
 	/*
 	 * The wake-up is written with the lock held: the loop takes the call only after that, so that
@@ -118,6 +117,15 @@ static void call_work(struct fs_work *work)
 	n = write(s->done_fd, &one, sizeof(one));
 	ASSERT(n == sizeof(one) || errno == EAGAIN);
 	lock_drop(&s->done_lock);
+}
+
+static void call_work(struct fs_work *work)
+{
+	struct rpc_call *call = container_of(work, struct rpc_call, work);
+	int r = call->method->run(call);
+
+	if (r != RPC_LATER) /* else the call may be gone */
+		rpc_call_finish(call, r);
 }
 
 static void on_done(evutil_socket_t fd, short what, void *arg)
@@ -159,7 +167,7 @@ static void begin(struct rpc_call *call)
 		s->nr_running++;
 		fs_work(s->opt.fs, &call->work);
 	} else {
-		call_run(call);
+		call_end(call, call->method->run(call));
 		call_complete(call);
 	}
 }

@@ -4,8 +4,8 @@
  * requests do) share.
  *
  * Invariants
- * 1. Only the loop's thread touches servers and connections. A worker touches one call, from fs_work() until it
- *    has put it on the server's `done` list; of the server it touches `done`, under done_lock, and opt.fs.
+ * 1. Only the loop's thread touches servers and connections. A worker touches one call, from fs_work() until it (or the
+ *    engine's thread that ends an operation) has put it on the server's `done` list; of the server it touches `done`, under done_lock, and opt.fs.
  * 2. A call outlives its connection: `conn` is NULL once nobody waits for the answer.
  * 3. Everything that a client can make grow has a maximum below, and is charged to the budget when it is there: input
  *    and the message half read, requests, answers that the client has not taken.
@@ -58,6 +58,8 @@ struct rpc_call;
 struct rpc_conn;
 STAILQ_HEAD(rpc_call_list, rpc_call);
 
+#define RPC_LATER 1
+
 struct rpc_method {
 	uint16_t id;
 	const char *name;
@@ -65,7 +67,8 @@ struct rpc_method {
 	bool waits; /* runs on a worker */
 	/*
 	 * Does the request; 0 or a negative errno value, with call->err filled in where there is more to say.
-	 * Success without rpc_call_reply answers with the empty message.
+	 * Success without rpc_call_reply answers with the empty message. RPC_LATER: rpc_call_finish ends the call, or has ended
+	 * it already; only for methods that wait.
 	 */
 	int (*run)(struct rpc_call *call);
 	void (*after)(struct rpc_server *s); /* or NULL: runs on the loop once the answer of a success is queued */
@@ -96,10 +99,14 @@ struct rpc_call {
 	uint32_t reply_len;
 	int error;
 	struct fs_error err;
+	uint64_t volume_id;	/* DELETE: of the volume */
+	struct fs_volume_op op; /* of methods on volumes: those under way together share a write of the flush log */
 };
 
 /* Packs the answer. -ENOMEM; -EOVERFLOW when it fits no frame. At most once for each call. */
 int rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *reply);
+/* Ends a call whose method said RPC_LATER: from any thread, once. */
+void rpc_call_finish(struct rpc_call *call, int error);
 /* Notes why the call fails, unless something was noted before; returns `error`. */
 int rpc_call_fail(struct rpc_call *call, int error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

@@ -255,6 +255,25 @@ static int run_pool_grow(struct rpc_call *call)
 
 /* ---- volumes -------------------------------------------------------------- */
 
+static void volume_op_done(struct fs_volume_op *op, int error)
+{
+	struct rpc_call *call = container_of(op, struct rpc_call, op);
+
+	if (error)
+		call->err = op->err;
+	else if (op->kind == FS_VOLUME_DELETE && call->server->opt.clients)
+		client_volume_deleted(call->server->opt.clients, call->volume_id);
+	rpc_call_finish(call, error);
+}
+
+/* call->op says what. It is answered when it is durable; this worker does others meanwhile. */
+static int start_volume_op(struct rpc_call *call)
+{
+	call->op.done = volume_op_done;
+	fs_volume_op_start(call->server->opt.fs, &call->op);
+	return RPC_LATER;
+}
+
 static int run_volume_create(struct rpc_call *call)
 {
 	const Byre__VolumeCreateRequest *rq = (const Byre__VolumeCreateRequest *)call->request;
@@ -264,9 +283,10 @@ static int run_volume_create(struct rpc_call *call)
 	r = check_name(call, rq->name);
 	if (!r)
 		r = check_volume_size(call, rq->name, rq->size);
-	if (!r)
-		r = fs_volume_create(call->server->opt.fs, rq->name, rq->size, flags, &call->err);
-	return r;
+	if (r)
+		return r;
+	call->op = (struct fs_volume_op){.kind = FS_VOLUME_CREATE, .name = rq->name, .size = rq->size, .flags = flags};
+	return start_volume_op(call);
 }
 
 /* One page of the list while it is collected. */
@@ -409,11 +429,10 @@ static int run_volume_delete(struct rpc_call *call)
 	r = check_name(call, rq->name);
 	if (r)
 		return r;
-	(void)fs_volume_find_info(call->server->opt.fs, rq->name, &info); /* what is not there the next line tells */
-	r = fs_volume_delete(call->server->opt.fs, rq->name, &call->err);
-	if (!r && call->server->opt.clients)
-		client_volume_deleted(call->server->opt.clients, info.id);
-	return r;
+	(void)fs_volume_find_info(call->server->opt.fs, rq->name, &info); /* what is not there the operation tells */
+	call->volume_id = info.id;
+	call->op = (struct fs_volume_op){.kind = FS_VOLUME_DELETE, .name = rq->name};
+	return start_volume_op(call);
 }
 
 /* ---- the table ------------------------------------------------------------ */

@@ -254,6 +254,18 @@ int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err)
 	return change_end(fs, v ? 0 : -ENOENT, err, name);
 }
 
+void fs_volume_op_start(struct fs *fs, struct fs_volume_op *op)
+{
+	int r = -EINVAL;
+
+	op->err.msg[0] = '\0';
+	if (op->kind == FS_VOLUME_CREATE)
+		r = fs_volume_create(fs, op->name, op->size, op->flags, &op->err);
+	else if (op->kind == FS_VOLUME_DELETE)
+		r = fs_volume_delete(fs, op->name, &op->err);
+	op->done(op, r);
+}
+
 int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err)
 {
 	struct fs_volume_info *v;

@@ -18,7 +18,7 @@ SUPER_OFFSETS = (64 << 10, 512 << 10, (8 << 20) - (64 << 10))
 DATA, METADATA, SYSTEM = 1, 2, 4
 ROOT_TREE, GROUP_TREE, FIRST_ID = 1, 2, 256
 LAST, DATA_DURABLE, PAD = 1, 2, 4
-LOG_EXTENT, LOG_GROUP = 1, 2
+LOG_EXTENT, LOG_GROUP, LOG_CREATE, LOG_DELETE, LOG_RENAME, LOG_RESIZE = range(1, 7)
 
 
 class Broken(Exception):
@@ -392,11 +392,41 @@ class Pool:
             need(n and len(body) == 24 + -(-4 * len(crcs) // 8) * 8, "flush log: an extent of", n, "blocks")
             if generation > self.sb["generation"]:
                 self.log_extent(ident, blk, n, addr, crcs, verify)
+        elif LOG_CREATE <= kind <= LOG_RESIZE:
+            if generation > self.sb["generation"]:
+                self.log_operation(kind, ident, body)
         else:
             need(False, "flush log: an item of type", kind)
 
+    def log_name(self, body, at, length):
+        need(0 < length == len(body[at:].rstrip(b"\0")) and len(body) == at + -(-length // 8) * 8, "flush log: a name")
+        return body[at:at + length].decode("ascii")
+
+    def log_operation(self, kind, ident, body):
+        self.log_items += 1
+        v = self.by_id(ident)
+        need((v is None) == (kind == LOG_CREATE), "flush log: operation", kind, "on volume", ident)
+        if kind == LOG_CREATE:
+            item = fields("QQ16sIB", "size ctime_ns uuid flags name_len", body)
+            v = Volume(ident, item, self.log_name(body, 40, item["name_len"]))
+        elif kind == LOG_RESIZE:
+            v.size, = struct.unpack("<Q", body)
+            v.blocks = {b: where for b, where in v.blocks.items() if b * BLOCK < v.size}
+            return
+        else:
+            del self.volumes[v.name]
+            if kind == LOG_DELETE:
+                need(not body, "flush log: a deletion has", len(body), "bytes more")
+                return
+            v.name = self.log_name(body, 8, body[0])
+        need(v.name not in self.volumes, "flush log: two volumes are called", v.name)
+        self.volumes[v.name] = v
+
+    def by_id(self, ident):
+        return next((v for v in self.volumes.values() if v.id == ident), None)
+
     def log_extent(self, ident, blk, n, addr, crcs, verify):
-        v = next((v for v in self.volumes.values() if v.id == ident), None)
+        v = self.by_id(ident)
         need(v and (blk + n) * BLOCK <= v.size, "flush log: blocks", blk, n, "of volume", ident)
         if verify and any(crc32c(self.data(addr + i * BLOCK)) != c for i, c in enumerate(crcs)):
             return

@@ -131,11 +131,43 @@ def test_format_of_the_flush_log(make, rng):
     assert items > 0
 
 
+def test_format_of_operations_in_the_flush_log(make, rng):
+    """Killed with volumes made, renamed, resized and deleted since the last commit."""
+    b = make(args=["--commit-interval", "3600"])
+    old = Shadow(b, "old", 2 * M)
+    old.random_requests(rng, 30)
+    old.h.flush()
+    b.ok("commit")  # until then flushes are commits
+    new = Shadow(b, "new", 4 * M)
+    new.random_requests(rng, 30)
+    new.h.flush()
+    b.create("gone", 1 * M)
+    b.delete("gone")
+    b.create("gone", 3 * M)
+    b.close_handles()
+    b.ok("volume", "rename", "old", "other")
+    b.ok("volume", "rename", "new", "old")
+    b.ok("volume", "resize", "old", "1M", "--shrink")
+    b.ok("volume", "resize", "old", "8M")
+    old.name, new.name = "other", "old"
+    new.bytes[1 * M:] = bytes(7 * M)
+    b.kill()
+    pool = fr.Pool(b.pool)
+    assert {name: v.size for name, v in pool.volumes.items()} == {"other": 2 * M, "old": 8 * M, "gone": 3 * M}
+    assert pool.log_items >= 4  # a deletion is followed by a commit
+    for s in (old, new):
+        compare(pool, s)
+    pool.close()
+    b.start()
+    for s in (old, new):
+        assert bytes(b.open(s.name).pread(len(s.bytes), 0)) == bytes(s.bytes)
+
+
 def test_format_of_data_that_did_not_arrive(make, rng):
     """Of the log's last group an item counts only if its data is there; the reader and the daemon agree about it."""
     b = make(args=["--commit-interval", "3600"])
-    b.ok("commit")  # until then flushes are commits
     s = Shadow(b, "v", 1 * M)
+    b.ok("commit")  # until then flushes are commits
     for off, length in ((0, 16 * K), (64 * K, 4 * K)):
         s.write(rng, off, length)
     s.h.flush()

@@ -183,9 +183,11 @@ static struct model_volume *some_volume(struct world *w)
 /* One that no volume has. */
 static void new_name(struct world *w, char *name, size_t size)
 {
-	do
-		snprintf(name, size, "v%u", (unsigned)rng_below(&w->rng, 40));
-	while (model_volume_find(w->model, name));
+	do {
+		unsigned n = (unsigned)rng_below(&w->rng, 40);
+
+		snprintf(name, size, "v%u", n % 2 ? n : n % 8); /* often one that was just given up */
+	} while (model_volume_find(w->model, name));
 }
 
 static uint64_t draw_blocks(struct world *w) { return 1 + rng_below(&w->rng, w->set->volume_blocks_max); }
