@@ -52,7 +52,8 @@ struct backing {
 	unsigned spares_max;
 	struct fs_work work;
 	_Atomic bool running;
-	uint64_t empty_left; /* empty groups after the last commit, if none of them could leave; the committer's */
+	/* The committer's: empty groups after the last commit; and how many of them two commits in a row could not let go. */
+	uint64_t empty_before, empty_left;
 	struct fs_work discard_work;
 	_Atomic bool discarding;
 	struct device_space freed;    /* unallocated, and not discarded yet: under the group table's lock */
@@ -112,6 +113,8 @@ void backing_write_succeeded(struct fs *fs);
 
 /* A group has left this, durably, and it is unallocated. */
 void backing_space_freed(struct fs *fs, uint64_t off, uint64_t len);
+/* After a commit: whether any group has left with it. */
+void backing_note_empty(struct fs *fs, bool left);
 /* Whether a commit would let groups leave, though nothing else has to be written. Under the commit lock. */
 bool backing_groups_may_leave(struct fs *fs);
 /* Gives some of it back to the host, after a commit. Does not wait. */

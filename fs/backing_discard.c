@@ -48,6 +48,16 @@ void backing_space_freed(struct fs *fs, uint64_t off, uint64_t len)
 	lock_drop(&fs->groups.lock);
 }
 
+/* What a commit empties can leave with the next one at the earliest, when its pins are released. */
+void backing_note_empty(struct fs *fs, bool left)
+{
+	struct backing *b = &fs->backing;
+	uint64_t empty = fs->groups.nr_empty;
+
+	b->empty_left = !left && empty == b->empty_before ? empty : 0;
+	b->empty_before = empty;
+}
+
 bool backing_groups_may_leave(struct fs *fs) { return fs->backing.on && fs->groups.nr_empty > fs->backing.empty_left; }
 
 /* The next piece, taken. False: there is none. */

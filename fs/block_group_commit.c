@@ -440,5 +440,5 @@ void block_group_commit_done(struct fs *fs)
 		g->cache_buf = NULL;
 	}
 	fs->groups.dirty = NULL;
-	fs->backing.empty_left = left ? 0 : fs->groups.nr_empty;
+	backing_note_empty(fs, left);
 }
