@@ -152,7 +152,7 @@ UNIT_SED   := -e 's|/usr/local/sbin|$(PREFIX)/sbin|' -e 's|/etc/byre/|$(SYSCONFD
 
 $(BUILD)/command_table: $(BUILD)/obj/deploy/command_table.o $(call obj,$(filter-out client/main.c,$(CLI_SRC))) \
 		$(BUILD)/libbyre.a $(BUILD)/libfs.a
-	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(FS_LIBS)
+	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(CLI_LIBS) $(FS_LIBS)
 
 $(BUILD)/completion.%: deploy/completion.py $(BUILD)/command_table
 	@$(BUILD)/command_table | $(PYTHON) deploy/completion.py $* >$@.new && mv $@.new $@
