@@ -124,6 +124,7 @@ static void test_lost_leaf_of_a_living_volume_stays_where_it_is(void **state)
 		memset(m.bytes + (p.first + 20) * BLOCK, 0, 5 * BLOCK);
 		memset(lost + p.first + 20, 0, 5);
 		assert_int_equal(engine_flush(e), 0);
+		fs_volume_put(vol);
 		engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, 1); /* the log has it: replayed onto such a volume */
 		engine_open_only(e);
 		vol = engine_volume(e, "v", 0);
