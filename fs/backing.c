@@ -268,7 +268,7 @@ static void work_fn(struct fs_work *work)
 	}
 	backing_fill_spares(fs);
 	atomic_store(&fs->backing.running, false);
-	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
 	if (atomic_load(&fs->backing.uncounted))
 		fs_kick_commit(fs);
 }

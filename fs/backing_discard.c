@@ -94,7 +94,7 @@ static void discard_fn(struct fs_work *work)
 			nanosleep(&(struct timespec){0, (long)min_u64(1000 * (fs_now_us() - began) + 1000000, 100000000)}, NULL);
 	}
 	atomic_store(&fs->backing.discarding, false);
-	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
 }
 
 void backing_discard_tick(struct fs *fs)

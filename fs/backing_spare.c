@@ -141,16 +141,23 @@ void backing_read_spares(struct fs *fs)
 	mem_free(sb);
 }
 
-/* Blocks that this commit frees, to the end of the list: they become spares when their pins are released. */
+/*
+ * Blocks that this commit frees, to the end of the list: they become spares when their pins are released. None beside readers, when what
+ * running requests free goes to the same set (pins.h).
+ */
 static unsigned add_pinned(struct fs *fs, uint64_t generation, struct spares_block *sb, unsigned n)
 {
+	unsigned set = pins_set(&fs->pins, generation);
+
+	if (set == pins_set(&fs->pins, generation + 1))
+		return n;
 	for (struct block_group *g = fs->groups.dirty; g && n < fs->backing.spares_max; g = g->dirty_next) {
 		const uint64_t *pinned;
 
 		if (g->type != GROUP_DATA)
 			continue;
 		lock_take(&g->lock);
-		pinned = g->pinned_blocks[generation & 1] ? g->pinned[generation & 1] : NULL;
+		pinned = g->pinned_blocks[set] ? g->pinned[set] : NULL;
 		for (uint32_t w = 0; pinned && w < (g->nblocks + 63) / 64; w++)
 			for (uint64_t bits = pinned[w]; bits && n < fs->backing.spares_max; bits &= bits - 1)
 				sb->addr[n++] = cpu_to_le64(g->start + (w * 64 + (unsigned)__builtin_ctzll(bits)) * g->unit);

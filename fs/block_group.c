@@ -34,7 +34,8 @@ int group_table_init(struct fs *fs)
 	TAILQ_INIT(&t->loaded);
 	TAILQ_INIT(&t->fresh);
 	TAILQ_INIT(&t->empty);
-	TAILQ_INIT(&t->removed);
+	TAILQ_INIT(&t->removed[0]);
+	TAILQ_INIT(&t->removed[1]);
 	t->loaded_max = UINT64_MAX;
 	return device_space_add(&t->free_index, 1, GROUP_INDEX_MAX - 1);
 }
@@ -59,7 +60,8 @@ void group_table_fini(struct fs *fs)
 
 	if (!t->slot)
 		return;
-	block_group_free_removed(fs);
+	block_group_free_removed(fs, 0);
+	block_group_free_removed(fs, 1);
 	for (uint32_t i = 0; i < t->count; i++)
 		group_free(t->slot[i]);
 	munmap((void *)t->slot, GROUP_INDEX_MAX * sizeof(*t->slot));

@@ -8,7 +8,7 @@
  *
  * Each loaded group has four bitmaps: `avail` (what may be given out now), `committed` (what the trees of
  * the last commit do not use: the content of the free-space cache; the committer alone touches it), and two of pinned
- * blocks, for the running and for the committing transaction.
+ * blocks: one gathers what is freed, the other waits for readers (pins.h).
  *
  * Invariants
  * 1. A block that a committed tree refers to is not available.
@@ -22,8 +22,8 @@
  * 7. What stands in a group may be one generation older than the group, not more: while a commit freezes the volumes one by
  *    one, the running generation has already moved on, and a volume that is not frozen yet takes space of a group just made.
  * 8. Who holds a pointer to a group is in an epoch that it entered before it found the group, or holds the commit lock or the
- *    table's lock, or holds space of the group. A group that leaves is taken out of the table first, and freed when the epoch in which
- *    that happened has drained.
+ *    table's lock, or holds space of the group. A group that leaves is taken out of the table first, and freed when the pins of that
+ *    commit are released.
  * 9. A loaded data group whose `avail` equals `committed` and that is not dirty can be unloaded: its cache, or its being
  *    empty, says the same. Only the committer unloads.
  *
@@ -145,12 +145,13 @@ struct group_table {
 	_Atomic uint64_t loaded_bytes; /* of bitmaps of data groups */
 	uint64_t loaded_max;
 
-	_Atomic(struct block_group *) pinned[2]; /* groups with pins, by generation */
+	_Atomic(struct block_group *) pinned[2]; /* groups with pins, by set */
 
 	/* The committer's: */
 	struct block_group *dirty;
 	struct block_group *node_cursor[2]; /* metadata, system */
-	struct group_list empty, removed;
+	struct group_list empty;
+	struct group_list removed[2]; /* by set of pins */
 	uint64_t nr_empty;
 	_Atomic uint32_t rebuilding; /* groups in that state */
 	_Atomic uint32_t metadata_unknown; /* metadata groups whose free space is not known, but may be */
@@ -268,16 +269,16 @@ struct transaction;
 int block_group_update_tree(struct transaction *txn);
 
 /* The commit is durable: removed groups' space is unallocated, written caches are the valid ones. */
-void block_group_commit_done(struct fs *fs);
+void block_group_commit_done(struct fs *fs, uint64_t generation);
 
-/* No reader is left of the transaction's frees: its pins become available. */
-void block_group_release_pinned(struct fs *fs, uint64_t generation);
+/* No reader is left of what is in this set of pins: it becomes available. Under the commit lock. */
+void block_group_release_pinned(struct fs *fs, unsigned set);
 
 /* Unloads data groups that nobody uses, least recently used first, until loaded_max is kept. Under the commit lock. */
 void block_group_unload(struct fs *fs);
 
-/* The readers of the last commit but one are gone: so are the groups that it removed. Under the commit lock. */
-void block_group_free_removed(struct fs *fs);
+/* And nobody can have found a group any more that was removed by the commits of this set. Under the commit lock. */
+void block_group_free_removed(struct fs *fs, unsigned set);
 
 /* Walks all groups, from any thread; fn is called in an epoch, without the table's lock. */
 void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void *arg), void *arg);

@@ -361,7 +361,7 @@ int block_group_update_tree(struct transaction *txn)
 /* ---- afterwards ------------------------------------------------------------ */
 
 /* Readers of older trees may still find it: it is freed when they are gone. */
-static void remove_group(struct fs *fs, struct block_group *g)
+static void remove_group(struct fs *fs, struct block_group *g, unsigned set)
 {
 	struct group_table *t = &fs->groups;
 	uint32_t index = (uint32_t)(g->start / fs->group_step);
@@ -393,12 +393,12 @@ static void remove_group(struct fs *fs, struct block_group *g)
 	lock_take(&fs->space.lock);
 	fs->space.reclaim_groups++;
 	lock_drop(&fs->space.lock);
-	TAILQ_INSERT_TAIL(&t->removed, g, fresh_link);
+	TAILQ_INSERT_TAIL(&t->removed[set], g, fresh_link);
 }
 
-void block_group_free_removed(struct fs *fs)
+void block_group_free_removed(struct fs *fs, unsigned set)
 {
-	struct group_list *removed = &fs->groups.removed;
+	struct group_list *removed = &fs->groups.removed[set];
 	struct block_group *g;
 
 	while ((g = TAILQ_FIRST(removed))) {
@@ -418,8 +418,9 @@ static void set_in_tree(struct fs *fs, struct block_group *g)
 	lock_drop(&fs->groups.lock);
 }
 
-void block_group_commit_done(struct fs *fs)
+void block_group_commit_done(struct fs *fs, uint64_t generation)
 {
+	unsigned set = pins_set(&fs->pins, generation);
 	struct block_group *next;
 	bool left = false;
 
@@ -428,7 +429,7 @@ void block_group_commit_done(struct fs *fs)
 		g->dirty = false;
 		g->dirty_next = NULL;
 		if (g->state == GROUP_REMOVING) {
-			remove_group(fs, g);
+			remove_group(fs, g, set);
 			left = true;
 			continue;
 		}

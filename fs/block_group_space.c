@@ -253,6 +253,7 @@ static void note_pinned_locked(struct group_table *t, struct block_group *g, uns
 void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation)
 {
 	struct block_group *g = block_group_find(fs, addr);
+	unsigned set = pins_set(&fs->pins, generation);
 	uint32_t n;
 
 	ASSERT(g && len <= g->len - (addr - g->start));
@@ -267,10 +268,10 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 	lock_take(&g->lock);
 	ASSERT(g->state == GROUP_LOADED || g->state == GROUP_REBUILDING);
 	if (g->state == GROUP_LOADED) {
-		if (g->pinned_blocks[generation & 1] == 0)
-			note_pinned_locked(&fs->groups, g, generation & 1);
-		bitmap_set(g->pinned[generation & 1], (uint32_t)((addr - g->start) / g->unit), n);
-		g->pinned_blocks[generation & 1] += n;
+		if (g->pinned_blocks[set] == 0)
+			note_pinned_locked(&fs->groups, g, set);
+		bitmap_set(g->pinned[set], (uint32_t)((addr - g->start) / g->unit), n);
+		g->pinned_blocks[set] += n;
 	} else {
 		bitmap_set(g->lost, (uint32_t)((addr - g->start) / g->unit), n);
 	}
@@ -317,13 +318,12 @@ static void release_group(struct fs *fs, struct block_group *g, unsigned which)
 		space_released(fs, g->type, released);
 }
 
-void block_group_release_pinned(struct fs *fs, uint64_t generation)
+void block_group_release_pinned(struct fs *fs, unsigned set)
 {
-	unsigned which = generation & 1;
 	struct block_group *next;
 
-	for (struct block_group *g = atomic_exchange(&fs->groups.pinned[which], NULL); g; g = next) {
-		next = g->pinned_next[which];
-		release_group(fs, g, which);
+	for (struct block_group *g = atomic_exchange(&fs->groups.pinned[set], NULL); g; g = next) {
+		next = g->pinned_next[set];
+		release_group(fs, g, set);
 	}
 }

@@ -45,12 +45,12 @@ static bool after_commit(struct fs *fs)
 	if (!fs_is_read_only(fs) && fs_now_us() - fs->claim_checked_us >= CLAIM_CHECK_US)
 		(void)claim_check(fs, fs->commit_q);
 	lock_drop(&fs->commit_lock);
-	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
 	backing_tick(fs);
 	backing_discard_tick(fs);
 	if (fs_is_read_only(fs))
 		transaction_fail_waiting(fs);
-	else if (atomic_load(&fs->orphans) || (waiting && needed && !atomic_load(&fs->pins_wait)))
+	else if (atomic_load(&fs->orphans) || (needed && !atomic_load(&fs->pins.waiting) && (waiting || atomic_load(&fs->pins.behind))))
 		fs_kick_commit(fs);
 	else
 		idle = waiting;
@@ -96,7 +96,7 @@ static void *commit_thread(void *arg)
 
 	lock_take(&fs->state_lock);
 	while (!fs->stop) {
-		uint64_t wait_ms = again || atomic_load(&fs->pins_wait) ? RETRY_MS : fs->opt.commit_interval_ms;
+		uint64_t wait_ms = again || atomic_load(&fs->pins.waiting) ? RETRY_MS : fs->opt.commit_interval_ms;
 		bool in_time = true, rebuild, pins_only;
 
 		if (!fs->commit_wanted && !(fs->rebuild_wanted && !atomic_load(&fs->rebuild_running)))

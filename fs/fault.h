@@ -31,6 +31,8 @@ enum fault {
 	FAULT_BACKING_MISSING,	   /* the groups of a sparse pool get no blocks of the host when they are made */
 	FAULT_CUT_FORGOTTEN,	   /* what a trim cuts out of a tree is in no item, and never freed */
 	FAULT_DISCARD_IN_USE,	   /* what groups have left is discarded without being taken, in use again or not */
+	FAULT_PIN_SET,		   /* what is freed while readers are left goes with what waits for them */
+	FAULT_READERS_LEFT,	   /* what a commit freed is given out although a reader may still look at it */
 	FAULT_COUNT
 };
 

@@ -3,6 +3,7 @@
 #include "fs/flush_log.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "base/crc32c.h"
@@ -275,45 +276,60 @@ static void pass_overlay(struct overlay *ov)
 		overlay_mark_logged(ov, p);
 }
 
-static int put_overlay(struct encoder *en, struct fs *fs, uint64_t volume, struct overlay *ov)
+#define PUT_PENDINGS 512u /* under a volume's lock in one go */
+
+static int put_overlay_locked(struct encoder *en, struct fs *fs, uint64_t volume, struct overlay *ov, unsigned *ret_put)
 {
 	struct pending *p;
+	int r = 0;
 
-	while ((p = overlay_unlogged_first(ov))) {
-		int r = put_pending(en, fs, volume, p);
-
-		if (r)
-			return r;
-		overlay_mark_logged(ov, p);
+	*ret_put = 0;
+	while (r == 0 && *ret_put < PUT_PENDINGS && (p = overlay_unlogged_first(ov))) {
+		r = put_pending(en, fs, volume, p);
+		if (r == 0)
+			overlay_mark_logged(ov, p);
+		++*ret_put;
 	}
-	return 0;
+	return r;
+}
+
+/*
+ * In steps, so that nobody waits for the volume's lock for long. No commit freezes it in between, nor is it cut off: both take the
+ * log's lock.
+ */
+static int put_overlay(struct encoder *en, struct fs *fs, struct fs_volume *vol, struct overlay *ov, bool pass)
+{
+	unsigned put = PUT_PENDINGS;
+	int r = 0;
+
+	while (r == 0 && put == PUT_PENDINGS) {
+		put = 0;
+		lock_take(&vol->lock);
+		if (vol->deleted)
+			pass_overlay(ov);
+		else if (!pass)
+			r = put_overlay_locked(en, fs, vol->id, ov, &put);
+		lock_drop(&vol->lock);
+		if (put == PUT_PENDINGS)
+			(void)sched_yield();
+	}
+	return r;
 }
 
 static int put_committing(struct encoder *en, struct fs *fs, struct fs_volume *vol)
 {
-	int r = 0;
-
-	lock_take(&vol->lock);
-	if (vol->deleted)
-		pass_overlay(&vol->committing);
-	else if (!FAULT(FAULT_COMMITTING_UNLOGGED))
-		r = put_overlay(en, fs, vol->id, &vol->committing);
-	lock_drop(&vol->lock);
-	return r;
+	return put_overlay(en, fs, vol, &vol->committing, FAULT(FAULT_COMMITTING_UNLOGGED));
 }
 
 /* Takes the volume off the list, whatever becomes of it: after an error a commit has what it has. */
 static int put_running(struct encoder *en, struct fs *fs, struct fs_volume *vol, bool pass)
 {
-	int r = 0;
+	int r;
 
 	lock_take(&vol->lock);
 	vol->log_listed = false;
-	if (vol->deleted)
-		pass_overlay(&vol->running);
-	else if (!pass)
-		r = put_overlay(en, fs, vol->id, &vol->running);
 	lock_drop(&vol->lock);
+	r = put_overlay(en, fs, vol, &vol->running, pass);
 	volume_unref(vol);
 	return r;
 }

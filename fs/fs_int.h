@@ -19,6 +19,7 @@
 #include "fs/flush_log.h"
 #include "fs/fs.h"
 #include "fs/lock_rank.h"
+#include "fs/pins.h"
 #include "fs/scrub.h"
 #include "fs/space_info.h"
 #include "fs/super_format.h"
@@ -76,7 +77,7 @@ struct fs {
 	_Atomic uint64_t orphans; /* deleted volumes whose space is not yet freed */
 	_Atomic uint64_t lost_blocks; /* of all volumes, as of the last commit */
 	unsigned orphan_leaves;	  /* of them that a commit frees at the most */
-	_Atomic bool pins_wait;	  /* the last commit's pins are not yet released */
+	struct pins pins;	  /* what was freed and is kept for readers */
 
 	/* The commit thread: LOCK_COMMIT_STATE. */
 	struct lock state_lock;

@@ -17,6 +17,7 @@
 #include "fs/io.h"
 
 #define RUN_IOV_MAX 256u
+#define HOLE_PENDINGS 256u /* that a trim replaces in one go, under the volume's lock and on the thread of a loop */
 
 /* A device write that is being put together: neighbours in the pool, from any number of requests. */
 struct write_run {
@@ -418,6 +419,39 @@ void io_write(struct io *io)
 
 /* ---- holes ----------------------------------------------------------------- */
 
+/* For the rest of the range. */
+static struct space_pending hole_pending(const struct io *io)
+{
+	return (struct space_pending){2, volume_item_bytes(2, 0) + space_cut_bytes(io->fs, io->nblk - io->allocated)};
+}
+
+/*
+ * Puts a hole over what is left of the range, up to HOLE_PENDINGS of what is pending there: all of it, as a rule. Returns how many
+ * blocks that are.
+ */
+static uint64_t punch(struct io *io, struct pending *p)
+{
+	uint64_t n;
+
+	p->blk = io->blk + io->allocated;
+	lock_take(&io->vol->lock);
+	n = p->nblk = overlay_span(&io->vol->running, p->blk, io->nblk - io->allocated, HOLE_PENDINGS);
+	volume_insert_locked(io->vol, p, &io->ctx->spare);
+	lock_drop(&io->vol->lock);
+	space_pend(io->fs, &io->ticket.want, io->ticket.want.pending);
+	io->reserved = false;
+	return n;
+}
+
+static void next_hole_posted(struct ctx_post *post)
+{
+	struct io *io = container_of(post, struct io, post);
+
+	io->ticket.want = (struct space_reservation){0, hole_pending(io), &io->vol->promise};
+	reserve(io);
+}
+
+/* The range stays locked in between, and a block is a hole for good when its part has come. */
 static void hole_locked(struct io *io)
 {
 	struct pending *p = NULL;
@@ -426,7 +460,7 @@ static void hole_locked(struct io *io)
 	if (r == 0 && fs_is_read_only(io->fs))
 		r = -EROFS;
 	if (r == 0) {
-		p = pending_new(io->nblk, false);
+		p = pending_new(io->nblk - io->allocated, false);
 		r = p ? overlay_insert_prealloc(&io->ctx->spare) : -ENOMEM;
 	}
 	if (r) {
@@ -434,18 +468,18 @@ static void hole_locked(struct io *io)
 		io_end(io, r);
 		return;
 	}
-	p->blk = io->blk;
-	lock_take(&io->vol->lock);
-	volume_insert_locked(io->vol, p, &io->ctx->spare);
-	lock_drop(&io->vol->lock);
-	space_pend(io->fs, &io->ticket.want, io->ticket.want.pending);
-	io->reserved = false;
-	io_succeed(io);
+	io->allocated += punch(io, p);
+	if (io->allocated == io->nblk) {
+		io_succeed(io);
+	} else { /* others first */
+		io->post.fn = next_hole_posted;
+		ctx_post(io->ctx, &io->post);
+	}
 }
 
 void io_hole(struct io *io)
 {
 	uint32_t flags = SPACE_FREEING | (atomic_load(&io->vol->lost_blocks) ? SPACE_SPLITS : 0);
 
-	lock_and_reserve(io, 0, (struct space_pending){2, volume_item_bytes(2, 0) + space_cut_bytes(io->fs, io->nblk)}, flags);
+	lock_and_reserve(io, 0, hole_pending(io), flags);
 }

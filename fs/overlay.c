@@ -251,6 +251,15 @@ struct pending *overlay_find(const struct overlay *ov, uint64_t blk)
 	return overlay_descend(ov, blk, &parent);
 }
 
+uint64_t overlay_span(const struct overlay *ov, uint64_t blk, uint64_t nblk, unsigned max)
+{
+	const struct pending *p = overlay_find(ov, blk);
+
+	for (; p && p->blk - min_u64(p->blk, blk) < nblk && max > 0; max--)
+		p = overlay_next(p);
+	return p && p->blk > blk ? min_u64(p->blk - blk, nblk) : nblk;
+}
+
 /* The macros take no const, but change nothing here. */
 struct pending *overlay_first(const struct overlay *ov)
 {

@@ -94,6 +94,9 @@ struct overlay_piece {
 
 void overlay_lookup(const struct overlay *ov, uint64_t blk, struct overlay_piece *ret_piece);
 
+/* How many of the nblk blocks from blk on the first `max` pendings that overlap them reach: all, if there are no more. */
+uint64_t overlay_span(const struct overlay *ov, uint64_t blk, uint64_t nblk, unsigned max);
+
 /* In order of blk; NULL at the end. overlay_find: the first that ends after blk. */
 struct pending *overlay_first(const struct overlay *ov);
 struct pending *overlay_next(const struct pending *p);

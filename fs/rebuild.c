@@ -23,8 +23,7 @@
  *
  * Where nodes were lost (SUPER_FLAG_LEAKED) the item's `used` may be more than was found: what they referred to is free then.
  *
- * A slice holds its epoch only as long as it takes to read REBUILD_SLICE_LEAVES leaves, so that commits, which wait
- * for old epochs, go on.
+ * A slice holds its epoch only as long as it takes to read REBUILD_SLICE_LEAVES leaves, so that freed space comes back.
  */
 #include "fs/rebuild.h"
 
@@ -394,15 +393,25 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 }
 
 /*
- * Takes the commit lock at a moment when the last commit's pins are released: what is in `lost` is then read by nobody
- * any more.
+ * Takes the commit lock at a moment when nobody reads what the last commit freed, and so nothing in `lost`. Where pins of that commit
+ * still gather the epoch is advanced for this alone: a commit might be waiting for the rebuild.
  */
-static bool lock_without_pins(struct fs *fs)
+static bool lock_without_readers(struct fs *fs)
 {
+	uint64_t commits = UINT64_MAX; /* done when the epoch was advanced */
+
 	for (unsigned ms = 0; ms < REBUILD_PINS_WAIT_MS; ms++) {
 		lock_take(&fs->commit_lock);
-		if (transaction_release_pins(fs))
+		if (transaction_release_pins(fs) && !pins_are_left(&fs->pins))
 			return true;
+		if (!atomic_load(&fs->pins.waiting) && epoch_previous_is_empty(&fs->epoch)) {
+			if (commits == atomic_load(&fs->commits_done))
+				return true;
+			commits = atomic_load(&fs->commits_done);
+			epoch_advance(&fs->epoch);
+			if (epoch_previous_is_empty(&fs->epoch))
+				return true;
+		}
 		lock_drop(&fs->commit_lock);
 		if (fs->simulated)
 			break;
@@ -417,7 +426,7 @@ static int try_hand_over(struct rebuild *rb)
 	bool more = false;
 	int r;
 
-	if (!lock_without_pins(rb->fs)) {
+	if (!lock_without_readers(rb->fs)) {
 		fs_kick_rebuild(rb->fs);
 		return -EAGAIN;
 	}

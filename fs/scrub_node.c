@@ -169,7 +169,7 @@ void scrub_supers(struct scrub_run *r)
 
 /* ---- free-space caches ------------------------------------------------------ */
 
-/* How many copies of a cache are bad. The epoch keeps its slot from being written. */
+/* How many copies of a cache are bad. A commit may be writing the slot by now: then the group has a newer cache (renew). */
 static unsigned bad_copies(struct scrub_run *r, const struct scrub_cache *sc)
 {
 	uint64_t len = round_up_u64(sc->expect.bytes, DEVICE_ALIGN);
@@ -190,26 +190,27 @@ static unsigned bad_copies(struct scrub_run *r, const struct scrub_cache *sc)
 
 /*
  * The next commit writes it anew, from memory or, where both copies are bad, from the trees. Not in an epoch: a commit holds
- * the lock while it waits for old ones to end. What is read here under the lock is one slot.
+ * the lock while it waits for old ones to end, where it has to. What is read here under the lock is one slot. False: that cache is
+ * nobody's any more, since commits went on while it was read.
  */
-static bool renew(struct scrub_run *r, const struct scrub_cache *sc)
+static bool renew(struct scrub_run *r, const struct scrub_cache *sc, bool *ret_done)
 {
 	struct block_group *g;
-	bool done = false;
+	bool valid;
 
-	if (fs_is_read_only(r->fs))
-		return false;
 	lock_take(&r->fs->commit_lock);
 	g = block_group_find(r->fs, sc->ident.group_start);
-	if (g && block_group_load(r->fs, r->q, g) == 0) {
-		done = atomic_load(&g->state) == GROUP_LOADED;
-		if (done)
+	valid = g && g->cache_generation == sc->ident.generation;
+	*ret_done = false;
+	if (valid && !fs_is_read_only(r->fs) && block_group_load(r->fs, r->q, g) == 0) {
+		*ret_done = atomic_load(&g->state) == GROUP_LOADED;
+		if (*ret_done)
 			block_group_set_dirty(r->fs, g);
 		else
-			done = atomic_load(&g->state) == GROUP_REBUILDING;
+			*ret_done = atomic_load(&g->state) == GROUP_REBUILDING;
 	}
 	lock_drop(&r->fs->commit_lock);
-	return done;
+	return valid;
 }
 
 void scrub_caches_read(struct scrub_run *r)
@@ -224,9 +225,8 @@ void scrub_caches_renew(struct scrub_run *r)
 		const struct scrub_cache *sc = &r->cache[i];
 		bool done;
 
-		if (sc->bad == 0)
+		if (sc->bad == 0 || !renew(r, sc, &done))
 			continue;
-		done = renew(r, sc);
 		r->found += sc->bad;
 		r->repaired += done ? sc->bad : 0;
 		atomic_fetch_add(&r->fs->stats.errors_checksum, sc->bad);

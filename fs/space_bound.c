@@ -90,6 +90,21 @@ uint64_t space_promise_growth(const struct space_info *si, uint64_t more_bytes)
 	return si->promises || more_bytes ? items + items / 64 + PROMISE_NODES * NODE_SIZE : 0; /* a 64th: interior nodes */
 }
 
+/* Of all that is pending and of `p`, which includes it. See enum space_commit. */
+static uint64_t pending_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
+{
+	struct space_pending rest = {p.touches - si->committing.touches, p.bytes - si->committing.bytes};
+
+	switch (si->beside) {
+	case SPACE_COMMIT_BESIDE_SOON: /* any part of it may be in that commit */
+		return 2 * commit_bound(si, fs, p);
+	case SPACE_COMMIT_BESIDE:
+		return commit_bound(si, fs, si->committing) + commit_bound(si, fs, rest);
+	default:
+		return commit_bound(si, fs, p);
+	}
+}
+
 uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
 {
 	const struct space_info *si = &fs->space;
@@ -98,7 +113,7 @@ uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra,
 
 	p.touches += extra.touches;
 	p.bytes += extra.bytes;
-	need += commit_bound(si, fs, p);
+	need += pending_bound(si, fs, p);
 	if (flags & SPACE_SPLITS)
 		need += si->global_reserve / 2 + trim_growth(si, atomic_load(&fs->volumes.count));
 	else if (!(flags & SPACE_FREEING))

@@ -327,7 +327,58 @@ void space_freeze(struct fs *fs)
 	si->committing.touches += si->running.touches;
 	si->committing.bytes += si->running.bytes;
 	memset(&si->running, 0, sizeof(si->running));
+	if (si->beside == SPACE_COMMIT_BESIDE_SOON)
+		si->beside = SPACE_COMMIT_BESIDE;
 	lock_drop(&si->lock);
+}
+
+#define SYSTEM_BESIDE_BYTES (4u << 20) /* of system groups, at the most, for commits beside readers */
+
+/* The group tree may be written anew by this commit and, with all the groups there may come to be, by the next. */
+static bool system_has_room_locked(struct fs *fs)
+{
+	const struct space_counts *s = &fs->space.kind[SPACE_SYSTEM];
+	uint64_t most = min_u64(SYSTEM_BESIDE_BYTES, fs->dev->size / 256);
+	struct space_pending none = {0, 0};
+
+	while (s->allocated + (fs->group_tree.nodes + atomic_load(&fs->groups.live) / 64 + 4) * NODE_SIZE + s->total / 3 > s->total) {
+		uint64_t unallocated = space_unallocated(fs, 2), bytes = s->total;
+
+		if (fs->backing.on || 2 * bytes > most || 2 * bytes > unallocated || !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0) ||
+		    block_group_create_system_locked(fs, bytes))
+			return false;
+	}
+	return true;
+}
+
+bool space_commit_beside_pins(struct fs *fs)
+{
+	struct space_info *si = &fs->space;
+	struct space_pending none = {0, 0};
+	bool may;
+
+	lock_take(&si->lock);
+	si->beside = SPACE_COMMIT_BESIDE_SOON;
+	may = system_has_room_locked(fs) && space_metadata_fits(fs, none, space_unallocated(fs, 2), 0, 0);
+	if (!may)
+		si->beside = SPACE_COMMIT_ALONE;
+	lock_drop(&si->lock);
+	return may;
+}
+
+void space_commit_ended(struct fs *fs)
+{
+	lock_take(&fs->space.lock);
+	fs->space.beside = SPACE_COMMIT_ALONE;
+	lock_drop(&fs->space.lock);
+}
+
+void space_count_release(struct fs *fs)
+{
+	lock_take(&fs->space.lock);
+	fs->space.change_commits += fs->space.unreleased;
+	fs->space.unreleased = false;
+	lock_drop(&fs->space.lock);
 }
 
 void space_commit_done(struct fs *fs, const struct tree_sums *change)
@@ -335,7 +386,7 @@ void space_commit_done(struct fs *fs, const struct tree_sums *change)
 	struct space_info *si = &fs->space;
 
 	lock_take(&si->lock);
-	si->change_commits += si->committing.touches > 0;
+	si->unreleased |= si->committing.touches > 0;
 	memset(&si->committing, 0, sizeof(si->committing));
 	si->tree_nodes += (uint64_t)change->nodes;
 	si->tree_leaves += (uint64_t)change->leaves;

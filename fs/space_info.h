@@ -24,6 +24,8 @@
  *    a reservation is granted. Reserves: none for SPACE_FREEING; for writes to reserved volumes the global reserve; for all
  *    others that, trim growth, and what reserved volumes may come to need (space_promise_growth). When a data group is made it holds, with all of them, for what
  *    is then unallocated, and with items for all blocks of the group and a slack of 1/256 of the data.
+ *    While a commit runs beside readers, bound(all pending) is bound(what it commits) + bound(the rest): so (M) holds when it has ended,
+ *    although what it replaced is not free.
  * 3. A write to a reserved volume never waits for one to a thin volume; only for what a commit gives back to its own volume, or
  *    for a commit when all that may be pending is (space_ticket.c).
  * 4. What was reserved leaves exactly once: data by space_allocate, and the rest of it by space_pend or space_unreserve;
@@ -73,6 +75,12 @@ struct space_promise {
 	uint64_t blocked_in; /* the round of tickets in which one was found to wait for what is owed */
 };
 
+/*
+ * A commit that begins while pins of older ones are kept for readers (fs/pins.h) must leave room for the next one without any of
+ * these coming back: then what it writes, and what is written after it, are bounded one by one and not together.
+ */
+enum space_commit { SPACE_COMMIT_ALONE, SPACE_COMMIT_BESIDE_SOON, SPACE_COMMIT_BESIDE };
+
 /* What one request holds. Start with {0}. */
 struct space_reservation {
 	uint64_t data_bytes;
@@ -112,6 +120,8 @@ struct space_info {
 	struct space_pending committing; /* in the frozen ones */
 	uint64_t tree_nodes, tree_leaves, tree_items; /* of all volumes, as of the last commit. At most, where nodes were lost: */
 	uint64_t tree_unsure;			      /* this many of the leaves may not be there */
+	enum space_commit beside; /* of the commit under way */
+	bool unreleased;	  /* a commit with changes has ended since pins were last released */
 	uint64_t volume_reserved; /* owed to reserved volumes */
 	uint64_t aside;		  /* of that: for which data groups are still to be made */
 	uint64_t promises;	  /* reserved volumes */
@@ -121,7 +131,7 @@ struct space_info {
 	uint64_t nr_tickets;		   /* in all of them */
 	uint64_t nr_stuck;		   /* promised ones that wait for what others could take */
 	uint64_t round;			   /* of answering tickets: struct space_promise */
-	uint64_t change_commits;	   /* that had something to commit */
+	uint64_t change_commits;	   /* releases of pins, of commits that had something to commit */
 	uint64_t granted_at[SPACE_CLASSES]; /* of these, when a ticket was last granted, or one that frees space for it */
 	uint64_t enospc, reclaim_commits, reclaim_groups;
 };
@@ -164,6 +174,14 @@ void space_commit_done(struct fs *fs, const struct tree_sums *change);
  * Returns true while some still wait.
  */
 bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable);
+/*
+ * A commit is to begin although readers keep pins of older ones. True: it and the next have room. Under the commit lock;
+ * space_commit_ended is called when it has, or was not needed.
+ */
+bool space_commit_beside_pins(struct fs *fs);
+void space_commit_ended(struct fs *fs);
+/* Pins were released. */
+void space_count_release(struct fs *fs);
 /* A commit begins: counted as a step of reclaim if somebody waits for space. */
 void space_count_reclaim(struct fs *fs);
 /* Ends every ticket with this error. */

@@ -83,6 +83,7 @@ static void freeze(struct transaction *txn)
 	TAILQ_FOREACH(vol, &fs->volumes.dirty, dirty_link)
 		TAILQ_INSERT_TAIL(&txn->frozen, vol, frozen_link);
 	TAILQ_INIT(&fs->volumes.dirty);
+	txn->turned = epoch_previous_is_empty(&fs->epoch) && pins_turn(&fs->pins, atomic_load(&fs->running_generation) + 1); /* before anything is of that one */
 	txn->generation = atomic_fetch_add(&fs->running_generation, 1);
 	txn->log_tail = fs->log.head;
 	txn->log_seq = fs->log.seq;
@@ -329,7 +330,7 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 	atomic_fetch_add(&vol->fs->lost_blocks, vol->new_lost_blocks - vol->lost_blocks);
 	vol->lost_blocks = vol->new_lost_blocks;
 	vol->tree_end = le64_to_cpu(vol->frozen_item.size) / FS_BLOCK_SIZE;
-	vol->freed_bytes[generation & 1] += vol->new_freed_blocks * FS_BLOCK_SIZE;
+	volume_note_freed_locked(vol, generation, vol->new_freed_blocks * FS_BLOCK_SIZE);
 	overlay_move(&old, &vol->committing);
 	lock_drop(&vol->lock);
 	overlay_clear(&old);
@@ -350,28 +351,38 @@ static void publish(struct transaction *txn)
 	fs->root_tree = txn->root_tree;
 	fs->group_tree = txn->group_tree;
 	atomic_store(&fs->root_tree_nodes_bound, 2 * txn->root_tree.nodes + 16);
-	block_group_commit_done(fs);
+	block_group_commit_done(fs, txn->generation);
 	space_commit_done(fs, &txn->sums);
-	atomic_store(&fs->pins_wait, true);
-	epoch_advance(&fs->epoch);
+	pins_commit_done(&fs->pins, txn->turned);
+	if (txn->turned)
+		epoch_advance(&fs->epoch);
 }
 
 bool transaction_release_pins(struct fs *fs)
 {
-	if (!atomic_load(&fs->pins_wait))
+	unsigned set = pins_waiting_set(&fs->pins);
+
+	if (!atomic_load(&fs->pins.waiting))
 		return true;
-	if (!epoch_previous_is_empty(&fs->epoch))
+	if (!epoch_previous_is_empty(&fs->epoch) && !FAULT(FAULT_READERS_LEFT))
 		return false;
 	/* Owed to its volume before it is free: in between a reserved volume would have no right to it, and others would. */
-	volume_release_freed(fs, le64_to_cpu(fs->super.generation));
-	block_group_release_pinned(fs, le64_to_cpu(fs->super.generation));
-	block_group_free_removed(fs);
+	volume_release_freed(fs, set);
+	block_group_release_pinned(fs, set);
+	block_group_free_removed(fs, set);
 	block_group_unload(fs);
-	atomic_store(&fs->pins_wait, false);
+	pins_released(&fs->pins);
+	space_count_release(fs);
 	return true;
 }
 
 /* ---- all of it ------------------------------------------------------------- */
+
+/* What was freed beside readers who have left now comes back by a commit. */
+static bool pins_want_commit(struct fs *fs)
+{
+	return atomic_load(&fs->pins.behind) && !atomic_load(&fs->pins.waiting) && epoch_previous_is_empty(&fs->epoch);
+}
 
 bool transaction_is_needed(struct fs *fs)
 {
@@ -382,6 +393,8 @@ bool transaction_is_needed(struct fs *fs)
 	lock_drop(&fs->volumes.dirty_lock);
 	/* A log that has failed has a gap at its head: only a superblock with a tail behind that makes it one again. */
 	if (flush_log_has_failed(&fs->log) && !FAULT(FAULT_LOG_HOLE))
+		return true;
+	if (pins_want_commit(fs))
 		return true;
 	/* A change is accounted after it is in an overlay: one may still count whose commit has been. */
 	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty ||
@@ -463,19 +476,33 @@ void transaction_fail_waiting(struct fs *fs)
 	flush_log_commit_done(fs, -EROFS, UINT64_MAX, UINT64_MAX);
 }
 
+/*
+ * Readers hold up a commit only where there is not room enough for it beside what is kept for them. False: in a simulated pool,
+ * whose readers cannot go on meanwhile.
+ */
+static bool wait_for_readers(struct fs *fs)
+{
+	bool go = transaction_release_pins(fs) || space_commit_beside_pins(fs);
+
+	while (!go && !fs->simulated) {
+		nanosleep(&(struct timespec){0, 100000}, NULL);
+		go = transaction_release_pins(fs);
+	}
+	return go;
+}
+
 int transaction_commit(struct fs *fs)
 {
+	bool behind = false;
 	int r = 0;
 
 	prepare_metadata(fs);
 	lock_take(&fs->commit_lock);
 	if (fs_is_read_only(fs)) {
 		r = -EROFS;
-	} else if (!transaction_release_pins(fs) && fs->simulated) {
+	} else if (!wait_for_readers(fs)) {
 		r = -EAGAIN;
 	} else {
-		while (!transaction_release_pins(fs))
-			nanosleep(&(struct timespec){0, 100000}, NULL);
 		atomic_fetch_add(&fs->commits_started, 1);
 		space_count_reclaim(fs);
 		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
@@ -486,11 +513,15 @@ int transaction_commit(struct fs *fs)
 			flush_log_commit_done(fs, 0, atomic_load(&fs->commits_started), UINT64_MAX);
 		if (r == 0)
 			atomic_store(&fs->commits_done, atomic_load(&fs->commits_started));
+		space_commit_ended(fs);
 		(void)transaction_release_pins(fs);
+		behind = pins_want_commit(fs);
 	}
 	lock_drop(&fs->commit_lock);
+	if (behind)
+		fs_kick_commit(fs);
 	if (r == 0)
-		(void)space_run_tickets(fs, atomic_load(&fs->commits_done), atomic_load(&fs->pins_wait));
+		(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
 	else if (fs_is_read_only(fs))
 		transaction_fail_waiting(fs);
 	return r;

@@ -3,8 +3,10 @@
  * fs/transaction.h: the commit: from frozen overlays to a superblock.
  *
  * One transaction of generation N, in this order:
- *   1. the pins of N-1 have been released (no reader is left of what N-1 replaced)
- *   2. freeze: the running generation becomes N+1; each dirty volume's overlay is frozen
+ *   1. pins are released if no reader is left who may need them. If some are left there has to be room to go on without what they
+ *      keep (space_commit_beside_pins); else the commit waits for them
+ *   2. freeze: the sets of pins turn, unless readers are left (pins.h); the running generation becomes N+1; each dirty volume's
+ *      overlay is frozen
  *   3. each frozen overlay is merged into its volume's tree; orphans are dropped further; the root tree
  *   4. delayed refs run: now what the trees of N refer to is known
  *   5. caches of dirty groups and nodes are written, together; then the group tree, from how that went
@@ -37,6 +39,7 @@ struct transaction {
 	struct fs *fs;
 	struct device_queue *q;
 	uint64_t generation;
+	bool turned; /* the sets of pins */
 	struct delayed_refs refs;
 	struct write_batch wb;
 	struct volume_list frozen;
@@ -74,7 +77,7 @@ int transaction_commit(struct fs *fs);
 /* Whether there is anything to commit. Under the commit lock. */
 bool transaction_is_needed(struct fs *fs);
 
-/* Releases the last commit's pins if its readers are gone. True when none are left to release. */
+/* Releases the pins that wait if their readers are gone. False when some still wait. Under the commit lock. */
 bool transaction_release_pins(struct fs *fs);
 
 /* The pool is read-only: nobody waits for a commit any longer, for space or for a flush. */

@@ -31,7 +31,21 @@ void volume_table_init(struct fs *fs)
 	RB_INIT(&t->by_id);
 	TAILQ_INIT(&t->dirty);
 	TAILQ_INIT(&t->unlogged);
+	SLIST_INIT(&t->freed[0]);
+	SLIST_INIT(&t->freed[1]);
 	TAILQ_INIT(&t->orphans);
+}
+
+static struct fs_volume *take_freed(struct volume_table *t, unsigned set)
+{
+	struct fs_volume *vol;
+
+	lock_take(&t->dirty_lock);
+	vol = SLIST_FIRST(&t->freed[set]);
+	if (vol)
+		SLIST_REMOVE_HEAD(&t->freed[set], freed_link[set]);
+	lock_drop(&t->dirty_lock);
+	return vol;
 }
 
 void volume_table_fini(struct fs *fs)
@@ -48,6 +62,9 @@ void volume_table_fini(struct fs *fs)
 		TAILQ_REMOVE(&t->dirty, vol, dirty_link);
 		volume_unref(vol);
 	}
+	for (unsigned set = 0; set < 2; set++)
+		while ((vol = take_freed(t, set)))
+			volume_unref(vol);
 	while ((vol = RB_MIN(volume_tree, &t->by_name)))
 		volume_table_remove_locked(t, vol);
 	while ((o = TAILQ_FIRST(&t->orphans))) {
@@ -337,11 +354,26 @@ static void set_unlogged_locked(struct fs_volume *vol)
 	lock_drop(&t->dirty_lock);
 }
 
+void volume_note_freed_locked(struct fs_volume *vol, uint64_t generation, uint64_t bytes)
+{
+	struct volume_table *t = &vol->fs->volumes;
+	unsigned set = pins_set(&vol->fs->pins, generation);
+
+	lock_assert_held(&vol->lock);
+	if (vol->freed_bytes[set] == 0 && bytes) {
+		volume_ref(vol);
+		lock_take(&t->dirty_lock);
+		SLIST_INSERT_HEAD(&t->freed[set], vol, freed_link[set]);
+		lock_drop(&t->dirty_lock);
+	}
+	vol->freed_bytes[set] += bytes;
+}
+
 static void pin_replaced(void *arg, uint64_t addr, uint64_t nblk)
 {
 	struct fs_volume *vol = arg;
 
-	vol->freed_bytes[vol->running_generation & 1] += nblk * FS_BLOCK_SIZE;
+	volume_note_freed_locked(vol, vol->running_generation, nblk * FS_BLOCK_SIZE);
 	block_group_pin(vol->fs, addr, nblk * FS_BLOCK_SIZE, vol->running_generation);
 }
 
@@ -369,14 +401,14 @@ static void release_freed(struct fs_volume *vol, unsigned which)
 		space_promise_allocated(vol->fs, &vol->promise, -(int64_t)freed);
 }
 
-void volume_release_freed(struct fs *fs, uint64_t generation)
+void volume_release_freed(struct fs *fs, unsigned set)
 {
 	struct fs_volume *vol;
 
-	lock_take(&fs->volumes.lock);
-	RB_FOREACH(vol, volume_tree, &fs->volumes.by_name)
-		release_freed(vol, generation & 1);
-	lock_drop(&fs->volumes.lock);
+	while ((vol = take_freed(&fs->volumes, set))) {
+		release_freed(vol, set);
+		volume_unref(vol);
+	}
 }
 
 /* ---- look-up --------------------------------------------------------------- */

@@ -69,13 +69,14 @@ struct fs_volume {
 	uint64_t tree_end;    /* in blocks: no extent of root lies behind it */
 	bool meta_dirty, deleted;
 	bool buried; /* a commit has made an orphan of it */
-	uint64_t freed_bytes[2]; /* by generation: pinned, and not the volume's any more when that is released */
+	uint64_t freed_bytes[2]; /* by set of pins: not the volume's any more when they are released; not 0: it is on the list `freed` */
 
 	struct space_promise promise; /* the lock of struct space_info */
 
 	/* LOCK_DIRTY_VOLUMES */
 	bool dirty_listed, log_listed;
 	TAILQ_ENTRY(fs_volume) dirty_link, log_link;
+	SLIST_ENTRY(fs_volume) freed_link[2];
 
 	/* The committer's copy, as of the freeze. */
 	TAILQ_ENTRY(fs_volume) frozen_link;
@@ -92,6 +93,7 @@ struct fs_volume {
 RB_HEAD(volume_tree, fs_volume);
 RB_HEAD(volume_id_tree, fs_volume);
 TAILQ_HEAD(volume_list, fs_volume);
+SLIST_HEAD(volume_stack, fs_volume);
 
 /*
  * A tree whose space is being freed, some leaves in each commit: a deleted volume's, or what was cut out of a volume's. The
@@ -127,6 +129,7 @@ struct volume_table {
 	struct lock dirty_lock;
 	struct volume_list dirty; /* changes for the next commit */
 	struct volume_list unlogged; /* pendings for the next flush */
+	struct volume_stack freed[2]; /* volumes with freed_bytes, by set of pins */
 	struct orphan_list orphans; /* the committer's. What was cut out stands before the deleted volume that it was of. */
 };
 
@@ -155,8 +158,10 @@ int volume_replay_resize(struct fs *fs, const struct log_resize *lr);
 static inline void volume_ref(struct fs_volume *vol) { atomic_fetch_add(&vol->refs, 1); }
 void volume_unref(struct fs_volume *vol);
 
-/* The pins of a transaction are released: volumes have no longer allocated what they freed in it. The committer. */
-void volume_release_freed(struct fs *fs, uint64_t generation);
+/* Blocks of the volume's are pinned in a transaction of that generation. */
+void volume_note_freed_locked(struct fs_volume *vol, uint64_t generation, uint64_t bytes);
+/* A set of pins is released: volumes have no longer allocated what they freed in it. Goes with their number. The committer. */
+void volume_release_freed(struct fs *fs, unsigned set);
 
 /* Puts the volume on the dirty list and sets the generation that its changes now belong to. */
 void volume_set_dirty_locked(struct fs_volume *vol);

@@ -399,7 +399,7 @@ static inline void engine_commit(struct engine *e)
 		r = fs_commit(e->fs);
 		if (r)
 			fail_msg("commit: %s; %s", strerror(-r), e->log);
-		if (!atomic_load(&e->fs->orphans) && !atomic_load(&e->fs->pins_wait))
+		if (!atomic_load(&e->fs->orphans) && !pins_are_left(&e->fs->pins))
 			return;
 		if (e->threads)
 			usleep(1000);

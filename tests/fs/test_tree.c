@@ -392,7 +392,7 @@ static void run_batch(struct world *w, const struct item *batch, size_t n)
 		delayed_refs_settle(&txn.refs, w->fs->group_step);
 	compare_refs(w, &txn.refs);
 	assert_int_equal(block_group_run_refs(w->fs, txn.q, &txn.refs, txn.generation), 0);
-	block_group_release_pinned(w->fs, txn.generation);
+	block_group_release_pinned(w->fs, pins_set(&w->fs->pins, txn.generation));
 	delayed_refs_fini(&txn.refs);
 	w->generation++;
 	free(change);

@@ -17,7 +17,7 @@ static bool is_settled(void *arg)
 	struct world *w = arg;
 	struct fs *fs = w->fs;
 
-	return fs_is_read_only(fs) || (!atomic_load(&fs->orphans) && !atomic_load(&fs->pins_wait) &&
+	return fs_is_read_only(fs) || (!atomic_load(&fs->orphans) && !pins_are_left(&fs->pins) &&
 				       !atomic_load(&fs->backing.uncounted) && !atomic_load(&fs->backing.running) &&
 				       !atomic_load(&fs->backing.discarding) &&
 				       !atomic_load(&fs->groups.rebuilding) && !atomic_load(&fs->rebuild_running) &&
@@ -192,7 +192,7 @@ bool world_settle(struct world *w)
 		load_groups(w);
 	if (!sched_wait_ms(is_settled, w, SETTLE_MS))
 		sim_fail("the pool does not come to rest: orphans %llu, pins %d, rebuilding %u, commit wanted %d",
-			 (unsigned long long)atomic_load(&w->fs->orphans), atomic_load(&w->fs->pins_wait),
+			 (unsigned long long)atomic_load(&w->fs->orphans), pins_are_left(&w->fs->pins),
 			 atomic_load(&w->fs->groups.rebuilding), w->fs->commit_wanted);
 	if (!commit(w) || !sched_wait_ms(is_settled, w, SETTLE_MS) || world_is_read_only(w) || world_is_dead(w))
 		return false;

@@ -6,15 +6,26 @@
 #include "base/util.h"
 #include "tests/crash/sim/sched.h"
 
+#define HELD_MAX 16
+
 struct disk {
 	struct device dev;
 	struct device *sim;
+	unsigned hold_reads, hold_polls;
+};
+
+/* A read that is held back. */
+struct held {
+	struct device_io *io;
+	unsigned polls;
 };
 
 struct disk_queue {
 	struct device_queue q;
 	struct device_queue *inner;
 	uint64_t under_way;
+	struct held held[HELD_MAX];
+	unsigned nr_held;
 };
 
 static struct disk_queue *queue_of(struct device_queue *q) { return container_of(q, struct disk_queue, q); }
@@ -67,11 +78,50 @@ static struct device_io *flush_new(struct device *dev, struct device_io *outer)
 	return &flush->io;
 }
 
+void disk_hold_reads(struct device *dev, unsigned reads, unsigned polls)
+{
+	struct disk *disk = container_of(dev, struct disk, dev);
+
+	disk->hold_reads = reads;
+	disk->hold_polls = polls;
+}
+
+static bool hold_back(struct disk_queue *dq, struct device_io *io)
+{
+	struct disk *disk = container_of(dq->q.dev, struct disk, dev);
+
+	if (io->op != DEVICE_READ || disk->hold_reads == 0 || dq->nr_held == HELD_MAX)
+		return false;
+	disk->hold_reads--;
+	dq->held[dq->nr_held++] = (struct held){io, 1 + disk->hold_polls};
+	return true;
+}
+
+/* Those whose time has come go on. */
+static void let_go(struct disk_queue *dq)
+{
+	unsigned kept = 0, gone = 0;
+
+	for (unsigned i = 0; i < dq->nr_held; i++) {
+		if (--dq->held[i].polls > 0) {
+			dq->held[kept++] = dq->held[i];
+		} else {
+			dq->inner->dev->ops->submit(dq->inner, dq->held[i].io);
+			gone++;
+		}
+	}
+	dq->nr_held = kept;
+	if (gone)
+		dq->inner->dev->ops->kick(dq->inner);
+}
+
 static void disk_submit(struct device_queue *q, struct device_io *io)
 {
 	struct device_queue *inner = queue_of(q)->inner;
 
 	queue_of(q)->under_way++;
+	if (hold_back(queue_of(q), io))
+		return;
 	inner->dev->ops->submit(inner, io->op == DEVICE_FLUSH ? flush_new(q->dev, io) : io);
 }
 
@@ -85,8 +135,10 @@ static void disk_kick(struct device_queue *q)
 static unsigned disk_poll(struct device_queue *q)
 {
 	struct device_queue *inner = queue_of(q)->inner;
-	unsigned n = inner->dev->ops->poll(inner);
+	unsigned n;
 
+	let_go(queue_of(q));
+	n = inner->dev->ops->poll(inner);
 	queue_of(q)->under_way -= n;
 	q->dev->flushes = device_flushes(inner->dev);
 	return n;

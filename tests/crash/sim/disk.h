@@ -9,6 +9,8 @@
 #include "fs/device.h"
 
 struct device *disk_new(struct device *sim);
+/* The next `reads` reads stay under way for so many polls of their queue, whatever others do meanwhile. */
+void disk_hold_reads(struct device *disk, unsigned reads, unsigned polls);
 /* Whether poll would find something, now or later. */
 bool disk_queue_is_busy(const struct device_queue *q);
 

@@ -35,6 +35,7 @@ enum step_kind {
 	STEP_SCRUB,    /* one is started or stopped; it goes on after crashes */
 	STEP_HOST_FULL, /* the host's file system under a sparse pool, or not any more */
 	STEP_HOLE,    /* a large trim in a volume with a large tree, while a rebuild or anything else goes on */
+	STEP_LINGER,   /* reads stay under way for long, while others go on */
 	STEP_KINDS,
 };
 

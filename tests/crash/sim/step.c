@@ -12,6 +12,7 @@
 #include "fs/device_sim.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
+#include "tests/crash/sim/disk.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
@@ -174,16 +175,16 @@ static void step_readback(struct world *w)
 	}
 }
 
-/* As for a reserved volume that is made and deleted at once. */
+/* As for a large write that fails. */
 static void step_groups(struct world *w)
 {
-	struct space_promise promise = {0};
-	uint64_t missing, bytes = rng_below(&w->rng, w->sim->size / MODEL_BLOCK) * MODEL_BLOCK;
+	struct space_ticket t = {.flags = SPACE_NOTICKET, .want = {.pending = {1, 0}}};
 
 	if (world_is_dead(w) || world_is_read_only(w))
 		return;
-	if (space_set_promise(w->fs, &promise, bytes, false, &missing) == 0)
-		(void)space_set_promise(w->fs, &promise, 0, false, &missing);
+	t.want.data_bytes = rng_below(&w->rng, w->sim->size / MODEL_BLOCK) * MODEL_BLOCK;
+	if (space_reserve(w->fs, &t) == 0)
+		space_unreserve(w->fs, &t.want);
 	world_log(w, "groups: %u data, %u metadata, %u system", atomic_load(&w->fs->groups.number[0]),
 		  atomic_load(&w->fs->groups.number[1]), atomic_load(&w->fs->groups.number[2]));
 }
@@ -281,6 +282,27 @@ static void step_logfail(struct world *w)
 		world_crash(w);
 }
 
+/*
+ * Some reads that do not end for long, while what they read may be overwritten, committed and wanted by others. Only from one loop: the
+ * other, and commits, go on.
+ */
+static void step_linger(struct world *w)
+{
+	unsigned reads = 1 + (unsigned)rng_below(&w->rng, 4);
+
+	disk_hold_reads(w->fs->dev, reads, 1 + (unsigned)rng_below(&w->rng, 1u << (4 + rng_below(&w->rng, 9))));
+	for (unsigned i = 0; i < reads; i++) {
+		struct model_volume *vol = open_volume(w);
+		uint64_t off, len;
+
+		if (!vol || w->requests >= REQUESTS_MAX)
+			return;
+		draw_range(w, vol, FS_READ, &off, &len);
+		if (model_may_submit(w->model, vol, off, len))
+			request_send(w, 0, request_new(w, vol, FS_READ, off, len));
+	}
+}
+
 /* ---- steps --------------------------------------------------------------------- */
 
 static void step_run(struct world *w)
@@ -342,6 +364,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_LOGFAIL: step_logfail(w); break;
 	case STEP_GROUPS: step_groups(w); break;
 	case STEP_SCRUB: step_scrub(w); break;
+	case STEP_LINGER: step_linger(w); break;
 	case STEP_KINDS: break;
 	}
 }
