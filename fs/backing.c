@@ -278,7 +278,7 @@ static void start(struct fs *fs)
 	if (atomic_exchange(&fs->backing.running, true))
 		return;
 	fs->backing.work.fn = work_fn;
-	work_pool_add_waiting(&fs->work, &fs->backing.work);
+	work_pool_add(&fs->work, &fs->backing.work); /* those that wait for space may be all that may wait */
 }
 
 bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)

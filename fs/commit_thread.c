@@ -76,7 +76,7 @@ void fs_start_rebuild(struct fs *fs)
 		return;
 	}
 	fs->rebuild_work.fn = rebuild_work_fn;
-	work_pool_add_waiting(&fs->work, &fs->rebuild_work);
+	work_pool_add(&fs->work, &fs->rebuild_work); /* a commit may wait for it, and those that wait for commits must not be in its way */
 }
 
 bool fs_is_rebuilding(struct fs *fs)

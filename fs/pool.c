@@ -24,7 +24,7 @@
 #define DEFAULT_CACHE_BYTES (1ull << 30)
 #define LOADED_SHARE 4u /* bitmaps of data groups may take this part of the cache's size besides */
 #define DEFAULT_COMMIT_INTERVAL_MS 5000u
-#define DEFAULT_WORKERS 8u
+#define DEFAULT_WORKERS 16u /* half of them for what does not wait */
 #define LOG_SEQ_JUMP (1ull << 24) /* more than a ring holds: what an earlier life wrote is never taken for ours */
 
 /* ---- small things ---------------------------------------------------------- */

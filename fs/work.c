@@ -54,11 +54,17 @@ static struct fs_work *list_take(struct work_list *list)
 	return work;
 }
 
-static struct fs_work *take_locked(struct work_pool *pool, bool quick_only)
+/* *ret_waiting: it is of what may wait. */
+static struct fs_work *take_locked(struct work_pool *pool, bool *ret_waiting)
 {
 	struct fs_work *work = list_take(&pool->quick);
 
-	return work || quick_only ? work : list_take(&pool->waiting);
+	*ret_waiting = false;
+	if (!work && pool->nr_waiting < max_u64(pool->threads / 2, 1)) {
+		work = list_take(&pool->waiting);
+		*ret_waiting = work != NULL;
+	}
+	return work;
 }
 
 static void run(struct fs_work *work, struct device_queue *q)
@@ -83,12 +89,15 @@ static void *worker(void *p)
 	mem_free(p);
 	lock_take(&pool->lock);
 	for (;;) {
-		struct fs_work *work = take_locked(pool, arg.index == 0);
+		bool waiting;
+		struct fs_work *work = take_locked(pool, &waiting);
 
 		if (work) {
+			pool->nr_waiting += waiting;
 			lock_drop(&pool->lock);
 			run(work, pool->queue[arg.index]);
 			lock_take(&pool->lock);
+			pool->nr_waiting -= waiting;
 		} else if (pool->stop) {
 			break;
 		} else {
@@ -168,16 +177,17 @@ void work_pool_add_waiting(struct work_pool *pool, struct fs_work *work)
 {
 	lock_take(&pool->lock);
 	list_add(&pool->waiting, work);
-	pthread_cond_broadcast(&pool->cond); /* the first one woken might be the one that does not take it */
+	pthread_cond_signal(&pool->cond); /* where it is not taken at once, one of those that are takes it when it has ended */
 	lock_drop(&pool->lock);
 }
 
 bool work_run_one(struct work_pool *pool)
 {
 	struct fs_work *work;
+	bool waiting;
 
 	lock_take(&pool->lock);
-	work = take_locked(pool, false);
+	work = take_locked(pool, &waiting);
 	lock_drop(&pool->lock);
 	if (work)
 		run(work, pool->queue[0]);

@@ -12,7 +12,7 @@
 #include "base/lock.h"
 
 #define WORK_THREADS_MAX 64
-#define WORK_THREADS_MIN 2
+#define WORK_THREADS_MIN 3 /* one that waits, a rebuild, and one for what a reader needs whom that waits for */
 
 struct fs;
 struct fs_work;
@@ -24,12 +24,15 @@ struct work_list {
 };
 
 /*
- * One thread runs quick work only: what waits for a commit may be waiting for a reader who waits for quick work.
+ * Quick work always has half of the threads: what waits runs on the other half at the most, however much of it there is, so that reads
+ * that need nodes do not stand behind operations on volumes; and what waits for a commit may be waiting for a reader who
+ * waits for quick work. What commits wait for is not held up by what waits for commits: it counts as quick.
  */
 struct work_pool {
 	struct lock lock;
 	pthread_cond_t cond;
 	struct work_list quick, waiting;
+	unsigned nr_waiting; /* of that, running */
 	pthread_t thread[WORK_THREADS_MAX];
 	struct device_queue *queue[WORK_THREADS_MAX];
 	unsigned threads, queues;
@@ -42,7 +45,7 @@ int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads)
 void work_pool_fini(struct work_pool *pool);
 /* Quick work waits for the device, and for locks that are held across I/O for a moment, and for nothing else. */
 void work_pool_add(struct work_pool *pool, struct fs_work *work);
-/* For what may wait for a commit, or for long. */
+/* For what may wait for a commit, or for long. Some of it at a time. */
 void work_pool_add_waiting(struct work_pool *pool, struct fs_work *work);
 /* Without threads: runs the oldest; false: there is none. */
 bool work_run_one(struct work_pool *pool);
