@@ -197,11 +197,13 @@ static void test_cut_shrink_then_delete(void **state)
 		e->fs->orphan_leaves = LEAVES;
 		assert_int_equal(fs_volume_resize(e->fs, "v", 2048 * MIB, NULL), 0);
 		assert_int_equal(fs_volume_size(vol), 2048 * MIB);
+		assert_int_equal(fs_commit(e->fs), 0); /* which cuts */
 		assert_true(vol->cuts == 1);
 		assert_int_equal(fs_volume_resize(e->fs, "v", 4096 * MIB, NULL), 0);
 		expect_hole(e, vol, 512 * 1024, 512 * 1024);
 		fs_volume_put(vol);
 		assert_int_equal(fs_volume_delete(e->fs, "v", NULL), 0);
+		assert_int_equal(fs_commit(e->fs), 0);
 		assert_true(atomic_load(&e->fs->orphans) >= 2);
 		engine_check_device(e->sim);
 		if (restart) {
