@@ -158,13 +158,20 @@ static uint64_t data_group_bytes(struct fs *fs, const struct space_reservation *
 	return bytes >= quantum ? bytes : 0;
 }
 
+/* Near its end a pool makes what is needed and no more: what metadata gets ahead of need, data would lack. */
+static bool is_scarce(struct fs *fs) { return atomic_load(&fs->groups.unallocated_bytes) < fs->dev->size / 4; }
+
 /* Of metadata, so that requests seldom wait for it. */
-static uint64_t headroom(const struct space_info *si) { return max_u64(16 * NODE_SIZE, si->kind[SPACE_METADATA].total / 8); }
+static uint64_t headroom(struct fs *fs)
+{
+	return is_scarce(fs) ? 0 : max_u64(16 * NODE_SIZE, fs->space.kind[SPACE_METADATA].total / 8);
+}
 
 /* Device space for metadata groups of so many bytes, and some more, so that they are few. */
 static struct plan metadata_plan(struct fs *fs, uint64_t lacking)
 {
-	uint64_t bytes = 2 * (lacking + lacking / 4 + fs->space.kind[SPACE_METADATA].total / 16) + 4 * group_quantum(fs);
+	uint64_t more = is_scarce(fs) ? 0 : lacking / 4 + fs->space.kind[SPACE_METADATA].total / 16;
+	uint64_t bytes = 2 * (lacking + more) + (is_scarce(fs) ? 2 : 4) * group_quantum(fs);
 
 	return (struct plan){GROUP_METADATA, min_u64(bytes, fs->group_size)};
 }
@@ -187,7 +194,7 @@ static struct plan plan_locked(struct fs *fs, const struct space_reservation *wa
 	if (short_of_data && !grow && !ahead)
 		return (struct plan){0};
 	flags |= promised ? SPACE_PROMISED : 0; /* its data is there since it was promised */
-	growth += (grow ? space_group_growth(fs, grow) : 0) + (ahead ? headroom(si) : 0);
+	growth += (grow ? space_group_growth(fs, grow) : 0) + (ahead ? headroom(fs) : 0);
 	lacking = space_metadata_lacking(fs, want->pending, unallocated, flags, growth);
 	if (lacking > atomic_load(&b->uncounted) && may && unallocated >= 4 * group_quantum(fs))
 		return metadata_plan(fs, lacking - atomic_load(&b->uncounted));
@@ -313,7 +320,7 @@ void backing_tick(struct fs *fs)
 
 bool backing_can_spare_locked(struct fs *fs, uint64_t bytes)
 {
-	uint64_t growth = bytes + 2 * headroom(&fs->space) + space_group_growth(fs, fs->group_size);
+	uint64_t growth = bytes + 2 * headroom(fs) + space_group_growth(fs, fs->group_size);
 
 	return space_metadata_fits(fs, nothing.pending, 0, 0, growth);
 }
@@ -366,6 +373,20 @@ static void wait_for_worker(struct fs *fs)
 	}
 }
 
+/*
+ * The promise may become durable by a record of the flush log, which does not name groups that hold nothing: after a crash they
+ * would have to be made again, on a host that may be full by then.
+ */
+static int make_groups_durable(struct fs *fs)
+{
+	bool fresh;
+
+	lock_take(&fs->groups.lock);
+	fresh = !TAILQ_EMPTY(&fs->groups.fresh);
+	lock_drop(&fs->groups.lock);
+	return fresh ? fs_commit(fs) : 0;
+}
+
 int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised)
 {
 	bool before = atomic_load(&fs->backing.promised);
@@ -388,6 +409,8 @@ int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promi
 	lock_drop(&fs->space.lock);
 	if (r == 0)
 		r = promise_groups(fs, more);
+	if (r == 0)
+		r = make_groups_durable(fs);
 	return r == -ENOSPC ? -EDQUOT : r;
 }
 
