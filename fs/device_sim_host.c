@@ -37,6 +37,18 @@ void sim_host_grow(struct sim_device *sim, uint64_t old_size, uint64_t size)
 	memset(sim->blocks + old_size / SIM_PAGE, 0, (size - old_size) / SIM_PAGE * sizeof(*sim->blocks));
 }
 
+static void set_sparse(struct sim_device *sim)
+{
+	uint64_t pages = sim->dev.size / SIM_PAGE;
+
+	sim->dev.sparse = true;
+	free(sim->blocks);
+	sim->blocks = sim_alloc(pages * sizeof(*sim->blocks));
+	memset(sim->blocks, 0, pages * sizeof(*sim->blocks));
+	for (uint64_t i = sim_image_next(sim->view, 0, pages); i < pages; i = sim_image_next(sim->view, i + 1, pages))
+		sim->blocks[i] = 1;
+}
+
 void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *rng)
 {
 	uint64_t pages = sim->dev.size / SIM_PAGE;
@@ -44,7 +56,7 @@ void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *
 
 	if (!sim->blocks)
 		return;
-	device_sim_set_sparse(&image->dev);
+	set_sparse(image); /* nobody else has it yet, and sim's lock is held */
 	/* Written pages have theirs whatever else was lost; and a flush covers what was allocated before it was submitted. */
 	for (uint64_t i = 0; i < pages; i++)
 		if (sim->blocks[i] && (sim->blocks[i] - 1 <= sim->stable_seq || !lose || sim_random(rng) % 2))
@@ -55,15 +67,9 @@ void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *
 void device_sim_set_sparse(struct device *dev)
 {
 	struct sim_device *sim = sim_of(dev);
-	uint64_t pages = dev->size / SIM_PAGE;
 
 	lock_take(&sim->lock);
-	sim->dev.sparse = true;
-	free(sim->blocks);
-	sim->blocks = sim_alloc(pages * sizeof(*sim->blocks));
-	memset(sim->blocks, 0, pages * sizeof(*sim->blocks));
-	for (uint64_t i = sim_image_next(sim->view, 0, pages); i < pages; i = sim_image_next(sim->view, i + 1, pages))
-		sim->blocks[i] = 1;
+	set_sparse(sim);
 	lock_drop(&sim->lock);
 }
 
