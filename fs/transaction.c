@@ -343,11 +343,11 @@ static void publish(struct transaction *txn)
 	struct fs_volume *vol;
 
 	transaction_report_lost(txn);
+	orphans_publish(txn); /* they know their volumes, which the next step may free */
 	while ((vol = TAILQ_FIRST(&txn->frozen))) {
 		TAILQ_REMOVE(&txn->frozen, vol, frozen_link);
 		publish_volume(vol, txn->generation);
 	}
-	orphans_publish(txn);
 	fs->root_tree = txn->root_tree;
 	fs->group_tree = txn->group_tree;
 	atomic_store(&fs->root_tree_nodes_bound, 2 * txn->root_tree.nodes + 16);
