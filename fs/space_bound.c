@@ -141,15 +141,20 @@ bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags
 	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total + si->aside;
 }
 
+/* Leaves that all trees can have: half-full ones have 190 items, each of a block or more. */
+static uint64_t leaves_max(const struct fs *fs) { return device_size(fs->dev) / (512u << 10); }
+
+bool space_may_cut(const struct fs *fs) { return leaves_max(fs) > fs->orphan_leaves; }
+
 /*
  * The tree of what is cut out has a node that is not full on each level for each hole, and one more for its end; a
  * level more than the volumes' trees can have, whose leaves are half full, and whose interior nodes have 250 children.
  */
 uint64_t space_cut_bytes(const struct fs *fs, uint64_t blocks)
 {
-	uint64_t leaves = device_size(fs->dev) / (512u << 10), levels = 2;
+	uint64_t leaves = leaves_max(fs), levels = 2;
 
-	if (blocks < CUT_BLOCKS_MIN || leaves <= fs->orphan_leaves)
+	if (blocks < CUT_BLOCKS_MIN || !space_may_cut(fs))
 		return 0;
 	for (uint64_t n = 250; n < leaves; n *= 250)
 		levels++;

@@ -12,7 +12,8 @@
 #include "fs/space_info_int.h"
 
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
-#define GLOBAL_RESERVE_NODES_MIN 28u /* a trim needs 14 of the half that it may always have */
+#define GLOBAL_RESERVE_NODES_MIN 16u /* a trim needs 7 of the half that it may always have */
+#define GLOBAL_RESERVE_NODES_CUT 28u /* 14 where it may cut subtrees out */
 #define FREEING_RESERVE_BYTES (256u << 10)
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u
@@ -40,9 +41,10 @@ static void check_locked(struct space_info *si)
 void space_info_init(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
+	uint64_t nodes = space_may_cut(fs) ? GLOBAL_RESERVE_NODES_CUT : GLOBAL_RESERVE_NODES_MIN;
 
 	atomic_store(&fs->group_size, min_u64(group_size_for(fs->dev->size), fs->group_step));
-	si->global_reserve = round_up_u64(max_u64(GLOBAL_RESERVE_NODES_MIN * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
+	si->global_reserve = round_up_u64(max_u64(nodes * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
 	si->freeing_reserve = min_u64(FREEING_RESERVE_BYTES, fs->dev->size / 1024);
 	si->freeing_reserve = round_up_u64(si->freeing_reserve, FS_BLOCK_SIZE);
 }

@@ -137,7 +137,7 @@ struct space_info {
 };
 
 void space_tickets_init(struct space_info *si);
-/* Sets the reserves from the device's size, which may have grown. */
+/* Sets the reserves from the device's size, which may have grown, and from whether holes may cut subtrees out. */
 void space_info_init(struct fs *fs);
 void space_info_fini(struct fs *fs);
 
@@ -223,6 +223,8 @@ void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t byt
  * out of the tree (extent_apply). 0: its trees are so small that nothing is.
  */
 uint64_t space_cut_bytes(const struct fs *fs, uint64_t blocks);
+/* Whether a hole can cover more leaves than a commit merges (fs->orphan_leaves). */
+bool space_may_cut(const struct fs *fs);
 
 /* How much new data can be written, by the same rule that reserves. */
 uint64_t space_free_bytes(struct fs *fs);

@@ -280,6 +280,7 @@ int world_open(struct world *w)
 		w->fs->log.verify_max = 64u << 10;
 	w->fs->groups.loaded_max = w->set->bitmap_bytes;
 	w->fs->orphan_leaves = 1 + w->opens % 3; /* so that crashes find volumes that are partly freed */
+	space_info_init(w->fs); /* the reserves go by it */
 	start_loops(w);
 	return 0;
 }
