@@ -428,8 +428,10 @@ bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 		used += fs->space.volume_reserved + fs->space.freeing_reserve;
 	total = c->total + (type == GROUP_DATA ? fs->space.aside : 0);
 	may = c->total >= bytes && total >= used && total - used >= 2 * bytes;
-	if (type == GROUP_METADATA && fs->backing.on) /* nothing comes in its place by itself; and it may be there for a promise that is being made */
-		may = may && !fs->backing.promising && backing_can_spare_locked(fs, bytes);
+	if (type == GROUP_METADATA && fs->backing.on) /* nothing comes in its place by itself */
+		may = may && backing_can_spare_locked(fs, bytes);
+	if (fs->backing.promising) /* groups are made for a promise, with commits in between, and it counts only at the end */
+		may = false;
 	if (may)
 		c->total -= bytes;
 	lock_drop(&fs->space.lock);
