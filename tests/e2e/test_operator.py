@@ -44,12 +44,14 @@ def test_libbyre_is_a_c_and_a_cpp_library(tmp_path):
     text = '#include "byre.h"\nint main(void) { struct byre_pool_info i; struct byre *b = 0; struct byre_error e;\n'
     text += 'if (byre_connect("unix:/nonexistent", &b, &e) == 0) return byre_pool_info(b, &i, &e);\n'
     text += "byre_close(b); return e.code == -2 ? 0 : 1; }\n"
+    needs = subprocess.run(["readelf", "-d", os.path.join(BUILD, "libbyre.so")], capture_output=True, text=True, check=True).stdout
+    san = ["-fsanitize=address,undefined"] if "libasan" in needs else []  # its runtime has to come first
     for cc, name in (("cc", "x.c"), ("c++", "x.cc")):
         if subprocess.run(["which", cc], capture_output=True).returncode:
             pytest.skip(f"no {cc}")
         src, prog = tmp_path / name, tmp_path / (name + ".out")
         src.write_text(text)
-        subprocess.run([cc, "-Wall", "-Wextra", "-Werror", "-I", os.path.dirname(HEADER), "-o", prog, src,
+        subprocess.run([cc, *san, "-Wall", "-Wextra", "-Werror", "-I", os.path.dirname(HEADER), "-o", prog, src,
                         os.path.join(BUILD, "libbyre.so")], check=True)
         env = dict(os.environ, LD_LIBRARY_PATH=str(tmp_path))
         os.path.exists(tmp_path / "libbyre.so.0") or os.symlink(os.path.join(BUILD, "libbyre.so"), tmp_path / "libbyre.so.0")
