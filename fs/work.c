@@ -117,11 +117,14 @@ static int start_thread(struct work_pool *pool)
 		return -ENOMEM;
 	*arg = (struct worker_arg){pool, pool->threads};
 	r = -pthread_create(&pool->thread[pool->threads], NULL, worker, arg);
-	if (r)
+	if (r) {
 		mem_free(arg);
-	else
-		pool->threads++;
-	return r;
+		return r;
+	}
+	lock_take(&pool->lock); /* those that run already look at it */
+	pool->threads++;
+	lock_drop(&pool->lock);
+	return 0;
 }
 
 int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads)
