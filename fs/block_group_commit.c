@@ -43,6 +43,18 @@ void block_group_set_dirty(struct fs *fs, struct block_group *g)
 
 /* ---- references ------------------------------------------------------------ */
 
+/* Of a group that is being rebuilt `lost` has what was freed since that began: in a pool whose trees refer to a block twice, again. */
+static bool is_lost(struct block_group *g, uint32_t start, uint32_t n)
+{
+	bool is = false;
+
+	lock_take(&g->lock);
+	for (uint32_t i = start; g->lost && i < start + n; i++)
+		is |= g->lost[i / 64] >> (i % 64) & 1;
+	lock_drop(&g->lock);
+	return is;
+}
+
 static int run_ref(struct fs *fs, const struct delayed_ref *ref, uint64_t generation)
 {
 	struct block_group *g = block_group_find(fs, ref->addr);
@@ -61,7 +73,8 @@ static int run_ref(struct fs *fs, const struct delayed_ref *ref, uint64_t genera
 	if (ref->delta > 0 && (g->state != GROUP_LOADED || !free_space_take(g->committed, start, n)))
 		return -EUCLEAN;
 	if (ref->delta < 0) {
-		if (g->used < len || (g->state == GROUP_LOADED && !free_space_give(g->committed, start, n)))
+		if (g->used < len || (g->state == GROUP_LOADED && !free_space_give(g->committed, start, n)) ||
+		    (g->state == GROUP_REBUILDING && is_lost(g, start, n)))
 			return -EUCLEAN;
 		block_group_pin(fs, ref->addr, len, generation);
 	}

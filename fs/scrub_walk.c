@@ -38,10 +38,10 @@ uint64_t scrub_pos(const struct scrub_run *r) { return key_number(&(struct key){
 
 static struct key pos_key(const struct scrub_run *r) { return (struct key){r->pos, SCRUB_KEY_LEN}; }
 
-/* The slice ends in front of this key. */
+/* The slice ends in front of this key. -EUCLEAN: it is none, or lies behind us: a tree whose keys are not in order has no end. */
 static int end_slice(struct scrub_run *r, struct key key)
 {
-	if (key.len != SCRUB_KEY_LEN)
+	if (key.len != SCRUB_KEY_LEN || key_cmp(key, pos_key(r)) <= 0)
 		return -EUCLEAN;
 	memcpy(r->pos, key.data, SCRUB_KEY_LEN);
 	return -EAGAIN;
@@ -235,7 +235,7 @@ static int find_volume(struct scrub_run *r, struct tree_root *ret_root)
 		e = -ENOENT;
 	if (e == 0) {
 		key = tree_iter_key(&it);
-		if (key.len != SCRUB_KEY_LEN)
+		if (key.len != SCRUB_KEY_LEN || memcmp(key.data, want, SCRUB_KEY_LEN) < 0)
 			e = -EUCLEAN;
 		else if (memcmp(key.data, want, SCRUB_KEY_LEN) != 0) {
 			key_pack(r->pos, EXTENT_KEY_TYPE, 0);
@@ -295,8 +295,15 @@ static int read_slice(struct scrub_run *r)
 		epoch_leave(&fs->epoch, epoch);
 	if (r->phase == SCRUB_VOLUMES)
 		e = find_volume(r, &root);
-	if (e == 0)
+	if (e == 0) {
 		e = walk_tree(r, &root);
+		if (e == -EUCLEAN) {
+			r->found++;
+			scrub_log(r, FS_LOG_ERROR, "scrub: tree %llu contradicts itself, the rest of it is left out: run byre pool check",
+				  (ull)root.owner);
+			e = 0;
+		}
+	}
 	scrub_data_read(r);
 	scrub_caches_read(r);
 	if (!FAULT(FAULT_SCRUB_EPOCH))
