@@ -128,6 +128,9 @@ int backing_open(struct fs *fs, struct fs_error *err)
 	if (r)
 		return fs_fail(err, r, "blocks for its metadata cannot be had from the file system that it is on: %s: make room there",
 			       strerror(-r));
+	/* A record that made a promise may have survived a power cut that the blocks for it did not, if nobody was answered yet. */
+	if (fs->space.promises && allocate_groups(fs, true) == -ENOSPC)
+		backing_set_full(fs);
 	lock_take(&fs->space.lock);
 	atomic_store(&b->promised, fs->space.promises != 0);
 	b->spares_max = (unsigned)min_u64(fs->space.freeing_reserve / FS_BLOCK_SIZE, SPARES_MAX);
