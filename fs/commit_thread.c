@@ -15,22 +15,6 @@
 #define RETRY_MS 2u
 #define CLAIM_CHECK_US 1000000u /* an idle pool looks whether it is still its own, when it wakes */
 
-void fs_kick_commit(struct fs *fs)
-{
-	lock_take(&fs->state_lock);
-	fs->commit_wanted = true;
-	pthread_cond_signal(&fs->state_cond);
-	lock_drop(&fs->state_lock);
-}
-
-void fs_kick_rebuild(struct fs *fs)
-{
-	lock_take(&fs->state_lock);
-	fs->rebuild_wanted = true;
-	pthread_cond_signal(&fs->state_cond);
-	lock_drop(&fs->state_lock);
-}
-
 /*
  * Released pins may serve those who wait for space; the commit itself has tried already. True when they wait for
  * requests under way: then there is nothing to commit yet.
@@ -77,16 +61,6 @@ void fs_start_rebuild(struct fs *fs)
 	}
 	fs->rebuild_work.fn = rebuild_work_fn;
 	work_pool_add(&fs->work, &fs->rebuild_work); /* a commit may wait for it, and those that wait for commits must not be in its way */
-}
-
-bool fs_is_rebuilding(struct fs *fs)
-{
-	bool is;
-
-	lock_take(&fs->state_lock);
-	is = fs->rebuild_wanted || atomic_load(&fs->rebuild_running);
-	lock_drop(&fs->state_lock);
-	return is;
 }
 
 static void *commit_thread(void *arg)

@@ -14,17 +14,20 @@
 #include "fs/backing.h"
 #include "fs/block_group.h"
 #include "fs/cache.h"
+#include "fs/clock.h"
 #include "fs/device.h"
 #include "fs/epoch.h"
 #include "fs/flush_log.h"
 #include "fs/fs.h"
 #include "fs/lock_rank.h"
 #include "fs/pins.h"
+#include "fs/report.h"
 #include "fs/scrub.h"
 #include "fs/space_info.h"
 #include "fs/super_format.h"
 #include "fs/tree.h"
 #include "fs/volume.h"
+#include "fs/wakeup.h"
 #include "fs/work.h"
 
 struct fs_stats {
@@ -91,26 +94,7 @@ struct fs {
 	_Atomic int rebuild_error; /* of the last one: it is tried again at the next interval */
 };
 
-static inline bool fs_is_read_only(struct fs *fs) { return atomic_load(&fs->read_only) != 0; }
-
-/* Turns the pool read-only for good: one line in the log, the first time. */
-void fs_set_read_only(struct fs *fs, int error, const char *what);
-
-void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-
-/* Fills in err (may be NULL) and returns code. */
-int fs_fail(struct fs_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-
-/* Asks for a commit soon; for a rebuild of groups whose cache was bad. Never wait. */
-void fs_kick_commit(struct fs *fs);
-void fs_kick_rebuild(struct fs *fs);
 /* Puts the rebuild on a worker, unless one is under way. */
 void fs_start_rebuild(struct fs *fs);
-/* One is under way or asked for; not when one has failed. */
-bool fs_is_rebuilding(struct fs *fs);
-
-/* Microseconds of the monotonic clock; nanoseconds since 1970, UTC. */
-uint64_t fs_now_us(void);
-uint64_t fs_wall_ns(void);
 
 #endif

@@ -6,10 +6,8 @@
 #include "fs/pool.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -26,59 +24,6 @@
 #define DEFAULT_COMMIT_INTERVAL_MS 5000u
 #define DEFAULT_WORKERS 16u /* half of them for what does not wait */
 #define LOG_SEQ_JUMP (1ull << 24) /* more than a ring holds: what an earlier life wrote is never taken for ours */
-
-/* ---- small things ---------------------------------------------------------- */
-
-uint64_t fs_now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-uint64_t fs_wall_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
-void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)
-{
-	char msg[512];
-	va_list ap;
-
-	if (!fs->opt.log)
-		return;
-	va_start(ap, fmt);
-	vsnprintf(msg, sizeof(msg), fmt, ap);
-	va_end(ap);
-	fs->opt.log(fs->opt.log_arg, level, msg);
-}
-
-int fs_fail(struct fs_error *err, int code, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (err) {
-		va_start(ap, fmt);
-		vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
-		va_end(ap);
-	}
-	return code;
-}
-
-void fs_set_read_only(struct fs *fs, int error, const char *what)
-{
-	int none = 0;
-
-	if (atomic_compare_exchange_strong(&fs->read_only, &none, error ? -error : EROFS))
-		fs_log(fs, FS_LOG_ERROR,
-		       "%s (%s): the pool is read-only from now on; what was flushed is safe, restart when the cause is mended",
-		       what, strerror(error ? -error : EROFS));
-}
 
 void fs_work(struct fs *fs, struct fs_work *work) { work_pool_add_waiting(&fs->work, work); }
 
