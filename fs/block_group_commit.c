@@ -364,7 +364,7 @@ int block_group_update_tree(struct transaction *txn)
 			change[i].value = (struct value){gc[i].value, pack_value(g, gc[i].value)};
 		}
 		tree_keyed_changes_init(&changes, change, n);
-		r = tree_apply(txn, &txn->group_tree, &changes.base);
+		r = tree_apply(&txn->store, &txn->group_tree, &changes.base);
 	}
 	mem_free(gc);
 	mem_free(change);

@@ -10,6 +10,8 @@
 #include "fs/tree.h"
 #include "fs/volume_format.h"
 
+struct transaction;
+
 #define EXTENT_KEY_LEN 9u
 
 /* An item, decoded; crc points into the node. */

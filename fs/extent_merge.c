@@ -323,7 +323,7 @@ int extent_apply(struct transaction *txn, struct tree_root *root, const struct o
 	ec.base.touches = extent_touches;
 	ec.base.open_leaves = &txn->open_leaves;
 	ec.from = ec.cur ? ec.cur->blk : UINT64_MAX;
-	r = tree_apply(txn, root, &ec.base);
+	r = tree_apply(&txn->store, root, &ec.base);
 	if (r)
 		return r;
 	counts->used = add_clamped(counts->used, ec.blocks - (int64_t)ec.unknown);

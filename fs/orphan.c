@@ -217,7 +217,7 @@ static void pass_over(struct drop *d, const struct node_header *parent, unsigned
 	       (unsigned long long)o->root.owner, o->id == o->root.owner ? "" : " or trimmed", parent ? (unsigned long long)child_blk(parent, slot) * FS_BLOCK_SIZE : 0, level,
 	       strerror(-error));
 	counters_of(d).root->flags |= TREE_LEAF_LOST | (level ? TREE_NODE_LOST : 0);
-	d->txn->leaked = true;
+	d->txn->store.lost = true;
 	count(d, level, 0, 0, 0);
 }
 

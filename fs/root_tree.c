@@ -108,7 +108,7 @@ static int apply_changes(struct transaction *txn, struct root_change *rc, struct
 		change[i].value = (struct value){rc[i].len ? rc[i].value : NULL, rc[i].len};
 	}
 	tree_keyed_changes_init(&changes, change, n);
-	return tree_apply(txn, &txn->root_tree, &changes.base);
+	return tree_apply(&txn->store, &txn->root_tree, &changes.base);
 }
 
 int root_tree_update(struct transaction *txn)

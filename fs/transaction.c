@@ -20,8 +20,10 @@
 
 /* ---- nodes ----------------------------------------------------------------- */
 
-int transaction_alloc_node(struct transaction *txn, uint8_t group_type, uint64_t *ret_addr)
+static int store_alloc(struct tree_store *store, uint64_t owner, uint64_t *ret_addr)
 {
+	struct transaction *txn = container_of(store, struct transaction, store);
+	uint8_t group_type = owner == TREE_ID_GROUP ? GROUP_SYSTEM : GROUP_METADATA;
 	int r = block_group_alloc_node(txn->fs, txn->q, group_type, ret_addr);
 
 	if (r)
@@ -34,14 +36,38 @@ int transaction_alloc_node(struct transaction *txn, uint8_t group_type, uint64_t
 	return r;
 }
 
-int transaction_write_node(struct transaction *txn, struct cache_entry *entry, uint64_t addr)
+static int store_write(struct tree_store *store, struct cache_entry *entry, uint64_t addr)
 {
+	struct transaction *txn = container_of(store, struct transaction, store);
 	uint64_t off[GROUP_STRIPES_MAX];
 	int n = block_group_map(txn->fs, addr, NODE_SIZE, off);
 
 	ASSERT(n > 0);
 	cache_publish(txn->fs->cache, entry, addr);
 	return write_batch_node(&txn->wb, entry, off, n);
+}
+
+static int store_read(struct tree_store *store, const struct node_ident *id, struct cache_entry **ret_entry)
+{
+	return transaction_read_node(container_of(store, struct transaction, store), id, ret_entry);
+}
+
+static int store_drop(struct tree_store *store, uint64_t addr)
+{
+	return delayed_ref_add(&container_of(store, struct transaction, store)->refs, addr, NODE_SIZE, -1);
+}
+
+void transaction_open_store(struct transaction *txn)
+{
+	txn->store = (struct tree_store){
+		.fs = txn->fs,
+		.q = txn->q,
+		.generation = txn->generation,
+		.alloc = store_alloc,
+		.write = store_write,
+		.read = store_read,
+		.drop = store_drop,
+	};
 }
 
 /* ---- freeze ---------------------------------------------------------------- */
@@ -154,7 +180,7 @@ static int build_trees(struct transaction *txn)
 	txn->sums = (struct tree_sums){0};
 	txn->open_leaves = txn->fs->orphan_leaves;
 	txn->losts = 0;
-	txn->leaked = false;
+	txn->store.lost = false;
 	r = apply_volumes(txn);
 	if (r == 0)
 		r = orphans_drop(txn, &budget);
@@ -293,7 +319,7 @@ static int write_super(struct transaction *txn)
 	sb->generation = cpu_to_le64(txn->generation);
 	sb->next_id = cpu_to_le64(atomic_load(&fs->next_id));
 	sb->device_size = cpu_to_le64(fs->dev->size);
-	if (txn->leaked)
+	if (txn->store.lost)
 		sb->flags = cpu_to_le64(le64_to_cpu(sb->flags) | SUPER_FLAG_LEAKED);
 	if (FAULT(FAULT_LOG_TAIL)) {
 		txn->log_tail = fs->log.head;
@@ -412,6 +438,7 @@ static int commit_locked(struct fs *fs)
 	write_batch_init(&txn.wb, fs->cache, txn.q);
 	orphans_before_freeze(fs);
 	freeze(&txn);
+	transaction_open_store(&txn);
 	r = try_patiently(&txn, build_or_give_up);
 	if (r == 0)
 		r = write_out(&txn);

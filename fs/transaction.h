@@ -39,6 +39,7 @@ struct transaction {
 	struct fs *fs;
 	struct device_queue *q;
 	uint64_t generation;
+	struct tree_store store; /* these three, as the trees see them */
 	bool turned; /* the sets of pins */
 	struct delayed_refs refs;
 	struct write_batch wb;
@@ -48,15 +49,12 @@ struct transaction {
 	uint64_t log_tail, log_seq; /* where replay of what comes after N starts */
 	unsigned open_leaves; /* that may still be read of what holes drop: extent_apply */
 	struct tree_sums sums; /* changes to those over all volumes */
-	bool leaked; /* nodes were lost: what they referred to stays taken, and nothing refers to it */
 	struct lost_range lost[LOST_RANGES_MAX]; /* to be told of when it is durable */
 	unsigned losts; /* all of them, some of which may have no entry */
 };
 
-/* For tree_apply: a node's place, with its delayed ref. -ENOSPC, -ENOMEM. */
-int transaction_alloc_node(struct transaction *txn, uint8_t group_type, uint64_t *ret_addr);
-/* Publishes the node in the cache and starts its writes. Takes the pin. */
-int transaction_write_node(struct transaction *txn, struct cache_entry *entry, uint64_t addr);
+/* Makes txn->store from fs, q and generation: trees are updated through it, and their nodes counted in refs and wb. */
+void transaction_open_store(struct transaction *txn);
 
 /*
  * As node_read, for a node that has to be changed: what the device cannot read now is tried again for some seconds, because it

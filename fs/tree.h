@@ -115,14 +115,31 @@ uint64_t tree_writer_owner(const struct tree_writer *w);
 /* Puts an item out, from merge and lost. */
 int tree_emit(struct tree_writer *w, struct key key, struct value value);
 
-struct transaction;
+/*
+ * What an update needs of the transaction that it is a part of. Nothing that tree_apply has taken or dropped counts before that
+ * transaction says so; when the update fails, taking it back is the transaction's, too.
+ */
+struct tree_store {
+	struct fs *fs;
+	struct device_queue *q;
+	uint64_t generation; /* of the nodes that are written */
+	bool lost;	     /* set: a node could not be read, and what it referred to stays taken */
+
+	/* A place for a node of a tree of that owner. -ENOSPC, -ENOMEM. */
+	int (*alloc)(struct tree_store *store, uint64_t owner, uint64_t *ret_addr);
+	/* Publishes the node in the cache and starts its writes. Takes the pin, on failure, too. */
+	int (*write)(struct tree_store *store, struct cache_entry *entry, uint64_t addr);
+	/* As node_read, for a node that has to be changed: it may try harder. */
+	int (*read)(struct tree_store *store, const struct node_ident *id, struct cache_entry **ret_entry);
+	/* The node at addr is not part of the tree any more. -ENOMEM. */
+	int (*drop)(struct tree_store *store, uint64_t addr);
+};
 
 /*
  * Merges the changes into the tree at *root. On success *root is the new tree, whose nodes are on their way to the
- * device (write_batch_wait), and the transaction's delayed refs know every node that came and went.
- * On failure *root is untouched. One thread at a time (the committer).
+ * device, and the store knows every node that came and went. On failure *root is untouched. One thread at a time (the committer).
  */
-int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_changes *changes);
+int tree_apply(struct tree_store *store, struct tree_root *root, struct tree_changes *changes);
 
 /* Changes by key, sorted by the caller: value.data NULL deletes. */
 struct tree_keyed_change {

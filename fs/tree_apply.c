@@ -13,13 +13,10 @@
 
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/block_group.h"
 #include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/node_prefetch.h"
-#include "fs/transaction.h"
 #include "fs/tree.h"
-#include "fs/volume_format.h"
 
 #define LEVEL_ITEMS_MAX 8192u
 #define LEVEL_BYTES_MAX (3 * NODE_SIZE)
@@ -39,7 +36,7 @@ struct level {
 };
 
 struct tree_writer {
-	struct transaction *txn;
+	struct tree_store *store;
 	uint64_t owner;
 	int64_t nodes, leaves, items; /* changes to the root's counts */
 	uint8_t flags;		      /* that the root gets */
@@ -91,9 +88,9 @@ static int emit_at(struct tree_writer *w, unsigned level, struct key key, struct
 /* Writes the first n items of a level as one node and hands its pointer to the level above. */
 static int put_node(struct tree_writer *w, unsigned level, unsigned n)
 {
-	struct fs *fs = w->txn->fs;
+	struct fs *fs = w->store->fs;
 	struct level *lv = &w->level[level];
-	struct node_ident id = {.generation = w->txn->generation, .owner = w->owner, .level = (uint8_t)level};
+	struct node_ident id = {.generation = w->store->generation, .owner = w->owner, .level = (uint8_t)level};
 	struct cache_entry *entry;
 	struct node_pointer ptr;
 	uint8_t first[NODE_KEY_MAX];
@@ -102,7 +99,7 @@ static int put_node(struct tree_writer *w, unsigned level, unsigned n)
 
 	if (level + 1 > NODE_LEVEL_MAX)
 		return -EFBIG;
-	r = transaction_alloc_node(w->txn, w->owner == TREE_ID_GROUP ? GROUP_SYSTEM : GROUP_METADATA, &id.addr);
+	r = w->store->alloc(w->store, w->owner, &id.addr);
 	if (r)
 		return r;
 	entry = cache_alloc(fs->cache, CACHE_NODE);
@@ -112,7 +109,7 @@ static int put_node(struct tree_writer *w, unsigned level, unsigned n)
 	for (unsigned i = 0; i < n; i++)
 		node_append(entry->data, level_key(lv, i), level_value(lv, i));
 	node_seal(entry->data);
-	r = transaction_write_node(w->txn, entry, id.addr); /* takes the pin */
+	r = w->store->write(w->store, entry, id.addr); /* takes the pin */
 	if (r)
 		return r;
 	w->nodes++;
@@ -208,7 +205,7 @@ static int replace_lost(struct tree_writer *w, struct tree_changes *ch, const st
 	if (level == 0)
 		w->leaves--;
 	w->flags |= TREE_LEAF_LOST | (level ? TREE_NODE_LOST : 0);
-	w->txn->leaked = true;
+	w->store->lost = true;
 	return ch->lost(ch, w, first, upper, level);
 }
 
@@ -222,7 +219,7 @@ static int apply_node(struct tree_writer *w, struct tree_changes *ch, struct cac
 	if (node->level == 0 && ch->lost && ch->is_sane && !ch->is_sane(ch, node)) {
 		r = replace_lost(w, ch, first, upper, 0);
 	} else {
-		r = delayed_ref_add(&w->txn->refs, le64_to_cpu(node->addr), NODE_SIZE, -1);
+		r = w->store->drop(w->store, le64_to_cpu(node->addr));
 		w->nodes--;
 		if (r == 0 && node->level == 0) {
 			w->leaves--;
@@ -232,16 +229,16 @@ static int apply_node(struct tree_writer *w, struct tree_changes *ch, struct cac
 			r = apply_children(w, ch, node, upper);
 		}
 	}
-	cache_put(w->txn->fs->cache, entry);
+	cache_put(w->store->fs->cache, entry);
 	return r;
 }
 
-static struct tree_writer *writer_new(struct transaction *txn, uint64_t owner)
+static struct tree_writer *writer_new(struct tree_store *store, uint64_t owner)
 {
 	struct tree_writer *w = mem_zalloc(sizeof(*w));
 
 	if (w) {
-		w->txn = txn;
+		w->store = store;
 		w->owner = owner;
 	}
 	return w;
@@ -280,7 +277,7 @@ static int cut_child(struct tree_writer *w, struct tree_changes *ch, const struc
 	int r;
 
 	if (!w->cut)
-		w->cut = writer_new(w->txn, w->owner);
+		w->cut = writer_new(w->store, w->owner);
 	r = w->cut ? take_over(w->cut, node, slot) : -ENOMEM;
 	return r ? r : ch->merge(ch, w, NULL, upper);
 }
@@ -302,7 +299,7 @@ static int apply_child(struct tree_writer *w, struct tree_changes *ch, const str
 	if (r == 0 && changed && is_cut(ch, &first, upper, child.level))
 		return cut_child(w, ch, node, i, upper);
 	if (r == 0)
-		r = changed ? transaction_read_node(w->txn, &child, &entry) : node_read(w->txn->fs, w->txn->q, &child, &entry);
+		r = changed ? w->store->read(w->store, &child, &entry) : node_read(w->store->fs, w->store->q, &child, &entry);
 	if (r == 0)
 		return apply_node(w, ch, entry, &first, upper);
 	if (node_is_lost(r) && !changed) /* it would only have filled up the node before it */
@@ -350,7 +347,7 @@ static int apply_root(struct tree_writer *w, struct tree_changes *ch, const stru
 	struct node_ident id = {root->addr, root->generation, root->owner, root->level};
 	bool possible = id.level < NODE_LEVEL_MAX && id.addr % NODE_SIZE == 0;
 	struct cache_entry *entry;
-	int r = possible ? transaction_read_node(w->txn, &id, &entry) : -EUCLEAN;
+	int r = possible ? w->store->read(w->store, &id, &entry) : -EUCLEAN;
 
 	if (r == 0)
 		return apply_node(w, ch, entry, NULL, NULL);
@@ -407,7 +404,7 @@ static int apply(struct tree_writer *w, struct tree_changes *changes, struct tre
 	return 0;
 }
 
-int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_changes *changes)
+int tree_apply(struct tree_store *store, struct tree_root *root, struct tree_changes *changes)
 {
 	struct tree_writer *w;
 	struct key first;
@@ -415,13 +412,13 @@ int tree_apply(struct transaction *txn, struct tree_root *root, struct tree_chan
 
 	if (!changes->next(changes, &first))
 		return 0;
-	w = writer_new(txn, root->owner);
+	w = writer_new(store, root->owner);
 	if (!w)
 		return -ENOMEM;
 	if (changes->touches && root->level > 0) {
 		w->prefetch = mem_alloc(sizeof(*w->prefetch));
 		if (w->prefetch) /* else it is slower */
-			node_prefetch_init(w->prefetch, txn->fs, txn->q);
+			node_prefetch_init(w->prefetch, store->fs, store->q);
 	}
 	r = apply(w, changes, root);
 	if (w->prefetch)

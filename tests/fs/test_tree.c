@@ -355,10 +355,11 @@ static int apply(struct world *w, struct transaction *txn, const struct tree_key
 	int r;
 
 	*txn = (struct transaction){.fs = w->fs, .q = w->fs->commit_q, .generation = w->generation};
+	transaction_open_store(txn);
 	write_batch_init(&txn->wb, w->fs->cache, txn->q);
 	tree_keyed_changes_init(&changes, change, n);
 	mem_fail_at(fail_at);
-	r = tree_apply(txn, &w->root, &changes.base);
+	r = tree_apply(&txn->store, &w->root, &changes.base);
 	mem_fail_at(0);
 	return r;
 }
