@@ -20,13 +20,13 @@ static int watch(struct fs_ctx *ctx, int fd)
 {
 	struct epoll_event ev = {.events = EPOLLIN, .data.fd = fd};
 
-	return fd < 0 || epoll_ctl(ctx->epoll_fd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
+	return epoll_ctl(ctx->epoll_fd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
 }
 
 int fs_ctx_new(struct fs *fs, struct fs_ctx **ret_ctx)
 {
 	struct fs_ctx *ctx = mem_zalloc(sizeof(*ctx));
-	int r;
+	int r, fd;
 
 	if (!ctx)
 		return -ENOMEM;
@@ -40,8 +40,10 @@ int fs_ctx_new(struct fs *fs, struct fs_ctx **ret_ctx)
 		ctx->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 		r = ctx->event_fd < 0 || ctx->epoll_fd < 0 ? -errno : watch(ctx, ctx->event_fd);
 	}
-	if (r == 0)
-		r = watch(ctx, ctx->q->dev->ops->fd(ctx->q));
+	if (r == 0) {
+		fd = ctx->q->dev->ops->fd(ctx->q);
+		r = fd >= 0 ? watch(ctx, fd) : fd == -ENOSYS ? 0 : fd;
+	}
 	lock_take(&fs->ctx_lock);
 	ctx->next = fs->ctxs;
 	fs->ctxs = ctx;

@@ -68,7 +68,8 @@ struct device_ops {
 	unsigned (*wait)(struct device_queue *q);
 	/*
 	 * An eventfd-like descriptor that polls readable when poll() would find something (and now and then when it
-	 * would not); -1 if there is none. poll() clears it. It costs something only from the first call on.
+	 * would not). poll() clears it. It is made by the first call, and costs something only from then on: a queue whose
+	 * thread only ever waits needs one descriptor less. -ENOSYS: there is none; else what making it failed with.
 	 */
 	int (*fd)(struct device_queue *q);
 	/*

@@ -295,7 +295,7 @@ static int sim_fd(struct device_queue *q)
 
 	if (sq->event_fd < 0)
 		sq->event_fd = eventfd(sq->count != 0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return sq->event_fd;
+	return sq->event_fd < 0 ? -errno : sq->event_fd;
 }
 
 /* ---- queues and devices ---------------------------------------------------------------------- */

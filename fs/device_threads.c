@@ -6,8 +6,8 @@
  * 1. A request is in one of: fresh (submitted), a flush batch, the device's jobs, a thread's hands, or its queue's
  *    finished list. While it is in jobs or in a thread's hands, io->progress holds the address of its queue.
  * 2. Only the queue's own thread touches fresh, the flush batch and under_way. The queue's lock protects finished,
- *    event_on and waiting; the device's lock protects jobs, idle and stop. No thread holds both.
- * 3. The eventfd is signalled if and only if finished is not empty (once fd() was called).
+ *    event_fd and waiting; the device's lock protects jobs, idle and stop. No thread holds both.
+ * 3. From the first call of fd() on, the eventfd is there, and signalled if and only if finished is not empty.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,7 +38,6 @@ struct threads_device {
 struct threads_queue {
 	struct device_queue q;
 	int fd;
-	int event_fd;
 	unsigned under_way;
 	struct io_list fresh;
 	struct flush_batch flush;
@@ -46,7 +45,7 @@ struct threads_queue {
 	struct lock lock;
 	pthread_cond_t some_finished;
 	struct io_list finished;
-	bool event_on;
+	int event_fd; /* -1: nobody has asked for it */
 	bool waiting;
 };
 
@@ -125,7 +124,7 @@ static void threads_finish(struct threads_queue *tq, struct device_io *io, int e
 {
 	io->error = error;
 	lock_take(&tq->lock);
-	if (!tq->finished.head && tq->event_on)
+	if (!tq->finished.head && tq->event_fd >= 0)
 		eventfd_write(tq->event_fd, 1);
 	io_list_append(&tq->finished, io);
 	if (tq->waiting)
@@ -257,7 +256,7 @@ static unsigned threads_poll(struct device_queue *q)
 
 	lock_take(&tq->lock);
 	io_list_splice(&list, &tq->finished);
-	if (tq->event_on && list.head)
+	if (tq->event_fd >= 0 && list.head)
 		eventfd_read(tq->event_fd, &val);
 	lock_drop(&tq->lock);
 	return run_finished(tq, &list);
@@ -282,13 +281,14 @@ static unsigned threads_wait(struct device_queue *q)
 static int threads_fd(struct device_queue *q)
 {
 	struct threads_queue *tq = container_of(q, struct threads_queue, q);
+	int fd;
 
 	lock_take(&tq->lock);
-	if (!tq->event_on && tq->finished.head)
-		eventfd_write(tq->event_fd, 1);
-	tq->event_on = true;
+	if (tq->event_fd < 0)
+		tq->event_fd = eventfd(tq->finished.head != NULL, EFD_CLOEXEC | EFD_NONBLOCK);
+	fd = tq->event_fd < 0 ? -errno : tq->event_fd;
 	lock_drop(&tq->lock);
-	return tq->event_fd;
+	return fd;
 }
 
 /* ---- queues and devices ------------------------------------------------------------------- */
@@ -301,16 +301,10 @@ static int threads_queue_new(struct device *dev, struct device_queue **ret_q)
 	if (!tq)
 		return -ENOMEM;
 	tq->q.dev = dev;
-	tq->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (tq->event_fd < 0) {
-		err = -errno;
-		mem_free(tq);
-		return err;
-	}
+	tq->event_fd = -1;
 	tq->fd = device_file_queue_fd(&threads_of(dev)->file);
 	if (tq->fd < 0) {
 		err = tq->fd;
-		close(tq->event_fd);
 		mem_free(tq);
 		return err;
 	}
@@ -326,7 +320,8 @@ static void threads_queue_free(struct device_queue *q)
 
 	ASSERT(!tq->under_way && !tq->fresh.head);
 	device_file_queue_fd_close(&threads_of(q->dev)->file, tq->fd);
-	close(tq->event_fd);
+	if (tq->event_fd >= 0)
+		close(tq->event_fd);
 	pthread_cond_destroy(&tq->some_finished);
 	lock_fini(&tq->lock);
 	mem_free(tq);

@@ -8,7 +8,7 @@
  * 2. in_ring counts submission entries filled and completion entries not yet reaped. It never exceeds RING_ENTRIES, so
  *    getting a submission entry never fails and the completion ring (twice as long) never overflows. RING_DATA_MAX
  *    leaves one entry for the flush, of which there is one at a time.
- * 3. The eventfd is signalled whenever a completion is there that has not been seen by poll: by the kernel for the
+ * 3. From the first call of fd() on, the eventfd is there and signalled whenever a completion is there that has not been seen by poll: by the kernel for the
  *    ring, by us for `finished` and for what poll left over.
  *
  * BLKDISCARD has no io_uring operation on the kernels we support: on a block device a discard blocks inside kick.
@@ -37,8 +37,7 @@ struct uring_queue {
 	struct io_uring ring;
 	int fd;
 	bool fixed; /* fd is registered as the ring's file 0 */
-	int event_fd;
-	bool event_on;
+	int event_fd; /* -1: nobody has asked for it */
 	unsigned in_ring;
 	struct io_list fresh, kicked, finished;
 	struct flush_batch flush;
@@ -51,7 +50,7 @@ static struct device_file *uring_file(struct uring_queue *uq)
 
 static void uring_signal(struct uring_queue *uq)
 {
-	if (uq->event_on)
+	if (uq->event_fd >= 0)
 		eventfd_write(uq->event_fd, 1);
 }
 
@@ -288,7 +287,7 @@ static unsigned uring_poll(struct device_queue *q)
 	unsigned ran = uring_drain(uq);
 	eventfd_t val;
 
-	if (!uq->event_on)
+	if (uq->event_fd < 0)
 		return ran;
 	/*
 	 * Cleared always, since the kernel may signal after we have seen the completion. Cleared after draining and
@@ -321,14 +320,23 @@ static unsigned uring_wait(struct device_queue *q)
 static int uring_fd(struct device_queue *q)
 {
 	struct uring_queue *uq = container_of(q, struct uring_queue, q);
+	int fd, err;
 
-	if (!uq->event_on) {
-		uq->event_on = true;
-		io_uring_cq_eventfd_toggle(&uq->ring, true);
-		if (uq->finished.head || ring_has_completions(uq))
-			uring_signal(uq);
+	if (uq->event_fd >= 0)
+		return uq->event_fd;
+	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	err = io_uring_register_eventfd(&uq->ring, fd);
+	if (err) {
+		close(fd);
+		return err;
 	}
-	return uq->event_fd;
+	uq->event_fd = fd;
+	/* The kernel tells only of what completes from now on. */
+	if (uq->finished.head || ring_has_completions(uq) || io_uring_sq_ready(&uq->ring))
+		uring_signal(uq);
+	return fd;
 }
 
 /* ---- queues and devices ------------------------------------------------------------- */
@@ -349,28 +357,14 @@ static int queue_init(struct uring_queue *uq)
 
 	if (err)
 		return err;
-	uq->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (uq->event_fd < 0) {
-		err = -errno;
-		goto out_ring;
-	}
-	err = io_uring_register_eventfd(&uq->ring, uq->event_fd);
-	if (!err)
-		err = io_uring_cq_eventfd_toggle(&uq->ring, false);
-	if (err)
-		goto out_event;
+	uq->event_fd = -1;
 	uq->fd = device_file_queue_fd(uring_file(uq));
 	if (uq->fd < 0) {
-		err = uq->fd;
-		goto out_event;
+		io_uring_queue_exit(&uq->ring);
+		return uq->fd;
 	}
 	uq->fixed = io_uring_register_files(&uq->ring, &uq->fd, 1) == 0;
 	return 0;
-out_event:
-	close(uq->event_fd);
-out_ring:
-	io_uring_queue_exit(&uq->ring);
-	return err;
 }
 
 static int uring_queue_new(struct device *dev, struct device_queue **ret_q)
@@ -396,7 +390,8 @@ static void uring_queue_free(struct device_queue *q)
 
 	ASSERT(!uq->in_ring && !uq->fresh.head && !uq->kicked.head && !uq->finished.head);
 	io_uring_queue_exit(&uq->ring);
-	close(uq->event_fd);
+	if (uq->event_fd >= 0)
+		close(uq->event_fd);
 	device_file_queue_fd_close(uring_file(uq), uq->fd);
 	mem_free(uq);
 }

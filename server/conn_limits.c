@@ -2,6 +2,8 @@
 #include "server/conn_limits.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <poll.h>
 #include <sys/resource.h>
 
 #include "base/util.h"
@@ -19,7 +21,7 @@ static unsigned count_open(void)
 	while (readdir(dir))
 		n++;
 	closedir(dir);
-	return n;
+	return n > 3 ? n - 3 : 0; /* without `.`, `..` and the folder itself */
 }
 
 void conn_limits_share(struct conn_limits *l, unsigned left)
@@ -29,11 +31,21 @@ void conn_limits_share(struct conn_limits *l, unsigned left)
 	l->nbd = left > l->http + l->rpc ? min_u64(left - l->http - l->rpc, NBD_CONNECTIONS_MAX) : 1;
 }
 
-void conn_limits_init(struct conn_limits *l)
+void conn_limits_init(struct conn_limits *l, unsigned to_come)
 {
 	struct rlimit lim = {.rlim_cur = 1024};
-	unsigned used = count_open() + SERVER_FDS_KEPT;
+	unsigned used = count_open() + to_come + SERVER_FDS_KEPT;
 
 	getrlimit(RLIMIT_NOFILE, &lim);
 	conn_limits_share(l, lim.rlim_cur > used ? min_u64(lim.rlim_cur - used, 1u << 20) : 0);
+	l->missing = lim.rlim_cur < used + SERVER_FDS_MIN ? used + SERVER_FDS_MIN - lim.rlim_cur : 0;
+}
+
+enum accept_failure accept_failure(int listen_fd, int error)
+{
+	struct pollfd pfd = {.fd = listen_fd, .events = POLLIN};
+
+	if (poll(&pfd, 1, 0) == 0)
+		return ACCEPT_NOBODY;
+	return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ? ACCEPT_NO_ROOM : ACCEPT_OTHER;
 }

@@ -20,6 +20,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "server/conn_limits.h"
 #include "server/http_session.h"
 #include "server/metrics.h"
 #include "server/pool_watch.h"
@@ -222,16 +223,28 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 	event_add(&conn->ev, NULL);
 }
 
-/* Out of descriptors or memory. The listening socket stays readable: without a pause the loop would spin. */
-static void on_accept_error(struct evconnlistener *l, void *arg)
+static void pause_accepting(struct http_server *h)
 {
 	const struct timeval pause = {.tv_usec = SERVER_ACCEPT_PAUSE_MS * 1000};
-	struct http_server *h = arg;
 
-	evconnlistener_disable(l);
+	evconnlistener_disable(h->listener);
 	event_add(h->retry, &pause);
 }
 
+/*
+ * Out of descriptors: the oldest gives way, and accept is tried again at once. Where there is none, the listening socket
+ * stays readable, and without a pause the loop would spin.
+ */
+static void on_accept_error(struct evconnlistener *l, void *arg)
+{
+	struct http_server *h = arg;
+	enum accept_failure why = accept_failure(evconnlistener_get_fd(l), errno);
+
+	if (why == ACCEPT_NO_ROOM && h->count)
+		conn_free(TAILQ_FIRST(&h->conns));
+	else if (why != ACCEPT_NOBODY)
+		pause_accepting(h);
+}
 static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
 	struct http_server *h = arg;

@@ -7,6 +7,7 @@
 
 /* ---- the daemon ---- */
 #define SERVER_FDS_KEPT 16	   /* descriptors that connections never take; see conn_limits_init */
+#define SERVER_FDS_MIN 4	   /* one connection of each kind, and a newcomer before another gives way */
 #define SERVER_THREADS_MAX 256
 #define SERVER_LISTENERS_MAX 16	   /* of each kind: --nbd, --rpc */
 #define SERVER_FORCE_MS 3000	   /* what is under way may take after a second SIGTERM */

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/conn_limits.h"
+
 static uint64_t connections(const struct listener_group *g)
 {
 	uint64_t n = 0;
@@ -51,9 +53,12 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
 {
 	struct listener_group *g = arg;
 	struct timeval pause = {.tv_usec = SERVER_ACCEPT_PAUSE_MS * 1000};
+	int error = errno;
 
+	if (accept_failure(evconnlistener_get_fd(l), error) == ACCEPT_NOBODY)
+		return;
 	if (!g->error_logged)
-		log_line(g->log, LOG_LEVEL_WARNING, "NBD: cannot accept a connection: %s; trying again", strerror(errno));
+		log_line(g->log, LOG_LEVEL_WARNING, "NBD: cannot accept a connection: %s; trying again", strerror(error));
 	g->error_logged = true;
 	set_enabled(g, false);
 	event_add(g->retry, &pause);

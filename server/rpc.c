@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "proto/rpc_status.h"
+#include "server/conn_limits.h"
 #include "server/rpc_int.h"
 
 static void *pb_alloc(void *data, size_t size)
@@ -307,12 +308,18 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 		s->stats.connections_total++;
 }
 
-/* Without a pause, a process that is out of descriptors would spin here. */
+/*
+ * Out of descriptors: as when all places are taken, and accept is tried again at once, since the newcomer still waits. Without
+ * anybody who gives way, and without a pause, a process that is out of descriptors would spin here.
+ */
 static void on_accept_error(struct evconnlistener *l, void *arg)
 {
 	struct rpc_server *s = arg;
-	const struct timeval pause = {.tv_usec = RPC_ACCEPT_PAUSE_MS * 1000};
+	const struct timeval pause = {.tv_usec = SERVER_ACCEPT_PAUSE_MS * 1000};
+	enum accept_failure why = accept_failure(evconnlistener_get_fd(l), errno);
 
+	if (why == ACCEPT_NOBODY || (why == ACCEPT_NO_ROOM && make_place(s)))
+		return;
 	for (unsigned i = 0; i < s->nr_listeners; i++)
 		evconnlistener_disable(s->listeners[i]);
 	evtimer_add(s->accept_ev, &pause);

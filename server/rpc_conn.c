@@ -89,11 +89,15 @@ static void detach_calls(struct rpc_conn *conn)
 void rpc_conn_free(struct rpc_conn *conn)
 {
 	struct rpc_server *s = conn->server;
+	int fd = bufferevent_getfd(conn->bev);
 
 	detach_calls(conn);
 	TAILQ_REMOVE(&s->conns, conn, entry);
 	s->nr_conns--;
+	/* Closed here and not by libevent, which does so later: a newcomer may need the descriptor now. */
+	bufferevent_disable(conn->bev, EV_READ | EV_WRITE);
 	bufferevent_free(conn->bev);
+	close(fd);
 	budget_give(&conn->account, conn->account.held);
 	budget_account_fini(&conn->account);
 	rpc_parser_fini(&conn->parser);
@@ -413,7 +417,7 @@ int rpc_conn_new(struct rpc_server *s, int fd)
 	struct rpc_conn *conn = mem_zalloc(sizeof(*conn));
 
 	if (conn)
-		conn->bev = bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE);
+		conn->bev = bufferevent_socket_new(s->base, fd, 0);
 	if (!conn || !conn->bev) {
 		mem_free(conn);
 		close(fd);

@@ -49,7 +49,6 @@
 #define RPC_LINGER_MS 2000	       /* how long a refused client has to read why */
 #define RPC_LINGER_BYTES (4u << 20)    /* and what is thrown away meanwhile */
 #define RPC_LAST_MS 1000	       /* and one whose answer is complete when the server has stopped waiting */
-#define RPC_ACCEPT_PAUSE_MS 500	       /* after accept failed (no descriptors left) */
 
 /* Innermost, below the engine's (fs/lock_rank.h): nothing is taken, and nothing is called, with it held. */
 #define RPC_DONE_LOCK_RANK 1300

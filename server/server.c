@@ -446,6 +446,20 @@ static int start_watches(struct server *srv)
 	return r ? r : watchdog_new(loops, srv->count, srv->log, &srv->watchdog);
 }
 
+static void limit_connections(struct server *srv)
+{
+	const struct config *c = &srv->config;
+	struct rlimit lim = {0};
+
+	conn_limits_init(&srv->limits, c->nbd.count + c->rpc.count + c->http.count + 1);
+	if (!srv->limits.missing || getrlimit(RLIMIT_NOFILE, &lim))
+		return;
+	log_line(srv->log, LOG_LEVEL_WARNING,
+		 "only %llu descriptors may be open, %u more are needed for a few connections of each kind: some will be refused, or "
+		 "cut off for others; raise the limit (ulimit -n, in a unit LimitNOFILE=) to %llu or more, and restart",
+		 (unsigned long long)lim.rlim_cur, srv->limits.missing, (unsigned long long)lim.rlim_cur + srv->limits.missing);
+}
+
 static int start(struct server *srv)
 {
 	int r = init_units(srv);
@@ -458,7 +472,7 @@ static int start(struct server *srv)
 		log_line(srv->log, LOG_LEVEL_ERROR, "cannot set up the event loops: %s", strerror(-r));
 		return r;
 	}
-	conn_limits_init(&srv->limits);
+	limit_connections(srv);
 	r = listen_nbd(srv);
 	if (!r)
 		r = listen_rpc(srv);

@@ -3,6 +3,7 @@
  * tests/fs/test_device.c: the devices on files, io_uring and threads alike: data against a model, vectors, limits,
  * errors, the descriptor for event loops, several threads, growing, failing allocations.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -25,6 +26,7 @@
 #include <cmocka.h>
 
 #include "tests/fs/device_test.h"
+#include "tests/lib/full_table.h"
 
 static void submit(struct device_queue *q, struct device_io *io)
 {
@@ -468,6 +470,51 @@ static void test_device_flushes_share(void **state)
 	device_close(dev);
 }
 
+static unsigned count_open(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* A queue whose thread only waits needs no descriptor to sleep on. */
+static void test_device_descriptor_is_made_when_asked_for(void **state)
+{
+	struct device *dev = open_dev(*state, true);
+	unsigned without = count_open(), done = 0, before;
+	struct device_queue *q = new_queue(dev);
+	struct device_io io = {.op = DEVICE_READ, .len = PAGE, .buf = pages(1), .done = count_done, .arg = &done};
+	struct full_table full;
+	int fd;
+
+	before = count_open();
+	submit(q, &io);
+	while (!done)
+		q->dev->ops->wait(q);
+	assert_int_equal(count_open(), before);
+	full_table_begin(&full);
+	assert_int_equal(dev->ops->fd(q), -EMFILE);
+	full_table_end(&full);
+	fd = dev->ops->fd(q);
+	assert_true(fd >= 0);
+	assert_int_equal(count_open(), before + 1);
+	for (unsigned i = 1; i < 4; i++) {
+		submit(q, &io);
+		kick(q);
+		while (done == i)
+			loop_once(q);
+	}
+	mem_free(io.buf);
+	device_queue_free(q);
+	assert_int_equal(count_open(), without);
+	device_close(dev);
+}
+
 static void test_device_descriptor_follows_completions(void **state)
 {
 	struct device *dev = open_dev(*state, true);
@@ -768,6 +815,7 @@ static const struct CMUnitTest all_tests[] = {
 	TEST(test_device_done_submits_the_next),
 	TEST(test_device_flushes_share),
 	TEST(test_device_descriptor_follows_completions),
+	TEST(test_device_descriptor_is_made_when_asked_for),
 	TEST(test_device_refuses_bad_requests),
 	TEST(test_device_read_only),
 	TEST(test_device_file_ends_early),

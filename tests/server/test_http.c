@@ -13,6 +13,7 @@
 #include "base/util.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "tests/lib/full_table.h"
 #include "tests/server/fake_fs.h"
 
 static void test_metrics_are_well_formed(void **state)
@@ -100,6 +101,24 @@ static void test_http_edges(struct event_base *base, const struct addr *addr)
 		close(idle[i]);
 }
 
+/* Clients that ask for nothing have taken the last descriptors: one that asks is answered, and at once. */
+static void test_http_descriptors_end(struct event_base *base, const struct addr *addr)
+{
+	struct full_table full;
+	int idle[3];
+
+	for (size_t i = 0; i < ARRAY_SIZE(idle); i++) {
+		assert_int_equal(addr_connect(addr, &idle[i]), 0);
+		event_base_loop(base, EVLOOP_NONBLOCK);
+	}
+	full_table_begin(&full);
+	close(full.fill[--full.count]); /* the client's */
+	assert_non_null(strstr(ask(base, addr, "GET /healthz HTTP/1.0\r\n\r\n"), " 503 "));
+	full_table_end(&full);
+	for (size_t i = 0; i < ARRAY_SIZE(idle); i++)
+		close(idle[i]);
+}
+
 static void test_http(void **state)
 {
 	char dir[] = "/tmp/test-http-XXXXXX", text[64];
@@ -133,6 +152,7 @@ static void test_http(void **state)
 	got = ask(base, &addr, "DELETE /metrics HTTP/1.0\r\n\r\n");
 	assert_null(strstr(got, " 200 "));
 	test_http_edges(base, &addr);
+	test_http_descriptors_end(base, &addr);
 	http_server_free(http);
 	budget_fini(&budget);
 	assert_int_equal(access(addr.path, F_OK), -1);

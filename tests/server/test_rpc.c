@@ -15,6 +15,7 @@
 #include "proto/rpc_frame.h"
 #include "server/rpc_int.h"
 #include "tests/client/rpc_fixture.h"
+#include "tests/lib/full_table.h"
 
 static const Byre__Empty empty = BYRE__EMPTY__INIT;
 
@@ -25,16 +26,27 @@ struct client {
 	size_t have, at;
 };
 
-static void client_open(struct client *c, const struct fixture *fx)
+static void client_socket(struct client *c)
 {
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 	const struct timeval patience = {.tv_sec = 20};
 
 	*c = (struct client){.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
 	rpc_parser_init(&c->parser);
+	setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+}
+
+static void client_connect(struct client *c, const struct fixture *fx)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+
 	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", fx->path);
 	assert_int_equal(connect(c->fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-	setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+}
+
+static void client_open(struct client *c, const struct fixture *fx)
+{
+	client_socket(c);
+	client_connect(c, fx);
 }
 
 static void client_close(struct client *c)
@@ -444,6 +456,28 @@ static void test_rpc_idle_connections_give_way(void **state)
 	free(c);
 }
 
+static void test_rpc_idle_connections_give_way_when_descriptors_end(void **state)
+{
+	struct fixture *fx = *state;
+	struct client c[4], newcomer;
+	struct full_table full;
+
+	for (size_t i = 0; i < ARRAY_SIZE(c); i++) {
+		client_open(&c[i], fx);
+		hello(&c[i], 1);
+	}
+	client_socket(&newcomer);
+	full_table_begin(&full);
+	client_connect(&newcomer, fx);
+	hello(&newcomer, 1);
+	assert_closed(&c[0]);
+	hello(&c[1], 2);
+	full_table_end(&full);
+	for (size_t i = 0; i < ARRAY_SIZE(c); i++)
+		client_close(&c[i]);
+	client_close(&newcomer);
+}
+
 static void test_rpc_too_many_busy_connections_are_turned_away(void **state)
 {
 	struct fixture *fx = *state;
@@ -738,6 +772,7 @@ int main(void)
 		WITH_SERVER(test_rpc_replies_from_a_client_are_refused),
 		WITH_SERVER(test_rpc_too_many_requests_are_turned_away_one_by_one),
 		WITH_SERVER(test_rpc_idle_connections_give_way),
+		WITH_SERVER(test_rpc_idle_connections_give_way_when_descriptors_end),
 		WITH_SERVER(test_rpc_too_many_busy_connections_are_turned_away),
 		WITH_SERVER(test_rpc_cancel_is_read_while_answers_wait),
 		WITH_SERVER(test_rpc_message_of_many_fields_is_refused),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "tests/crash/sim/disk.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/util.h"
@@ -159,7 +160,7 @@ static unsigned disk_wait(struct device_queue *q)
 static int disk_fd(struct device_queue *q)
 {
 	(void)q;
-	return -1;
+	return -ENOSYS;
 }
 
 static int disk_grow(struct device *dev, uint64_t size, bool preallocate)
