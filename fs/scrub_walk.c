@@ -193,7 +193,7 @@ static void take_volume(struct scrub_run *r, struct value value, struct tree_roo
 	if (value.len < sizeof(item))
 		return;
 	memcpy(&item, value.data, sizeof(item));
-	if (value.len != sizeof(item) + item.name_len)
+	if (value.len != sizeof(item) + item.name_len + item.comment_len)
 		return;
 	memcpy(r->name, (const char *)value.data + sizeof(item), item.name_len);
 	r->name[item.name_len] = '\0';

@@ -297,6 +297,32 @@ static void test_scrub_names_damaged_data(void **state)
 	engine_free(e);
 }
 
+/* What a volume's item says besides makes it no less of a volume. */
+static void test_scrub_reads_a_volume_with_a_comment(void **state)
+{
+	const struct fs_volume_change change = {.comment = "kept for the auditors"};
+	struct engine *e = engine_new(POOL, test_seed());
+	struct fs_volume *vol = engine_volume(e, "a", VOL);
+	static uint8_t buf[64 * KIB];
+	struct fs_scrub_damage d[2];
+	struct fs_scrub_status st;
+	uint64_t off[GROUP_STRIPES_MAX];
+
+	fill_bytes(buf, sizeof(buf), 1);
+	assert_int_equal(engine_write(e, vol, 0, sizeof(buf), buf), 0);
+	fs_volume_put(vol);
+	assert_int_equal(fs_volume_set(e->fs, "a", &change, NULL), 0);
+	drop_caches(e);
+	place(e, block_addr(e, "a", 7), off);
+	device_sim_flip(e->sim, off[0] + 7, 1);
+	run_scrub(e, &st);
+	assert_int_equal(st.found, 1);
+	assert_int_equal(fs_scrub_get_damage(e->fs, d, ARRAY_SIZE(d)), 1);
+	assert_string_equal(d[0].volume, "a");
+	assert_int_equal(d[0].off, 7 * BLOCK);
+	engine_free(e);
+}
+
 /* An error that passes is none. */
 static void test_scrub_reads_again_what_failed(void **state)
 {
@@ -615,6 +641,7 @@ int main(void)
 		cmocka_unit_test(test_scrub_flushes_what_it_mended),
 		cmocka_unit_test(test_scrub_mends_from_memory),
 		cmocka_unit_test(test_scrub_names_damaged_data),
+		cmocka_unit_test(test_scrub_reads_a_volume_with_a_comment),
 		cmocka_unit_test(test_scrub_reads_again_what_failed),
 		cmocka_unit_test(test_scrub_names_what_is_lost),
 		cmocka_unit_test(test_scrub_while_everything_changes),
