@@ -131,6 +131,7 @@ static int check_item(struct log_check *lc, const struct log_item *item, bool du
 	case LOG_DELETE:
 	case LOG_RENAME:
 	case LOG_RESIZE:
+	case LOG_SET:
 		return committed ? 0 : check_op(lc, item);
 	}
 	return 0;

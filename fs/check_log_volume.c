@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 
 struct log_volume {
 	struct check_volume cv;
@@ -143,6 +144,11 @@ int log_volumes_apply(struct log_volumes *lv, const struct log_item *item)
 	case LOG_RESIZE:
 		v->cv.size = le64_to_cpu(((const struct log_resize *)item)->size);
 		return 0;
+	case LOG_SET: {
+		const struct log_set *ls = (const struct log_set *)item;
+
+		return text_is_plain((const char *)(ls + 1), ls->comment_len) ? 0 : -EUCLEAN;
+	}
 	default:
 		return -EUCLEAN;
 	}

@@ -159,6 +159,13 @@ int claim_check(struct fs *fs, struct device_queue *q)
 	return -EBUSY;
 }
 
+bool claim_was_given_up(struct fs *fs, struct device_queue *q)
+{
+	struct claim_block c __attribute__((aligned(DEVICE_ALIGN)));
+
+	return read_claim(q, &c) == 0 && is_valid(&c) && is_of(&c, fs->uuid) && !c.held;
+}
+
 void claim_give_up(struct fs *fs) { (void)write_claim(fs, false); }
 
 void claim_describe_holder(const char *path, int pid, char *ret_who, size_t size)

@@ -15,6 +15,7 @@
 #ifndef FS_CLAIM_H
 #define FS_CLAIM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,8 +27,13 @@ struct device_queue;
 int claim_take(struct fs *fs, struct fs_error *err);
 /* 0; -EBUSY: it is somebody else's, the pool is read-only now, and the log says so. Waits. */
 int claim_check(struct fs *fs, struct device_queue *q);
-/* At the end. Waits. */
+/* At the end, when all is committed. Waits. */
 void claim_give_up(struct fs *fs);
+/*
+ * Before claim_take: whether whoever had it last did that, so that the flush log holds nothing. (A group of the log is durable only
+ * after a flush, which the claim taken before it was under, too.)
+ */
+bool claim_was_given_up(struct fs *fs, struct device_queue *q);
 
 /* Who holds the pool at path, as far as its claim and the lock's owner (0: unknown) tell: "process 12" and the like. */
 void claim_describe_holder(const char *path, int pid, char *ret_who, size_t size);

@@ -65,7 +65,8 @@ struct log_op {
 		struct log_create create;
 		struct log_rename rename;
 		struct log_resize resize;
-		uint8_t bytes[sizeof(struct log_create) + 256]; /* with a name */
+		struct log_set set;
+		uint8_t bytes[sizeof(struct log_create) + 256]; /* with a name or a comment */
 	};
 };
 TAILQ_HEAD(log_op_list, log_op);

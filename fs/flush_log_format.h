@@ -52,6 +52,7 @@ enum log_item_type {
 	LOG_DELETE = 4, /* a struct log_item and no more */
 	LOG_RENAME = 5,
 	LOG_RESIZE = 6,
+	LOG_SET = 7,
 };
 
 struct log_item {
@@ -101,5 +102,14 @@ struct log_resize {
 	le64 size; /* what lies behind it becomes a hole */
 };
 static_assert(sizeof(struct log_resize) == 32, "log_resize");
+
+/* All of what it says about the volume, as it is from here on. */
+struct log_set {
+	struct log_item item;
+	le32 flags; /* enum fs_volume_flags */
+	uint8_t comment_len; /* 0: there is none */
+	uint8_t reserved[3]; /* then the comment, and zeros up to a multiple of 8 */
+};
+static_assert(sizeof(struct log_set) == 32, "log_set");
 
 #endif

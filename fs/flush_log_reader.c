@@ -211,6 +211,14 @@ static bool resize_is_sound(const struct log_item *item, uint32_t bytes)
 	return bytes == sizeof(struct log_resize) && size_is_sound(((const struct log_resize *)item)->size);
 }
 
+static bool set_is_sound(const struct log_item *item, uint32_t bytes)
+{
+	const struct log_set *s = (const struct log_set *)item;
+
+	return bytes >= sizeof(*s) && bytes - sizeof(*s) == round_up_u64(s->comment_len, 8) &&
+	       !memchr(s + 1, 0, s->comment_len);
+}
+
 int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **ret_item)
 {
 	const struct log_item *item = (const struct log_item *)bytes;
@@ -229,6 +237,7 @@ int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **
 	case LOG_DELETE: sound = len == sizeof(*item); break;
 	case LOG_RENAME: sound = rename_is_sound(item, len); break;
 	case LOG_RESIZE: sound = resize_is_sound(item, len); break;
+	case LOG_SET: sound = set_is_sound(item, len); break;
 	}
 	if (!sound)
 		return -EUCLEAN;

@@ -17,6 +17,7 @@
 #include "base/crc32c.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/claim.h"
 #include "fs/fault.h"
 #include "fs/flush_log.h"
 #include "fs/flush_log_reader.h"
@@ -150,6 +151,7 @@ static int apply_op(struct replay *rp, const struct log_item *item)
 	case LOG_DELETE: return volume_replay_delete(fs, le64_to_cpu(item->id));
 	case LOG_RENAME: return volume_replay_rename(fs, (const struct log_rename *)item);
 	case LOG_RESIZE: return volume_replay_resize(fs, (const struct log_resize *)item);
+	case LOG_SET: return volume_replay_set(fs, (const struct log_set *)item);
 	default: return -EUCLEAN;
 	}
 }
@@ -165,6 +167,7 @@ static int apply_item(struct replay *rp, const struct log_item *item, bool verif
 	case LOG_DELETE:
 	case LOG_RENAME:
 	case LOG_RESIZE:
+	case LOG_SET:
 		return apply_op(rp, item);
 	}
 	return -EUCLEAN;
@@ -212,7 +215,7 @@ static int replay_all(struct replay *rp, uint64_t *ret_groups)
 	int have, r = 0;
 
 	have = log_reader_group(&rp->reader, log->tail, log->seq, &group[cur]);
-	if (have == 0)
+	if (have == 0 && !claim_was_given_up(rp->fs, rp->q)) /* else all was committed, and nothing can be missing */
 		(void)something_is_lost(rp, log->tail, log->seq);
 	while (have == 1 && r == 0) {
 		int next = log_reader_group(&rp->reader, group[cur].end, group[cur].seq, &group[!cur]);

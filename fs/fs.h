@@ -264,7 +264,7 @@ int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change
  * all changes, and `done` tells when it is durable, or why not. Those under way together share a write of the flush log. start
  * may wait: for space, and for another operation on the same volume. The strings are the caller's until then, the struct until done.
  */
-enum fs_volume_op_kind { FS_VOLUME_CREATE, FS_VOLUME_DELETE, FS_VOLUME_RENAME, FS_VOLUME_RESIZE };
+enum fs_volume_op_kind { FS_VOLUME_CREATE, FS_VOLUME_DELETE, FS_VOLUME_RENAME, FS_VOLUME_RESIZE, FS_VOLUME_SET };
 
 struct fs_volume_op {
 	enum fs_volume_op_kind kind;
@@ -274,6 +274,7 @@ struct fs_volume_op {
 	uint32_t flags;	    /* CREATE: enum fs_volume_flags */
 	bool ask;	    /* RESIZE: as fs_volume_set_size, with */
 	bool may_shrink;    /* this */
+	struct fs_volume_change change; /* SET */
 	void (*done)(struct fs_volume_op *op, int error); /* any thread; perhaps before start returns */
 	struct fs_error err; /* one line, when there was an error */
 };

@@ -52,7 +52,7 @@ static int check_block(struct read_sub *sub, uint64_t i)
 	if (crc32c(sub->page[i]->data, FS_BLOCK_SIZE) == io->crc[sub->index + i])
 		return 0;
 	atomic_fetch_add(&io->fs->stats.errors_checksum, 1);
-	fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: data at %llu does not match its checksum", io->vol->name,
+	fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: data at %llu does not match its checksum", volume_get_name(io->vol).text,
 	       (unsigned long long)(io->blk + sub->index + i) * FS_BLOCK_SIZE,
 	       (unsigned long long)(sub->addr + i * FS_BLOCK_SIZE));
 	return -EIO;
@@ -66,7 +66,7 @@ static void sub_done(struct device_io *dev)
 
 	if (error) {
 		atomic_fetch_add(&io->fs->stats.errors_io, 1);
-		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be read: %s", io->vol->name,
+		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be read: %s", volume_get_name(io->vol).text,
 		       (unsigned long long)(io->blk + sub->index) * FS_BLOCK_SIZE, strerror(-error));
 	}
 	for (uint64_t i = 0; i < sub->n; i++) {
@@ -161,7 +161,7 @@ static void mapped(struct io *io, int error)
 		return;
 	}
 	if (error != -ENODATA) /* a lost range was told of when it was found */
-		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", io->vol->name,
+		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", volume_get_name(io->vol).text,
 		       (unsigned long long)io->user->off, strerror(-error));
 	io_end(io, error == -ENOMEM ? error : -EIO);
 }

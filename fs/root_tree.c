@@ -60,19 +60,27 @@ static void pack_root_key(struct root_change *rc, uint8_t type, uint64_t id)
 
 static void pack_volume(struct root_change *rc, struct fs_volume *vol)
 {
-	struct volume_item *item = &vol->frozen_item;
+	const struct volume_text *name = vol->frozen_name, *comment = vol->frozen_comment;
+	struct volume_item item = {
+		.size = cpu_to_le64(vol->frozen_size),
+		.used_blocks = cpu_to_le64(vol->new_used_blocks),
+		.lost_blocks = cpu_to_le64(vol->new_lost_blocks),
+		.ctime_ns = cpu_to_le64((uint64_t)vol->ctime_ns),
+		.flags = cpu_to_le32(vol->frozen_flags),
+		.name_len = name->len,
+		.comment_len = comment ? comment->len : 0,
+	};
 
 	pack_root_key(rc, VOLUME_KEY_TYPE, vol->id);
 	if (vol->frozen_deleted)
 		return;
-	tree_root_pack(&vol->new_root, &item->root);
-	item->used_blocks = cpu_to_le64(vol->new_used_blocks);
-	item->lost_blocks = cpu_to_le64(vol->new_lost_blocks);
-	memcpy(rc->value, item, sizeof(*item));
-	memcpy(rc->value + sizeof(*item), vol->frozen_name, item->name_len);
-	if (item->comment_len)
-		memcpy(rc->value + sizeof(*item) + item->name_len, vol->frozen_comment->text, item->comment_len);
-	rc->len = (uint16_t)(sizeof(*item) + item->name_len + item->comment_len);
+	tree_root_pack(&vol->new_root, &item.root);
+	memcpy(item.uuid, vol->uuid, sizeof(item.uuid));
+	memcpy(rc->value, &item, sizeof(item));
+	memcpy(rc->value + sizeof(item), name->text, name->len);
+	if (comment)
+		memcpy(rc->value + sizeof(item) + name->len, comment->text, comment->len);
+	rc->len = (uint16_t)(sizeof(item) + name->len + item.comment_len);
 }
 
 static void pack_orphan(struct root_change *rc, const struct orphan *o)

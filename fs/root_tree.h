@@ -3,7 +3,7 @@
  * fs/root_tree.h: the root tree: an item for each volume and for each deleted one whose space is still being freed.
  *
  * Invariants
- * 1. In the tree of a generation a volume's item and its volume tree are of the same freeze (struct fs_volume, frozen_item).
+ * 1. In the tree of a generation a volume's item and its volume tree are of the same freeze (struct fs_volume, frozen_size and the rest).
  * 2. A volume that a commit deletes turns into an orphan in that commit: an id has one item, of one kind or the other.
  */
 #ifndef FS_ROOT_TREE_H

@@ -174,6 +174,8 @@ void space_commit_done(struct fs *fs, const struct tree_sums *change);
  * Returns true while some still wait.
  */
 bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable);
+/* It waits, and is the caller's again without an answer. Where there are no threads: nobody answers it meanwhile. */
+void space_cancel(struct fs *fs, struct space_ticket *t);
 /*
  * A commit is to begin although readers keep pins of older ones. True: it and the next have room. Under the commit lock;
  * space_commit_ended is called when it has, or was not needed.

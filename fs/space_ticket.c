@@ -117,6 +117,13 @@ int space_reserve(struct fs *fs, struct space_ticket *t)
 	return r;
 }
 
+void space_cancel(struct fs *fs, struct space_ticket *t)
+{
+	lock_take(&fs->space.lock);
+	unqueue_locked(&fs->space, t);
+	lock_drop(&fs->space.lock);
+}
+
 /* ---- answers --------------------------------------------------------------- */
 
 struct round {

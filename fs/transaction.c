@@ -79,17 +79,12 @@ static void freeze_volume(struct transaction *txn, struct fs_volume *vol)
 	vol->dirty_listed = false;
 	lock_drop(&txn->fs->volumes.dirty_lock);
 	overlay_move(&vol->committing, &vol->running);
-	vol->frozen_item = (struct volume_item){
-		.size = cpu_to_le64(vol->grown_size ? vol->grown_size : atomic_load(&vol->size)),
-		.ctime_ns = cpu_to_le64((uint64_t)vol->ctime_ns),
-		.flags = cpu_to_le32(vol->flags),
-		.name_len = (uint8_t)strlen(vol->name),
-		.comment_len = vol->comment ? vol->comment->len : 0,
-	};
-	volume_comment_put(vol->frozen_comment);
-	vol->frozen_comment = volume_comment_get(vol->comment);
-	memcpy(vol->frozen_item.uuid, vol->uuid, sizeof(vol->uuid));
-	strcpy(vol->frozen_name, vol->name);
+	vol->frozen_size = vol->grown_size ? vol->grown_size : atomic_load(&vol->size);
+	vol->frozen_flags = vol->flags;
+	volume_text_put(vol->frozen_name);
+	volume_text_put(vol->frozen_comment);
+	vol->frozen_name = volume_text_get(vol->name);
+	vol->frozen_comment = volume_text_get(vol->comment);
 	vol->frozen_deleted = vol->deleted;
 	vol->frozen_generation = txn->generation;
 	vol->meta_dirty = false;
@@ -126,7 +121,7 @@ static void freeze(struct transaction *txn)
 static int apply_volume(struct transaction *txn, struct fs_volume *vol)
 {
 	struct extent_counts counts = {vol->used_blocks, vol->lost_blocks};
-	uint64_t end = le64_to_cpu(vol->frozen_item.size) / FS_BLOCK_SIZE;
+	uint64_t end = vol->frozen_size / FS_BLOCK_SIZE;
 	struct tree_root cut = {0};
 	int r = 0;
 
@@ -355,7 +350,7 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 	}
 	atomic_fetch_add(&vol->fs->lost_blocks, vol->new_lost_blocks - vol->lost_blocks);
 	vol->lost_blocks = vol->new_lost_blocks;
-	vol->tree_end = le64_to_cpu(vol->frozen_item.size) / FS_BLOCK_SIZE;
+	vol->tree_end = vol->frozen_size / FS_BLOCK_SIZE;
 	volume_note_freed_locked(vol, generation, vol->new_freed_blocks * FS_BLOCK_SIZE);
 	overlay_move(&old, &vol->committing);
 	lock_drop(&vol->lock);

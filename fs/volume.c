@@ -12,7 +12,7 @@
 #include "fs/fs_int.h"
 #include "fs/volume_int.h"
 
-static int name_order(const struct fs_volume *a, const struct fs_volume *b) { return strcmp(a->name, b->name); }
+static int name_order(const struct fs_volume *a, const struct fs_volume *b) { return strcmp(a->name->text, b->name->text); }
 static int id_order(const struct fs_volume *a, const struct fs_volume *b) { return a->id < b->id ? -1 : a->id > b->id; }
 
 /* Not RB_GENERATE_STATIC: it needs __unused, which libbsd does not define here. */
@@ -80,13 +80,16 @@ void volume_table_fini(struct fs *fs)
 struct fs_volume *volume_new(struct fs *fs, uint64_t id, const char *name)
 {
 	struct fs_volume *vol = mem_zalloc(sizeof(*vol));
+	struct volume_text *text = vol ? volume_text_new(name, (uint8_t)strlen(name)) : NULL;
 
-	if (!vol)
+	if (!text) {
+		mem_free(vol);
 		return NULL;
+	}
 	vol->fs = fs;
+	vol->name = text;
 	vol->id = id;
 	atomic_store(&vol->refs, 1);
-	strcpy(vol->name, name);
 	lock_init(&vol->lock, LOCK_VOLUME);
 	extent_state_tree_init(&vol->states, NULL, NULL);
 	overlay_init(&vol->running);
@@ -96,30 +99,40 @@ struct fs_volume *volume_new(struct fs *fs, uint64_t id, const char *name)
 	return vol;
 }
 
-struct volume_comment *volume_comment_new(const char *text, uint8_t len)
+struct volume_text *volume_text_new(const char *text, uint8_t len)
 {
-	struct volume_comment *c = mem_alloc(sizeof(*c) + len + 1u);
+	struct volume_text *t = mem_alloc(sizeof(*t) + len + 1u);
 
-	if (!c)
+	if (!t)
 		return NULL;
-	atomic_init(&c->refs, 1);
-	c->len = len;
-	memcpy(c->text, text, len);
-	c->text[len] = '\0';
-	return c;
+	atomic_init(&t->refs, 1);
+	t->len = len;
+	memcpy(t->text, text, len);
+	t->text[len] = '\0';
+	return t;
 }
 
-struct volume_comment *volume_comment_get(struct volume_comment *comment)
+struct volume_text *volume_text_get(struct volume_text *text)
 {
-	if (comment)
-		atomic_fetch_add(&comment->refs, 1);
-	return comment;
+	if (text)
+		atomic_fetch_add(&text->refs, 1);
+	return text;
 }
 
-void volume_comment_put(struct volume_comment *comment)
+void volume_text_put(struct volume_text *text)
 {
-	if (comment && atomic_fetch_sub(&comment->refs, 1) == 1)
-		mem_free(comment);
+	if (text && atomic_fetch_sub(&text->refs, 1) == 1)
+		mem_free(text);
+}
+
+struct volume_name volume_get_name(struct fs_volume *vol)
+{
+	struct volume_name name;
+
+	lock_take(&vol->lock);
+	memcpy(name.text, vol->name->text, vol->name->len + 1u);
+	lock_drop(&vol->lock);
+	return name;
 }
 
 void volume_unref(struct fs_volume *vol)
@@ -129,21 +142,25 @@ void volume_unref(struct fs_volume *vol)
 	overlay_clear(&vol->running);
 	overlay_clear(&vol->committing);
 	extent_state_tree_fini(&vol->states);
-	volume_comment_put(vol->comment);
-	volume_comment_put(vol->frozen_comment);
+	volume_text_put(vol->name);
+	volume_text_put(vol->comment);
+	volume_text_put(vol->frozen_name);
+	volume_text_put(vol->frozen_comment);
 	lock_fini(&vol->lock);
 	mem_free(vol);
 }
 
 struct fs_volume *volume_table_find_locked(struct volume_table *t, const char *name)
 {
-	struct fs_volume key;
-
 	lock_assert_held(&t->lock);
-	if (strlen(name) > FS_NAME_MAX)
-		return NULL;
-	strcpy(key.name, name);
-	return RB_FIND(volume_tree, &t->by_name, &key);
+	for (struct fs_volume *vol = RB_ROOT(&t->by_name); vol;) {
+		int order = strcmp(name, vol->name->text);
+
+		if (order == 0)
+			return vol;
+		vol = order < 0 ? RB_LEFT(vol, by_name) : RB_RIGHT(vol, by_name);
+	}
+	return NULL;
 }
 
 bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol)
@@ -167,12 +184,15 @@ void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol)
 	volume_unref(vol);
 }
 
-void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, const char *name)
+void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, struct volume_text **name)
 {
+	struct volume_text *old = vol->name;
+
 	RB_REMOVE(volume_tree, &t->by_name, vol);
 	lock_take(&vol->lock);
-	strcpy(vol->name, name);
+	vol->name = *name;
 	lock_drop(&vol->lock);
+	*name = old;
 	ASSERT(!RB_INSERT(volume_tree, &t->by_name, vol));
 }
 
@@ -185,6 +205,26 @@ void volume_set_deleted_locked(struct fs_volume *vol)
 	lock_take(&vol->lock);
 	vol->deleted = true;
 	lock_drop(&vol->lock);
+}
+
+uint32_t volume_change_item_locked(struct fs_volume *vol, uint32_t flags, struct volume_text **comment)
+{
+	struct volume_text *old = vol->comment;
+
+	lock_assert_held(&vol->lock);
+	vol->comment = *comment;
+	*comment = old;
+	return atomic_exchange(&vol->flags, flags);
+}
+
+uint32_t volume_change_item(struct fs_volume *vol, uint32_t flags, struct volume_text **comment)
+{
+	uint32_t had;
+
+	lock_take(&vol->lock);
+	had = volume_change_item_locked(vol, flags, comment);
+	lock_drop(&vol->lock);
+	return had;
 }
 
 int volume_hole_new(uint64_t from, uint64_t to, struct pending **ret_hole, struct pending **ret_spare)
@@ -204,11 +244,17 @@ int volume_hole_new(uint64_t from, uint64_t to, struct pending **ret_hole, struc
 
 struct fs_volume *volume_table_next_locked(struct volume_table *t, const char *after)
 {
-	struct fs_volume key, *vol;
+	struct fs_volume *vol = RB_ROOT(&t->by_name), *best = NULL;
 
-	strcpy(key.name, after);
-	vol = RB_NFIND(volume_tree, &t->by_name, &key);
-	return vol && strcmp(vol->name, after) == 0 && after[0] ? RB_NEXT(volume_tree, &t->by_name, vol) : vol;
+	while (vol) {
+		if (strcmp(vol->name->text, after) > 0) {
+			best = vol;
+			vol = RB_LEFT(vol, by_name);
+		} else {
+			vol = RB_RIGHT(vol, by_name);
+		}
+	}
+	return best;
 }
 
 struct fs_volume *volume_by_id(struct fs *fs, uint64_t id)
@@ -253,7 +299,7 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 	if (!vol)
 		return -ENOMEM;
 	if (item.comment_len) {
-		vol->comment = volume_comment_new(comment, item.comment_len);
+		vol->comment = volume_text_new(comment, item.comment_len);
 		if (!vol->comment) {
 			volume_unref(vol);
 			return -ENOMEM;
@@ -443,7 +489,7 @@ static void tell_lost(struct fs_volume *vol, uint64_t blk, const struct extent_p
 	uint64_t size = atomic_load(&vol->size) / FS_BLOCK_SIZE, end = ep->nblk < size - min_u64(size, blk) ? blk + ep->nblk : size;
 
 	fs_log(vol->fs, FS_LOG_ERROR, "volume %s, offset %llu, length %llu: cannot be read: no copy of a node of its tree is good",
-	       vol->name, (unsigned long long)ep->lost_blk * FS_BLOCK_SIZE,
+	       volume_get_name(vol).text, (unsigned long long)ep->lost_blk * FS_BLOCK_SIZE,
 	       (unsigned long long)(end - min_u64(end, ep->lost_blk)) * FS_BLOCK_SIZE);
 }
 

@@ -8,6 +8,7 @@
 #include "fs/backing.h"
 #include "fs/fault.h"
 #include "fs/fs_int.h"
+#include "fs/pool.h"
 #include "fs/transaction.h"
 #include "fs/volume_op_int.h"
 
@@ -39,7 +40,18 @@ static void ticket_done(struct space_ticket *t, int error)
 	lock_drop(&w->fs->state_lock);
 }
 
-int volume_reserve_change(struct fs *fs, uint32_t flags, struct space_reservation *ret_res)
+/* Where there are no threads: does what they would do, until nothing is left that could help. */
+static int run_until_done(struct fs *fs, struct waiting *w)
+{
+	while (!w->done && (pool_step(fs) || transaction_commit(fs) == 0))
+		;
+	if (w->done)
+		return w->error;
+	space_cancel(fs, &w->ticket); /* a commit waits for readers, whom nobody else runs */
+	return -EAGAIN;
+}
+
+static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservation *ret_res)
 {
 	struct space_pending pending = VOLUME_OP_PENDING;
 	struct waiting w = {.fs = fs, .ticket = {.flags = flags, .done = ticket_done}};
@@ -51,9 +63,7 @@ int volume_reserve_change(struct fs *fs, uint32_t flags, struct space_reservatio
 	r = space_reserve(fs, &w.ticket);
 
 	if (r == -EINPROGRESS && fs->simulated) {
-		while (!w.done && (work_run_one(&fs->work) || transaction_commit(fs) == 0))
-			;
-		r = w.done ? w.error : -EROFS;
+		r = run_until_done(fs, &w);
 	} else if (r == -EINPROGRESS) {
 		lock_take(&fs->state_lock);
 		while (!w.done)
@@ -70,12 +80,13 @@ int volume_reserve_change(struct fs *fs, uint32_t flags, struct space_reservatio
 
 static const char *const verbs[] = {
 	[FS_VOLUME_CREATE] = "created", [FS_VOLUME_DELETE] = "deleted", [FS_VOLUME_RENAME] = "renamed", [FS_VOLUME_RESIZE] = "resized",
+	[FS_VOLUME_SET] = "changed",
 };
 
 int volume_op_begin(struct fs *fs, struct fs_volume_op *user, uint32_t flags, struct volume_op **ret_op)
 {
 	struct volume_op *op = mem_zalloc(sizeof(*op));
-	int r = op ? volume_reserve_change(fs, flags, &op->res) : -ENOMEM;
+	int r = op ? reserve_change(fs, flags, &op->res) : -ENOMEM;
 
 	if (r) {
 		mem_free(op);
@@ -90,6 +101,7 @@ int volume_op_begin(struct fs *fs, struct fs_volume_op *user, uint32_t flags, st
 void volume_op_cancel(struct volume_op *op)
 {
 	space_unreserve(op->fs, &op->res);
+	volume_text_put(op->text);
 	mem_free(op);
 }
 
@@ -118,6 +130,7 @@ static void durable(struct flush_waiter *w, int error)
 	flush_log_forget_op(&op->fs->log, &op->log);
 	op->finish(op, error);
 	volume_unref(op->vol);
+	volume_text_put(op->text);
 	mem_free(op);
 	if (error)
 		(void)fs_fail(&user->err, error, "volume %s: cannot be %s: the commit failed: %s", user->name, verbs[user->kind],
@@ -210,7 +223,7 @@ static int promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_
 }
 
 /* One at a time: the host's room is looked at for all that is promised. */
-int volume_promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_t *ret_missing)
+static int promise_alone(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_t *ret_missing)
 {
 	int r;
 
@@ -222,23 +235,25 @@ int volume_promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_
 	return r;
 }
 
-/* Sees to it that a reserved volume of this size can always be written; a thin one is promised nothing. */
-int volume_set_promise(struct fs *fs, struct fs_volume *vol, uint64_t size, struct fs_error *err)
+int volume_set_promise(struct fs_volume_op *user, struct fs_volume *vol, uint32_t flags, uint64_t size)
 {
+	const char *instead = user->kind == FS_VOLUME_SET ? "leave" : "create";
+	struct fs_error *err = &user->err;
+	struct fs *fs = vol->fs;
 	uint64_t missing;
 	int r;
 
-	if (!(vol->flags & FS_VOLUME_RESERVED))
+	if (!(flags & FS_VOLUME_RESERVED))
 		return 0;
-	r = volume_promise(fs, vol, space_promise_for(size), &missing);
+	r = promise_alone(fs, vol, space_promise_for(size), &missing);
 	if (r == 0)
 		return 0;
 	backing_promise_end(fs);
 	if (r == -EDQUOT)
-		return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the pool is sparse, and the file system that it is on has no room for them: make room there, or create it thin",
-			       vol->name, (unsigned long long)size);
+		return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the pool is sparse, and the file system that it is on has no room for them: make room there, or %s it thin",
+			       user->name, (unsigned long long)size, instead);
 	if (r != -ENOSPC)
-		return fs_fail(err, r, "volume %s: %llu bytes cannot be reserved: %s", vol->name, (unsigned long long)size, strerror(-r));
-	return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or create it thin",
-		       vol->name, (unsigned long long)size, (unsigned long long)missing);
+		return fs_fail(err, r, "volume %s: %llu bytes cannot be reserved: %s", user->name, (unsigned long long)size, strerror(-r));
+	return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or %s it thin",
+		       user->name, (unsigned long long)size, (unsigned long long)missing, instead);
 }

@@ -41,7 +41,7 @@ void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
 	memset(ret_info, 0, sizeof(*ret_info));
 	lock_take(&vol->lock);
 	ret_info->id = vol->id;
-	strcpy(ret_info->name, vol->name);
+	strcpy(ret_info->name, vol->name->text);
 	ret_info->size = atomic_load(&vol->size);
 	ret_info->used_bytes = min_u64((vol->used_blocks + vol->running.blocks + vol->committing.blocks) * FS_BLOCK_SIZE,
 				       ret_info->size);
@@ -78,7 +78,7 @@ static bool next_info(struct fs *fs, const char *after, struct fs_volume_info *r
 	lock_take(&fs->volumes.lock);
 	vol = volume_table_next_locked(&fs->volumes, after);
 	while (vol && vol->hidden)
-		vol = volume_table_next_locked(&fs->volumes, vol->name);
+		vol = volume_table_next_locked(&fs->volumes, vol->name->text);
 	if (vol)
 		fs_volume_get_info(vol, ret_info);
 	lock_drop(&fs->volumes.lock);

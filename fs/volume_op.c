@@ -35,12 +35,10 @@ int volume_bad_name(struct fs_error *err, const char *name)
 		       name);
 }
 
-static uint8_t put_name(void *room, const char *name)
+static uint8_t put_text(void *room, const struct volume_text *text)
 {
-	size_t len = strlen(name);
-
-	memcpy(room, name, len);
-	return (uint8_t)len;
+	memcpy(room, text->text, text->len);
+	return text->len;
 }
 
 /* ---- create ---------------------------------------------------------------- */
@@ -80,7 +78,7 @@ static void log_create_locked(struct volume_op *op, struct fs_volume *vol)
 	lc->ctime_ns = cpu_to_le64((uint64_t)vol->ctime_ns);
 	memcpy(lc->uuid, vol->uuid, sizeof(lc->uuid));
 	lc->flags = cpu_to_le32(vol->flags);
-	lc->name_len = put_name(lc + 1, vol->name);
+	lc->name_len = put_text(lc + 1, vol->name);
 	volume_op_change_locked(op, vol, LOG_CREATE, sizeof(*lc) + lc->name_len);
 }
 
@@ -145,7 +143,7 @@ static int create(struct fs *fs, struct fs_volume_op *user)
 	if (r)
 		return r;
 	vol = new_volume(fs, user);
-	r = vol ? volume_set_promise(fs, vol, user->size, &user->err) : fs_fail(&user->err, -ENOMEM, "volume %s: out of memory", user->name);
+	r = vol ? volume_set_promise(user, vol, user->flags, user->size) : fs_fail(&user->err, -ENOMEM, "volume %s: out of memory", user->name);
 	if (r == 0 && !add_volume(op, vol)) {
 		(void)space_set_promise(fs, &vol->promise, 0, true, NULL);
 		backing_promise_end(fs);
@@ -215,9 +213,9 @@ static int rename_locked(struct volume_op *op)
 	if (volume_table_find_locked(&fs->volumes, op->user->to))
 		return fs_fail(&op->user->err, -EEXIST, "volume %s: exists already", op->user->to);
 	lock_take(&fs->log.lock);
-	volume_table_rename_locked(&fs->volumes, vol, op->user->to);
+	lr->name_len = put_text(lr + 1, op->text);
+	volume_table_rename_locked(&fs->volumes, vol, &op->text);
 	lock_take(&vol->lock);
-	lr->name_len = put_name(lr + 1, op->user->to);
 	volume_op_change_locked(op, vol, LOG_RENAME, sizeof(*lr) + lr->name_len);
 	lock_drop(&vol->lock);
 	lock_drop(&fs->log.lock);
@@ -236,6 +234,13 @@ static int check_found(struct fs *fs, struct fs_volume_op *user)
 	return fs_is_read_only(fs) ? fs_fail(&user->err, -EROFS, "volume %s: cannot be changed: the pool is read-only", user->name) : 0;
 }
 
+/* A name that the operation needs. */
+static int take_text(struct volume_op *op, const char *name)
+{
+	op->text = volume_text_new(name, (uint8_t)strlen(name));
+	return op->text ? 0 : fs_fail(&op->user->err, -ENOMEM, "volume %s: out of memory", op->user->name);
+}
+
 static int change_by_name(struct fs *fs, struct fs_volume_op *user, uint32_t flags, int (*change)(struct volume_op *op),
 			  void (*finish)(struct volume_op *op, int error))
 {
@@ -244,6 +249,11 @@ static int change_by_name(struct fs *fs, struct fs_volume_op *user, uint32_t fla
 
 	if (r == 0)
 		r = volume_op_begin(fs, user, flags, &op);
+	if (r == 0 && user->kind == FS_VOLUME_RENAME) {
+		r = take_text(op, user->to);
+		if (r)
+			volume_op_cancel(op);
+	}
 	if (r)
 		return r;
 	lock_take(&fs->volumes.lock);
@@ -279,6 +289,9 @@ void fs_volume_op_start(struct fs *fs, struct fs_volume_op *user)
 			r = check_found(fs, user);
 		if (r == 0)
 			r = volume_resize_start(fs, user);
+		break;
+	case FS_VOLUME_SET:
+		r = volume_set_start(fs, user);
 		break;
 	}
 	if (r)
@@ -357,6 +370,13 @@ int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_e
 int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err)
 {
 	struct waiting_op w = {.op = {.kind = FS_VOLUME_RESIZE, .name = name, .size = size, .ask = true, .may_shrink = may_shrink}};
+
+	return wait_for(fs, &w, err);
+}
+
+int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err)
+{
+	struct waiting_op w = {.op = {.kind = FS_VOLUME_SET, .name = name, .change = *change}};
 
 	return wait_for(fs, &w, err);
 }

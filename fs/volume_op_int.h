@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * fs/volume_op_int.h: an operation on a volume on its way: volume_change.c begins and ends each, volume_op.c creates, deletes
- * and renames, volume_resize.c resizes.
+ * and renames, volume_resize.c resizes,
+ * volume_set.c sets flags and comments.
  *
  * An operation takes what can fail or has to be waited for first: memory, room in the metadata, what is promised to a reserved
  * volume. Then it changes memory and puts its record on the flush log's list, in one step under the log's lock and the
@@ -14,7 +15,7 @@
  * 2. What is not durable cannot be built upon by something that is: all goes through one list, in order.
  * 3. A name is taken from the moment that a volume is to have it, and free again when its deletion is durable. Ids are never used
  *    again, those of operations that failed or that replay found neither.
- * 4. A volume has at most one operation under way that others have to wait for (busy: RESIZE). While it is created or deleted nobody
+ * 4. A volume has at most one operation under way that others have to wait for (busy: RESIZE, SET). While it is created or deleted nobody
  *    finds it (hidden).
  */
 #ifndef FS_VOLUME_OP_INT_H
@@ -30,6 +31,7 @@ struct volume_op {
 	struct space_reservation res;
 	struct flush_waiter wait;
 	struct log_op log;
+	struct volume_text *text; /* RENAME, SET: to be put in the place of the old one, or that; or NULL */
 	void (*finish)(struct volume_op *op, int error); /* durable, or the pool is read-only; any thread, no lock of a volume held */
 };
 
@@ -47,21 +49,18 @@ void volume_op_send(struct volume_op *op);
 
 /* With the table's lock: one that is neither hidden nor busy. Waits until it is not. NULL: there is none. */
 struct fs_volume *volume_find_idle_locked(struct volume_table *t, const char *name);
-/* Sees to it that a reserved volume of this size can always be written; a thin one is promised nothing. Waits. */
-int volume_set_promise(struct fs *fs, struct fs_volume *vol, uint64_t size, struct fs_error *err);
+/* Sees to it that a volume of this size can always be written, if the flags say that it is reserved. Waits. 0, or user->err says why not. */
+int volume_set_promise(struct fs_volume_op *user, struct fs_volume *vol, uint32_t flags, uint64_t size);
 int volume_no_such(struct fs_error *err, const char *name);
 int volume_check_size(struct fs_error *err, const char *name, uint64_t size);
 
 /* The volume with a reference, and busy: others on it wait until volume_set_idle. -ENOENT, -EROFS. */
 int volume_get_busy(struct fs *fs, const char *name, struct fs_volume **ret_vol, struct fs_error *err);
 void volume_set_idle(struct fs_volume *vol);
-/* Room in the metadata for a change to the root tree (flags: enum space_flags). Waits. The commit that carries it out takes it over. */
-int volume_reserve_change(struct fs *fs, uint32_t flags, struct space_reservation *ret_res);
-/* 0, or -ENOSPC and what is missing. Waits. */
-int volume_promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_t *ret_missing);
 int volume_bad_name(struct fs_error *err, const char *name);
 
 /* 0: it is on its way; else the caller answers. */
 int volume_resize_start(struct fs *fs, struct fs_volume_op *user);
+int volume_set_start(struct fs *fs, struct fs_volume_op *user);
 
 #endif

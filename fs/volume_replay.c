@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "base/util.h"
 #include "fs/fault.h"
 #include "fs/flush_log_format.h"
@@ -95,15 +96,20 @@ int volume_replay_rename(struct fs *fs, const struct log_rename *lr)
 {
 	struct fs_volume *vol = volume_of_item(fs, &lr->item);
 	char name[FS_NAME_MAX + 1];
+	struct volume_text *text;
 	bool taken;
 
 	if (!vol || !get_name(lr + 1, lr->name_len, name))
 		return -EUCLEAN;
+	text = volume_text_new(name, lr->name_len);
+	if (!text)
+		return -ENOMEM;
 	lock_take(&fs->volumes.lock);
 	taken = volume_table_find_locked(&fs->volumes, name) != NULL;
 	if (!taken)
-		volume_table_rename_locked(&fs->volumes, vol, name);
+		volume_table_rename_locked(&fs->volumes, vol, &text);
 	lock_drop(&fs->volumes.lock);
+	volume_text_put(text);
 	if (taken)
 		return -EUCLEAN;
 	set_changed(vol, false);
@@ -133,5 +139,28 @@ int volume_replay_resize(struct fs *fs, const struct log_resize *lr)
 	lock_drop(&vol->lock);
 	pending_free(spare);
 	set_promise(vol, size);
+	return 0;
+}
+
+int volume_replay_set(struct fs *fs, const struct log_set *ls)
+{
+	struct fs_volume *vol = volume_of_item(fs, &ls->item);
+	const char *comment = (const char *)(ls + 1);
+	struct volume_text *text = NULL;
+	uint32_t had;
+
+	if (!vol || !text_is_plain(comment, ls->comment_len))
+		return -EUCLEAN;
+	if (ls->comment_len) {
+		text = volume_text_new(comment, ls->comment_len);
+		if (!text)
+			return -ENOMEM;
+	}
+	had = volume_change_item(vol, le32_to_cpu(ls->flags), &text);
+	volume_text_put(text);
+	set_changed(vol, false);
+	if ((had ^ vol->flags) & FS_VOLUME_RESERVED)
+		(void)space_set_promise(fs, &vol->promise, vol->flags & FS_VOLUME_RESERVED ? space_promise_for(vol->size) : 0, true,
+					NULL);
 	return 0;
 }

@@ -101,7 +101,7 @@ static int shrink(struct volume_op *op, struct fs_volume *vol, uint64_t old)
 
 static int grow(struct volume_op *op, struct fs_volume *vol)
 {
-	int r = volume_set_promise(op->fs, vol, op->user->size, &op->user->err);
+	int r = volume_set_promise(op->user, vol, vol->flags, op->user->size);
 
 	if (r == 0)
 		change_size(op, vol, NULL, NULL);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/volume_set.c: what a volume's item says besides its name and size: flags and a comment. Rare enough for a commit of its own;
- * other operations on the volume wait for it.
+ * fs/volume_set.c: what a volume's item says besides its name and size: flags and a comment. The record has all of it, so
+ * replay needs to know nothing of what was there before.
+ *
+ * Space is promised before the flag stands, and released when it durably does not: a crash between leaves no reserved volume
+ * without its space.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,66 +15,11 @@
 #include "fs/fs_int.h"
 #include "fs/volume_op_int.h"
 
-/* What a commit writes later; returns what is to be dropped. */
-static struct volume_comment *change_item(struct fs_volume *vol, const struct fs_volume_change *change,
-					  struct volume_comment *comment)
+static int check_change(struct fs_volume_op *user)
 {
-	struct volume_comment *old = comment;
-
-	lock_take(&vol->lock);
-	atomic_store(&vol->flags, (atomic_load(&vol->flags) | change->set) & ~change->clear);
-	if (change->comment) {
-		old = vol->comment;
-		vol->comment = comment;
-	}
-	lock_drop(&vol->lock);
-	return old;
-}
-
-/*
- * Promised before the flag stands, and released when it durably does not: a crash between leaves no reserved volume
- * without its space.
- */
-static int do_set(struct fs *fs, struct fs_volume *vol, const char *name, const struct fs_volume_change *change,
-		  struct volume_comment *comment, struct fs_error *err)
-{
-	uint32_t set = change->set & ~atomic_load(&vol->flags);
-	uint64_t size = atomic_load(&vol->size), missing = 0;
-	struct space_reservation res;
-	int r = volume_reserve_change(fs, 0, &res);
-
-	if (r) {
-		volume_comment_put(comment);
-		return fs_fail(err, r, "volume %s: cannot be changed: %s", name, strerror(-r));
-	}
-	if (set & FS_VOLUME_RESERVED && volume_promise(fs, vol, space_promise_for(size), &missing)) {
-		backing_promise_end(fs);
-		space_unreserve(fs, &res);
-		volume_comment_put(comment);
-		if (!missing)
-			return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the file system under the sparse pool has no room for them: make room there, or leave it thin",
-				       name, (unsigned long long)size);
-		return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or leave it thin",
-			       name, (unsigned long long)size, (unsigned long long)missing);
-	}
-	volume_comment_put(change_item(vol, change, comment));
-	lock_take(&vol->lock);
-	vol->meta_dirty = true;
-	volume_set_dirty_locked(vol);
-	lock_drop(&vol->lock);
-	space_pend(fs, &res, res.pending);
-	r = fs_commit(fs);
-	if (r)
-		return fs_fail(err, r, "volume %s: cannot be changed: the commit failed: %s", name, strerror(-r));
-	if (change->clear & FS_VOLUME_RESERVED) {
-		(void)space_set_promise(fs, &vol->promise, 0, true, NULL);
-		backing_promise_end(fs);
-	}
-	return 0;
-}
-
-static int check_change(const char *name, const struct fs_volume_change *change, struct fs_error *err)
-{
+	const struct fs_volume_change *change = &user->change;
+	const char *name = user->name;
+	struct fs_error *err = &user->err;
 	const uint32_t known = FS_VOLUME_RESERVED | FS_VOLUME_READ_ONLY;
 	size_t len = change->comment ? strlen(change->comment) : 0;
 
@@ -86,26 +34,86 @@ static int check_change(const char *name, const struct fs_volume_change *change,
 	return 0;
 }
 
-int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err)
+static void set_finish(struct volume_op *op, int error)
 {
-	struct volume_comment *comment = NULL;
-	struct fs_volume *vol;
-	int r = check_change(name, change, err);
+	if (!error && op->user->change.clear & FS_VOLUME_RESERVED) {
+		(void)space_set_promise(op->fs, &op->vol->promise, 0, true, NULL);
+		backing_promise_end(op->fs);
+	}
+	volume_set_idle(op->vol);
+}
+
+static void log_set_locked(struct volume_op *op, struct fs_volume *vol)
+{
+	struct log_set *ls = &op->log.set;
+
+	ls->flags = cpu_to_le32(vol->flags);
+	if (vol->comment) {
+		ls->comment_len = vol->comment->len;
+		memcpy(ls + 1, vol->comment->text, vol->comment->len);
+	}
+	volume_op_change_locked(op, vol, LOG_SET, sizeof(*ls) + ls->comment_len);
+}
+
+static void change_item(struct volume_op *op, struct fs_volume *vol)
+{
+	const struct fs_volume_change *change = &op->user->change;
+	struct fs *fs = op->fs;
+
+	lock_take(&fs->log.lock);
+	lock_take(&vol->lock);
+	if (!change->comment)
+		op->text = volume_text_get(vol->comment);
+	volume_change_item_locked(vol, (vol->flags | change->set) & ~change->clear, &op->text);
+	log_set_locked(op, vol);
+	lock_drop(&vol->lock);
+	lock_drop(&fs->log.lock);
+}
+
+/* What can fail, or has to be waited for. */
+static int prepare(struct volume_op *op, struct fs_volume *vol)
+{
+	struct fs_volume_op *user = op->user;
+	const char *comment = user->change.comment;
+
+	if (comment && *comment) {
+		op->text = volume_text_new(comment, (uint8_t)strlen(comment));
+		if (!op->text)
+			return fs_fail(&user->err, -ENOMEM, "volume %s: out of memory", user->name);
+	}
+	return volume_set_promise(user, vol, user->change.set & ~vol->flags, vol->size);
+}
+
+static int start_busy(struct fs *fs, struct fs_volume_op *user, struct fs_volume *vol)
+{
+	struct volume_op *op;
+	int r = volume_op_begin(fs, user, 0, &op);
 
 	if (r)
 		return r;
-	if (change->comment && *change->comment) {
-		comment = volume_comment_new(change->comment, (uint8_t)strlen(change->comment));
-		if (!comment)
-			return fs_fail(err, -ENOMEM, "volume %s: out of memory", name);
-	}
-	r = volume_get_busy(fs, name, &vol, err);
+	r = prepare(op, vol);
 	if (r) {
-		volume_comment_put(comment);
+		volume_op_cancel(op);
 		return r;
 	}
-	r = do_set(fs, vol, name, change, comment, err);
-	volume_set_idle(vol);
+	op->finish = set_finish;
+	change_item(op, vol);
+	volume_op_send(op);
+	return 0;
+}
+
+int volume_set_start(struct fs *fs, struct fs_volume_op *user)
+{
+	struct fs_volume *vol;
+	int r = check_change(user);
+
+	if (r == 0)
+		r = volume_get_busy(fs, user->name, &vol, &user->err);
+	if (r)
+		return r;
+	r = start_busy(fs, user, vol);
+	if (r)
+		volume_set_idle(vol);
 	volume_unref(vol);
 	return r;
 }

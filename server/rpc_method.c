@@ -255,6 +255,14 @@ static int run_pool_grow(struct rpc_call *call)
 
 /* ---- volumes -------------------------------------------------------------- */
 
+static void tell_renamed(struct rpc_call *call)
+{
+	struct fs_volume_info info;
+
+	if (!fs_volume_find_info(call->server->opt.fs, call->op.to, &info))
+		client_volume_renamed(call->server->opt.clients, info.id, call->op.to);
+}
+
 static void volume_op_done(struct fs_volume_op *op, int error)
 {
 	struct rpc_call *call = container_of(op, struct rpc_call, op);
@@ -263,6 +271,8 @@ static void volume_op_done(struct fs_volume_op *op, int error)
 		call->err = op->err;
 	else if (op->kind == FS_VOLUME_DELETE && call->server->opt.clients)
 		client_volume_deleted(call->server->opt.clients, call->volume_id);
+	else if (op->kind == FS_VOLUME_RENAME && call->server->opt.clients)
+		tell_renamed(call);
 	rpc_call_finish(call, error);
 }
 
@@ -383,9 +393,10 @@ static int run_volume_resize(struct rpc_call *call)
 	r = check_name(call, rq->name);
 	if (!r)
 		r = check_volume_size(call, rq->name, rq->size);
-	if (!r)
-		r = fs_volume_set_size(call->server->opt.fs, rq->name, rq->size, rq->shrink, &call->err);
-	return r;
+	if (r)
+		return r;
+	call->op = (struct fs_volume_op){.kind = FS_VOLUME_RESIZE, .name = rq->name, .size = rq->size, .ask = true, .may_shrink = rq->shrink};
+	return start_volume_op(call);
 }
 
 static int run_volume_set(struct rpc_call *call)
@@ -399,25 +410,24 @@ static int run_volume_set(struct rpc_call *call)
 	int r;
 
 	r = check_name(call, rq->name);
-	if (!r)
-		r = fs_volume_set(call->server->opt.fs, rq->name, &change, &call->err);
-	return r;
+	if (r)
+		return r;
+	call->op = (struct fs_volume_op){.kind = FS_VOLUME_SET, .name = rq->name, .change = change};
+	return start_volume_op(call);
 }
 
 static int run_volume_rename(struct rpc_call *call)
 {
 	const Byre__VolumeRenameRequest *rq = (const Byre__VolumeRenameRequest *)call->request;
-	struct fs_volume_info info;
 	int r;
 
 	r = check_name(call, rq->from);
 	if (!r)
 		r = check_name(call, rq->to);
-	if (!r)
-		r = fs_volume_rename(call->server->opt.fs, rq->from, rq->to, &call->err);
-	if (!r && call->server->opt.clients && !fs_volume_find_info(call->server->opt.fs, rq->to, &info))
-		client_volume_renamed(call->server->opt.clients, info.id, rq->to);
-	return r;
+	if (r)
+		return r;
+	call->op = (struct fs_volume_op){.kind = FS_VOLUME_RENAME, .name = rq->from, .to = rq->to};
+	return start_volume_op(call);
 }
 
 static int run_volume_delete(struct rpc_call *call)

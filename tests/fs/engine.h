@@ -541,7 +541,7 @@ struct books {
 /* In order of name, hidden ones too; NULL: the first. The table's lock is held. */
 static inline struct fs_volume *engine_next_volume(struct engine *e, struct fs_volume *vol)
 {
-	return volume_table_next_locked(&e->fs->volumes, vol ? vol->name : "");
+	return volume_table_next_locked(&e->fs->volumes, vol ? vol->name->text : "");
 }
 
 static inline void books_add_group(struct block_group *g, void *arg)

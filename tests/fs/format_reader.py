@@ -18,7 +18,7 @@ SUPER_OFFSETS = (64 << 10, 512 << 10, (8 << 20) - (64 << 10))
 DATA, METADATA, SYSTEM = 1, 2, 4
 ROOT_TREE, GROUP_TREE, FIRST_ID = 1, 2, 256
 LAST, DATA_DURABLE, PAD = 1, 2, 4
-LOG_EXTENT, LOG_GROUP, LOG_CREATE, LOG_DELETE, LOG_RENAME, LOG_RESIZE = range(1, 7)
+LOG_EXTENT, LOG_GROUP, LOG_CREATE, LOG_DELETE, LOG_RENAME, LOG_RESIZE, LOG_SET = range(1, 8)
 
 
 class Broken(Exception):
@@ -95,6 +95,7 @@ class Volume:
     def __init__(self, ident, item, name):
         self.id, self.item, self.name = ident, item, name
         self.size = item["size"]
+        self.comment = ""
         self.extents = []  # (block, blocks, addr, generation, checksums), of the tree
         self.blocks = {}  # block: (addr, checksum), with the flush log
         self.lost = []  # (block, blocks)
@@ -392,7 +393,7 @@ class Pool:
             need(n and len(body) == 24 + -(-4 * len(crcs) // 8) * 8, "flush log: an extent of", n, "blocks")
             if generation > self.sb["generation"]:
                 self.log_extent(ident, blk, n, addr, crcs, verify)
-        elif LOG_CREATE <= kind <= LOG_RESIZE:
+        elif LOG_CREATE <= kind <= LOG_SET:
             if generation > self.sb["generation"]:
                 self.log_operation(kind, ident, body)
         else:
@@ -412,6 +413,12 @@ class Pool:
         elif kind == LOG_RESIZE:
             v.size, = struct.unpack("<Q", body)
             v.blocks = {b: where for b, where in v.blocks.items() if b * BLOCK < v.size}
+            return
+        elif kind == LOG_SET:
+            flags, length = struct.unpack_from("<IB", body)
+            need(len(body) == 8 + -(-length // 8) * 8 and not any(body[8 + length:]), "flush log: a comment")
+            v.item["flags"] = flags
+            v.comment = body[8:8 + length].decode("utf-8")
             return
         else:
             del self.volumes[v.name]

@@ -149,11 +149,13 @@ def test_format_of_operations_in_the_flush_log(make, rng):
     b.ok("volume", "rename", "new", "old")
     b.ok("volume", "resize", "old", "1M", "--shrink")
     b.ok("volume", "resize", "old", "8M")
+    b.ok("volume", "set", "gone", "--read-only", "--comment", "nicht mehr ganz")
     old.name, new.name = "other", "old"
     new.bytes[1 * M:] = bytes(7 * M)
     b.kill()
     pool = fr.Pool(b.pool)
     assert {name: v.size for name, v in pool.volumes.items()} == {"other": 2 * M, "old": 8 * M, "gone": 3 * M}
+    assert pool.volumes["gone"].comment == "nicht mehr ganz" and pool.volumes["gone"].item["flags"] == 4
     assert pool.log_items >= 4  # a deletion is followed by a commit
     for s in (old, new):
         compare(pool, s)

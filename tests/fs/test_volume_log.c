@@ -21,6 +21,15 @@ static void create(struct engine *e, const char *name, uint64_t size, uint32_t f
 		fail_msg("%s", err.msg);
 }
 
+static void set(struct engine *e, const char *name, uint32_t flags, uint32_t clear, const char *comment)
+{
+	const struct fs_volume_change change = {.set = flags, .clear = clear, .comment = comment};
+	struct fs_error err = {""};
+
+	if (fs_volume_set(e->fs, name, &change, &err))
+		fail_msg("%s", err.msg);
+}
+
 static uint64_t generation(struct engine *e)
 {
 	struct fs_info info;
@@ -99,7 +108,13 @@ static void test_volume_log_operations_outlive_a_crash_without_a_commit(void **s
 	put(e, "new", 3000, 4);
 	create(e, "c", MIB, 0);
 	assert_int_equal(fs_volume_delete(e->fs, "c", NULL), 0);
+	set(e, "a", FS_VOLUME_RESERVED, FS_VOLUME_READ_ONLY, "a comment");
+	set(e, "a", 0, 0, "another one");
+	set(e, "a", 0, FS_VOLUME_RESERVED, NULL);
+	set(e, "a", FS_VOLUME_READ_ONLY, 0, NULL);
 	assert_int_equal(fs_volume_find_info(e->fs, "a", &before), 0);
+	assert_string_equal(before.comment, "another one");
+	assert_int_equal(before.flags, FS_VOLUME_READ_ONLY);
 	assert_int_equal(generation(e), gen);
 	for (unsigned i = 0; i < 3; i++) { /* also out of the log a second and a third time */
 		die(e);
@@ -202,7 +217,7 @@ static void test_volume_log_sizes_and_data_keep_their_order(void **state)
 static void test_volume_log_promises_come_back(void **state)
 {
 	struct engine *e = engine_new(128 * MIB, 1);
-	struct fs_info before, after;
+	struct fs_info thin, before, after;
 
 	engine_commit(e);
 	e->hold_commits = true;
@@ -211,12 +226,19 @@ static void test_volume_log_promises_come_back(void **state)
 	put(e, "r", 5, 1);
 	assert_int_equal(fs_volume_delete(e->fs, "gone", NULL), 0);
 	assert_int_equal(fs_volume_resize(e->fs, "r", 20 * MIB, NULL), 0);
+	create(e, "later", 8 * MIB, 0);
+	fs_get_info(e->fs, &thin);
+	set(e, "later", FS_VOLUME_RESERVED, 0, NULL);
 	fs_get_info(e->fs, &before);
-	assert_int_equal(before.volumes, 1);
+	assert_true(before.volume_reserved_bytes > thin.volume_reserved_bytes);
+	create(e, "not", 8 * MIB, FS_VOLUME_RESERVED);
+	set(e, "not", 0, FS_VOLUME_RESERVED, "thin");
+	fs_get_info(e->fs, &thin);
+	assert_int_equal(before.volume_reserved_bytes, thin.volume_reserved_bytes);
 	die(e);
 	fs_get_info(e->fs, &after);
 	assert_int_equal(before.volume_reserved_bytes, after.volume_reserved_bytes);
-	assert_int_equal(after.volumes, 1);
+	assert_int_equal(after.volumes, 3);
 	e->hold_commits = false;
 	engine_check_all(e);
 	engine_free(e);
@@ -364,6 +386,28 @@ static void test_volume_log_full_leaves_it_to_a_commit(void **state)
 	engine_free(e);
 }
 
+/* Where there are no threads: the operation runs the rebuild that it waits for, and is then refused. */
+static void test_volume_log_full_waits_for_no_rebuild_that_nobody_runs(void **state)
+{
+	struct engine *e = engine_new(16 * MIB, 1);
+	struct fs_error err;
+	char name[16];
+	int r = 0;
+
+	for (unsigned i = 0; i < 100000 && r == 0; i++) {
+		snprintf(name, sizeof(name), "v%u", i);
+		r = fs_volume_create(e->fs, name, MIB, 0, &err);
+	}
+	assert_int_equal(r, -ENOSPC);
+	fs_kick_rebuild(e->fs);
+	alarm(120);
+	assert_int_equal(fs_volume_create(e->fs, "one-more", MIB, 0, &err), -ENOSPC);
+	alarm(0);
+	assert_int_equal(fs_volume_delete(e->fs, "v0", NULL), 0);
+	engine_check_all(e);
+	engine_free(e);
+}
+
 /* ---- threads ------------------------------------------------------------------------------------ */
 
 #define THREADS 6u
@@ -442,6 +486,7 @@ int main(void)
 		cmocka_unit_test(test_volume_log_failing_group_is_done_by_a_commit),
 		cmocka_unit_test(test_volume_log_failing_device_flush_ends_it),
 		cmocka_unit_test(test_volume_log_full_leaves_it_to_a_commit),
+		cmocka_unit_test(test_volume_log_full_waits_for_no_rebuild_that_nobody_runs),
 		cmocka_unit_test(test_volume_log_threads_change_volumes_together),
 	};
 
