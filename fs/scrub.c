@@ -436,7 +436,7 @@ int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *
 	int e = run_new(fs, rate, &r);
 
 	if (e)
-		return fs_fail(err, e, "scrub start: no memory for it: try again later");
+		return fs_fail(err, e, "scrub start: no memory or descriptors for it: try again later");
 	join_thread(s);
 	lock_take(&s->lock);
 	taken = s->run || s->joinable || s->closing;
@@ -541,14 +541,17 @@ static bool is_due(struct fs *fs)
 	return fs->opt.scrub_interval_s && now_ns() - last >= (int64_t)min_u64(fs->opt.scrub_interval_s, INT64_MAX / NS_PER_S) * NS_PER_S;
 }
 
+/* It is asked after each commit; what was wanting a moment ago (memory, descriptors, threads) mostly still is. */
 void scrub_poll(struct fs *fs)
 {
 	struct fs_error err = {""};
 	bool start;
 
 	lock_take(&fs->scrub.lock);
-	start = !fs->scrub.run && !fs->scrub.closing && (was_interrupted(fs) || is_due(fs));
+	start = !fs->scrub.run && !fs->scrub.closing && (was_interrupted(fs) || is_due(fs)) && fs_now_us() >= fs->scrub.not_before_us;
 	lock_drop(&fs->scrub.lock);
-	if (start && fs_scrub_start(fs, fs->opt.scrub_rate, false, &err))
-		fs_log(fs, FS_LOG_WARNING, "%s", err.msg);
+	if (!start || fs_scrub_start(fs, fs->opt.scrub_rate, false, &err) == 0)
+		return;
+	fs->scrub.not_before_us = fs_now_us() + SCRUB_AGAIN_S * 1000000ull;
+	fs_log(fs, FS_LOG_WARNING, "%s; it is tried again in %u seconds", err.msg, SCRUB_AGAIN_S);
 }

@@ -37,6 +37,7 @@
 #define SCRUB_DAMAGE_LINES_MAX 200u /* in the log, for each run */
 #define SCRUB_RATE_DEFAULT (128ull << 20)
 #define SCRUB_SAVE_MS 60000u
+#define SCRUB_AGAIN_S 60u /* after one that was due could not be started */
 
 struct scrub_run;
 
@@ -46,6 +47,7 @@ struct scrub {
 	pthread_t thread;
 	bool joinable, closing, stop;
 	bool slices_small; /* for tests: more of them, also in small pools */
+	uint64_t not_before_us; /* the commit thread's: none is started by itself earlier */
 	struct fs_scrub_status status;
 	uint64_t volume, pos; /* where it stands: see super_format.h */
 	uint8_t phase;

@@ -560,6 +560,31 @@ static void test_scrub_without_memory_says_so(void **state)
 	engine_free(e);
 }
 
+/* The commit thread asks after each commit, hundreds of times a second perhaps. */
+static void test_scrub_that_cannot_start_is_not_tried_at_each_commit(void **state)
+{
+	struct engine *e = new_pool(test_seed());
+	unsigned lines = 0;
+
+	e->fs->opt.scrub_interval_s = 3600;
+	e->fs->super.ctime_ns = cpu_to_le64(le64_to_cpu(e->fs->super.ctime_ns) - 3601ull * 1000000000);
+	e->log[0] = 0;
+	for (unsigned i = 0; i < 10; i++) {
+		mem_fail_at(1);
+		scrub_poll(e->fs);
+		mem_fail_at(0);
+	}
+	for (const char *at = e->log; (at = strstr(at, "scrub start: no memory")); at++)
+		lines++;
+	assert_int_equal(lines, 1);
+	assert_null(e->fs->scrub.run);
+	e->fs->scrub.not_before_us = fs_now_us();
+	scrub_poll(e->fs);
+	assert_non_null(e->fs->scrub.run);
+	engine_settle(e);
+	engine_free(e);
+}
+
 static void test_scrub_flush_that_fails_ends_it(void **state)
 {
 	struct engine *e = new_pool(test_seed());
@@ -649,6 +674,7 @@ int main(void)
 		cmocka_unit_test(test_scrub_stop_and_go_on),
 		cmocka_unit_test(test_scrub_starts_when_it_is_due),
 		cmocka_unit_test(test_scrub_without_memory_says_so),
+		cmocka_unit_test(test_scrub_that_cannot_start_is_not_tried_at_each_commit),
 		cmocka_unit_test(test_scrub_flush_that_fails_ends_it),
 		cmocka_unit_test(test_scrub_thread_starts_stops_and_closes),
 	};
