@@ -14,6 +14,7 @@
 
 #define RETRY_MS 2u
 #define CLAIM_CHECK_US 1000000u /* an idle pool looks whether it is still its own, when it wakes */
+#define REBUILD_AGAIN_S 600u	/* after one that met a node that cannot be read */
 
 /*
  * Released pins may serve those who wait for space; the commit itself has tried already. True when they wait for
@@ -46,8 +47,10 @@ static void rebuild_work_fn(struct fs_work *work)
 	struct fs *fs = container_of(work, struct fs, rebuild_work);
 	int r = rebuild_groups(fs, work_queue());
 
-	if (r)
-		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s", strerror(-r));
+	if (r && r != -ECANCELED)
+		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s%s", strerror(-r),
+		       node_is_lost(r) ? "; it is tried again when what cannot be read was overwritten, and now and then" : "");
+	fs->rebuild_failed_us = fs_now_us();
 	atomic_store(&fs->rebuild_error, r);
 	atomic_store(&fs->rebuild_running, false);
 	fs_kick_commit(fs);
@@ -61,6 +64,20 @@ void fs_start_rebuild(struct fs *fs)
 	}
 	fs->rebuild_work.fn = rebuild_work_fn;
 	work_pool_add(&fs->work, &fs->rebuild_work); /* a commit may wait for it, and those that wait for commits must not be in its way */
+}
+
+/*
+ * What failed for want of memory is tried again at each interval. A node that cannot be read stays so, as a rule, until it is
+ * overwritten (the commit that does it asks for the rebuild), and to find that out takes a walk of all trees.
+ */
+static bool may_rebuild_again(struct fs *fs)
+{
+	int error = atomic_load(&fs->rebuild_error);
+
+	if (error == 0 || (node_is_lost(error) && fs_now_us() - fs->rebuild_failed_us < REBUILD_AGAIN_S * 1000000ull))
+		return false;
+	atomic_store(&fs->rebuild_error, 0);
+	return true;
 }
 
 static void *commit_thread(void *arg)
@@ -78,8 +95,8 @@ static void *commit_thread(void *arg)
 		if (fs->stop)
 			break;
 		rebuild = fs->rebuild_wanted && !atomic_load(&fs->rebuild_running);
-		if (!in_time && wait_ms != RETRY_MS && !fs_is_read_only(fs)) /* what failed may have been for want of memory */
-			rebuild |= atomic_exchange(&fs->rebuild_error, 0) != 0;
+		if (!in_time && wait_ms != RETRY_MS && !fs_is_read_only(fs))
+			rebuild |= may_rebuild_again(fs);
 		if (rebuild)
 			fs->rebuild_wanted = false;
 		pins_only = !fs->commit_wanted && !again && (in_time || wait_ms == RETRY_MS);

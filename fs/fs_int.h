@@ -91,7 +91,9 @@ struct fs {
 	_Atomic uint64_t commits_started, commits_done; /* a commit that starts after X completed contains X */
 	struct fs_work rebuild_work;
 	_Atomic bool rebuild_running;
-	_Atomic int rebuild_error; /* of the last one: it is tried again at the next interval */
+	_Atomic int rebuild_error; /* of the last one: it is tried again at the next interval, or much later (commit_thread.c) */
+	uint64_t rebuild_failed_us; /* when it ended, before rebuild_error was set */
+	_Atomic bool rebuild_stop;  /* the last commit has been: one that runs ends */
 };
 
 /* Puts the rebuild on a worker, unless one is under way. */

@@ -290,6 +290,7 @@ int fs_close(struct fs *fs)
 		if (r == 0)
 			claim_give_up(fs);
 	}
+	atomic_store(&fs->rebuild_stop, true); /* not earlier: that commit may have needed it */
 	destroy(fs);
 	return r;
 }
@@ -299,6 +300,7 @@ void pool_abandon(struct fs *fs)
 	scrub_close(fs);
 	commit_thread_stop(fs);
 	space_fail_tickets(fs, -EIO);
+	atomic_store(&fs->rebuild_stop, true);
 	destroy(fs);
 }
 

@@ -261,7 +261,7 @@ static int walk_leaves(struct rebuild *rb, const struct tree_root *root, uint64_
 	while (r == 0 && it.valid) {
 		struct extent e;
 
-		r = extent_unpack(tree_iter_key(&it), tree_iter_value(&it), &e);
+		r = atomic_load(&rb->fs->rebuild_stop) ? -ECANCELED : extent_unpack(tree_iter_key(&it), tree_iter_value(&it), &e);
 		if (r == 0 && (first || it.slot[0] == 0)) {
 			if (leaves++ == REBUILD_SLICE_LEAVES) {
 				r = e.blk > *pos ? 0 : -EUCLEAN; /* else it would go on for ever */
@@ -400,7 +400,7 @@ static bool lock_without_readers(struct fs *fs)
 {
 	uint64_t commits = UINT64_MAX; /* done when the epoch was advanced */
 
-	for (unsigned ms = 0; ms < REBUILD_PINS_WAIT_MS; ms++) {
+	for (unsigned ms = 0; ms < REBUILD_PINS_WAIT_MS && !atomic_load(&fs->rebuild_stop); ms++) {
 		lock_take(&fs->commit_lock);
 		if (transaction_release_pins(fs) && !pins_are_left(&fs->pins))
 			return true;
@@ -427,6 +427,8 @@ static int try_hand_over(struct rebuild *rb)
 	int r;
 
 	if (!lock_without_readers(rb->fs)) {
+		if (atomic_load(&rb->fs->rebuild_stop))
+			return -ECANCELED;
 		fs_kick_rebuild(rb->fs);
 		return -EAGAIN;
 	}
@@ -466,8 +468,10 @@ static void report(struct rebuild *rb, int error, uint64_t us)
 			       "block group %llu: the trees refer to %llu bytes of it, its item says otherwise: it is not used; run byre pool check",
 			       (unsigned long long)rg->group->start, (unsigned long long)rg->found);
 	}
-	fs_log(rb->fs, error ? FS_LOG_WARNING : FS_LOG_NOTICE, "free space of %zu of %zu block groups rebuilt in %llu ms%s%s",
-	       done, rb->groups, (unsigned long long)us / 1000, error ? ": " : "", error ? strerror(-error) : "");
+	fs_log(rb->fs, error && error != -ECANCELED ? FS_LOG_WARNING : FS_LOG_NOTICE,
+	       "free space of %zu of %zu block groups rebuilt in %llu ms%s%s", done, rb->groups, (unsigned long long)us / 1000,
+	       error ? ": " : "",
+	       error == -ECANCELED ? "the pool is being closed, the next start begins anew" : error ? strerror(-error) : "");
 }
 
 static void rebuild_fini(struct rebuild *rb)

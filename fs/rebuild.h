@@ -14,7 +14,7 @@ struct device_queue;
  * their caches. q: the calling thread's queue. Waits, for the length of a walk of all trees. One call at a time.
  * 0, also when a group did not agree with the trees (it stays out of use, and the log says so). -EAGAIN: readers held
  * the space of the last commit for too long, a new rebuild was asked for. -EROFS, -ENOMEM, -EIO, -EUCLEAN: the groups
- * stay as they are.
+ * stay as they are. -ECANCELED likewise: fs->rebuild_stop was set, and the next start begins anew.
  */
 int rebuild_groups(struct fs *fs, struct device_queue *q);
 

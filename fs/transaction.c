@@ -364,6 +364,8 @@ static void publish(struct transaction *txn)
 	struct fs_volume *vol;
 
 	transaction_report_lost(txn);
+	if (txn->store.lost && atomic_load(&fs->rebuild_error)) /* the trees can be walked again where this node was the obstacle */
+		fs_kick_rebuild(fs);
 	orphans_publish(txn); /* they know their volumes, which the next step may free */
 	while ((vol = TAILQ_FIRST(&txn->frozen))) {
 		TAILQ_REMOVE(&txn->frozen, vol, frozen_link);
