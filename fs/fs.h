@@ -80,7 +80,7 @@ struct fs_options {
 	bool as_device; /* tests: takes a sparse file for a device of that size, which has room for all of it */
 	/* Records every write and flush of the device to this file (tests; NULL: not). */
 	const char *write_log;
-	/* May be NULL. Called from any thread, with no lock of the engine held. */
+	/* May be NULL. Called from any thread, perhaps with locks of the engine held: it must not call the engine, nor wait for who does. */
 	void (*log)(void *arg, enum fs_log_level level, const char *msg);
 	void *log_arg;
 };

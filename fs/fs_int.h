@@ -58,6 +58,7 @@ struct fs {
 	struct flush_log log;
 	struct work_pool work;
 	struct fs_stats stats;
+	struct fs_often often[FS_OFTEN_KINDS];
 	struct bad_nodes bad_nodes;
 	struct scrub scrub;
 

@@ -52,9 +52,9 @@ static int check_block(struct read_sub *sub, uint64_t i)
 	if (crc32c(sub->page[i]->data, FS_BLOCK_SIZE) == io->crc[sub->index + i])
 		return 0;
 	atomic_fetch_add(&io->fs->stats.errors_checksum, 1);
-	fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: data at %llu does not match its checksum", volume_get_name(io->vol).text,
-	       (unsigned long long)(io->blk + sub->index + i) * FS_BLOCK_SIZE,
-	       (unsigned long long)(sub->addr + i * FS_BLOCK_SIZE));
+	fs_log_often(io->fs, FS_OFTEN_CHECKSUM, FS_LOG_ERROR, "volume %s, offset %llu: data at %llu does not match its checksum",
+		     volume_get_name(io->vol).text, (unsigned long long)(io->blk + sub->index + i) * FS_BLOCK_SIZE,
+		     (unsigned long long)(sub->addr + i * FS_BLOCK_SIZE));
 	return -EIO;
 }
 
@@ -66,8 +66,8 @@ static void sub_done(struct device_io *dev)
 
 	if (error) {
 		atomic_fetch_add(&io->fs->stats.errors_io, 1);
-		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be read: %s", volume_get_name(io->vol).text,
-		       (unsigned long long)(io->blk + sub->index) * FS_BLOCK_SIZE, strerror(-error));
+		fs_log_often(io->fs, FS_OFTEN_READ, FS_LOG_ERROR, "volume %s, offset %llu: cannot be read: %s", volume_get_name(io->vol).text,
+			     (unsigned long long)(io->blk + sub->index) * FS_BLOCK_SIZE, strerror(-error));
 	}
 	for (uint64_t i = 0; i < sub->n; i++) {
 		int bad = dev->error ? dev->error : check_block(sub, i);
@@ -161,8 +161,8 @@ static void mapped(struct io *io, int error)
 		return;
 	}
 	if (error != -ENODATA) /* a lost range was told of when it was found */
-		fs_log(io->fs, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", volume_get_name(io->vol).text,
-		       (unsigned long long)io->user->off, strerror(-error));
+		fs_log_often(io->fs, FS_OFTEN_READ, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", volume_get_name(io->vol).text,
+			     (unsigned long long)io->user->off, strerror(-error));
 	io_end(io, error == -ENOMEM ? error : -EIO);
 }
 

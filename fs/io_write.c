@@ -50,8 +50,8 @@ static void run_done(struct device_io *dev)
 		backing_write_failed(run->ctx->fs);
 	} else if (dev->error) {
 		atomic_fetch_add(&run->ctx->fs->stats.errors_io, 1);
-		fs_log(run->ctx->fs, FS_LOG_ERROR, "data of %llu blocks could not be written: %s",
-		       (unsigned long long)run->blocks, strerror(-dev->error));
+		fs_log_often(run->ctx->fs, FS_OFTEN_WRITE, FS_LOG_ERROR, "data of %llu blocks could not be written: %s",
+			     (unsigned long long)run->blocks, strerror(-dev->error));
 	} else {
 		backing_write_succeeded(run->ctx->fs);
 	}
@@ -201,7 +201,7 @@ static void allocate_later(struct io *io)
 		return;
 	}
 	if (!fs_is_rebuilding(io->fs) && ++io->alloc_tries > IO_ALLOC_TRIES) {
-		fs_log(io->fs, FS_LOG_ERROR, "reserved space could not be found; run a check of the pool");
+		fs_log_often(io->fs, FS_OFTEN_SPACE, FS_LOG_ERROR, "reserved space could not be found; run a check of the pool");
 		part_done(io, -ENOSPC);
 		return;
 	}

@@ -20,6 +20,51 @@ static uint64_t place_of(struct engine *e, struct fs_volume *vol, uint64_t blk)
 	return off[0];
 }
 
+/* How many of n reads (or writes) that fail leave a line. */
+static unsigned lines_of(struct engine *e, struct fs_volume *vol, bool writes, unsigned n)
+{
+	static uint8_t buf[FS_BLOCK_SIZE];
+	unsigned lines = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		e->log[0] = 0;
+		assert_int_equal(writes ? engine_write(e, vol, 0, BLOCK, buf) : engine_read(e, vol, 0, BLOCK, buf), -EIO);
+		lines += e->log[0] != 0;
+	}
+	return lines;
+}
+
+/* A client may ask for a bad block as often as it likes. */
+static void test_io_errors_do_not_flood_the_log(void **state)
+{
+	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .error = -EIO};
+	struct engine *e = engine_new(POOL_BYTES, 1);
+	struct fs_volume *vol = engine_volume(e, "v", 256 * BLOCK);
+	static uint8_t buf[FS_BLOCK_SIZE];
+	uint64_t off;
+
+	fill_bytes(buf, BLOCK, 1);
+	assert_int_equal(engine_write(e, vol, 0, BLOCK, buf), 0);
+	fs_volume_put(vol);
+	engine_reopen(e);
+	vol = engine_volume(e, "v", 0);
+	off = place_of(e, vol, 0);
+	device_sim_flip(e->sim, off + 100, 1);
+	assert_int_equal(lines_of(e, vol, false, 200), FS_LOG_OFTEN_MAX);
+	device_sim_bad_range(e->sim, off, BLOCK);
+	assert_int_equal(lines_of(e, vol, false, 200), FS_LOG_OFTEN_MAX); /* another kind */
+	assert_true(atomic_load(&e->fs->stats.errors_io) >= 200);
+	device_sim_fault_add(e->sim, &fault);
+	assert_int_equal(lines_of(e, vol, true, 200), FS_LOG_OFTEN_MAX);
+	device_sim_fault_clear(e->sim);
+	atomic_fetch_sub(&e->fs->often[FS_OFTEN_READ].since_us, FS_LOG_OFTEN_S * 1000000ull); /* so much later */
+	assert_int_equal(lines_of(e, vol, false, 1), 1);
+	assert_non_null(strstr(e->log, "180 lines like the next one were left out"));
+	assert_non_null(strstr(e->log, "cannot be read"));
+	fs_volume_put(vol);
+	engine_free(e);
+}
+
 static void test_io_wrong_data_is_an_error_for_that_block_only(void **state)
 {
 	struct engine *e = engine_new(POOL_BYTES, 1);
@@ -302,6 +347,7 @@ static void test_io_failed_device_read_is_an_error_once(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_io_errors_do_not_flood_the_log),
 		cmocka_unit_test(test_io_wrong_data_is_an_error_for_that_block_only),
 		cmocka_unit_test(test_io_damaged_node_is_mended_from_its_twin),
 		cmocka_unit_test(test_io_node_lost_in_both_copies_is_an_error_there_only),
