@@ -4,7 +4,8 @@
  * device; who comes another way (another name of the device, another machine on the same LUN) is noticed by the claim.
  *
  * Invariants
- * 1. Who opens a pool for writing writes its claim before anything else, and reads it again before each superblock that it
+ * 1. Who opens a pool for writing writes its claim when it has found that it can be opened, before anything but bad copies of
+ *    superblocks and nodes that it mends (so a start that fails takes the pool from nobody), and reads it again before each superblock that it
  *    writes and at each commit interval. Where it finds another one the pool turns read-only: it is the later one's.
  * 2. A claim by a process that lives does not keep the pool from being opened: a snapshot of a pool in use has one as well. The log
  *    tells of it.

@@ -92,10 +92,13 @@ static int replay_extent(struct replay *rp, const struct log_item *item)
 	uint64_t blk = le64_to_cpu(e->blk), n = le64_to_cpu(e->blocks), addr = le64_to_cpu(e->addr);
 	struct fs_volume *vol = volume_by_id(rp->fs, le64_to_cpu(item->id));
 	struct pending *p;
-	uint64_t bytes;
+	uint64_t bytes, end;
 	int r;
 
-	if (!vol || n > UINT64_MAX / FS_BLOCK_SIZE - blk || (blk + n) * FS_BLOCK_SIZE > atomic_load(&vol->size))
+	if (!vol)
+		return -EUCLEAN;
+	end = atomic_load(&vol->size) / FS_BLOCK_SIZE;
+	if (n > end || blk > end - n)
 		return -EUCLEAN;
 	if (addr) {
 		r = block_group_claim(rp->fs, rp->q, addr, n * FS_BLOCK_SIZE);

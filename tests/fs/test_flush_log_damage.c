@@ -241,6 +241,30 @@ static void test_flush_log_torn_group_is_not_taken_for_rot(void **state)
 	free_world(w);
 }
 
+/* An item under a right checksum that names blocks which no volume can have: their byte offsets wrap around. */
+static void test_flush_log_item_far_behind_the_end_is_refused(void **state)
+{
+	static const uint64_t far[] = {1ull << 52, 1ull << 60, UINT64_MAX};
+	uint64_t place[FLUSHES];
+	struct log_world *w = flush_some(place, 1);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(far); i++) {
+		struct engine e = {.sim = device_sim_clone(w->e->sim, 1)};
+		uint8_t bytes[LOG_ALIGN];
+		struct log_record *rec = (struct log_record *)bytes;
+		struct log_extent *item = (struct log_extent *)(rec + 1);
+
+		device_sim_peek(e.sim, place[2], bytes, sizeof(bytes));
+		assert_int_equal(le16_to_cpu(item->item.type), LOG_EXTENT);
+		item->blk = cpu_to_le64(far[i]);
+		rec->crc = cpu_to_le32(crc32c(bytes + 4, le32_to_cpu(rec->bytes) - 4));
+		device_sim_poke(e.sim, place[2], bytes, sizeof(bytes));
+		assert_int_equal(engine_try_open(&e), -EUCLEAN);
+		device_close(e.sim);
+	}
+	free_world(w);
+}
+
 /* It may hold what was flushed: the pool is not opened as if it did not, and nothing is written. */
 static void test_flush_log_unreadable_place_stops_the_open(void **state)
 {
@@ -260,6 +284,7 @@ int main(void)
 		cmocka_unit_test(test_flush_log_group_built_in_part_leaves_no_hole),
 		cmocka_unit_test(test_flush_log_rotten_record_is_told),
 		cmocka_unit_test(test_flush_log_torn_group_is_not_taken_for_rot),
+		cmocka_unit_test(test_flush_log_item_far_behind_the_end_is_refused),
 		cmocka_unit_test(test_flush_log_unreadable_place_stops_the_open),
 	};
 
