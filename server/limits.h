@@ -11,6 +11,7 @@
 #define SERVER_THREADS_MAX 256
 #define SERVER_LISTENERS_MAX 16	   /* of each kind: --nbd, --rpc */
 #define SERVER_FORCE_MS 3000	   /* what is under way may take after a second SIGTERM */
+#define SERVER_PLACE_MS 1	   /* while somebody gives way to a newcomer */
 #define SERVER_ACCEPT_PAUSE_MS 200 /* after accept failed for want of descriptors or memory */
 
 /*
@@ -26,7 +27,7 @@
 #define SERVER_MEMORY_SPARE 16
 
 /* ---- connections ---- */
-#define NBD_CONNECTIONS_MAX 4096u  /* more are closed as soon as they are accepted */
+#define NBD_CONNECTIONS_MAX 4096u  /* more are closed as soon as they are accepted, unless another gives way */
 #define NBD_HANDSHAKE_TIMEOUT_S 30 /* from accept to the end of option haggling */
 #define NBD_LINGER_TIMEOUT_S 10	   /* how long a client that is being disconnected may take no replies */
 #define NBD_LAST_MS 1000	   /* how long one that has got all of them may leave the connection open */

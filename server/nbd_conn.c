@@ -1,42 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "server/nbd_conn.h"
+#include "server/nbd_conn_int.h"
 
 #include <errno.h>
-#include <event2/event_struct.h>
-#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <linux/sockios.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
 #include "base/util.h"
 
-struct nbd_conn {
-	struct nbd_worker *worker;
-	struct nbd_session *session;
-	struct nbd_conn *next, **pprev; /* in worker->conns */
-	struct nbd_conn *dirty_next;
-	bool is_dirty;
-	bool reading, writing, timed; /* the events are added */
-	bool tcp, eof;		      /* eof: the client sends no more */
-	int fd;
-	uint64_t moved;		 /* bytes, both ways */
-	uint64_t owes_ms;	 /* since when the client owes something; 0: it does not */
-	uint64_t owes_moved;	 /* `moved` then */
-	int unsent;		 /* lingering: what the kernel has not got rid of */
-	struct event read_event, write_event, timer;
-	struct task adopt_task;
-	struct client client; /* listed when the worker has a list, while there is a session */
-	bool listed;
-	atomic_bool dropped;  /* asked for: see drop */
-};
-
-static void on_dirty(struct nbd_session *s)
+void nbd_conn_dirty(struct nbd_session *s)
 {
 	struct nbd_conn *conn = s->owner;
 	struct nbd_worker *w = conn->worker;
@@ -47,11 +24,6 @@ static void on_dirty(struct nbd_session *s)
 	conn->dirty_next = NULL;
 	*w->dirty_tail = conn;
 	w->dirty_tail = &conn->dirty_next;
-}
-
-static void on_post(struct nbd_env *env, struct task *task)
-{
-	loop_post(container_of(env, struct nbd_worker, env)->loop, task);
 }
 
 /* ---- sockets -------------------------------------------------------------- */
@@ -105,6 +77,21 @@ static bool send_replies(struct nbd_conn *conn)
 	return true;
 }
 
+void nbd_conn_leave_handshake(struct nbd_conn *conn)
+{
+	if (!conn->in_handshake)
+		return;
+	conn->in_handshake = false;
+	TAILQ_REMOVE(&conn->worker->handshakes, conn, handshake_entry);
+	atomic_fetch_sub(&conn->worker->nr_handshakes, 1);
+}
+
+/* Of who got no volume: others only asked what there is, or gave way, which the listener tells of all of them. */
+static bool is_worth_a_line(const char *why)
+{
+	return strcmp(why, NBD_WHY_CLIENT) != 0 && strcmp(why, NBD_WHY_PLACE) != 0;
+}
+
 /* The list and the log learn that it is over; the session is still there, if there was one. */
 static void unlist(struct nbd_conn *conn)
 {
@@ -117,14 +104,14 @@ static void unlist(struct nbd_conn *conn)
 	if (s->export.vol) {
 		fs_volume_get_info(s->export.vol, &info);
 		nbd_log_disconnect(&w->log, &conn->client, info.name, s->why, !strcmp(s->why, NBD_WHY_SLOW));
-	} else if (s->refusal[0] || strcmp(s->why, NBD_WHY_CLIENT) != 0) { /* others only asked what there is */
+	} else if (s->refusal[0] || is_worth_a_line(s->why)) {
 		nbd_log_refused(&w->log, &conn->client, s->refusal, s->why);
 	}
 	client_leave(w->clients, &conn->client);
 	conn->listed = false;
 }
 
-static void conn_free(struct nbd_conn *conn)
+void nbd_conn_free(struct nbd_conn *conn)
 {
 	struct nbd_worker *w = conn->worker;
 
@@ -132,13 +119,16 @@ static void conn_free(struct nbd_conn *conn)
 	event_del(&conn->write_event);
 	event_del(&conn->timer);
 	close(conn->fd);
+	nbd_conn_leave_handshake(conn);
 	unlist(conn);
 	nbd_session_free(conn->session); /* accepts NULL: it lingered */
 	*conn->pprev = conn->next;
 	if (conn->next)
 		conn->next->pprev = conn->pprev;
-	mem_free(conn);
 	atomic_fetch_sub_explicit(&w->env.stats.connections, 1, memory_order_relaxed);
+	if (conn->gives)
+		atomic_fetch_sub(&w->giving, 1);
+	mem_free(conn);
 }
 
 /* Input is wanted when the session has room; asking has no effect, so it is asked for that alone. */
@@ -177,7 +167,7 @@ static void linger(struct nbd_conn *conn)
 	conn->session = NULL;
 	want_write(conn, false);
 	if (shutdown(conn->fd, SHUT_WR) < 0) {
-		conn_free(conn);
+		nbd_conn_free(conn);
 		return;
 	}
 	want_read(conn, true);
@@ -191,7 +181,7 @@ static void linger_timeout(struct nbd_conn *conn)
 
 	start_last_timer(conn);
 	if (!conn->unsent || conn->unsent == before)
-		conn_free(conn);
+		nbd_conn_free(conn);
 }
 
 static void end(struct nbd_conn *conn)
@@ -199,7 +189,7 @@ static void end(struct nbd_conn *conn)
 	if (conn->tcp && !conn->eof && conn->session->state == NBD_CLOSING)
 		linger(conn);
 	else
-		conn_free(conn);
+		nbd_conn_free(conn);
 }
 
 /* Sends replies, goes on with stalled input, and sees what the connection waits for next. May free it. */
@@ -214,6 +204,7 @@ static void progress(struct nbd_conn *conn)
 	if (conn->timed && s->state != NBD_HANDSHAKE) {
 		event_del(&conn->timer);
 		conn->timed = false;
+		nbd_conn_leave_handshake(conn);
 		if (conn->worker->clients && s->export.vol)
 			list_volume(conn);
 	}
@@ -223,27 +214,7 @@ static void progress(struct nbd_conn *conn)
 		end(conn);
 }
 
-static void check_drained(struct nbd_worker *w)
-{
-	void (*drained)(void *arg);
-
-	/* The thread that asks for a drain sets `drained` first: not to be looked at before. */
-	if (!w->draining || w->conns || !w->drained)
-		return;
-	drained = w->drained;
-	w->drained = NULL;
-	drained(w->drained_arg);
-}
-
-static void start_retry(struct nbd_worker *w)
-{
-	const struct timeval period = {.tv_usec = NBD_RETRY_MS * 1000};
-
-	w->retrying = true;
-	event_add(w->retry, &period);
-}
-
-static void flush_dirty(struct nbd_worker *w)
+void nbd_conn_flush_dirty(struct nbd_worker *w)
 {
 	struct nbd_conn *conn;
 
@@ -256,13 +227,8 @@ static void flush_dirty(struct nbd_worker *w)
 			progress(conn);
 	}
 	if (w->env.nr_waiters && !w->retrying)
-		start_retry(w);
-	check_drained(w);
-}
-
-static void after_io(struct loop *loop)
-{
-	flush_dirty(loop->owner);
+		nbd_worker_retry_later(w);
+	nbd_worker_check_drained(w);
 }
 
 /* Input of a connection that lingers. */
@@ -273,8 +239,8 @@ static void throw_away(struct nbd_conn *conn)
 	ssize_t n = read(conn->fd, buf, sizeof(buf));
 
 	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-		conn_free(conn);
-		check_drained(w);
+		nbd_conn_free(conn);
+		nbd_worker_check_drained(w);
 	}
 }
 
@@ -308,8 +274,8 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 		return;
 	}
 	receive(conn);
-	on_dirty(conn->session);
-	flush_dirty(w);
+	nbd_conn_dirty(conn->session);
+	nbd_conn_flush_dirty(w);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *arg)
@@ -319,8 +285,8 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 
 	if (what & EV_TIMEOUT)
 		nbd_session_break(conn->session, NBD_WHY_SLOW);
-	on_dirty(conn->session);
-	flush_dirty(w);
+	nbd_conn_dirty(conn->session);
+	nbd_conn_flush_dirty(w);
 }
 
 static void on_timeout(evutil_socket_t fd, short what, void *arg)
@@ -332,115 +298,7 @@ static void on_timeout(evutil_socket_t fd, short what, void *arg)
 		nbd_session_break(conn->session, "its handshake took too long");
 	else
 		linger_timeout(conn);
-	flush_dirty(w);
-}
-
-/* ---- clients that stall ---------------------------------------------------- */
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-/* The handshake has a timeout of its own. Who sends no more because there is no memory for it owes nothing. */
-static bool owes(const struct nbd_conn *conn)
-{
-	const struct nbd_session *s = conn->session;
-
-	return s && s->state != NBD_HANDSHAKE && s->state != NBD_BROKEN &&
-	       (conn->writing || (conn->reading && nbd_session_is_inside_request(s)));
-}
-
-static bool stalls(struct nbd_conn *conn, uint64_t now, unsigned stall_ms)
-{
-	uint64_t took;
-
-	if (!owes(conn)) {
-		conn->owes_ms = 0;
-		return false;
-	}
-	took = now - conn->owes_ms;
-	if (conn->owes_ms && took < stall_ms)
-		return false;
-	if (conn->owes_ms && conn->moved - conn->owes_moved < NBD_RATE_MIN * took / 1000)
-		return true;
-	conn->owes_ms = now;
-	conn->owes_moved = conn->moved;
-	return false;
-}
-
-/* Whoever holds memory that others wait for has less time. */
-static void sweep(struct nbd_worker *w)
-{
-	unsigned stall_ms = budget_is_short(w->env.budget) ? w->stall_ms / NBD_SHORT_FACTOR : w->stall_ms;
-	uint64_t now = now_ms();
-
-	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
-		if (stalls(conn, now, stall_ms))
-			nbd_session_break(conn->session, NBD_WHY_SLOW);
-}
-
-static void on_sweep(evutil_socket_t fd, short what, void *arg)
-{
-	sweep(arg);
-	flush_dirty(arg);
-}
-
-static void on_retry(evutil_socket_t fd, short what, void *arg)
-{
-	struct nbd_worker *w = arg;
-
-	w->retrying = false;
-	nbd_env_wake(&w->env, UINT_MAX);
-	flush_dirty(w);
-}
-
-static void on_wake(struct task *task)
-{
-	struct nbd_worker *w = container_of(task, struct nbd_worker, wake_task);
-
-	atomic_store(&w->woken, false);
-	if (budget_is_short(w->env.budget))
-		buf_pool_yield(&w->env.pool);
-	nbd_env_wake(&w->env, NBD_WAKE_MAX);
-	/* The loop's after_io, which follows every batch of tasks, tries them. */
-}
-
-static void wake(struct budget_member *m)
-{
-	struct nbd_worker *w = container_of(m, struct nbd_worker, env.member);
-
-	if (!atomic_exchange(&w->woken, true))
-		loop_post(w->loop, &w->wake_task);
-}
-
-static int start_sweep(struct nbd_worker *w)
-{
-	uint64_t ms = max_u64(w->stall_ms / NBD_SWEEPS, NBD_SWEEP_MIN_MS);
-	struct timeval period = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
-
-	w->sweep = event_new(w->loop->base, -1, EV_PERSIST, on_sweep, w);
-	w->retry = evtimer_new(w->loop->base, on_retry, w);
-	if (!w->sweep || !w->retry || event_add(w->sweep, &period) < 0)
-		return -ENOMEM;
-	return 0;
-}
-
-/* ---- the worker ----------------------------------------------------------- */
-
-/* On the loop's thread: ends the connections that somebody asked to be dropped. */
-static void run_drops(struct task *task)
-{
-	struct nbd_worker *w = container_of(task, struct nbd_worker, drop_task);
-
-	atomic_store(&w->drop_posted, false);
-	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
-		if (conn->session && atomic_load(&conn->dropped))
-			nbd_session_break(conn->session, "dropped on request");
-	/* The loop's after_io, which follows every batch of tasks, does the rest. */
+	nbd_conn_flush_dirty(w);
 }
 
 static void drop(struct client *client)
@@ -474,6 +332,7 @@ static void adopt(struct task *task)
 	conn->session = nbd_session_new(&w->env, conn);
 	if (!conn->session) {
 		atomic_fetch_sub_explicit(&w->env.stats.connections, 1, memory_order_relaxed);
+		atomic_fetch_sub(&w->nr_handshakes, 1);
 		close(conn->fd);
 		mem_free(conn);
 		return;
@@ -488,10 +347,12 @@ static void adopt(struct task *task)
 	if (conn->next)
 		conn->next->pprev = &conn->next;
 	w->conns = conn;
+	TAILQ_INSERT_TAIL(&w->handshakes, conn, handshake_entry);
+	conn->in_handshake = true;
 	list_conn(conn);
 	if (w->draining)
 		nbd_session_break(conn->session, NBD_WHY_STOP);
-	on_dirty(conn->session); /* the greeting */
+	nbd_conn_dirty(conn->session); /* the greeting */
 }
 
 static bool is_tcp(int fd)
@@ -513,102 +374,21 @@ static void set_options(int fd)
 
 int nbd_worker_accept(struct nbd_worker *w, int fd)
 {
-	struct nbd_conn *conn = NULL;
-	bool room = budget_admits(w->env.budget, NBD_HANDSHAKE_COST);
+	struct nbd_conn *conn = mem_zalloc(sizeof(*conn));
 
-	if (room)
-		conn = mem_zalloc(sizeof(*conn));
 	if (!conn) {
 		close(fd);
-		return room ? -ENOMEM : -ENOBUFS;
+		return -ENOMEM;
 	}
 	set_options(fd);
 	conn->worker = w;
 	conn->fd = fd;
 	conn->tcp = is_tcp(fd);
 	conn->adopt_task.fn = adopt;
+	atomic_fetch_add(&w->nr_handshakes, 1);
 	atomic_fetch_add_explicit(&w->env.stats.connections, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&w->env.stats.connections_total, 1, memory_order_relaxed);
 	loop_post(w->loop, &conn->adopt_task);
 	return 0;
 }
 
-static void begin_drain(struct task *task)
-{
-	struct nbd_worker *w = container_of(task, struct nbd_worker, drain_task);
-
-	w->draining = true;
-	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
-		if (conn->session)
-			nbd_session_stop(conn->session, NBD_WHY_STOP);
-	/* The loop's after_io, which follows every batch of tasks, does the rest. */
-}
-
-void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *arg)
-{
-	w->drained = drained;
-	w->drained_arg = arg;
-	w->drain_task.fn = begin_drain;
-	loop_post(w->loop, &w->drain_task);
-}
-
-static void cut(struct task *task)
-{
-	struct nbd_worker *w = container_of(task, struct nbd_worker, cut_task);
-	struct nbd_conn *conn, *next;
-
-	for (conn = w->conns; conn; conn = next) {
-		next = conn->next;
-		if (conn->session)
-			nbd_session_break(conn->session, NBD_WHY_STOP);
-		else
-			conn_free(conn);
-	}
-}
-
-void nbd_worker_cut(struct nbd_worker *w)
-{
-	w->cut_task.fn = cut;
-	loop_post(w->loop, &w->cut_task);
-}
-
-int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_worker_options *opt)
-{
-	uint64_t memory = opt->memory / opt->workers;
-
-	*w = (struct nbd_worker){
-		.loop = loop,
-		.stall_ms = opt->stall_ms,
-		.wake_task = {.fn = on_wake},
-		.env = {
-			.fs = opt->fs,
-			.ctx = loop->ctx,
-			.dirty = on_dirty,
-			.post = on_post,
-			.budget = opt->budget,
-			.member = {.wake = wake},
-			.requests_max = max_u64(memory / SERVER_MEMORY_REQUESTS / NBD_REQUEST_COST, 2 * NBD_REQUESTS_MAX),
-			.rx_max = max_u64(memory / SERVER_MEMORY_RX / NBD_RX_BYTES, 2),
-			.spare_max = memory / SERVER_MEMORY_SPARE,
-		},
-		.handshake_timeout = {.tv_sec = NBD_HANDSHAKE_TIMEOUT_S},
-		.linger_timeout = {.tv_sec = NBD_LINGER_TIMEOUT_S},
-	};
-	w->dirty_tail = &w->dirty;
-	w->drop_task.fn = run_drops;
-	nbd_env_init(&w->env);
-	budget_add_member(opt->budget, &w->env.member);
-	loop->after_io = after_io;
-	loop->owner = w;
-	return start_sweep(w);
-}
-
-void nbd_worker_fini(struct nbd_worker *w)
-{
-	ASSERT(!w->conns);
-	if (w->sweep)
-		event_free(w->sweep);
-	if (w->retry)
-		event_free(w->retry);
-	nbd_env_fini(&w->env);
-}

@@ -8,7 +8,9 @@
  * 3. A connection whose session ended in order lingers on TCP: it has said its last, and reads on and throws away until the
  *    client closes too, or takes nothing for NBD_LAST_MS. Closed with input unread, TCP would reset it, and replies on their
  *    way would be lost. Its session, and with it the volume, is given back before.
- * 4. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than NBD_RATE_MIN
+ * 4. Clients in their handshake give way: when all places are taken, a newcomer gets that of the one that has been at it for
+ *    longest. One that has a volume open, however idle, never does: to a guest this would be a disk that fails.
+ * 5. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than NBD_RATE_MIN
  *    bytes a second for the stall time loses its connection. Who owes nothing may stay for ever.
  */
 #ifndef SERVER_NBD_CONN_H
@@ -30,13 +32,18 @@ struct nbd_worker {
 	struct client_list *clients; /* where connections are listed; NULL: nowhere. Set it before the loop runs. */
 	struct timeval handshake_timeout,
 		linger_timeout; /* see limits.h; tests make them shorter before the loop runs */
-	unsigned stall_ms;	/* invariant 4 */
+	unsigned stall_ms;	/* invariant 5 */
 	struct event *sweep;	/* timer: who stalls? */
 	struct event *retry;	/* timer: is there room for those that wait? */
 	bool retrying;
 	struct task wake_task;
 	_Atomic bool woken; /* wake_task is posted */
 	struct nbd_conn *conns; /* all */
+	TAILQ_HEAD(, nbd_conn) handshakes; /* those in their handshake, the oldest first */
+	_Atomic unsigned nr_handshakes;	   /* and those that are yet to be adopted */
+	_Atomic unsigned giving;	   /* places that were asked for, and are not free yet */
+	struct task give_task;
+	_Atomic unsigned to_give; /* of `giving`: for which nobody was chosen yet */
 	struct nbd_conn *dirty, **dirty_tail;
 	bool draining;
 	void (*drained)(void *arg); /* on the loop's thread, once, when the last connection is gone after a drain */
@@ -57,11 +64,17 @@ struct nbd_worker_options {
 int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_worker_options *opt);
 void nbd_worker_fini(struct nbd_worker *w);
 
-/*
- * Hands an accepted, non-blocking socket over (the descriptor moves). From any thread. -ENOMEM, or -ENOBUFS where the budget
- * has no room for one more: it is closed.
- */
+/* Hands an accepted, non-blocking socket over (the descriptor moves). From any thread. -ENOMEM: it is closed. */
 int nbd_worker_accept(struct nbd_worker *w, int fd);
+/*
+ * Ends the connection that has been in its handshake for longest, soon; nbd_worker_is_giving until it is gone. False: there
+ * is none. From one thread, that of nbd_worker_accept.
+ */
+bool nbd_worker_make_place(struct nbd_worker *w);
+static inline bool nbd_worker_is_giving(const struct nbd_worker *w)
+{
+	return atomic_load(&w->giving) > 0;
+}
 /* Ends all connections: what is under way finishes and is answered first. From any thread, once. */
 void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *arg);
 /* After a drain: waits for no client any more. What the engine has under way still ends before `drained`. Once. */

@@ -46,6 +46,7 @@
 #define NBD_WHY_MEMORY "out of memory"
 #define NBD_WHY_SLOW "it took its replies, or sent the rest of a request, too slowly"
 #define NBD_WHY_STOP "the server stops"
+#define NBD_WHY_PLACE "it gave way to another client, as its handshake was not done when all places were taken"
 
 struct nbd_request;
 struct nbd_request_slab;

@@ -45,7 +45,7 @@ static void on_stop(struct task *task)
 	loop_stop(container_of(task, struct stop_task, task)->loop);
 }
 
-static int setup(void **state)
+static int setup_with(void **state, unsigned handshake_ms)
 {
 	struct bench *b = calloc(1, sizeof(*b));
 	struct nbd_worker_options opt = {.budget = &b->budget, .workers = LOOPS, .memory = 64 << 20, .stall_ms = 300};
@@ -59,13 +59,24 @@ static int setup(void **state)
 		assert_int_equal(loop_init(&b->loops[i], &b->fs[i], i, false), 0);
 		opt.fs = &b->fs[i];
 		assert_int_equal(nbd_worker_init(&b->workers[i], &b->loops[i], &opt), 0);
-		b->workers[i].handshake_timeout = (struct timeval){.tv_usec = 200000};
+		b->workers[i].handshake_timeout =
+			(struct timeval){.tv_sec = handshake_ms / 1000, .tv_usec = handshake_ms % 1000 * 1000};
 		b->workers[i].linger_timeout = (struct timeval){.tv_usec = 200000};
 	}
 	for (int i = 0; i < LOOPS; i++)
 		assert_int_equal(loop_start(&b->loops[i]), 0);
 	*state = b;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return setup_with(state, 200);
+}
+
+static int setup_patient(void **state)
+{
+	return setup_with(state, 60000);
 }
 
 /* Drains and ends the loops: everything that clients left behind must be gone then. */
@@ -142,17 +153,24 @@ static void client_write(int fd, const void *buf, size_t len)
 	}
 }
 
-static int client_go(struct bench *b, int loop)
+static void client_export_name(int fd)
 {
-	int fd = client_connect(b, loop);
 	struct bytes msg = {.len = 0};
-	uint8_t greeting[18], reply[10];
+	uint8_t reply[10];
 
 	add_u32(&msg, 3);
 	add_option(&msg, NBD_OPT_EXPORT_NAME, "vm1", 3);
-	client_read(fd, greeting, sizeof(greeting));
 	client_write(fd, msg.data, msg.len);
 	client_read(fd, reply, sizeof(reply));
+}
+
+static int client_go(struct bench *b, int loop)
+{
+	int fd = client_connect(b, loop);
+	uint8_t greeting[18];
+
+	client_read(fd, greeting, sizeof(greeting));
+	client_export_name(fd);
 	return fd;
 }
 
@@ -347,6 +365,35 @@ static void test_stop_answers_what_is_under_way(void **state)
 	close(fd);
 }
 
+/* The oldest first, one for each place that is asked for; nobody who has a volume, however idle. */
+static void test_handshakes_give_way(void **state)
+{
+	struct bench *b = *state;
+	int idle = client_go(b, 0), fds[3];
+	uint8_t greeting[18];
+
+	assert_false(nbd_worker_make_place(&b->workers[1]));
+	while (nbd_worker_make_place(&b->workers[0])) /* until the loop has seen that the handshake is over */
+		usleep(1000);
+	for (int i = 0; i < 3; i++) {
+		fds[i] = client_connect(b, 0);
+		client_read(fds[i], greeting, sizeof(greeting));
+	}
+	for (int i = 0; i < 2; i++) {
+		assert_true(nbd_worker_make_place(&b->workers[0]));
+		client_expect_end(fds[i]);
+	}
+	while (nbd_worker_is_giving(&b->workers[0]))
+		usleep(1000);
+	assert_int_equal(b->workers[0].env.stats.connections, 2);
+	client_export_name(fds[2]);
+	write_and_read_back(fds[2], 0, 4096, 7);
+	write_and_read_back(idle, 8192, 4096, 8);
+	assert_false(nbd_worker_make_place(&b->workers[0]));
+	close(fds[2]);
+	close(idle);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -361,6 +408,7 @@ int main(void)
 		T(test_client_that_never_reads_and_leaves),
 		T(test_stop_does_not_wait_for_a_client_that_never_reads),
 		T(test_stop_answers_what_is_under_way),
+		cmocka_unit_test_setup_teardown(test_handshakes_give_way, setup_patient, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
