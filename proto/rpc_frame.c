@@ -133,6 +133,11 @@ size_t rpc_parser_wants(const struct rpc_parser *p)
 	return n ? n : RPC_HEADER_LEN;
 }
 
+bool rpc_parser_is_inside(const struct rpc_parser *p)
+{
+	return p->have && missing(p);
+}
+
 size_t rpc_parser_holds(const struct rpc_parser *p)
 {
 	return p->body ? p->have : 0;

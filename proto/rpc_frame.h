@@ -115,6 +115,9 @@ int rpc_parser_feed(struct rpc_parser *p, const void *data, size_t len, size_t *
 /* After a complete frame: hands over the buffer that its parts point into (mem_free; NULL if both parts are empty). */
 uint8_t *rpc_parser_take(struct rpc_parser *p);
 
+/* It has a part of a frame, and wants the rest. */
+bool rpc_parser_is_inside(const struct rpc_parser *p);
+
 /* Memory that the parser holds for the frame that it is in. */
 size_t rpc_parser_holds(const struct rpc_parser *p);
 

@@ -31,9 +31,6 @@
 #define NBD_HANDSHAKE_TIMEOUT_S 30 /* from accept to the end of option haggling */
 #define NBD_LINGER_TIMEOUT_S 10	   /* how long a client that is being disconnected may take no replies */
 #define NBD_LAST_MS 1000	   /* how long one that has got all of them may leave the connection open */
-#define NBD_RATE_MIN 8192u	   /* bytes a second of a client that owes something, over the stall time */
-#define NBD_SWEEPS 16u		   /* looks in a stall time, */
-#define NBD_SWEEP_MIN_MS 50u	   /* not more often than so */
 
 /* What a connection is charged with: in its handshake, and after it. And for each request: ours and the engine's. */
 #define NBD_HANDSHAKE_COST (12u << 10)
@@ -41,6 +38,12 @@
 #define NBD_REQUEST_COST 1536u
 #define NBD_HANDSHAKE_OUT_FREE 4096u /* output of a handshake that is a part of its cost, */
 #define NBD_HANDSHAKE_IN_FREE 2048u  /* and input */
+
+/* ---- clients that stall (server/stall.h) ---- */
+#define STALL_RATE_MIN 8192u   /* bytes a second of a client that owes something, over the stall time */
+#define STALL_SWEEPS 16u       /* looks in a stall time, */
+#define STALL_SWEEP_MIN_MS 50u /* not more often than so */
+#define STALL_SHORT_FACTOR 10  /* while memory is short, a stall is shorter by this factor */
 
 /* ---- RPC (more in rpc_int.h) ---- */
 #define RPC_CONNECTIONS_MAX 256u
@@ -54,7 +57,6 @@
 /* ---- waiting for room ---- */
 #define NBD_WAKE_MAX 8u	    /* waiting connections that are tried again each time something becomes free, */
 #define NBD_RETRY_MS 250u   /* and all of them so often */
-#define NBD_SHORT_FACTOR 10 /* while memory is short, a stall is shorter by this factor */
 
 /* ---- handshake ---- */
 #define NBD_OPTION_MAX (16u << 10)     /* payload of an option that is looked at */

@@ -10,7 +10,7 @@
  *    way would be lost. Its session, and with it the volume, is given back before.
  * 4. Clients in their handshake give way: when all places are taken, a newcomer gets that of the one that has been at it for
  *    longest. One that has a volume open, however idle, never does: to a guest this would be a disk that fails.
- * 5. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than NBD_RATE_MIN
+ * 5. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than STALL_RATE_MIN
  *    bytes a second for the stall time loses its connection. Who owes nothing may stay for ever.
  */
 #ifndef SERVER_NBD_CONN_H

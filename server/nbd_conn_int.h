@@ -6,6 +6,7 @@
 #include <event2/event_struct.h>
 
 #include "server/nbd_conn.h"
+#include "server/stall.h"
 
 struct nbd_conn {
 	struct nbd_worker *worker;
@@ -20,8 +21,7 @@ struct nbd_conn {
 	bool tcp, eof;		      /* eof: the client sends no more */
 	int fd;
 	uint64_t moved;		 /* bytes, both ways */
-	uint64_t owes_ms;	 /* since when the client owes something; 0: it does not */
-	uint64_t owes_moved;	 /* `moved` then */
+	struct stall stall;
 	int unsent;		 /* lingering: what the kernel has not got rid of */
 	struct event read_event, write_event, timer;
 	struct task adopt_task;

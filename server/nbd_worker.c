@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* server/nbd_worker.c: all connections of a loop: who stalls, who gives way, who is dropped, and their end. */
 #include <limits.h>
-#include <time.h>
 
 #include "base/util.h"
 #include "server/nbd_conn_int.h"
@@ -38,14 +37,6 @@ static void after_io(struct loop *loop)
 
 /* ---- clients that stall ---------------------------------------------------- */
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 /* The handshake has a timeout of its own. Who sends no more because there is no memory for it owes nothing. */
 static bool owes(const struct nbd_conn *conn)
 {
@@ -55,32 +46,13 @@ static bool owes(const struct nbd_conn *conn)
 	       (conn->writing || (conn->reading && nbd_session_is_inside_request(s)));
 }
 
-static bool stalls(struct nbd_conn *conn, uint64_t now, unsigned stall_ms)
-{
-	uint64_t took;
-
-	if (!owes(conn)) {
-		conn->owes_ms = 0;
-		return false;
-	}
-	took = now - conn->owes_ms;
-	if (conn->owes_ms && took < stall_ms)
-		return false;
-	if (conn->owes_ms && conn->moved - conn->owes_moved < NBD_RATE_MIN * took / 1000)
-		return true;
-	conn->owes_ms = now;
-	conn->owes_moved = conn->moved;
-	return false;
-}
-
-/* Whoever holds memory that others wait for has less time. */
 static void sweep(struct nbd_worker *w)
 {
-	unsigned stall_ms = budget_is_short(w->env.budget) ? w->stall_ms / NBD_SHORT_FACTOR : w->stall_ms;
-	uint64_t now = now_ms();
+	unsigned stall_ms = stall_time(w->env.budget, w->stall_ms);
+	uint64_t now = stall_now_ms();
 
 	for (struct nbd_conn *conn = w->conns; conn; conn = conn->next)
-		if (stalls(conn, now, stall_ms))
+		if (stall_look(&conn->stall, owes(conn), conn->moved, now, stall_ms))
 			nbd_session_break(conn->session, NBD_WHY_SLOW);
 }
 
@@ -120,8 +92,7 @@ static void wake(struct budget_member *m)
 
 static int start_sweep(struct nbd_worker *w)
 {
-	uint64_t ms = max_u64(w->stall_ms / NBD_SWEEPS, NBD_SWEEP_MIN_MS);
-	struct timeval period = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+	struct timeval period = stall_period(w->stall_ms);
 
 	w->sweep = event_new(w->loop->base, -1, EV_PERSIST, on_sweep, w);
 	w->retry = evtimer_new(w->loop->base, on_retry, w);

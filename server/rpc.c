@@ -420,6 +420,19 @@ void rpc_server_cut(struct rpc_server *s)
 	rpc_server_sweep(s);
 }
 
+static void on_stall(evutil_socket_t fd, short what, void *arg)
+{
+	struct rpc_server *s = arg;
+	unsigned stall_ms = stall_time(s->opt.budget, s->opt.stall_ms);
+	uint64_t now = stall_now_ms();
+	struct rpc_conn *conn, *next;
+
+	for (conn = TAILQ_FIRST(&s->conns); conn; conn = next) {
+		next = TAILQ_NEXT(conn, entry);
+		rpc_conn_sweep(conn, now, stall_ms);
+	}
+}
+
 static void on_shutdown(evutil_socket_t fd, short what, void *arg)
 {
 	struct rpc_server *s = arg;
@@ -446,6 +459,7 @@ void rpc_server_free(struct rpc_server *s)
 	free_event(s->done_ev);
 	free_event(s->sweep_ev);
 	free_event(s->retry_ev);
+	free_event(s->stall_ev);
 	free_event(s->shutdown_ev);
 	if (s->done_fd >= 0)
 		close(s->done_fd);
@@ -463,18 +477,21 @@ static uint64_t now_ms(void)
 
 static int server_init(struct rpc_server *s)
 {
+	struct timeval period = stall_period(s->opt.stall_ms);
+
 	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->done_fd < 0)
 		return -errno;
 
 	s->done_ev = event_new(s->base, s->done_fd, EV_READ | EV_PERSIST, on_done, s);
 	s->accept_ev = evtimer_new(s->base, on_accept_again, s);
+	s->stall_ev = event_new(s->base, -1, EV_PERSIST, on_stall, s);
 	s->retry_ev = evtimer_new(s->base, on_retry, s);
 	s->sweep_ev = evtimer_new(s->base, on_sweep, s);
 	s->shutdown_ev = evtimer_new(s->base, on_shutdown, s);
-	if (!s->done_ev || !s->accept_ev || !s->sweep_ev || !s->retry_ev || !s->shutdown_ev)
+	if (!s->done_ev || !s->accept_ev || !s->sweep_ev || !s->retry_ev || !s->stall_ev || !s->shutdown_ev)
 		return -ENOMEM;
-	return event_add(s->done_ev, NULL) ? -ENOMEM : 0;
+	return event_add(s->done_ev, NULL) || event_add(s->stall_ev, &period) ? -ENOMEM : 0;
 }
 
 int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt, struct rpc_server **ret)

@@ -23,6 +23,7 @@ struct rpc_server_options {
 	struct client_list *clients; /* likewise; NULL: there are none to speak of */
 	struct budget *budget; /* likewise; of all connections */
 	unsigned max;	       /* connections */
+	unsigned stall_ms;     /* server/stall.h */
 	/* A client asked the daemon to stop, and has its answer. Runs on the loop; may call rpc_server_stop. */
 	void (*shutdown)(void *arg);
 	void *arg;

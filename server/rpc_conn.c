@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "proto/rpc_fields.h"
@@ -133,6 +134,7 @@ static void send_frame(struct rpc_conn *conn, struct rpc_frame *frame)
 		shutdown(bufferevent_getfd(conn->bev), SHUT_RDWR);
 		return;
 	}
+	conn->queued += sizeof(header) + frame->message_len;
 	evbuffer_add(out, &header, sizeof(header));
 	if (frame->message_len)
 		evbuffer_add(out, frame->message, frame->message_len);
@@ -295,6 +297,7 @@ static bool parse_some(struct rpc_conn *conn)
 		return false;
 	}
 	evbuffer_drain(in, used);
+	conn->received += used;
 	if (r > 0) {
 		TAILQ_REMOVE(&conn->server->conns, conn, entry);
 		TAILQ_INSERT_TAIL(&conn->server->conns, conn, entry);
@@ -309,6 +312,7 @@ static void throw_away_input(struct rpc_conn *conn)
 	size_t len = evbuffer_get_length(in);
 
 	evbuffer_drain(in, len);
+	conn->received += len;
 	conn->lingered_bytes += (uint32_t)len;
 	if (conn->lingered_bytes > RPC_LINGER_BYTES)
 		rpc_conn_free(conn);
@@ -318,7 +322,7 @@ static void throw_away_input(struct rpc_conn *conn)
 static void set_reading(struct rpc_conn *conn)
 {
 	update_charge(conn);
-	if (conn->state != RPC_CONN_OPEN)
+	if (conn->state != RPC_CONN_OPEN || conn->eof)
 		return;
 	if (may_read(conn)) {
 		conn->held_up = false;
@@ -339,6 +343,10 @@ static void on_readable(struct bufferevent *bev, void *arg)
 		n++;
 	if (n == RPC_FRAMES_MAX) /* the rest after others have had their turn */
 		bufferevent_trigger(bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+	if (conn->state == RPC_CONN_OPEN && conn->eof && n < RPC_FRAMES_MAX && output_len(conn) <= RPC_OUTPUT_HARD) {
+		rpc_conn_finish(conn); /* all that came was taken */
+		return;
+	}
 	set_reading(conn);
 	if (conn->state == RPC_CONN_REFUSED)
 		throw_away_input(conn);
@@ -374,6 +382,26 @@ static void on_written(struct bufferevent *bev, void *arg)
 	}
 }
 
+/* An answer to take, the rest of a frame to send, or only to go. Who is not read for want of memory owes nothing but the first. */
+static bool owes(const struct rpc_conn *conn)
+{
+	return output_len(conn) || conn->state == RPC_CONN_REFUSED ||
+	       (conn->state == RPC_CONN_OPEN && !conn->held_up && rpc_parser_is_inside(&conn->parser));
+}
+
+void rpc_conn_sweep(struct rpc_conn *conn, uint64_t now_ms, unsigned stall_ms)
+{
+	uint64_t moved = conn->received + conn->queued - output_len(conn);
+	struct log *log = conn->server->opt.log;
+
+	if (!stall_look(&conn->stall, owes(conn), moved, now_ms, stall_ms))
+		return;
+	if (log)
+		log_line(log, LOG_LEVEL_WARNING, "RPC: %s took its answers, or sent the rest of a request, too slowly: cut off",
+			 conn->peer);
+	rpc_conn_free(conn);
+}
+
 void rpc_conn_finish(struct rpc_conn *conn)
 {
 	set_state(conn, RPC_CONN_FINISHING);
@@ -385,11 +413,11 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 {
 	struct rpc_conn *conn = arg;
 
-	/* A client may close its sending side and still wait for answers. */
+	/* A client may close its sending side and still wait for answers, to what is not parsed yet, too. */
 	if (what & BEV_EVENT_EOF)
 		conn->eof = true;
 	if ((what & BEV_EVENT_EOF) && conn->state == RPC_CONN_OPEN)
-		rpc_conn_finish(conn);
+		on_readable(bev, conn);
 	else
 		rpc_conn_free(conn);
 }
@@ -413,7 +441,6 @@ static void set_socket_options(int fd)
 
 int rpc_conn_new(struct rpc_server *s, int fd)
 {
-	const struct timeval write_timeout = {.tv_sec = RPC_WRITE_TIMEOUT_S};
 	struct rpc_conn *conn = mem_zalloc(sizeof(*conn));
 
 	if (conn)
@@ -439,7 +466,6 @@ int rpc_conn_new(struct rpc_server *s, int fd)
 
 	bufferevent_setcb(conn->bev, on_readable, on_written, on_event, conn);
 	bufferevent_setwatermark(conn->bev, EV_READ, 0, RPC_INPUT_MAX);
-	bufferevent_set_timeouts(conn->bev, NULL, &write_timeout);
 	bufferevent_enable(conn->bev, EV_READ | EV_WRITE);
 	return 0;
 }

@@ -32,6 +32,7 @@
 #include "server/budget.h"
 #include "server/limits.h"
 #include "server/rpc.h"
+#include "server/stall.h"
 
 #define RPC_REQUESTS_MAX 64u	       /* under way on one connection */
 #define RPC_PEER_MAX 128 /* as CLIENT_PEER_MAX */
@@ -45,7 +46,6 @@
 #define RPC_HELD_FREE (64u << 10)      /* what a connection may hold when there is no memory, and still be read */
 #define RPC_CALL_COST 1024u	       /* of a request, beside its message */
 #define RPC_RETRY_MS 250	       /* calls that wait are tried again so often, besides when something ends */
-#define RPC_WRITE_TIMEOUT_S 60	       /* a client that takes nothing for so long is dropped */
 #define RPC_LINGER_MS 2000	       /* how long a refused client has to read why */
 #define RPC_LINGER_BYTES (4u << 20)    /* and what is thrown away meanwhile */
 #define RPC_LAST_MS 1000	       /* and one whose answer is complete when the server has stopped waiting */
@@ -140,6 +140,7 @@ struct rpc_server {
 	unsigned nr_listeners;
 	struct event *accept_ev; /* timer: accept again */
 	struct event *done_ev;	 /* done_fd is readable */
+	struct event *stall_ev;	 /* timer: who stalls? */
 	struct event *retry_ev;	 /* timer: can a waiting call begin? */
 	struct event *sweep_ev;	 /* made active by hand: looks whether the stop is complete */
 	struct event *shutdown_ev; /* made active by hand: tells the daemon */
@@ -176,7 +177,7 @@ void rpc_server_sweep(struct rpc_server *s);
 ProtobufCAllocator *rpc_allocator(void);
 
 /*
- * OPEN:      requests are read.
+ * OPEN:      requests are read. When the client has ended its side, those that are there already still are.
  * FINISHING: nothing is read; ends when the calls are answered and the answers are out.
  * REFUSED:   a last frame says why.
  * In REFUSED, and after FINISHING on TCP, what comes in is thrown away until the client goes or lingers too long: closing
@@ -193,6 +194,8 @@ struct rpc_conn {
 	bool held_up;		     /* not read: there is no memory */
 	struct bufferevent *bev;
 	struct rpc_parser parser;
+	uint64_t received, queued;   /* bytes, taken by the parser and given to bev */
+	struct stall stall;
 	char peer[RPC_PEER_MAX]; /* for the log */
 	enum rpc_conn_state state;
 	LIST_HEAD(, rpc_call) calls;
@@ -211,6 +214,8 @@ void rpc_conn_finish(struct rpc_conn *conn);
 bool rpc_conn_may_begin(const struct rpc_conn *conn);
 /* It was not read for want of memory: look again. */
 void rpc_conn_retry(struct rpc_conn *conn);
+/* Ends it if it stalls. */
+void rpc_conn_sweep(struct rpc_conn *conn, uint64_t now_ms, unsigned stall_ms);
 /* Drops its calls that wait. */
 void rpc_conn_drop_waiting(struct rpc_conn *conn);
 /* A call is complete: detaches it and queues its answer. May free the connection. */

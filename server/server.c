@@ -395,6 +395,7 @@ static int listen_rpc(struct server *srv)
 					 .clients = &srv->clients,
 					 .budget = &srv->budget,
 					 .max = srv->limits.rpc,
+					 .stall_ms = srv->config.stall_timeout_s * 1000,
 					 .shutdown = on_rpc_shutdown,
 					 .arg = srv};
 	int r = rpc_server_new(srv->units[0].loop.base, &opt, &srv->rpc);

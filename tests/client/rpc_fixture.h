@@ -83,11 +83,11 @@ static int fx_bind(const char *path)
 	return fd;
 }
 
-static int fx_setup(void **state)
+static int fx_setup_stall(void **state, unsigned stall_ms)
 {
 	struct fixture *fx = calloc(1, sizeof(*fx));
 	struct rpc_server_options opt = {
-		.budget = &fx->budget, .max = FX_CONNECTIONS, .shutdown = fx_on_shutdown, .arg = fx};
+		.budget = &fx->budget, .max = FX_CONNECTIONS, .stall_ms = stall_ms, .shutdown = fx_on_shutdown, .arg = fx};
 
 	signal(SIGPIPE, SIG_IGN);
 	budget_init(&fx->budget, FX_MEMORY, 0);
@@ -106,6 +106,11 @@ static int fx_setup(void **state)
 	pthread_create(&fx->thread, NULL, fx_loop, fx);
 	*state = fx;
 	return 0;
+}
+
+static int fx_setup(void **state)
+{
+	return fx_setup_stall(state, 60000);
 }
 
 static void fx_ask_stop(struct fixture *fx)

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
+#include <errno.h>
+#include <poll.h>
 #include <cmocka.h>
 
 #include "base/mem.h"
@@ -47,6 +49,14 @@ static void client_open(struct client *c, const struct fixture *fx)
 {
 	client_socket(c);
 	client_connect(c, fx);
+}
+
+/* The other end is closed, whatever is still to be read. */
+static bool is_hung_up(int fd)
+{
+	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
+
+	return poll(&pfd, 1, 0) == 1;
 }
 
 static void client_close(struct client *c)
@@ -645,6 +655,66 @@ static void test_rpc_client_that_does_not_read_is_held_up_and_then_served(void *
 
 /* ---- the end -------------------------------------------------------------- */
 
+/* More than are parsed in one go, and the end right behind them. */
+static void test_rpc_all_that_came_before_the_end_is_answered(void **state)
+{
+	enum { COUNT = 5 * RPC_FRAMES_MAX };
+	struct rpc_header frames[COUNT];
+	struct client c;
+
+	client_open(&c, *state);
+	for (unsigned id = 1; id <= COUNT; id++) {
+		struct rpc_frame f = {.kind = RPC_REQUEST, .id = id, .method = BYRE__METHOD__METHOD_HELLO};
+
+		rpc_frame_encode(&f, &frames[id - 1]);
+	}
+	send_all(c.fd, frames, sizeof(frames));
+	assert_int_equal(shutdown(c.fd, SHUT_WR), 0);
+	for (unsigned id = 1; id <= COUNT; id++)
+		reply(&c, id, 0);
+	assert_closed(&c);
+	client_close(&c);
+}
+
+static int setup_impatient(void **state)
+{
+	return fx_setup_stall(state, 400);
+}
+
+/* Each makes progress all the time, and next to none. One that owes nothing stays. */
+static void test_rpc_slow_clients_are_cut_off(void **state)
+{
+	struct fixture *fx = *state;
+	struct client idle, sender, reader;
+	Byre__VolumeListRequest rq = BYRE__VOLUME_LIST_REQUEST__INIT;
+	bool sending = true, reading = true;
+	uint8_t header[RPC_HEADER_LEN] = {0x42, 0x59, 0x52, 0x31, 1}, byte;
+	char name[256];
+
+	for (unsigned i = 0; i < 200; i++) {
+		snprintf(name, sizeof(name), "v%04u%0250u", i, i);
+		assert_int_equal(fs_volume_create(fx->fs, name, 4096, 0, NULL), 0);
+	}
+	client_open(&idle, fx);
+	hello(&idle, 1);
+	client_open(&sender, fx);
+	client_open(&reader, fx);
+	for (uint64_t id = 1; id <= RPC_REQUESTS_MAX; id++)
+		request(&reader, id, BYRE__METHOD__METHOD_VOLUME_LIST, &rq);
+	for (unsigned i = 0; i < 200 && (sending || reading); i++) {
+		usleep(100000);
+		sending = sending && send(sender.fd, header + i / 16, i % 16 == 0, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+		sending = sending && (recv(sender.fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN);
+		reading = reading && !is_hung_up(reader.fd) && recv(reader.fd, &byte, 1, MSG_DONTWAIT) == 1;
+	}
+	assert_false(sending);
+	assert_false(reading);
+	hello(&idle, 2);
+	client_close(&idle);
+	client_close(&sender);
+	client_close(&reader);
+}
+
 static void test_rpc_shutdown_is_answered_and_then_happens(void **state)
 {
 	struct fixture *fx = *state;
@@ -779,6 +849,8 @@ int main(void)
 		WITH_SERVER(test_rpc_client_that_vanishes_leaves_nothing_behind),
 		WITH_SERVER(test_rpc_client_that_closed_its_sending_side_gets_its_answers),
 		WITH_SERVER(test_rpc_client_that_does_not_read_is_held_up_and_then_served),
+		WITH_SERVER(test_rpc_all_that_came_before_the_end_is_answered),
+		cmocka_unit_test_setup_teardown(test_rpc_slow_clients_are_cut_off, setup_impatient, fx_teardown),
 		WITH_SERVER(test_rpc_shutdown_is_answered_and_then_happens),
 		WITH_SERVER(test_rpc_stop_waits_for_what_is_under_way),
 		WITH_SERVER(test_rpc_cut_leaves_calls_under_way_their_answer),
