@@ -53,6 +53,15 @@ int extent_unpack(struct key key, struct value value, struct extent *ret_extent)
 	return 0;
 }
 
+uint64_t extent_blocks_below(uint8_t level)
+{
+	uint64_t blocks = EXTENT_LEAF_BLOCKS_MAX;
+
+	for (; level > 0 && blocks < UINT64_MAX / NODE_SIZE; level--)
+		blocks *= NODE_CAPACITY / node_item_bytes(EXTENT_KEY_LEN, sizeof(struct node_pointer));
+	return blocks;
+}
+
 /* ---- look-up --------------------------------------------------------------- */
 
 /* A way down the tree. */

@@ -25,6 +25,9 @@ struct extent {
 /* Blocks that the extents of one leaf can cover at the most, if they are not lost: 128 of them take 4 bytes each and their item's 39. */
 #define EXTENT_LEAF_BLOCKS_MAX 3840u
 
+/* The same for a node of any level. */
+uint64_t extent_blocks_below(uint8_t level);
+
 void extent_key_pack(uint8_t key[EXTENT_KEY_LEN], uint64_t blk);
 /* 0 for a key that is none. */
 uint64_t extent_key_blk(struct key key);

@@ -231,16 +231,6 @@ static int extent_merge(struct tree_changes *ch, struct tree_writer *w, const st
 	return r ? r : put_rest(ec, w, upper ? extent_key_blk(*upper) : UINT64_MAX);
 }
 
-/* How many blocks the extents below a node of this level can cover at the most. */
-static uint64_t blocks_below(uint8_t level)
-{
-	uint64_t blocks = EXTENT_LEAF_BLOCKS_MAX;
-
-	for (; level > 0 && blocks < UINT64_MAX / NODE_SIZE; level--)
-		blocks *= NODE_CAPACITY / node_item_bytes(EXTENT_KEY_LEN, sizeof(struct node_pointer));
-	return blocks;
-}
-
 static int extent_lost(struct tree_changes *ch, struct tree_writer *w, const struct key *first, const struct key *upper,
 		       uint8_t level)
 {
@@ -250,7 +240,7 @@ static int extent_lost(struct tree_changes *ch, struct tree_writer *w, const str
 	int r = 0;
 
 	if (old_end > e.blk)
-		ec->unknown += min_u64(old_end - e.blk, blocks_below(level));
+		ec->unknown += min_u64(old_end - e.blk, extent_blocks_below(level));
 	if (end > e.blk) {
 		e.nblk = end - e.blk;
 		ec->lost += (int64_t)e.nblk;

@@ -206,19 +206,25 @@ static int drop_leaf(struct drop *d, const struct node_header *leaf)
 /* The first block of a child; what came before the progress is gone already. */
 static uint64_t child_blk(const struct node_header *node, unsigned slot) { return extent_key_blk(node_key(node, slot)); }
 
-/* Nobody can tell what the node refers to. It goes as if it referred to nothing. */
+/*
+ * Nobody can tell what the node refers to. It goes as if it referred to nothing; but of the blocks that are in use it takes as many along
+ * as it can have held at the most, since these are counted as at least (a reserved volume is owed the others).
+ */
 static void pass_over(struct drop *d, const struct node_header *parent, unsigned slot, int error)
 {
 	struct orphan *o = d->o;
 	uint8_t level = parent ? (uint8_t)(parent->level - 1) : o->root.level;
+	uint64_t most = extent_blocks_below(level);
 
+	if (parent && slot + 1 < node_count(parent))
+		most = min_u64(most, child_blk(parent, slot + 1) - child_blk(parent, slot));
 	fs_log(d->txn->fs, FS_LOG_ERROR,
 	       "volume %llu, deleted%s, from offset %llu on: no copy of a node of level %u can be read (%s); the space of what it held is not freed: byre pool check --repair finds it",
 	       (unsigned long long)o->root.owner, o->id == o->root.owner ? "" : " or trimmed", parent ? (unsigned long long)child_blk(parent, slot) * FS_BLOCK_SIZE : 0, level,
 	       strerror(-error));
 	counters_of(d).root->flags |= TREE_LEAF_LOST | (level ? TREE_NODE_LOST : 0);
 	d->txn->store.lost = true;
-	count(d, level, 0, 0, 0);
+	count(d, level, 0, most, 0);
 }
 
 static int drop_node(struct drop *d, const struct node_ident *id);

@@ -246,6 +246,42 @@ static void test_cut_part_with_a_lost_node(void **state)
 	engine_free(e);
 }
 
+static void expect_leaks_alone(void *arg, const char *line)
+{
+	++*(unsigned *)arg;
+	if (!strstr(line, "lost nodes had referred to"))
+		fail_msg("finding: %s", line);
+}
+
+/* The same where the volume keeps a part of its tree: what it has in use is at least what its item says. */
+static void test_cut_part_with_a_lost_node_counts_as_at_least(void **state)
+{
+	struct engine *e = engine_new(1024 * MIB, 1);
+	struct fs_volume *vol = engine_volume(e, "v", 4096 * MIB);
+	unsigned leaks = 0;
+	struct fs_check_options opt = {.finding = expect_leaks_alone, .arg = &leaks};
+	struct device *copy;
+	struct tree_place p;
+	uint64_t findings;
+
+	fast_fill(e, vol, 0, FILL, 4);
+	p = tree_place_of(e, vol, FILL, 0);
+	e->fs->orphan_leaves = LEAVES;
+	assert_int_equal(engine_trim(e, vol, 0, 3 * FILL * BLOCK), 0); /* three quarters */
+	commit_once(e);
+	assert_true(atomic_load(&e->fs->orphans) > 0);
+	rot_node(e, p.id.addr);
+	drain(e);
+	assert_true(vol->root.leaves > 0 && vol->root.flags != 0);
+	assert_true(vol->used_blocks <= FILL / 4);
+	copy = device_sim_clone(e->sim, 1);
+	assert_int_equal(check_device(copy, &opt, &findings, NULL), 0);
+	assert_true(leaks > 0);
+	device_close(copy);
+	fs_volume_put(vol);
+	engine_free(e);
+}
+
 /* ---- a rebuild meanwhile ------------------------------------------------------------------- */
 
 /* Where the caches of data groups stand: both slots. (Metadata groups are rebuilt before a commit begins.) */
@@ -383,6 +419,7 @@ int main(void)
 		cmocka_unit_test(test_cut_random_holes_match_a_model),
 		cmocka_unit_test(test_cut_shrink_then_delete),
 		cmocka_unit_test(test_cut_part_with_a_lost_node),
+		cmocka_unit_test(test_cut_part_with_a_lost_node_counts_as_at_least),
 		cmocka_unit_test(test_cut_during_a_rebuild),
 		cmocka_unit_test(test_cut_figures),
 	};
