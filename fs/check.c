@@ -202,16 +202,11 @@ int check_device(struct device *dev, const struct fs_check_options *opt, uint64_
 
 static int open_device(const char *path, bool writable, struct device **ret_dev, struct fs_error *err)
 {
-	char who[256];
 	int holder = 0, r = device_open_uring(path, writable, ret_dev, &holder);
 
 	if (r == -ENOSYS || r == -EPERM)
 		r = device_open_threads(path, writable, ret_dev, &holder);
-	if (r == -EBUSY) {
-		claim_describe_holder(path, holder, who, sizeof(who));
-		return fs_fail(err, r, "pool %s: held by %s: stop that first", path, who);
-	}
-	return r ? fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r)) : 0;
+	return r ? claim_fail_open(path, r, holder, err) : 0;
 }
 
 static void load_group(struct block_group *g, void *arg)

@@ -168,7 +168,8 @@ bool claim_was_given_up(struct fs *fs, struct device_queue *q)
 
 void claim_give_up(struct fs *fs) { (void)write_claim(fs, false); }
 
-void claim_describe_holder(const char *path, int pid, char *ret_who, size_t size)
+/* Who holds the pool: "process 12" and the like. */
+static void describe_holder(const char *path, int pid, char *ret_who, size_t size)
 {
 	struct claim_block *c = mem_alloc_aligned(DEVICE_ALIGN, sizeof(*c));
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
@@ -179,4 +180,25 @@ void claim_describe_holder(const char *path, int pid, char *ret_who, size_t size
 	if (fd >= 0)
 		close(fd);
 	mem_free(c);
+}
+
+int claim_fail_open(const char *path, int r, int holder, struct fs_error *err)
+{
+	char who[256];
+
+	switch (r) {
+	case -EBUSY:
+		describe_holder(path, holder, who, sizeof(who));
+		return fs_fail(err, r, "pool %s: held by %s: stop that first, or talk to it", path, who);
+	case -EROFS:
+		return fs_fail(err, r, "pool %s: it, or its file system, is read-only: make it writable (a systemd service needs "
+			       "ReadWritePaths=), or open it with --read-only", path);
+	case -ENOENT: return fs_fail(err, r, "pool %s: there is no such file: 'byre pool create' makes a pool", path);
+	case -EACCES:
+		return fs_fail(err, r, "pool %s: permission denied: user %u must be able to read and write it", path,
+			       (unsigned)geteuid());
+	case -EPERM: /* of the control group, too */
+		return fs_fail(err, r, "pool %s: not permitted: a systemd service needs DeviceAllow=%s (systemctl edit)", path, path);
+	default: return fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r));
+	}
 }

@@ -17,7 +17,6 @@
 #define FS_CLAIM_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 struct fs;
@@ -36,7 +35,10 @@ void claim_give_up(struct fs *fs);
  */
 bool claim_was_given_up(struct fs *fs, struct device_queue *q);
 
-/* Who holds the pool at path, as far as its claim and the lock's owner (0: unknown) tell: "process 12" and the like. */
-void claim_describe_holder(const char *path, int pid, char *ret_who, size_t size);
+/*
+ * Says why the pool at path could not be opened (`r`: what opening returned), and what to do. -EBUSY: who holds it, as far as its claim
+ * and the lock's owner (0: unknown) tell. Returns r.
+ */
+int claim_fail_open(const char *path, int r, int holder, struct fs_error *err);
 
 #endif

@@ -235,7 +235,6 @@ static int open_device(const char *path, const struct fs_options *opt, struct de
 int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, struct fs_error *err)
 {
 	struct fs_error inner = {""};
-	char who[256];
 	struct device *dev;
 	struct stat st;
 	int holder = 0, r;
@@ -243,16 +242,8 @@ int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, 
 	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
 		return fs_fail(err, -EISDIR, "pool %s: is a directory, not a pool", path);
 	r = open_device(path, opt, &dev, &holder);
-
-	if (r == -EBUSY) {
-		claim_describe_holder(path, holder, who, sizeof(who));
-		return fs_fail(err, r, "pool %s: held by %s: stop that first, or talk to it", path, who);
-	}
-	if (r == -EROFS)
-		return fs_fail(err, r, "pool %s: it, or its file system, is read-only: make it writable, or open it with --read-only",
-			       path);
 	if (r)
-		return fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r));
+		return claim_fail_open(path, r, holder, err);
 	if (opt->write_log) {
 		struct device *recorded;
 

@@ -202,14 +202,9 @@ static int prepare_device(int fd, const char *path, const struct fs_create_optio
 /* Locked by a process that serves it: nobody overwrites that. */
 static int open_to_format(const char *path, struct device **ret_dev, struct fs_error *err)
 {
-	char who[256];
 	int holder = 0, r = device_open_threads(path, true, ret_dev, &holder);
 
-	if (r == -EBUSY) {
-		claim_describe_holder(path, holder, who, sizeof(who));
-		return fs_fail(err, r, "pool %s: held by %s: stop that first", path, who);
-	}
-	return r ? fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r)) : 0;
+	return r ? claim_fail_open(path, r, holder, err) : 0;
 }
 
 /* Nobody shall find the old signatures again: mount(8) would believe them. The device is locked. */

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from byred import BLOCK, BYRED, FATAL, M, pattern, stored_blocks
+from byred import BLOCK, BYRE, BYRED, FATAL, M, pattern, stored_blocks
 
 SUPER_MAGIC = b"BYREPOOL"
 
@@ -54,6 +54,19 @@ def filled(make_byred):
     h.shutdown()
     b.stop()
     return b
+
+
+def test_a_pool_that_is_not_there_or_not_ours_names_the_cure(make_byred, tmp_path):
+    b = make_byred("64M")
+    missing = str(tmp_path / "missing")
+    for command in (["--pool", missing], ["pool", "info", missing], ["pool", "check", missing], ["volume", "list", "--pool", missing]):
+        program = BYRED if command[0] == "--pool" else BYRE
+        r = subprocess.run([program, *command], capture_output=True, text=True, timeout=20)
+        assert r.returncode == 1 and "byre pool create" in r.stderr and missing in r.stderr, r.stderr
+    if os.getuid() == 0:
+        os.chmod(b.dir, 0o755)
+        r = subprocess.run([BYRED, "--pool", b.pool], capture_output=True, text=True, timeout=20, user=65534, group=65534, extra_groups=[])
+        assert r.returncode == 1 and "user 65534" in r.stderr, r.stderr
 
 
 def still_has_its_data(b):
