@@ -277,6 +277,26 @@ int addr_listen(const struct addr *addr, int *ret_fd)
 	return addr_listen_as(addr, NULL, ret_fd);
 }
 
+int addr_set_access(const struct addr *addr, const struct addr_access *access)
+{
+	uid_t uid = access->uid == (uid_t)-1 ? geteuid() : access->uid;
+	gid_t gid = access->gid == (gid_t)-1 ? getegid() : access->gid;
+	struct stat st;
+	bool chown_wanted;
+
+	if (addr->kind != ADDR_UNIX)
+		return 0;
+	if (lstat(addr->path, &st) < 0)
+		return -errno;
+	chown_wanted = st.st_uid != uid || st.st_gid != gid;
+	if (!chown_wanted && (st.st_mode & 07777) == access->mode)
+		return 0;
+	/* As in bind_unix: no mode goes with the wrong owner. */
+	if (chown_wanted && (chmod(addr->path, 0) < 0 || lchown(addr->path, uid, gid) < 0))
+		return -errno;
+	return chmod(addr->path, access->mode) < 0 ? -errno : 0;
+}
+
 bool addr_is_local(const struct addr *addr)
 {
 	struct in_addr v4;

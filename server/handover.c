@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -10,11 +11,11 @@
 
 #define FD_NAME "byre"
 
-void handover_init(struct handover *h, const struct addr_access *access)
+void handover_init(struct handover *h, const struct addr_access *access, struct log *log)
 {
 	int n;
 
-	*h = (struct handover){.access = access, .keeps = getenv("NOTIFY_SOCKET") != NULL};
+	*h = (struct handover){.access = access, .log = log, .keeps = getenv("NOTIFY_SOCKET") != NULL};
 	n = sd_listen_fds(1);
 	for (int i = 0; i < n; i++) {
 		if (h->count < HANDOVER_MAX && sd_is_socket(SD_LISTEN_FDS_START + i, 0, 0, 1) > 0)
@@ -52,10 +53,26 @@ static bool take(struct handover *h, const struct addr *addr, int *ret_fd)
 	return false;
 }
 
+/* The configuration may have changed since the socket was made. */
+static void set_access(struct handover *h, const struct addr *addr)
+{
+	char text[ADDR_TEXT_MAX];
+	int r = addr_set_access(addr, h->access);
+
+	if (r < 0)
+		log_line(h->log, LOG_LEVEL_WARNING,
+			 "%s: the service manager's socket does not get mode %04o and the owner that are asked for: %s; a socket unit has "
+			 "SocketMode=, SocketUser= and SocketGroup= for it",
+			 addr_format(addr, text), h->access->mode, strerror(-r));
+}
+
 int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd)
 {
-	int r = take(h, addr, ret_fd) ? 0 : addr_listen_as(addr, h->access, ret_fd);
+	bool kept = take(h, addr, ret_fd);
+	int r = kept ? 0 : addr_listen_as(addr, h->access, ret_fd);
 
+	if (kept)
+		set_access(h, addr);
 	if (!r && h->keeps)
 		sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" FD_NAME, ret_fd, 1);
 	return r;

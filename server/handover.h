@@ -10,22 +10,27 @@
 #include <stdbool.h>
 
 #include "base/addr.h"
+#include "base/log.h"
 
 #define HANDOVER_MAX 64
 
 struct handover {
 	int fds[HANDOVER_MAX]; /* that came from the manager and are not taken yet */
 	unsigned count;
-	const struct addr_access *access; /* of new unix sockets */
+	const struct addr_access *access; /* of unix sockets, new or kept */
+	struct log *log;
 	bool keeps; /* there is a manager: sockets are left with it, and their files stay */
 };
 
 /* Takes what the environment names; once in a process, before threads. */
-void handover_init(struct handover *h, const struct addr_access *access);
+void handover_init(struct handover *h, const struct addr_access *access, struct log *log);
 /* What nobody has taken is closed, and forgotten by the manager. */
 void handover_end_of_start(struct handover *h);
 
-/* As addr_listen: the manager's socket for the address, or a new one, which is left with the manager too. */
+/*
+ * As addr_listen: the manager's socket for the address, or a new one, which is left with the manager too. Either has the mode and owner
+ * that are asked for; where they cannot be given to one of the manager's (a socket unit's belongs to root), the log says so.
+ */
 int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd);
 /* As addr_unlink, unless the socket outlives the process. */
 void handover_unlink(const struct handover *h, const struct addr *addr);

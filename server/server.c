@@ -555,7 +555,7 @@ int server_run(const struct server_options *opt)
 
 	signal(SIGPIPE, SIG_IGN);
 	hold_reloads(true);
-	handover_init(&srv.handover, &srv.config.sockets);
+	handover_init(&srv.handover, &srv.config.sockets, srv.log);
 	raise_file_limit();
 	tune_malloc();
 	budget_init(&srv.budget, budget_bytes(&srv.config), srv.config.memory_bytes / SERVER_MEMORY_CONNECTIONS);

@@ -355,7 +355,7 @@ class Manager:
             if until in text:
                 return
 
-    def start(self, b, watchdog_us=0):
+    def start(self, b, watchdog_us=0, args=()):
         passed = list(self.store)
         script = "import os, sys\nfds = %r\nfor i, fd in enumerate(fds): os.dup2(fd, 100 + i)\n" % passed
         script += "for i in range(len(fds)): os.dup2(100 + i, 3 + i)\n"
@@ -365,7 +365,7 @@ class Manager:
         with open(b.log, "ab") as log:
             b.proc = subprocess.Popen(
                 [sys.executable, "-c", script, BYRED, "--pool", b.pool, "--nbd", f"unix:{b.nbd_sock}", "--rpc",
-                 f"unix:{b.rpc_sock}"], env=env, pass_fds=passed, stdout=log, stderr=log, cwd=b.dir)
+                 f"unix:{b.rpc_sock}", *args], env=env, pass_fds=passed, stdout=log, stderr=log, cwd=b.dir)
         self.take("READY=1")
 
 
@@ -392,6 +392,27 @@ def test_who_connects_during_a_restart_waits(make_byred):
         assert [v["name"] for v in json.loads(late.communicate(timeout=10)[0])] == ["v"]
         assert len(manager.store) == 2, "no restart adds to the store"
     b.stop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give sockets away")
+def test_kept_sockets_follow_the_configuration(make_byred):
+    """A restart gives them the mode, owner and group that are asked for by then, and takes them back."""
+    b = make_byred("64M")
+    manager = Manager(b.dir)
+    other = 65534
+    for args, want in (((), (0o660, 0, os.getgid())),
+                       (("--socket-mode", "0600", "--socket-owner", str(other)), (0o600, other, os.getgid())),
+                       (("--socket-mode", "0666", "--socket-group", str(other)), (0o666, 0, other)),
+                       ((), (0o660, 0, os.getgid()))):  # fmt: skip
+        inodes = [os.stat(p).st_ino for p in (b.nbd_sock, b.rpc_sock)] if manager.store else None
+        manager.start(b, args=args)
+        for path in (b.nbd_sock, b.rpc_sock):
+            st = os.stat(path)
+            assert (st.st_mode & 0o7777, st.st_uid, st.st_gid) == want, args
+        assert inodes in (None, [os.stat(p).st_ino for p in (b.nbd_sock, b.rpc_sock)]), "they are the sockets of before"
+        b.proc.send_signal(signal.SIGTERM)
+        b.proc.wait()
+    b.proc = None
 
 
 def test_the_watchdog_is_fed(make_byred):
