@@ -28,10 +28,12 @@ static bool may_write(struct nbd_log *l)
 		return false;
 	}
 	l->tokens--;
-	if (l->left_out)
+	if (l->left_out && now - l->told_us >= NBD_LOG_TELL_S * 1000000) {
 		log_line(l->log, LOG_LEVEL_WARNING, "%u lines about NBD connections were left out: there were too many",
 			 l->left_out);
-	l->left_out = 0;
+		l->left_out = 0;
+		l->told_us = now;
+	}
 	return true;
 }
 

@@ -4,7 +4,7 @@
  * loop's thread.
  *
  * A flood of connections must not become a flood of lines: NBD_LOG_BURST at once and NBD_LOG_RATE a second are written, and
- * what was left out is told with the next one.
+ * what was left out is told with one that comes later, every 10 seconds at the most.
  */
 #ifndef SERVER_NBD_LOG_H
 #define SERVER_NBD_LOG_H
@@ -14,10 +14,12 @@
 
 #define NBD_LOG_BURST 100u
 #define NBD_LOG_RATE 10u
+#define NBD_LOG_TELL_S UINT64_C(10)
 
 struct nbd_log {
 	struct log *log; /* NULL: nothing is written */
 	uint64_t since_us; /* the tokens are of then */
+	uint64_t told_us; /* when it was said last that lines were left out */
 	unsigned tokens, left_out;
 };
 
