@@ -15,6 +15,7 @@
 #   make install      honours DESTDIR, PREFIX (/usr/local), LIBDIR, SYSCONFDIR, UNITDIR
 #   make deb          Debian packages, into $(BUILD)/debs
 #   make check-package  these packages installed, upgraded, removed and purged in a fresh Debian (as root; slow)
+#   make check-systemd  the package, its units and what operating.md says, under systemd in a virtual machine (likewise)
 #   make clean
 #
 # Switches
@@ -211,9 +212,12 @@ deb:
 check-package: deb
 	@sh tests/package/life $(BUILD)
 
+check-systemd: deb
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/package/systemd.py $(BUILD)
+
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tools unit check check-unit check-e2e check-crash check-asan check-tsan check-vm crash fuzz bench tidy install deb check-package clean
+.PHONY: all tools unit check check-unit check-e2e check-crash check-asan check-tsan check-vm crash fuzz bench tidy install deb check-package check-systemd clean
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

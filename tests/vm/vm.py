@@ -85,7 +85,7 @@ def module_data(path):
     return data
 
 
-def module_files(root, version):
+def module_files(root, version, wanted=MODULES):
     """The modules with their dependencies as (name, bytes), in the order in which they can be loaded."""
     base = os.path.join(root, "lib", "modules", version)
     by_name = {}
@@ -106,36 +106,39 @@ def module_files(root, version):
                 add(dep.replace("-", "_"))
         order[name] = data
 
-    for name in MODULES:
+    for name in wanted:
         add(name)
     return order.items()
 
 
-def build_initramfs(build):
-    """Makes the initramfs; returns (vmlinuz, initramfs)."""
+def build_initramfs(build, name="initramfs.gz", init=None, tools=TOOLS, modules=MODULES):
+    """Makes the initramfs, with guest-init as its first process unless `init` is another one; returns (vmlinuz, initramfs)."""
     if not shutil.which(QEMU):
         raise Missing(f"{QEMU} is not installed")
-    for tool in [*TOOLS, "/bin/busybox"]:
+    for tool in [*tools, "/bin/busybox"]:
         if not os.path.exists(tool):
             raise Missing(f"{tool} is not installed")
     vmlinuz, root, version = kernel_dir(build)
     cpio = Cpio()
-    cpio.copy(os.path.join(HERE, "guest-init"), "/init")
+    if init:
+        cpio.file("/init", init)
+    else:
+        cpio.copy(os.path.join(HERE, "guest-init"), "/init")
     cpio.copy("/bin/busybox", "/bin/busybox")
     needed = set()
-    for tool in TOOLS:
+    for tool in tools:
         needed |= libraries(tool)
         cpio.copy(tool, f"/usr/sbin/{os.path.basename(tool)}")
     for lib in sorted(needed):
         cpio.copy(lib)
     names = []
-    for name, data in module_files(root, version):
-        cpio.file(f"/modules/{name}.ko", data)
-        names.append(f"/modules/{name}.ko\n")
+    for module, data in module_files(root, version, modules):
+        cpio.file(f"/modules/{module}.ko", data)
+        names.append(f"/modules/{module}.ko\n")
     cpio.file("/modules.list", "".join(names).encode())
     for i in range(20):  # something under /usr/share that the test can delete again
         cpio.file(f"/usr/share/text/{i}", b"some text %d\n" % i * (100 * i + 1))
-    target = os.path.join(build, "vm", "initramfs.gz")
+    target = os.path.join(build, "vm", name)
     with open(target, "wb") as f:
         f.write(gzip.compress(cpio.finish(), 1))
     return vmlinuz, target
