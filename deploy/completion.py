@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Completions of byre for bash and zsh, made from the table of commands: `byre help-table` prints it.
+"""Completions of byre for bash and zsh, made from the table of commands, which command_table.c prints.
 
-  completion.py bash|zsh <TABLE
+  command_table | completion.py bash|zsh
 """
 import sys
 
@@ -49,7 +49,7 @@ _byre()
 	case $prev in
 	--pool) COMPREPLY=($(compgen -f -- "$cur")); return ;;
 	--cache) COMPREPLY=($(compgen -W "direct" -- "$cur")); return ;;
-	--connect | --size | --timeout | --comment | --interval | --count) return ;;
+	--connect | --size | --rate | --timeout | --comment | --interval | --count) return ;;
 	esac
 	if [[ $cur == -* ]]; then
 		case "$first $second" in

@@ -231,7 +231,7 @@ def test_instance_on_a_disk():
     sh("systemctl stop byred@fast")
     drop_in("byred@fast", "[Service]\nDeviceAllow=/dev/disk/by-id/virtio-pooldisk rw\n")
     write("/etc/udev/rules.d/90-byre.rules",
-          'ENV{ID_SERIAL}=="pooldisk", SUBSYSTEM=="block", OWNER="byre", GROUP="byre", MODE="0600"\n')  # fmt: skip
+          'SUBSYSTEM=="block", ENV{ID_SERIAL}=="pooldisk", OWNER="byre", GROUP="byre", MODE="0600"\n')  # fmt: skip
     sh("udevadm control --reload && udevadm trigger --settle /dev/vdc")
     assert sh("stat -L -c '%U %a' /dev/disk/by-id/virtio-pooldisk") == "byre 600\n"
     sh("systemctl enable --now byred@fast")
@@ -394,7 +394,7 @@ def test_pool_elsewhere():
     sh("systemctl start byred@srv", ok=False)
     assert "ReadWritePaths" in sh("journalctl -u byred@srv -o cat")
     sh("systemctl stop byred@srv")
-    drop_in("byred@srv", "[Service]\nReadWritePaths=/srv/byre\n")
+    drop_in("byred@srv", "[Unit]\nRequiresMountsFor=/srv/byre\n[Service]\nReadWritePaths=/srv/byre\n")
     sh("systemctl start byred@srv && byre --connect unix:/run/byre-srv/rpc.sock volume create a 8M")
     write("/etc/byre/srv.conf", "[byred]\npool = /srv/byre/pool\ncache-size = much\n")
     sh("systemctl restart byred@srv", ok=False)
@@ -469,7 +469,11 @@ def test_broken_block():
             raise AssertionError("what is damaged was read")
         except nbd.Error as e:
             assert e.errno == "EIO", e
-        h.pwrite(blocks[i][at % MIB:at % MIB + 4096], at)
+        if i == 0:
+            h.pwrite(blocks[i][at % MIB:at % MIB + 4096], at)
+        else:
+            sh("qemu-io -f raw -c 'write -z 1M 4k' 'nbd+unix:///v?socket=/run/byre-dm/nbd.sock'")
+            blocks[i] = bytes(4096) + blocks[i][4096:]
     h.flush()
     assert [h.pread(65536, i << 20) for i in range(2)] == blocks
     assert not scrub(byre)["damage"]
