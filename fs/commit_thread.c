@@ -14,7 +14,6 @@
 
 #define RETRY_MS 2u
 #define CLAIM_CHECK_US 1000000u /* an idle pool looks whether it is still its own, when it wakes */
-#define REBUILD_AGAIN_S 600u	/* after one that met a node that cannot be read */
 
 /*
  * Released pins may serve those who wait for space; the commit itself has tried already. True when they wait for
@@ -45,13 +44,16 @@ static bool after_commit(struct fs *fs)
 static void rebuild_work_fn(struct fs_work *work)
 {
 	struct fs *fs = container_of(work, struct fs, rebuild_work);
+	uint64_t lost_commits = atomic_load(&fs->lost_commits);
 	int r = rebuild_groups(fs, work_queue());
 
 	if (r && r != -ECANCELED)
 		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s%s", strerror(-r),
-		       node_is_lost(r) ? "; it is tried again when what cannot be read was overwritten, and now and then" : "");
+		       node_is_lost(r) ? "; it is tried again when a commit has put a lost range in the place of what cannot be read, and now and then" : "");
 	fs->rebuild_failed_us = fs_now_us();
 	atomic_store(&fs->rebuild_error, r);
+	if (node_is_lost(r) && atomic_load(&fs->lost_commits) != lost_commits) /* which looked at rebuild_error too early */
+		fs_kick_rebuild(fs);
 	atomic_store(&fs->rebuild_running, false);
 	fs_kick_commit(fs);
 }

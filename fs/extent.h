@@ -11,6 +11,7 @@
 #include "fs/volume_format.h"
 
 struct transaction;
+struct volume_touches;
 
 #define EXTENT_KEY_LEN 9u
 
@@ -60,11 +61,11 @@ struct extent_counts {
 /*
  * Merges an overlay into the volume's tree at *root, in which nothing is at or behind block old_end. From `end` on there are only
  * holes afterwards, which the overlay has where the tree had not. What cannot be read and
- * is written to becomes lost, but for what is written. Where a hole of CUT_BLOCKS_MIN blocks or more takes whole subtrees with it, at most
+ * is written to, or is touched (NULL: nothing), becomes lost, but for what is written. Where a hole of CUT_BLOCKS_MIN blocks or more takes whole subtrees with it, at most
  * txn->open_leaves leaves are read; the others come as a tree of their own, *ret_cut, which the caller has to have freed. The root's counts,
  * and `counts`, go on including it.
  */
-int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay, uint64_t old_end,
-		 uint64_t end, struct extent_counts *counts, struct tree_root *ret_cut);
+int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay,
+		 const struct volume_touches *touches, uint64_t old_end, uint64_t end, struct extent_counts *counts, struct tree_root *ret_cut);
 
 #endif

@@ -13,6 +13,7 @@
 #include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/transaction.h"
+#include "fs/volume_touch.h"
 
 /* An extent on its way out: joined with its neighbour where that goes on in both spaces. */
 struct extent_out {
@@ -28,6 +29,8 @@ struct extent_changes {
 	const struct pending *cur; /* the first that is not done with */
 	bool cur_emitted;	   /* it is put out; what it covers from `from` on is still to be dropped */
 	uint64_t from;
+	const struct volume_touches *touches;
+	unsigned touch; /* the first that is not done with */
 	struct extent_out out;
 	uint64_t old_end; /* nothing of the tree is behind this block, */
 	uint64_t end;	  /* and nothing of what it becomes behind this one */
@@ -146,6 +149,12 @@ static void advance(struct extent_changes *ec)
 	ec->from = ec->cur ? ec->cur->blk : UINT64_MAX;
 }
 
+/* UINT64_MAX: there is none. */
+static uint64_t next_touch(const struct extent_changes *ec)
+{
+	return ec->touches && ec->touch < ec->touches->count ? ec->touches->blk[ec->touch] : UINT64_MAX;
+}
+
 /* Puts out the current pending if that is still to be done; it then only covers. */
 static int emit_current(struct extent_changes *ec, struct tree_writer *w)
 {
@@ -200,6 +209,8 @@ static int put_rest(struct extent_changes *ec, struct tree_writer *w, uint64_t b
 		}
 		advance(ec);
 	}
+	while (next_touch(ec) < bound)
+		ec->touch++;
 	return r ? r : flush_out(ec, w);
 }
 
@@ -291,18 +302,21 @@ static bool extent_next(struct tree_changes *ch, struct key *ret_key)
 {
 	struct extent_changes *ec = container_of(ch, struct extent_changes, base);
 
-	if (!ec->cur)
+	uint64_t blk = min_u64(ec->cur ? ec->from : UINT64_MAX, next_touch(ec));
+
+	if (blk == UINT64_MAX)
 		return false;
-	extent_key_pack(ec->key, ec->from);
+	extent_key_pack(ec->key, blk);
 	*ret_key = (struct key){ec->key, sizeof(ec->key)};
 	return true;
 }
 
-int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay, uint64_t old_end,
-		 uint64_t end, struct extent_counts *counts, struct tree_root *ret_cut)
+int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay,
+		 const struct volume_touches *touches, uint64_t old_end, uint64_t end, struct extent_counts *counts,
+		 struct tree_root *ret_cut)
 {
 	struct extent_changes ec = {.base = {.next = extent_next, .merge = extent_merge, .is_sane = extent_leaf_is_sane},
-				    .txn = txn, .overlay = overlay, .cur = overlay_first(overlay), .old_end = old_end,
+				    .txn = txn, .overlay = overlay, .cur = overlay_first(overlay), .touches = touches, .old_end = old_end,
 				    .end = min_u64(end, old_end)};
 	int r;
 

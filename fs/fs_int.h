@@ -94,6 +94,8 @@ struct fs {
 	_Atomic bool rebuild_running;
 	_Atomic int rebuild_error; /* of the last one: it is tried again at the next interval, or much later (commit_thread.c) */
 	uint64_t rebuild_failed_us; /* when it ended, before rebuild_error was set */
+	uint64_t rebuild_eio_us;    /* since when one comes by nodes that the device cannot read; 0: the last did not */
+	_Atomic uint64_t lost_commits; /* that put a lost extent in the place of a node */
 	_Atomic bool rebuild_stop;  /* the last commit has been: one that runs ends */
 };
 

@@ -23,6 +23,11 @@
  *
  * Where nodes were lost (SUPER_FLAG_LEAKED) the item's `used` may be more than was found: what they referred to is free then.
  *
+ * A node that no copy is left of ends nothing: the walk goes on behind it, to find all of them, and has the next commit put lost
+ * extents in their place (fs/volume_touch.h). Then the trees are walked once more. Not handed over before: where such a node can be read after
+ * all, it refers to space. What the *device* cannot read may come back: it is waited for until a rebuild ten minutes later.
+ * Those of deleted volumes are left to the commits that free them.
+ *
  * A slice holds its epoch only as long as it takes to read REBUILD_SLICE_LEAVES leaves, so that freed space comes back.
  */
 #include "fs/rebuild.h"
@@ -36,6 +41,7 @@
 #include "fs/extent.h"
 #include "fs/fs_int.h"
 #include "fs/transaction.h"
+#include "fs/volume_touch.h"
 
 #ifdef BYRE_DEBUG
 #define REBUILD_SLICE_LEAVES 2u /* many slices, also in small pools */
@@ -44,6 +50,7 @@
 #endif
 #define REBUILD_HAND_OVERS 1000u /* each but the last walks what was cut out since the one before */
 #define REBUILD_PINS_WAIT_MS 10000u
+#define REBUILD_HOLES 4u /* in front of a node that is lost: to its leaf's end */
 #define ROOT_KEY_LEN 9u
 
 struct rebuild_group {
@@ -60,6 +67,7 @@ struct rebuild {
 	size_t groups, groups_cap;
 	uint64_t *id; /* of the volumes and orphans at the start */
 	size_t ids, ids_cap, walked;
+	int lost; /* error of a node that could not be read */
 	uint64_t next_id; /* what was made with an id from here on is not among them */
 	int error; /* of the collection */
 };
@@ -246,11 +254,12 @@ static int find_root(struct rebuild *rb, uint64_t id, struct tree_root *ret_root
 	return r;
 }
 
-/* Some leaves from block *pos on; *pos is then the first block that was not seen. */
+/* Some leaves from block *pos on; *pos is then the first block that was not seen, with an error also. */
 static int walk_leaves(struct rebuild *rb, const struct tree_root *root, uint64_t *pos, bool *ret_end)
 {
 	uint8_t bytes[EXTENT_KEY_LEN];
 	struct tree_iter it;
+	uint64_t seen = *pos;
 	unsigned leaves = 0;
 	bool first = true;
 	int r;
@@ -265,7 +274,7 @@ static int walk_leaves(struct rebuild *rb, const struct tree_root *root, uint64_
 		if (r == 0 && (first || it.slot[0] == 0)) {
 			if (leaves++ == REBUILD_SLICE_LEAVES) {
 				r = e.blk > *pos ? 0 : -EUCLEAN; /* else it would go on for ever */
-				*pos = e.blk;
+				seen = e.blk;
 				break;
 			}
 			first = false;
@@ -273,12 +282,52 @@ static int walk_leaves(struct rebuild *rb, const struct tree_root *root, uint64_
 		}
 		if (r == 0 && e.addr)
 			r = mark(rb, e.addr, e.nblk * FS_BLOCK_SIZE);
-		if (r == 0)
+		if (r == 0) {
+			seen = e.blk + e.nblk;
 			r = tree_iter_next(&it);
+		}
 	}
+	*pos = seen;
 	*ret_end = !it.valid;
 	tree_iter_fini(&it);
 	return r;
+}
+
+/* Whether waiting will not help. */
+static bool is_final(struct rebuild *rb, int error)
+{
+	struct fs *fs = rb->fs;
+
+	if (error == -EUCLEAN)
+		return true;
+	if (!fs->rebuild_eio_us)
+		fs->rebuild_eio_us = fs_now_us();
+	return fs_now_us() - fs->rebuild_eio_us >= REBUILD_AGAIN_S * 1000000ull;
+}
+
+/* Behind the node that the walk of a volume ended at; the next commit is to replace it. It stands at *pos, or behind a hole there. */
+static int pass_lost(struct rebuild *rb, uint64_t id, const struct tree_root *root, int error, uint64_t *pos, bool *ret_end)
+{
+	for (unsigned i = 0; i < REBUILD_HOLES; i++) {
+		struct extent_piece piece;
+		int r = extent_lookup(rb->fs, rb->q, root, *pos, &piece);
+
+		if (r)
+			return r;
+		if (piece.entry)
+			cache_put(rb->fs->cache, piece.entry);
+		if (piece.addr || (piece.lost && !piece.lost_node)) /* it can be read now: another time */
+			return error;
+		if (piece.lost_node && is_final(rb, error))
+			volume_touch(rb->fs, id, piece.lost_blk);
+		*ret_end = piece.nblk >= UINT64_MAX - *pos;
+		*pos += *ret_end ? 0 : piece.nblk;
+		if (piece.lost_node)
+			return 0;
+		if (*ret_end)
+			return error;
+	}
+	return error;
 }
 
 static int walk_slice(struct rebuild *rb, uint64_t id, uint64_t *pos, bool *ret_end)
@@ -296,6 +345,10 @@ static int walk_slice(struct rebuild *rb, uint64_t id, uint64_t *pos, bool *ret_
 	if (r == 0) {
 		*pos = max_u64(*pos, from);
 		r = walk_leaves(rb, &root, pos, ret_end);
+		if (node_is_lost(r)) {
+			rb->lost = r;
+			r = root.owner == id ? pass_lost(rb, id, &root, r, pos, ret_end) : r;
+		}
 	} else if (r == -ENOENT) { /* deleted, and all of it is freed */
 		*ret_end = true;
 		r = 0;
@@ -315,7 +368,7 @@ static int walk_volumes(struct rebuild *rb)
 		while (r == 0 && !end)
 			r = walk_slice(rb, rb->id[rb->walked], &pos, &end);
 	}
-	return r;
+	return r ? r : rb->lost;
 }
 
 /* Notes the orphans made since the start that were not walked. The commit lock is held. */
@@ -500,6 +553,8 @@ int rebuild_groups(struct fs *fs, struct device_queue *q)
 		r = walk_volumes(&rb);
 	if (r == 0)
 		r = hand_over(&rb);
+	if (!rb.lost)
+		fs->rebuild_eio_us = 0;
 	report(&rb, r, fs_now_us() - began);
 	if (r == 0)
 		fs_kick_commit(fs); /* writes the caches, and lets those go on who wait for space */

@@ -6,6 +6,8 @@
 #ifndef FS_REBUILD_H
 #define FS_REBUILD_H
 
+#define REBUILD_AGAIN_S 600u /* after one that met a node that cannot be read */
+
 struct fs;
 struct device_queue;
 

@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "fs/fault.h"
 #include "fs/scrub_int.h"
+#include "fs/volume_touch.h"
 
 typedef unsigned long long ull;
 
@@ -128,7 +129,7 @@ static int walk_leaf(struct scrub_run *r, const struct node_header *leaf)
 /* ---- nodes ----------------------------------------------------------------- */
 
 /* Everything below a node that no copy is left of. */
-static void lost(struct scrub_run *r, const struct node_ident *id, const struct key *first, const struct key *upper)
+static void lost(struct scrub_run *r, const struct node_ident *id, const struct key *first, const struct key *upper, int error)
 {
 	uint64_t from = first ? key_number(first, 0) : 0, to = key_number(upper, r->size / FS_BLOCK_SIZE);
 
@@ -137,6 +138,8 @@ static void lost(struct scrub_run *r, const struct node_ident *id, const struct 
 		if (to > from)
 			scrub_damaged(r, FS_SCRUB_LOST, from * FS_BLOCK_SIZE, (to - from) * FS_BLOCK_SIZE,
 				      "no copy is left of the node that knows where it stands");
+		if (error == -EUCLEAN) /* what the device cannot read may come back */
+			volume_touch(r->fs, r->id, from);
 		return;
 	}
 	scrub_log(r, FS_LOG_ERROR, "scrub: tree %llu: node at %llu, level %u: no copy of it can be read: run byre pool check",
@@ -149,8 +152,9 @@ static int walk_node(struct scrub_run *r, const struct node_ident *id, const str
 	int e = 0;
 
 	r->nodes++;
-	if (scrub_node(r, id, node)) {
-		lost(r, id, first, upper);
+	e = scrub_node(r, id, node);
+	if (e) {
+		lost(r, id, first, upper, e);
 		return 0;
 	}
 	if (id->level == 0)

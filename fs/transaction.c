@@ -88,6 +88,9 @@ static void freeze_volume(struct transaction *txn, struct fs_volume *vol)
 	vol->frozen_deleted = vol->deleted;
 	vol->frozen_generation = txn->generation;
 	vol->meta_dirty = false;
+	mem_free(vol->frozen_touches);
+	vol->frozen_touches = vol->touches;
+	vol->touches = NULL;
 	lock_drop(&vol->lock);
 }
 
@@ -126,8 +129,8 @@ static int apply_volume(struct transaction *txn, struct fs_volume *vol)
 	int r = 0;
 
 	vol->new_root = vol->root;
-	if (overlay_first(&vol->committing))
-		r = extent_apply(txn, &vol->new_root, &vol->committing, vol->tree_end, end, &counts, &cut);
+	if (overlay_first(&vol->committing) || (vol->frozen_touches && vol->root.addr))
+		r = extent_apply(txn, &vol->new_root, &vol->committing, vol->frozen_touches, vol->tree_end, end, &counts, &cut);
 	if (r == 0 && cut.addr)
 		r = orphan_add_cut(txn, vol, &cut);
 	vol->new_used_blocks = counts.used;
@@ -364,6 +367,7 @@ static void publish(struct transaction *txn)
 	struct fs_volume *vol;
 
 	transaction_report_lost(txn);
+	atomic_fetch_add(&fs->lost_commits, txn->store.lost);
 	if (txn->store.lost && atomic_load(&fs->rebuild_error)) /* the trees can be walked again where this node was the obstacle */
 		fs_kick_rebuild(fs);
 	orphans_publish(txn); /* they know their volumes, which the next step may free */

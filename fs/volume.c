@@ -146,6 +146,8 @@ void volume_unref(struct fs_volume *vol)
 	volume_text_put(vol->comment);
 	volume_text_put(vol->frozen_name);
 	volume_text_put(vol->frozen_comment);
+	mem_free(vol->touches);
+	mem_free(vol->frozen_touches);
 	lock_fini(&vol->lock);
 	mem_free(vol);
 }
@@ -264,6 +266,19 @@ struct fs_volume *volume_by_id(struct fs *fs, uint64_t id)
 	key.id = id;
 	lock_take(&fs->volumes.lock);
 	vol = RB_FIND(volume_id_tree, &fs->volumes.by_id, &key);
+	lock_drop(&fs->volumes.lock);
+	return vol;
+}
+
+struct fs_volume *volume_get_by_id(struct fs *fs, uint64_t id)
+{
+	struct fs_volume key, *vol;
+
+	key.id = id;
+	lock_take(&fs->volumes.lock);
+	vol = RB_FIND(volume_id_tree, &fs->volumes.by_id, &key);
+	if (vol)
+		volume_ref(vol);
 	lock_drop(&fs->volumes.lock);
 	return vol;
 }

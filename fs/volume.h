@@ -71,6 +71,7 @@ struct fs_volume {
 	uint64_t used_blocks; /* of root */
 	_Atomic uint64_t lost_blocks; /* of root */
 	uint64_t tree_end;    /* in blocks: no extent of root lies behind it */
+	struct volume_touches *touches; /* NULL: none (volume_touch.h) */
 	bool meta_dirty, deleted;
 	bool buried; /* a commit has made an orphan of it */
 	uint64_t freed_bytes[2]; /* by set of pins: not the volume's any more when they are released; not 0: it is on the list `freed` */
@@ -87,6 +88,7 @@ struct fs_volume {
 	uint64_t frozen_size;
 	uint32_t frozen_flags;
 	struct volume_text *frozen_name, *frozen_comment;
+	struct volume_touches *frozen_touches;
 	bool frozen_deleted;
 	uint64_t frozen_generation; /* of the commit that did that last */
 	unsigned cuts; /* orphans that were cut out of its tree */
@@ -146,6 +148,8 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value);
 int orphan_add_item(struct fs *fs, uint64_t id, struct value value);
 /* By id, for replay. NULL: none. No reference is taken. */
 struct fs_volume *volume_by_id(struct fs *fs, uint64_t id);
+/* The same with a reference: one that is deleted meanwhile stays until volume_unref. */
+struct fs_volume *volume_get_by_id(struct fs *fs, uint64_t id);
 
 /* `len` bytes, 1 to 255, that need no final zero. NULL: no memory. */
 struct volume_text *volume_text_new(const char *text, uint8_t len);

@@ -5,6 +5,7 @@
  */
 #include <fcntl.h>
 
+#include "fs/volume_touch.h"
 #include "tests/fs/io_model.h"
 #include "tests/fs/fast_fill.h"
 #include "tests/fs/tree_nodes.h"
@@ -363,6 +364,169 @@ static void test_orphans_after_a_restart_keep_the_sums(void **state)
 	engine_free(e);
 }
 
+/* Two leaves of "v" are lost, and nobody has written to them. */
+static struct engine *engine_with_two_lost(struct model *m, bool *lost, struct fs_volume **ret_vol, uint64_t ret_off[2][GROUP_STRIPES_MAX])
+{
+	struct engine *e = engine_with_leaves(m);
+	struct tree_place p[2];
+
+	engine_reopen(e);
+	*ret_vol = engine_volume(e, "v", 0);
+	for (unsigned i = 0; i < 2; i++) {
+		p[i] = tree_place_of(e, *ret_vol, BLOCKS * (1 + 4 * i) / 6, 0);
+		assert_int_equal(block_group_map(e->fs, p[i].id.addr, NODE_SIZE, ret_off[i]), 2);
+		memset(lost + p[i].first, 1, p[i].end - p[i].first);
+	}
+	assert_true(p[0].end < p[1].first);
+	return e;
+}
+
+static void flip_both(struct engine *e, uint64_t off[2][GROUP_STRIPES_MAX])
+{
+	for (unsigned i = 0; i < 4; i++)
+		device_sim_flip(e->sim, off[i / 2][i % 2] + 3000, 1);
+}
+
+static uint64_t count_of(const bool *lost)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < BLOCKS; i++)
+		n += lost[i];
+	return n;
+}
+
+static void wipe_caches(struct block_group *g, void *arg)
+{
+	struct engine *e = arg;
+
+	for (unsigned slot = 0; slot < 2 * g->nr_stripes && g->type != GROUP_SYSTEM; slot++)
+		device_sim_flip(e->sim, g->stripe[slot / 2] + g->len + slot % 2 * (uint64_t)g->slot_bytes + 20, 1);
+}
+
+static void load_group(struct block_group *g, void *arg)
+{
+	struct engine *e = arg;
+
+	assert_true(g->type != GROUP_DATA || block_group_load(e->fs, e->fs->commit_q, g) == 0);
+}
+
+/*
+ * Regression: block groups without a cache stayed out of use as long as nobody wrote to a node that was lost. Metadata's too: a commit
+ * goes on without them, and says "lost" in its place. What the device cannot read may come back: that takes ten minutes.
+ */
+static void test_lost_nodes_do_not_keep_a_rebuild_from_its_end(void **state)
+{
+	for (unsigned bad_sectors = 0; bad_sectors < 2; bad_sectors++) {
+		bool lost[BLOCKS] = {false};
+		uint64_t off[2][GROUP_STRIPES_MAX];
+		struct fs_volume *vol;
+		struct fs_info info;
+		struct engine *e;
+		struct model m;
+		struct found f;
+
+		model_init(&m, BLOCKS * BLOCK);
+		e = engine_with_two_lost(&m, lost, &vol, off);
+		fs_volume_put(vol);
+		block_group_each(e->fs, wipe_caches, e);
+		engine_abandon(e);
+		if (!bad_sectors)
+			flip_both(e, off);
+		for (unsigned i = 0; bad_sectors && i < 4; i++)
+			device_sim_bad_range(e->sim, off[i / 2][i % 2], NODE_SIZE);
+		engine_open_only(e);
+		block_group_each(e->fs, load_group, e);
+		others_go_on(e, 1);
+		engine_settle(e);
+		fs_get_info(e->fs, &info);
+		if (bad_sectors) {
+			assert_true(atomic_load(&e->fs->groups.rebuilding) > 0);
+			assert_int_equal(info.lost_bytes, 0);
+			e->fs->rebuild_eio_us -= 601 * 1000000ull;
+			fs_kick_rebuild(e->fs);
+			engine_settle(e);
+			fs_get_info(e->fs, &info);
+		}
+		assert_int_equal(atomic_load(&e->fs->groups.rebuilding), 0);
+		assert_int_equal(info.lost_bytes, count_of(lost) * BLOCK);
+		vol = engine_volume(e, "v", 0);
+		expect_lost(e, vol, &m, lost);
+		others_go_on(e, 2);
+		f = check_of(e);
+		assert_true(f.lost == 2 && f.others == 0);
+		for (uint64_t b = 0; b < BLOCKS; b++)
+			if (lost[b])
+				write_at(e, vol, &m, lost, b, 1);
+		engine_commit(e);
+		expect_lost(e, vol, &m, lost);
+		fs_volume_put(vol);
+		engine_reopen(e);
+		f = check_of(e);
+		assert_true(f.lost == 0 && f.others == 0);
+		model_fini(&m);
+		engine_free(e);
+	}
+}
+
+/* What they referred to can be told from what is in use when they are out of the tree: a scrub sees to that. */
+static void test_lost_nodes_are_replaced_by_a_scrub(void **state)
+{
+	bool lost[BLOCKS] = {false};
+	uint64_t off[2][GROUP_STRIPES_MAX];
+	struct fs_volume *vol;
+	struct fs_info info;
+	struct engine *e;
+	struct model m;
+	struct found f;
+
+	model_init(&m, BLOCKS * BLOCK);
+	e = engine_with_two_lost(&m, lost, &vol, off);
+	fs_volume_put(vol);
+	engine_abandon(e);
+	flip_both(e, off);
+	engine_open_only(e);
+	vol = engine_volume(e, "v", 0);
+	assert_int_equal(fs_scrub_start(e->fs, 0, true, NULL), 0);
+	engine_settle(e);
+	engine_commit(e);
+	fs_get_info(e->fs, &info);
+	assert_int_equal(info.lost_bytes, count_of(lost) * BLOCK);
+	expect_lost(e, vol, &m, lost);
+	f = check_of(e);
+	assert_true(f.lost == 2 && f.leaked >= 1 && f.others == 0);
+	fs_volume_put(vol);
+	model_fini(&m);
+	engine_free(e);
+}
+
+/* One that can be read when its commit comes by is written anew as it was. */
+static void test_lost_is_not_what_can_be_read_again(void **state)
+{
+	bool lost[BLOCKS] = {false};
+	uint64_t off[2][GROUP_STRIPES_MAX];
+	struct fs_volume *vol;
+	struct fs_info info;
+	struct engine *e;
+	struct model m;
+
+	model_init(&m, BLOCKS * BLOCK);
+	e = engine_with_two_lost(&m, lost, &vol, off);
+	memset(lost, 0, sizeof(lost));
+	for (uint64_t i = 0; i < 200; i++) /* more than there is room for, each twice */
+		volume_touch(e->fs, vol->id, BLOCKS - 1 - i / 2 * 29);
+	volume_touch(e->fs, vol->id, 1ull << 40);
+	volume_touch(e->fs, 12345, 0);
+	engine_commit(e);
+	fs_get_info(e->fs, &info);
+	assert_true(info.lost_bytes == 0 && vol->touches == NULL);
+	expect_lost(e, vol, &m, lost);
+	fs_volume_put(vol);
+	engine_check_all(e);
+	model_fini(&m);
+	engine_free(e);
+}
+
 /* Both copies of a node of a pool in a file, which is closed. */
 static void rot_in_file(const char *path, const uint64_t off[GROUP_STRIPES_MAX])
 {
@@ -427,6 +591,9 @@ int main(void)
 		cmocka_unit_test(test_lost_node_is_told_of_once),
 		cmocka_unit_test(test_lost_is_not_what_comes_back),
 		cmocka_unit_test(test_lost_interior_node),
+		cmocka_unit_test(test_lost_nodes_do_not_keep_a_rebuild_from_its_end),
+		cmocka_unit_test(test_lost_nodes_are_replaced_by_a_scrub),
+		cmocka_unit_test(test_lost_is_not_what_can_be_read_again),
 		cmocka_unit_test(test_lost_space_is_freed_by_a_repair),
 		cmocka_unit_test(test_orphans_after_a_restart_keep_the_sums),
 	};
