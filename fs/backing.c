@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/util.h"
+#include "fs/backing_int.h"
 #include "fs/block_group.h"
 #include "fs/block_group_int.h"
 #include "fs/fault.h"
@@ -72,25 +73,39 @@ int backing_allocate(struct fs *fs, const struct group_desc *d)
 	return r;
 }
 
-/* All of a group that is there. */
-static int allocate_group(struct fs *fs, const struct block_group *g)
+static uint64_t device_bytes(const struct block_group *g) { return g->nr_stripes * (g->len + 2ull * g->slot_bytes); }
+
+static void add_device_bytes(struct block_group *g, void *arg) { *(uint64_t *)arg += device_bytes(g); }
+
+uint64_t backing_missing(struct fs *fs, const struct device_host *host)
+{
+	uint64_t wanted = DEVICE_DATA_START + fs->log.size;
+
+	block_group_each(fs, add_device_bytes, &wanted);
+	return wanted > host->used_bytes ? wanted - host->used_bytes : 0;
+}
+
+/* Of a group that is there: all of it, or its slots. */
+static int allocate_group(struct fs *fs, const struct block_group *g, bool whole)
 {
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < g->nr_stripes; i++)
-		r = fs->dev->ops->allocate(fs->dev, g->stripe[i], g->len + 2ull * g->slot_bytes, false);
+		r = fs->dev->ops->allocate(fs->dev, g->stripe[i] + (whole ? 0 : g->len), (whole ? g->len : 0) + 2ull * g->slot_bytes, false);
 	return r;
 }
 
-static int allocate_groups(struct fs *fs, bool data)
+int backing_allocate_groups(struct fs *fs, bool data)
 {
 	int r = 0;
 
 	for (uint32_t i = 1; r == 0 && i < atomic_load(&fs->groups.count); i++) {
+		unsigned epoch = epoch_enter(&fs->epoch); /* one that leaves meanwhile is not freed */
 		struct block_group *g = atomic_load(&fs->groups.slot[i]);
 
 		if (g && (g->type == GROUP_DATA) == data)
-			r = allocate_group(fs, g);
+			r = allocate_group(fs, g, true);
+		epoch_leave(&fs->epoch, epoch);
 	}
 	return r;
 }
@@ -109,30 +124,56 @@ static int fill_holes(struct fs *fs)
 
 /* ---- opening --------------------------------------------------------------- */
 
+void backing_decide(struct fs *fs)
+{
+	bool sparse = le64_to_cpu(fs->super.flags) & SUPER_FLAG_SPARSE;
+
+	if (fs_is_read_only(fs) || fs->dev->block_device || fs->opt.as_device)
+		return;
+	fs->backing.on = sparse || (fs->dev->sparse && fill_holes(fs));
+}
+
+/*
+ * Groups that only the log names get what they are to have: it may have gone with the power cut. The others have had it since before
+ * a superblock named them, and looking costs as much as they have fragments: only where there are fewer blocks than there should be, in
+ * a copy.
+ */
+static int find_holes(struct fs *fs)
+{
+	bool promised = atomic_load(&fs->backing.promised);
+	struct block_group *g;
+	struct device_host host;
+	int r = 0;
+
+	TAILQ_FOREACH(g, &fs->groups.fresh, fresh_link)
+		if (r == 0)
+			r = allocate_group(fs, g, promised);
+	if (r == 0 && promised && fs->dev->ops->host(fs->dev, &host) == 0 && backing_missing(fs, &host))
+		r = backing_allocate_groups(fs, true);
+	return r;
+}
+
 int backing_open(struct fs *fs, struct fs_error *err)
 {
 	struct backing *b = &fs->backing;
-	bool sparse = le64_to_cpu(fs->super.flags) & SUPER_FLAG_SPARSE;
 	int r;
 
-	if (fs_is_read_only(fs) || fs->dev->block_device || fs->opt.as_device)
-		return 0;
-	b->on = sparse || (fs->dev->sparse && fill_holes(fs));
 	if (!b->on)
 		return 0;
 	r = fs->dev->ops->allocate(fs->dev, 0, DEVICE_DATA_START, false);
 	if (r == 0)
 		r = fs->dev->ops->allocate(fs->dev, fs->log.offset, fs->log.size, false);
 	if (r == 0)
-		r = allocate_groups(fs, false);
+		r = backing_allocate_groups(fs, false);
 	if (r)
 		return fs_fail(err, r, "blocks for its metadata cannot be had from the file system that it is on: %s: make room there",
 			       strerror(-r));
-	/* A record that made a promise may have survived a power cut that the blocks for it did not, if nobody was answered yet. */
-	if (fs->space.promises && allocate_groups(fs, true) == -ENOSPC)
-		backing_set_full(fs);
 	lock_take(&fs->space.lock);
 	atomic_store(&b->promised, fs->space.promises != 0);
+	lock_drop(&fs->space.lock);
+	if (find_holes(fs) == -ENOSPC)
+		backing_set_full(fs);
+	lock_take(&fs->space.lock);
 	b->spares_max = (unsigned)min_u64(fs->space.freeing_reserve / FS_BLOCK_SIZE, SPARES_MAX);
 	lock_drop(&fs->space.lock);
 	backing_read_spares(fs);
@@ -140,11 +181,6 @@ int backing_open(struct fs *fs, struct fs_error *err)
 }
 
 /* ---- what to make ---------------------------------------------------------- */
-
-struct plan {
-	uint8_t type; /* 0: nothing */
-	uint64_t bytes;
-};
 
 static const struct space_reservation nothing;
 
@@ -171,43 +207,42 @@ static uint64_t headroom(struct fs *fs)
 }
 
 /* Device space for metadata groups of so many bytes, and some more, so that they are few. */
-static struct plan metadata_plan(struct fs *fs, uint64_t lacking)
+static struct backing_plan metadata_plan(struct fs *fs, uint64_t lacking)
 {
 	uint64_t more = is_scarce(fs) ? 0 : lacking / 4 + fs->space.kind[SPACE_METADATA].total / 16;
 	uint64_t bytes = 2 * (lacking + more) + (is_scarce(fs) ? 2 : 4) * group_quantum(fs);
 
-	return (struct plan){GROUP_METADATA, min_u64(bytes, fs->group_size)};
+	return (struct backing_plan){GROUP_METADATA, min_u64(bytes, fs->group_size)};
 }
 
-/*
- * For a request that does not fit, or (`ahead`) so that the next ones will. First metadata, then the data that it is for: so
- * data runs out before metadata does, as where both come from unallocated space.
- */
-static struct plan plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags, uint64_t growth, bool ahead)
+/* First metadata, then the data that it is for: so data runs out before metadata does, as where both come from unallocated space. */
+struct backing_plan backing_plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags, uint64_t growth,
+					bool ahead)
 {
 	struct space_info *si = &fs->space;
 	struct backing *b = &fs->backing;
 	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes), grow = 0, lacking;
 	bool may = unallocated > b->no_room_at[0], promised = want->promise && want->promise->promised;
-	bool short_of_data = ahead ? !space_data_fits(si, fs->group_size / 4, 0)
-				   : want->data_bytes && !promised && !space_data_fits(si, want->data_bytes, flags);
+	uint64_t need = ahead ? fs->group_size / 4 : want->data_bytes;
+	bool short_of_data = (ahead || (want->data_bytes && !promised)) &&
+			     space_data_lacking(si, need, ahead ? 0 : flags) > atomic_load(&b->uncounted[1]);
 
 	if (short_of_data && unallocated > b->no_room_at[1])
 		grow = data_group_bytes(fs, want, may ? SPACE_AS_IF_MADE : 0);
 	if (short_of_data && !grow && !ahead)
-		return (struct plan){0};
+		return (struct backing_plan){0};
 	flags |= promised ? SPACE_PROMISED : 0; /* its data is there since it was promised */
 	growth += (grow ? space_group_growth(fs, grow) : 0) + (ahead ? headroom(fs) : 0);
 	lacking = space_metadata_lacking(fs, want->pending, unallocated, flags, growth);
-	if (lacking > atomic_load(&b->uncounted) && may && unallocated >= 4 * group_quantum(fs))
-		return metadata_plan(fs, lacking - atomic_load(&b->uncounted));
-	return (struct plan){grow && !lacking ? GROUP_DATA : 0, grow};
+	if (lacking > atomic_load(&b->uncounted[0]) && may && unallocated >= 4 * group_quantum(fs))
+		return metadata_plan(fs, lacking - atomic_load(&b->uncounted[0]));
+	return (struct backing_plan){grow && !lacking ? GROUP_DATA : 0, grow};
 }
 
 /* ---- making ---------------------------------------------------------------- */
 
 /* On a host with little room, smaller and smaller. */
-static int make(struct fs *fs, struct plan plan)
+int backing_make(struct fs *fs, struct backing_plan plan)
 {
 	uint64_t made, least = 4 * group_quantum(fs);
 	int r = block_group_create(fs, plan.type, plan.bytes, &made);
@@ -216,7 +251,7 @@ static int make(struct fs *fs, struct plan plan)
 		plan.bytes /= 2;
 		r = block_group_create(fs, plan.type, plan.bytes, &made);
 	}
-	if (r == 0 && plan.type == GROUP_DATA)
+	if (r == 0 && plan.type == GROUP_DATA && made)
 		space_group_added(fs, GROUP_DATA, made);
 	if (r == -ENOSPC && !backing_failed_lately(fs, BACKING_RETRY_US)) {
 		lock_take(&fs->space.lock);
@@ -246,19 +281,19 @@ void backing_grow_system(struct fs *fs, uint64_t groups)
 	}
 }
 
-static struct plan plan_for_first(struct fs *fs)
+static struct backing_plan plan_for_first(struct fs *fs)
 {
-	struct plan plan = {0};
+	struct backing_plan plan = {0};
 
 	lock_take(&fs->space.lock);
 	for (unsigned c = 0; c < SPACE_CLASSES && !plan.type; c++) {
 		struct space_ticket *t = TAILQ_FIRST(&fs->space.tickets[c]);
 
 		if (t)
-			plan = plan_locked(fs, &t->want, t->flags, 0, false);
+			plan = backing_plan_locked(fs, &t->want, t->flags, 0, false);
 	}
 	if (!plan.type)
-		plan = plan_locked(fs, &nothing, 0, 0, true);
+		plan = backing_plan_locked(fs, &nothing, 0, 0, true);
 	lock_drop(&fs->space.lock);
 	return plan;
 }
@@ -268,18 +303,18 @@ static void work_fn(struct fs_work *work)
 	struct fs *fs = container_of(work, struct fs, backing.work);
 
 	for (unsigned i = 0; i < GROUPS_A_RUN && !fs_is_read_only(fs) && !backing_failed_lately(fs, BACKING_RETRY_US); i++) {
-		struct plan plan = plan_for_first(fs);
+		struct backing_plan plan = plan_for_first(fs);
 
 		if (!plan.type)
 			break;
-		(void)make(fs, plan);
+		(void)backing_make(fs, plan);
 		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
 			backing_grow_system(fs, 0);
 	}
 	backing_fill_spares(fs);
 	atomic_store(&fs->backing.running, false);
 	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
-	if (atomic_load(&fs->backing.uncounted))
+	if (backing_has_uncounted(fs))
 		fs_kick_commit(fs);
 }
 
@@ -297,9 +332,9 @@ bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, u
 
 	if (!b->on)
 		return false;
-	if (atomic_load(&b->running) || atomic_load(&b->uncounted) || atomic_load(&b->discarding))
+	if (atomic_load(&b->running) || backing_has_uncounted(fs) || atomic_load(&b->discarding))
 		return true;
-	if (backing_failed_lately(fs, BACKING_RETRY_US) || !plan_locked(fs, want, flags, 0, false).type)
+	if (backing_failed_lately(fs, BACKING_RETRY_US) || !backing_plan_locked(fs, want, flags, 0, false).type)
 		return false;
 	start(fs);
 	return true;
@@ -308,13 +343,13 @@ bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, u
 void backing_tick(struct fs *fs)
 {
 	struct backing *b = &fs->backing;
-	struct plan plan = {0};
+	struct backing_plan plan = {0};
 
 	if (!b->on || fs_is_read_only(fs) || atomic_load(&b->running))
 		return;
 	if (!backing_failed_lately(fs, BACKING_RETRY_US)) {
 		lock_take(&fs->space.lock);
-		plan = plan_locked(fs, &nothing, 0, 0, true);
+		plan = backing_plan_locked(fs, &nothing, 0, 0, true);
 		lock_drop(&fs->space.lock);
 	}
 	if (plan.type || backing_lacks_spare(fs) || (b->spares < b->spares_max && !backing_failed_lately(fs, BACKING_RETRY_US)))
@@ -328,6 +363,16 @@ bool backing_can_spare_locked(struct fs *fs, uint64_t bytes)
 	return space_metadata_fits(fs, nothing.pending, 0, 0, growth);
 }
 
+bool backing_has_uncounted(struct fs *fs)
+{
+	return atomic_load(&fs->backing.uncounted[0]) || atomic_load(&fs->backing.uncounted[1]);
+}
+
+bool backing_must_be_durable(struct fs *fs, uint8_t type)
+{
+	return fs->backing.on && (type == GROUP_METADATA || (type == GROUP_DATA && atomic_load(&fs->backing.promised)));
+}
+
 void backing_group_durable(struct fs *fs, struct block_group *g)
 {
 	if (!g->uncounted)
@@ -337,100 +382,5 @@ void backing_group_durable(struct fs *fs, struct block_group *g)
 	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
 	space_group_added(fs, g->type, g->len);
-	atomic_fetch_sub(&fs->backing.uncounted, g->len);
+	atomic_fetch_sub(&fs->backing.uncounted[g->type == GROUP_DATA], g->len);
 }
-
-/* ---- promises -------------------------------------------------------------- */
-
-static int promise_groups(struct fs *fs, uint64_t more_bytes)
-{
-	const struct space_reservation want = {.data_bytes = more_bytes};
-	int r = 0;
-
-	for (;;) {
-		struct plan plan;
-		uint64_t growth;
-
-		lock_take(&fs->space.lock);
-		growth = space_promise_growth(&fs->space, more_bytes) - space_promise_growth(&fs->space, 0);
-		plan = plan_locked(fs, &want, 0, growth, false);
-		lock_drop(&fs->space.lock);
-		if (plan.type)
-			r = make(fs, plan);
-		if (r == -ENOSPC && !backing_failed_lately(fs, BACKING_RETRY_US)) /* the pool's own space: the caller sees what is lacking */
-			r = 0;
-		else if (r == 0 && plan.type)
-			r = plan.type == GROUP_METADATA ? fs_commit(fs) : 0;
-		if (r || !plan.type)
-			return r;
-	}
-}
-
-static void wait_for_worker(struct fs *fs)
-{
-	while (atomic_load(&fs->backing.running)) {
-		if (fs->simulated)
-			(void)work_run_one(&fs->work);
-		else
-			nanosleep(&(struct timespec){0, 1000000}, NULL);
-	}
-}
-
-/*
- * The promise may become durable by a record of the flush log, which does not name groups that hold nothing: after a crash they
- * would have to be made again, on a host that may be full by then.
- */
-static int make_groups_durable(struct fs *fs)
-{
-	bool fresh;
-
-	lock_take(&fs->groups.lock);
-	fresh = !TAILQ_EMPTY(&fs->groups.fresh);
-	lock_drop(&fs->groups.lock);
-	return fresh ? fs_commit(fs) : 0;
-}
-
-int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised)
-{
-	bool before = atomic_load(&fs->backing.promised);
-	uint64_t more;
-	int r = 0;
-
-	if (!fs->backing.on || promised <= p->promised)
-		return 0;
-	atomic_store(&fs->backing.promised, true);
-	if (!before) {
-		wait_for_worker(fs); /* what it has begun without knowing */
-		lock_take(&fs->commit_lock); /* no group goes away meanwhile */
-		r = allocate_groups(fs, true);
-		lock_drop(&fs->commit_lock);
-	}
-	if (r == -ENOSPC)
-		backing_set_full(fs);
-	lock_take(&fs->space.lock); /* as space_set_promise counts it */
-	more = promised - max_u64(p->promised, min_u64(p->allocated, promised));
-	lock_drop(&fs->space.lock);
-	if (r == 0)
-		r = promise_groups(fs, more);
-	if (r == 0)
-		r = make_groups_durable(fs);
-	return r == -ENOSPC ? -EDQUOT : r;
-}
-
-void backing_promise_end(struct fs *fs)
-{
-	lock_take(&fs->space.lock);
-	if (!fs->backing.promising)
-		atomic_store(&fs->backing.promised, fs->space.promises != 0);
-	lock_drop(&fs->space.lock);
-}
-
-static void set_promising(struct fs *fs, bool promising)
-{
-	lock_take(&fs->space.lock);
-	fs->backing.promising = promising;
-	lock_drop(&fs->space.lock);
-}
-
-void backing_promise_begin(struct fs *fs) { set_promising(fs, true); }
-void backing_promise_begun(struct fs *fs) { set_promising(fs, false); }

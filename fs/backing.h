@@ -11,7 +11,8 @@
  * 1. Groups are made by the worker here, or by whoever waits in backing_promise; not by a reservation, which holds the space
  *    lock, and not by a commit. A group is in the table only when what it needs has blocks.
  * 2. (M), see space_info.h, counts no unallocated space, and a metadata group only when a durable superblock names it
- *    (`uncounted` before that): what was granted and logged must find its room again after a crash on a full host.
+ *    (`uncounted` before that): what was granted and logged must find its room again after a crash on a full host. While `promised`, the
+ *    same holds for data groups, and nothing stands in them before.
  * 3. A metadata group leaves only if (M) holds without it.
  * 4. A reservation that lacks a group waits for the worker, unless the host was full a moment ago: then it is refused.
  * 5. A trim or a zeroing with ragged edges writes up to two blocks anew. They come from `spare`, a few data blocks that have
@@ -21,7 +22,7 @@
  * 6. While `promised`, every data group has all its blocks, and nothing inside one is discarded.
  *
  * Cost: a group is made in one or two allocations of the host, beside everything else. At start one allocation for each metadata
- * group, which finds its blocks there. A commit and a reservation pay a comparison.
+ * group, which finds its blocks there, and none for data groups that a superblock names. A commit and a reservation pay a comparison.
  */
 #ifndef FS_BACKING_H
 #define FS_BACKING_H
@@ -62,14 +63,16 @@ struct backing {
 	_Atomic uint64_t failed_us; /* when the host last had no room */
 	_Atomic bool promised;	    /* there are reserved volumes, or one is being made */
 	bool promising; /* a volume operation is about to promise: the space lock */
-	_Atomic uint64_t uncounted; /* bytes of metadata groups that no commit names yet */
+	_Atomic uint64_t uncounted[2]; /* bytes of metadata groups (0), and of data groups (1), that wait for the commit that names them */
 	/* LOCK_SPACE_INFO: unallocated space when no data (1) or metadata (0) group could be made of it. */
 	uint64_t no_room_at[2];
 };
 
+/* Decides whether the pool is sparse. Before volumes are known: what is promised to them is counted in another way then. */
+void backing_decide(struct fs *fs);
 /*
- * Decides whether the pool is sparse and gives blocks to what must have some. After the groups are known, before anything is
- * written to them. -ENOSPC with a line for people.
+ * Gives blocks to what must have some. After the groups are known, before anything is written to them. -ENOSPC with a line for
+ * people.
  */
 int backing_open(struct fs *fs, struct fs_error *err);
 /* Makes the first groups, and more ahead of need: at start and after each commit. Does not wait. */
@@ -84,11 +87,18 @@ int backing_allocate(struct fs *fs, const struct group_desc *desc);
  */
 bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags);
 
+/* Why there is no room for a promise: bytes. */
+struct backing_lack {
+	uint64_t pool_bytes; /* that the pool lacks */
+	uint64_t host_needed, host_free;
+};
+
 /*
- * A volume is about to be promised so much: gives blocks to all data groups, and makes enough of them. Under the lock of
- * volume operations. 0, -EDQUOT (the host is full), -ENOMEM, -EROFS. Waits. backing_promise_end: the last promise may be gone.
+ * A volume is about to be promised so much: gives blocks to all data groups, and makes enough of them, durably. What the host has not
+ * enough room for is refused before anything is done. Under the lock of volume operations. 0, -EDQUOT (the host has no room), -ENOSPC (the
+ * pool has none), -ENOMEM, -EROFS. Waits. backing_promise_end: the last promise may be gone.
  */
-int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised);
+int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised, struct backing_lack *ret_lack);
 void backing_promise_end(struct fs *fs);
 /* Around what backing_promise is a part of: an end that comes meanwhile, for another volume, does nothing. */
 void backing_promise_begin(struct fs *fs);
@@ -100,6 +110,9 @@ void backing_grow_system(struct fs *fs, uint64_t groups);
 /* Whether metadata can do without so many bytes, and would not be given others at once. Under the space lock. */
 bool backing_can_spare_locked(struct fs *fs, uint64_t bytes);
 
+/* Whether a group that is made now waits for a commit that names it, before it counts; and whether any does. */
+bool backing_must_be_durable(struct fs *fs, uint8_t type);
+bool backing_has_uncounted(struct fs *fs);
 /* A commit names this group now; or a commit needs it before. The committer only. */
 void backing_group_durable(struct fs *fs, struct block_group *g);
 

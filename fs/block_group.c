@@ -345,11 +345,11 @@ static int add_placed_locked(struct fs *fs, struct group_desc *d, uint64_t strip
 	if (r == 0)
 		r = group_new(fs, d, &g);
 	if (r == 0) {
-		g->uncounted = fs->backing.on && g->type == GROUP_METADATA;
+		g->uncounted = d->uncounted;
 		r = table_put_locked(fs, g);
 	}
 	if (r == 0 && g->uncounted)
-		atomic_fetch_add(&fs->backing.uncounted, g->len);
+		atomic_fetch_add(&fs->backing.uncounted[g->type == GROUP_DATA], g->len);
 	if (r) {
 		group_free(g);
 		for (unsigned i = 0; i < d->nr_stripes; i++)
@@ -386,9 +386,10 @@ int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t
 	if (r)
 		return r;
 	shape(stripe_bytes, type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE, &d);
+	d.uncounted = backing_must_be_durable(fs, type);
 	r = add_backed(fs, &d, stripe_bytes);
 	if (r == 0)
-		*ret_bytes = d.len;
+		*ret_bytes = d.uncounted ? 0 : d.len;
 	return r;
 }
 

@@ -111,7 +111,7 @@ struct block_group {
 	bool dirty;
 	struct block_group *dirty_next;
 	uint64_t *lost; /* while rebuilding: blocks freed since the walk began (bitmap) */
-	bool uncounted; /* a metadata group of a sparse pool that no commit names yet (backing.h); the committer's once it is in the table */
+	bool uncounted; /* of a sparse pool, and no commit names it yet (backing.h, invariant 2); the committer's once it is in the table */
 	bool contradicts; /* the trees refer to more or less of it than its item says: it stays as it is, in state REBUILDING */
 	enum group_cache_state cache_state;
 	uint8_t cache_slot;
@@ -189,12 +189,13 @@ struct group_desc {
 	uint64_t cache_generation;
 	uint32_t cache_crc, cache_bytes;
 	bool in_tree; /* a commit knows it */
+	bool uncounted; /* as in struct block_group */
 };
 int block_group_add(struct fs *fs, const struct group_desc *desc, struct block_group **ret_group);
 
 /*
  * Makes a group from up to max_bytes of unallocated space; the caller accounts *ret_bytes. In memory only: the next commit
- * writes it. -ENOSPC, -ENOMEM. On a sparse pool (backing.h) it waits for the host; elsewhere it does not.
+ * writes it. -ENOSPC, -ENOMEM. 0 bytes: it is accounted when a commit has named it. On a sparse pool (backing.h) it waits for the host; elsewhere it does not.
  */
 int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes);
 

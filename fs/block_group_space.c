@@ -173,7 +173,7 @@ static int use_uncounted(struct fs *fs)
 
 	lock_take(&fs->groups.lock);
 	TAILQ_FOREACH(g, &fs->groups.fresh, fresh_link)
-		if (g->uncounted)
+		if (g->uncounted && g->type == GROUP_METADATA)
 			break;
 	lock_drop(&fs->groups.lock);
 	if (!g)

@@ -38,6 +38,7 @@
 #define LOCK_STEP_MS 5
 #define IOV_COUNT_MAX 1024
 #define ZERO_CHUNK (1u << 20)
+#define ALLOCATE_PIECE (16ull << 20)
 #define FIEMAP_EXTENTS 64u
 
 /* ---- requests -------------------------------------------------------------------- */
@@ -488,14 +489,10 @@ static bool has_blocks(int fd, uint64_t off, uint64_t end)
 	return true;
 }
 
-int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, bool fresh)
+static int allocate_piece(struct device_file *file, uint64_t off, uint64_t len, bool fresh)
 {
 	int err;
 
-	if (file->dev.block_device || len == 0)
-		return 0;
-	if (!file->dev.writable)
-		return -EROFS;
 	do
 		err = fallocate(file->fd, FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ? -errno : 0;
 	while (err == -EINTR);
@@ -503,6 +500,21 @@ int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, b
 		err = fresh ? write_zeros(file->fd, off, off + len) : 0;
 	err = device_host_error(err);
 	return err == -ENOSPC && has_blocks(file->fd, off, off + len) ? 0 : err;
+}
+
+int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, bool fresh)
+{
+	int err = 0;
+
+	if (file->dev.block_device)
+		return 0;
+	if (!file->dev.writable)
+		return -EROFS;
+	for (uint64_t end = off + len, n; err == 0 && off < end; off += n) { /* writers wait for the file meanwhile */
+		n = min_u64(end - off, ALLOCATE_PIECE);
+		err = allocate_piece(file, off, n, fresh);
+	}
+	return err;
 }
 
 /* The file has `have` bytes (or a few more), of which the device uses `old`. */

@@ -50,6 +50,11 @@ struct device_io {
 	uint64_t progress;	/* likewise */
 };
 
+struct device_host {
+	uint64_t used_bytes; /* the file's blocks */
+	uint64_t free_bytes; /* that anybody may take; of memory, where the files stand in it */
+};
+
 struct device_ops {
 	const char *name;
 	void (*close)(struct device *dev);
@@ -86,6 +91,8 @@ struct device_ops {
 	 * a range is believed). Does nothing where there is nothing to do. -ENOSPC: the host is full, or a quota is. Waits. Any thread.
 	 */
 	int (*allocate)(struct device *dev, uint64_t off, uint64_t len, bool fresh);
+	/* What the file takes of its host's file system, and what that has left. -ENOTSUP: a block device. Any thread. */
+	int (*host)(struct device *dev, struct device_host *ret_host);
 };
 
 struct device {

@@ -100,6 +100,7 @@ int device_file_open(struct device_file *file, const char *path, bool writable, 
 void device_file_close(struct device_file *file);
 int device_file_grow(struct device_file *file, uint64_t size, bool preallocate);
 int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, bool fresh);
+int device_file_host(struct device_file *file, struct device_host *ret_host);
 /* An errno of the host as it is to be reported. */
 int device_host_error(int err);
 

@@ -333,6 +333,13 @@ static int record_allocate(struct device *dev, uint64_t off, uint64_t len, bool 
 	return inner->ops->allocate(inner, off, len, fresh);
 }
 
+static int record_host(struct device *dev, struct device_host *ret_host)
+{
+	struct device *inner = record_of(dev)->inner;
+
+	return inner->ops->host(inner, ret_host);
+}
+
 static const struct device_ops record_ops = {
 	.name = "recorded",
 	.close = record_close,
@@ -345,6 +352,7 @@ static const struct device_ops record_ops = {
 	.fd = record_fd,
 	.grow = record_grow,
 	.allocate = record_allocate,
+	.host = record_host,
 };
 
 int device_record(struct device *inner, const char *log_path, struct device **ret_dev)

@@ -13,6 +13,17 @@
 #include "base/util.h"
 #include "fs/device_sim_int.h"
 
+static int sim_host(struct device *dev, struct device_host *ret_host)
+{
+	struct sim_device *sim = sim_of(dev);
+	int err;
+
+	lock_take(&sim->lock);
+	err = sim_host_look(sim, ret_host);
+	lock_drop(&sim->lock);
+	return err;
+}
+
 static const struct device_ops sim_ops;
 
 struct sim_device *sim_of(struct device *dev)
@@ -388,6 +399,7 @@ static const struct device_ops sim_ops = {
 	.fd = sim_fd,
 	.grow = sim_grow,
 	.allocate = sim_allocate,
+	.host = sim_host,
 };
 
 struct device *sim_device_new(struct sim_image *image, uint64_t size, uint64_t seed)

@@ -57,6 +57,8 @@ void device_sim_set_discard_zeroes(struct device *dev, bool zeroes);
  */
 void device_sim_set_sparse(struct device *dev);
 void device_sim_set_host_full(struct device *dev, bool full);
+/* What the host has left beside what it was given before; discards give to it. UINT64_MAX, the default: any amount. */
+void device_sim_set_host_left(struct device *dev, uint64_t bytes);
 /* Pages that have blocks; 0 when it is not sparse. */
 uint64_t device_sim_host_pages(struct device *dev);
 

@@ -83,6 +83,7 @@ struct sim_device {
 	 */
 	uint64_t *blocks;
 	bool host_full;
+	uint64_t host_left; /* pages that the host still has, where it is not full */
 
 	struct sim_image *base; /* history's start; NULL: no history */
 	uint64_t base_seq;
@@ -108,6 +109,8 @@ void sim_fault_apply_locked(struct sim_device *sim, struct sim_pending *pending)
 /* Blocks for a range: 0 or -ENOSPC, and then nothing has changed. */
 int sim_host_allocate(struct sim_device *sim, uint64_t off, uint64_t len);
 void sim_host_discard(struct sim_device *sim, uint64_t off, uint64_t len);
+/* -ENOTSUP: it is not sparse. */
+int sim_host_look(const struct sim_device *sim, struct device_host *ret_host);
 void sim_host_grow(struct sim_device *sim, uint64_t old_size, uint64_t size);
 /* The blocks of an image that a crash has left: what was not stable is kept or lost, drawn from rng. */
 void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *rng);

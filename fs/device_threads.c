@@ -375,6 +375,11 @@ static int threads_grow(struct device *dev, uint64_t size, bool preallocate)
 	return device_file_grow(&threads_of(dev)->file, size, preallocate);
 }
 
+static int threads_host(struct device *dev, struct device_host *ret_host)
+{
+	return device_file_host(&threads_of(dev)->file, ret_host);
+}
+
 static int threads_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
 {
 	return device_file_allocate(&threads_of(dev)->file, off, len, fresh);
@@ -392,6 +397,7 @@ static const struct device_ops threads_ops = {
 	.fd = threads_fd,
 	.grow = threads_grow,
 	.allocate = threads_allocate,
+	.host = threads_host,
 };
 
 int device_open_threads(const char *path, bool writable, struct device **ret_dev, int *ret_holder)

@@ -409,6 +409,11 @@ static int uring_grow(struct device *dev, uint64_t size, bool preallocate)
 	return device_file_grow(container_of(dev, struct device_file, dev), size, preallocate);
 }
 
+static int uring_host(struct device *dev, struct device_host *ret_host)
+{
+	return device_file_host(container_of(dev, struct device_file, dev), ret_host);
+}
+
 static int uring_allocate(struct device *dev, uint64_t off, uint64_t len, bool fresh)
 {
 	return device_file_allocate(container_of(dev, struct device_file, dev), off, len, fresh);
@@ -426,6 +431,7 @@ static const struct device_ops uring_ops = {
 	.fd = uring_fd,
 	.grow = uring_grow,
 	.allocate = uring_allocate,
+	.host = uring_host,
 };
 
 static bool ring_has_ops(struct io_uring *ring)

@@ -173,6 +173,9 @@ struct fs_info {
 	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
 	int64_t log_lost_ns;	   /* when that was last noticed; 0: never */
 	struct fs_scrub_status scrub; /* the one that runs, or the last one */
+	bool sparse;		     /* what is written takes blocks of the host's file system, which may be full: */
+	bool host_full;		     /* it was when last asked; new data is refused */
+	uint64_t host_free_bytes;    /* what it has left for anybody; free_bytes is no more than can be written there */
 	bool read_only;		     /* opened so, or turned so by an error */
 	const char *device_kind;     /* "io_uring", "threads", "simulated" */
 	bool direct_io;

@@ -88,6 +88,7 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	atomic_store(&fs->root_tree_nodes_bound, 2 * fs->root_tree.nodes + 16);
 	scrub_opened(fs);
 	space_info_init(fs);
+	backing_decide(fs); /* what is promised is counted by it */
 	r = add_device_space(fs);
 	if (r == 0)
 		r = block_group_read_system(fs);
@@ -319,5 +320,7 @@ bool pool_step(struct fs *fs)
 	/* As the commit thread does: those who wait for space, and deleted volumes, need another one. */
 	if (!fs_is_read_only(fs) && (fs->space.nr_tickets || atomic_load(&fs->orphans)))
 		fs->commit_wanted = true;
+	if (commit_first) /* else commits might follow each other for ever */
+		(void)work_run_one(&fs->work);
 	return true;
 }

@@ -8,6 +8,31 @@
 #include "base/util.h"
 #include "fs/fs_int.h"
 
+/* Of what the host has left, groups and its own books take a part. */
+static uint64_t host_usable(uint64_t free_bytes)
+{
+	uint64_t kept = free_bytes / 16 + (4u << 20);
+
+	return free_bytes > kept ? free_bytes - kept : 0;
+}
+
+/* On a sparse pool new data needs blocks of the host, but in groups that have all of theirs. */
+static void host_figures(struct fs *fs, struct fs_info *info)
+{
+	struct device_host host;
+	uint64_t usable;
+
+	info->sparse = fs->backing.on;
+	info->host_full = atomic_load(&fs->backing.host_full);
+	if (!info->sparse || fs->dev->ops->host(fs->dev, &host))
+		return;
+	info->host_free_bytes = host.free_bytes;
+	usable = host_usable(host.free_bytes);
+	if (usable < info->free_bytes && atomic_load(&fs->backing.promised))
+		usable = max_u64(usable, space_free_bytes_made(fs));
+	info->free_bytes = min_u64(info->free_bytes, usable);
+}
+
 static void space_figures(struct fs *fs, struct fs_info *info)
 {
 	struct space_info *si = &fs->space;
@@ -35,6 +60,7 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
 	info->size = fs->dev->size;
 	space_figures(fs, info);
+	host_figures(fs, info);
 	info->generation = atomic_load(&fs->running_generation) - 1;
 	info->unallocated_bytes = atomic_load(&fs->groups.unallocated_bytes);
 	info->groups_data = atomic_load(&fs->groups.number[0]);

@@ -133,12 +133,18 @@ uint64_t space_group_growth(const struct fs *fs, uint64_t bytes)
 	return space_items_for(bytes) + space_growth_slack(&fs->space, bytes);
 }
 
-bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags)
+uint64_t space_data_lacking(const struct space_info *si, uint64_t bytes, uint32_t flags)
 {
 	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes;
+	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes, have = d->total + si->aside;
 
-	return need + (flags & SPACE_FREEING ? 0 : si->freeing_reserve) <= d->total + si->aside;
+	need += flags & SPACE_FREEING ? 0 : si->freeing_reserve;
+	return need > have ? need - have : 0;
+}
+
+bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags)
+{
+	return space_data_lacking(si, bytes, flags) == 0;
 }
 
 /* Leaves that all trees can have: half-full ones have 190 items, each of a block or more. */
@@ -244,8 +250,7 @@ uint64_t space_can_set_aside_locked(struct fs *fs, uint64_t growth)
 
 #define FREE_REQUEST_BLOCKS 66u /* of the requests that the figure of free space counts with */
 
-/* Device space for groups that hold so much data, with their cache slots. */
-static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
+uint64_t space_groups_for(const struct fs *fs, uint64_t data_bytes)
 {
 	uint64_t slots = 2ull * free_space_cache_slot_bytes((uint32_t)(fs->group_size / FS_BLOCK_SIZE));
 	uint64_t groups = data_bytes / (fs->group_size - slots) + 1;
@@ -253,22 +258,24 @@ static uint64_t groups_for(const struct fs *fs, uint64_t data_bytes)
 	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
 }
 
-/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there. */
-static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have)
+/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there; and without any others. */
+static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, bool only_made)
 {
 	uint64_t unallocated = space_unallocated(fs, 2);
-	uint64_t grow = groups_for(fs, bytes > have ? bytes - have : 0), groups = grow / fs->group_size + space_aside_groups(fs, fs->space.aside);
+	uint64_t grow = space_groups_for(fs, bytes > have ? bytes - have : 0), groups = grow / fs->group_size + space_aside_groups(fs, fs->space.aside);
 	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
 	/* As grow_data_locked asks it: for whole groups. */
 	uint64_t growth = space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
 	struct space_pending few = {max_u64(requests, 2), requests * 256 + volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
 
+	if (only_made)
+		return grow == 0 && space_metadata_fits(fs, few, 0, 0, growth);
 	grow += system_for(fs, groups);
 	return grow <= unallocated && atomic_load(&fs->groups.live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
 	       space_metadata_fits(fs, few, unallocated - grow, SPACE_AS_IF_MADE, growth);
 }
 
-uint64_t space_free_bytes(struct fs *fs)
+static uint64_t free_bytes(struct fs *fs, bool only_made)
 {
 	struct space_info *si = &fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
@@ -279,7 +286,8 @@ uint64_t space_free_bytes(struct fs *fs)
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
-		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total + si->aside > taken ? d->total + si->aside - taken : 0))
+		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total + si->aside > taken ? d->total + si->aside - taken : 0,
+				     only_made))
 			lo = mid;
 		else
 			hi = mid - 1;
@@ -287,3 +295,6 @@ uint64_t space_free_bytes(struct fs *fs)
 	lock_drop(&si->lock);
 	return (lo - lo / 512) * FS_BLOCK_SIZE; /* nodes are not filled to the last byte */
 }
+
+uint64_t space_free_bytes(struct fs *fs) { return free_bytes(fs, false); }
+uint64_t space_free_bytes_made(struct fs *fs) { return free_bytes(fs, true); }

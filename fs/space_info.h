@@ -230,5 +230,7 @@ bool space_may_cut(const struct fs *fs);
 
 /* How much new data can be written, by the same rule that reserves. */
 uint64_t space_free_bytes(struct fs *fs);
+/* The same without any more groups. */
+uint64_t space_free_bytes_made(struct fs *fs);
 
 #endif

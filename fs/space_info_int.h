@@ -44,11 +44,16 @@ bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64
 /* By how much they do not: 0 if they fit. */
 uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth);
 
+/* Device space for groups that hold so much data, with their cache slots. */
+uint64_t space_groups_for(const struct fs *fs, uint64_t data_bytes);
+
 /* What metadata has to have room for beside all else when a data group of that size is made. */
 uint64_t space_group_growth(const struct fs *fs, uint64_t bytes);
 
 /* Whether so much data can be reserved in the groups that there are. */
 bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags);
+/* By how much it does not. */
+uint64_t space_data_lacking(const struct space_info *si, uint64_t bytes, uint32_t flags);
 
 /* How many data groups the group tree has room for; a quarter of it is kept for metadata. */
 uint64_t space_groups_left(const struct fs *fs);

@@ -425,7 +425,7 @@ bool transaction_is_needed(struct fs *fs)
 		return true;
 	/* A change is accounted after it is in an overlay: one may still count whose commit has been. */
 	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty ||
-	       atomic_load(&fs->backing.uncounted) || backing_groups_may_leave(fs);
+	       backing_has_uncounted(fs) || backing_groups_may_leave(fs);
 }
 
 static int commit_locked(struct fs *fs)

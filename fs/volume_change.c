@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/size.h"
 #include "base/util.h"
 #include "fs/backing.h"
 #include "fs/fault.h"
@@ -204,56 +205,62 @@ int volume_no_such(struct fs_error *err, const char *name)
  * readers may keep those of the first; a deleted volume goes piece by piece. 0, or -ENOSPC and what is missing then;
  * -EDQUOT when the host has no room for a sparse pool's data.
  */
-static int promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_t *ret_missing)
+static int promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, struct backing_lack *ret_lack)
 {
 	uint64_t before = UINT64_MAX;
 
 	for (unsigned tries = 0;; tries++) {
 		bool deleting = atomic_load(&fs->orphans);
-		int r = backing_promise(fs, &vol->promise, bytes);
+		int r = backing_promise(fs, &vol->promise, bytes, ret_lack);
 
-		if (r == 0 && space_set_promise(fs, &vol->promise, bytes, false, ret_missing) == 0)
+		if (r == 0 && space_set_promise(fs, &vol->promise, bytes, false, &ret_lack->pool_bytes) == 0)
 			return 0;
-		if (r)
+		if (r && r != -ENOSPC)
 			return r;
-		if ((tries >= 2 && !(deleting && *ret_missing < before)) || fs_commit(fs))
+		if ((tries >= 2 && !(deleting && ret_lack->pool_bytes < before)) || fs_commit(fs))
 			return -ENOSPC;
-		before = *ret_missing;
+		before = ret_lack->pool_bytes;
 	}
 }
 
 /* One at a time: the host's room is looked at for all that is promised. */
-static int promise_alone(struct fs *fs, struct fs_volume *vol, uint64_t bytes, uint64_t *ret_missing)
+static int promise_alone(struct fs *fs, struct fs_volume *vol, uint64_t bytes, struct backing_lack *ret_lack)
 {
 	int r;
 
 	lock_take(&fs->volumes.op_lock);
 	backing_promise_begin(fs);
-	r = promise(fs, vol, bytes, ret_missing);
+	r = promise(fs, vol, bytes, ret_lack);
 	backing_promise_begun(fs);
 	lock_drop(&fs->volumes.op_lock);
 	return r;
 }
 
-int volume_set_promise(struct fs_volume_op *user, struct fs_volume *vol, uint32_t flags, uint64_t size)
+static int promise_refused(struct fs_volume_op *user, uint64_t size, int r, const struct backing_lack *lack)
 {
 	const char *instead = user->kind == FS_VOLUME_SET ? "leave" : "create";
-	struct fs_error *err = &user->err;
-	struct fs *fs = vol->fs;
-	uint64_t missing;
+	char needed[SIZE_FORMAT_MAX], has[SIZE_FORMAT_MAX];
+
+	if (r == -EDQUOT)
+		return fs_fail(&user->err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the pool is sparse, and the file system that it is on has %s free of %s that are needed: make room there, or %s it thin",
+			       user->name, (unsigned long long)size, size_format(lack->host_free, has, sizeof(has)),
+			       size_format(lack->host_needed, needed, sizeof(needed)), instead);
+	if (r != -ENOSPC)
+		return fs_fail(&user->err, r, "volume %s: %llu bytes cannot be reserved: %s", user->name, (unsigned long long)size, strerror(-r));
+	return fs_fail(&user->err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or %s it thin",
+		       user->name, (unsigned long long)size, (unsigned long long)lack->pool_bytes, instead);
+}
+
+int volume_set_promise(struct fs_volume_op *user, struct fs_volume *vol, uint32_t flags, uint64_t size)
+{
+	struct backing_lack lack = {0};
 	int r;
 
 	if (!(flags & FS_VOLUME_RESERVED))
 		return 0;
-	r = promise_alone(fs, vol, space_promise_for(size), &missing);
+	r = promise_alone(vol->fs, vol, space_promise_for(size), &lack);
 	if (r == 0)
 		return 0;
-	backing_promise_end(fs);
-	if (r == -EDQUOT)
-		return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the pool is sparse, and the file system that it is on has no room for them: make room there, or %s it thin",
-			       user->name, (unsigned long long)size, instead);
-	if (r != -ENOSPC)
-		return fs_fail(err, r, "volume %s: %llu bytes cannot be reserved: %s", user->name, (unsigned long long)size, strerror(-r));
-	return fs_fail(err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or %s it thin",
-		       user->name, (unsigned long long)size, (unsigned long long)missing, instead);
+	backing_promise_end(vol->fs);
+	return promise_refused(user, size, r, &lack);
 }

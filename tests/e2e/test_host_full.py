@@ -182,6 +182,20 @@ def one_round(make_byred, host, rng):
     b.close()
 
 
+def test_reserved_volume_larger_than_the_hosts_room(make_byred, host):
+    """Refused at once, with both figures, and nothing of it stays allocated."""
+    b = make_byred("6G", pool=os.path.join(host.dir, "pool")).start()
+    b.ok("commit")
+    before, start = host.room(), time.monotonic()
+    for size in ("900M", "3G"):
+        done = b.byre("volume", "create", "big", size, "--reserved")
+        assert done.rc == 1 and re.search(r"has [0-9.]+ MiB free of [0-9.]+ [GM]iB", done.err), done.err
+    assert time.monotonic() - start < 2
+    assert before - host.room() < 64 * M, "something was allocated for it"
+    b.create("small", "8M", "--reserved")
+    b.close()
+
+
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_host_full(make_byred, host, number, seed):
     one_round(make_byred, host, random.Random(seed + number))

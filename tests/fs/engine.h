@@ -200,6 +200,13 @@ static inline int kept_allocate(struct device *dev, uint64_t off, uint64_t len, 
 	return inner->ops->allocate(inner, off, len, fresh);
 }
 
+static inline int kept_host(struct device *dev, struct device_host *ret_host)
+{
+	struct device *inner = container_of(dev, struct kept_device, dev)->inner;
+
+	return inner->ops->host(inner, ret_host);
+}
+
 static inline struct device *keep(struct device *inner)
 {
 	struct kept_device *k = calloc(1, sizeof(*k));
@@ -209,7 +216,7 @@ static inline struct device *keep(struct device *inner)
 	k->inner = inner;
 	k->ops = (struct device_ops){inner->ops->name, kept_close, kept_queue_new, kept_queue_free, kept_submit,
 				     kept_kick,		kept_poll,  kept_wait,	    kept_fd,	     kept_grow,
-				     kept_allocate};
+				     kept_allocate,	kept_host};
 	k->dev.ops = &k->ops;
 	return &k->dev;
 }

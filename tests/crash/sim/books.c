@@ -18,7 +18,7 @@ static bool is_settled(void *arg)
 	struct fs *fs = w->fs;
 
 	return fs_is_read_only(fs) || (!atomic_load(&fs->orphans) && !pins_are_left(&fs->pins) &&
-				       !atomic_load(&fs->backing.uncounted) && !atomic_load(&fs->backing.running) &&
+				       !backing_has_uncounted(fs) && !atomic_load(&fs->backing.running) &&
 				       !atomic_load(&fs->backing.discarding) &&
 				       !atomic_load(&fs->groups.rebuilding) && !atomic_load(&fs->rebuild_running) &&
 				       !fs->commit_wanted && !fs->rebuild_wanted);
@@ -167,7 +167,7 @@ static void probe(struct world *w)
 
 	sched_pass_time(1000); /* a host that was full is asked again */
 	fs_get_info(w->fs, &info);
-	if (!vol->exists || !world_is_strict(w) || w->host_full || info.free_bytes < 2 * MODEL_BLOCK)
+	if (!vol->exists || !world_is_strict(w) || info.free_bytes < 2 * MODEL_BLOCK)
 		return;
 	n = min_u64(min_u64(vol->blocks, PROBE_BLOCKS_MAX), info.free_bytes / MODEL_BLOCK / 2);
 	req = request_new(w, vol, FS_WRITE, 0, n * MODEL_BLOCK);

@@ -179,6 +179,13 @@ static int disk_allocate(struct device *dev, uint64_t off, uint64_t len, bool fr
 	return sim->ops->allocate(sim, off, len, fresh);
 }
 
+static int disk_host(struct device *dev, struct device_host *ret_host)
+{
+	struct device *sim = container_of(dev, struct disk, dev)->sim;
+
+	return sim->ops->host(sim, ret_host);
+}
+
 static const struct device_ops disk_ops = {
 	.name = "simulated",
 	.close = disk_close,
@@ -191,6 +198,7 @@ static const struct device_ops disk_ops = {
 	.fd = disk_fd,
 	.grow = disk_grow,
 	.allocate = disk_allocate,
+	.host = disk_host,
 };
 
 struct device *disk_new(struct device *sim)

@@ -218,9 +218,14 @@ static void step_fault(struct world *w)
 /* Nothing but new data may fail for that: world_is_strict stays as it is. */
 static void step_host_full(struct world *w)
 {
+	uint64_t left = UINT64_MAX;
+
 	w->host_full = w->set->sparse && rng_below(&w->rng, 3) < 2;
+	if (rng_below(&w->rng, 3) == 0) /* full soon: on the way of something */
+		left = rng_below(&w->rng, 8u << 20);
 	device_sim_set_host_full(w->sim, w->host_full);
-	world_log(w, "the host is %s", w->host_full ? "full" : "not full");
+	device_sim_set_host_left(w->sim, left);
+	world_log(w, "the host is %s, with %lld bytes left", w->host_full ? "full" : "not full", (long long)left);
 }
 
 static void step_nomem(struct world *w)
