@@ -254,18 +254,6 @@ int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err)
 	return change_end(fs, v ? 0 : -ENOENT, err, name);
 }
 
-void fs_volume_op_start(struct fs *fs, struct fs_volume_op *op)
-{
-	int r = -EINVAL;
-
-	op->err.msg[0] = '\0';
-	if (op->kind == FS_VOLUME_CREATE)
-		r = fs_volume_create(fs, op->name, op->size, op->flags, &op->err);
-	else if (op->kind == FS_VOLUME_DELETE)
-		r = fs_volume_delete(fs, op->name, &op->err);
-	op->done(op, r);
-}
-
 int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err)
 {
 	struct fs_volume_info *v;
@@ -317,6 +305,24 @@ int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change
 	if (v && change->comment)
 		snprintf(v->comment, sizeof(v->comment), "%s", change->comment);
 	return change_end(fs, v ? 0 : -ENOENT, err, name);
+}
+
+static int fake_op(struct fs *fs, struct fs_volume_op *op)
+{
+	switch (op->kind) {
+	case FS_VOLUME_CREATE: return fs_volume_create(fs, op->name, op->size, op->flags, &op->err);
+	case FS_VOLUME_DELETE: return fs_volume_delete(fs, op->name, &op->err);
+	case FS_VOLUME_RENAME: return fs_volume_rename(fs, op->name, op->to, &op->err);
+	case FS_VOLUME_RESIZE: return fs_volume_set_size(fs, op->name, op->size, op->may_shrink || !op->ask, &op->err);
+	case FS_VOLUME_SET: return fs_volume_set(fs, op->name, &op->change, &op->err);
+	}
+	return -EINVAL;
+}
+
+void fs_volume_op_start(struct fs *fs, struct fs_volume_op *op)
+{
+	op->err.msg[0] = '\0';
+	op->done(op, fake_op(fs, op));
 }
 
 int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info)
