@@ -4,7 +4,9 @@
  *
  * 1. There are at most `max` connections. A newcomer takes the place of the oldest: clients for monitoring send their
  *    request at once and are answered at once, so the oldest is one that does neither.
- * 2. A connection has HTTP_TIMEOUT_S for everything. Its answer is charged to the budget until it is gone; one that finds
+ * 2. All together take their share of the loop's time (server/share.h): when it is used up nothing is accepted or read for a
+ *    moment.
+ * 3. A connection has HTTP_TIMEOUT_S for everything. Its answer is charged to the budget until it is gone; one that finds
  *    no room is 503.
  */
 #include "server/http.h"
@@ -21,9 +23,11 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "server/conn_limits.h"
+#include "server/figures.h"
 #include "server/http_session.h"
 #include "server/metrics.h"
 #include "server/pool_watch.h"
+#include "server/share.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,6 +35,7 @@ struct http_conn {
 	struct http_server *server;
 	TAILQ_ENTRY(http_conn) entry;
 	int fd;
+	bool held_up; /* for want of time */
 	bool last; /* the answer is out: what still comes is thrown away until the client closes */
 	struct event ev, timer;
 	struct budget_account account;
@@ -45,6 +50,7 @@ struct http_server {
 	struct event *retry; /* accepting goes on after a failure */
 	TAILQ_HEAD(, http_conn) conns; /* the oldest first */
 	unsigned count;
+	struct share share;
 };
 
 /* ---- what there is ---------------------------------------------------------- */
@@ -177,12 +183,30 @@ static void receive(struct http_conn *conn)
 	}
 }
 
+static void pause_accepting(struct http_server *h, unsigned ms)
+{
+	const struct timeval pause = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+
+	evconnlistener_disable(h->listener);
+	event_add(h->retry, &pause);
+}
+
 static void on_ready(evutil_socket_t fd, short what, void *arg)
 {
+	struct http_conn *conn = arg;
+	struct http_server *h = conn->server;
+
+	if (!share_begin(&h->share, figures_now_us())) {
+		conn->held_up = true;
+		event_del(&conn->ev);
+		pause_accepting(h, SHARE_WAIT_MS);
+		return;
+	}
 	if (what & EV_WRITE)
-		send_answer(arg);
+		send_answer(conn);
 	else
-		receive(arg);
+		receive(conn);
+	share_end(&h->share, figures_now_us(), 0);
 }
 
 static void on_timeout(evutil_socket_t fd, short what, void *arg)
@@ -212,7 +236,7 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 	}
 	conn->server = h;
 	conn->fd = fd;
-	conn->last = false;
+	conn->last = conn->held_up = false;
 	budget_account_init(&conn->account, h->opt.budget, NULL);
 	http_session_init(&conn->session, handle, conn);
 	TAILQ_INSERT_TAIL(&h->conns, conn, entry);
@@ -221,14 +245,6 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 	event_add(&conn->timer, &timeout);
 	event_assign(&conn->ev, h->base, fd, EV_READ | EV_PERSIST, on_ready, conn);
 	event_add(&conn->ev, NULL);
-}
-
-static void pause_accepting(struct http_server *h)
-{
-	const struct timeval pause = {.tv_usec = SERVER_ACCEPT_PAUSE_MS * 1000};
-
-	evconnlistener_disable(h->listener);
-	event_add(h->retry, &pause);
 }
 
 /*
@@ -243,13 +259,20 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
 	if (why == ACCEPT_NO_ROOM && h->count)
 		conn_free(TAILQ_FIRST(&h->conns));
 	else if (why != ACCEPT_NOBODY)
-		pause_accepting(h);
+		pause_accepting(h, SERVER_ACCEPT_PAUSE_MS);
 }
 static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
 	struct http_server *h = arg;
+	struct http_conn *conn;
 
 	evconnlistener_enable(h->listener);
+	TAILQ_FOREACH(conn, &h->conns, entry)
+	{
+		if (conn->held_up)
+			event_add(&conn->ev, NULL);
+		conn->held_up = false;
+	}
 }
 
 /* ---- the server ---------------------------------------------------------------- */
@@ -282,6 +305,7 @@ int http_server_new(struct event_base *base, const struct addr *addr, const stru
 	ASSERT(opt->max >= 1);
 	h->base = base;
 	h->opt = *opt;
+	share_init(&h->share, HTTP_SHARE, figures_now_us());
 	h->addr = *addr;
 	TAILQ_INIT(&h->conns);
 	h->retry = evtimer_new(base, on_retry, h);

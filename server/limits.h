@@ -47,9 +47,11 @@
 
 /* ---- RPC (more in rpc_int.h) ---- */
 #define RPC_CONNECTIONS_MAX 256u
+#define RPC_SHARE 4 /* of the first loop's time it takes one part in so many at most: server/share.h */
 
 /* ---- HTTP ---- */
 #define HTTP_CONNECTIONS_MAX 64u
+#define HTTP_SHARE 8
 #define HTTP_HEAD_MAX 8192
 #define HTTP_TIMEOUT_S 10 /* from accept to the end of the answer */
 #define HTTP_LAST_MS 1000 /* and so long the client may leave the connection open */

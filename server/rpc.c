@@ -15,6 +15,7 @@
 #include "base/util.h"
 #include "proto/rpc_status.h"
 #include "server/conn_limits.h"
+#include "server/figures.h"
 #include "server/rpc_int.h"
 
 static void *pb_alloc(void *data, size_t size)
@@ -144,10 +145,12 @@ static void on_done(evutil_socket_t fd, short what, void *arg)
 	STAILQ_CONCAT(&done, &s->done);
 	lock_drop(&s->done_lock);
 
+	share_begin(&s->share, figures_now_us()); /* what is done is answered, whatever it takes */
 	while ((call = STAILQ_FIRST(&done))) {
 		STAILQ_REMOVE_HEAD(&done, done_entry);
 		call_complete(call);
 	}
+	share_end(&s->share, figures_now_us(), 0);
 	if (evtimer_pending(s->retry_ev, NULL)) /* something waits */
 		event_active(s->retry_ev, 0, 0);
 }
@@ -179,6 +182,13 @@ void rpc_server_retry_later(struct rpc_server *s)
 
 	if (!evtimer_pending(s->retry_ev, NULL))
 		evtimer_add(s->retry_ev, &period);
+}
+
+void rpc_server_retry_soon(struct rpc_server *s)
+{
+	const struct timeval wait = {.tv_usec = SHARE_WAIT_MS * 1000};
+
+	evtimer_add(s->retry_ev, &wait);
 }
 
 int rpc_call_new(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id, uint64_t cost,
@@ -283,7 +293,7 @@ static void turn_away(int fd)
 	close(fd);
 }
 
-/* See invariant 5. False: all are busy. */
+/* See invariant 6. False: all are busy. */
 static bool make_place(struct rpc_server *s)
 {
 	struct rpc_conn *conn;
@@ -506,6 +516,7 @@ int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt
 	s->opt = *opt;
 	s->done_fd = -1;
 	s->stats.start_ms = now_ms();
+	share_init(&s->share, RPC_SHARE, figures_now_us());
 	TAILQ_INIT(&s->conns);
 	STAILQ_INIT(&s->done);
 	lock_init(&s->done_lock, RPC_DONE_LOCK_RANK);

@@ -23,6 +23,7 @@
 #include "proto/rpc_fields.h"
 #include "proto/rpc_status.h"
 #include "server/clients.h"
+#include "server/figures.h"
 #include "server/rpc_int.h"
 
 static void set_state(struct rpc_conn *conn, enum rpc_conn_state to)
@@ -135,6 +136,7 @@ static void send_frame(struct rpc_conn *conn, struct rpc_frame *frame)
 		return;
 	}
 	conn->queued += sizeof(header) + frame->message_len;
+	share_charge(&conn->server->share, sizeof(header) + frame->message_len);
 	evbuffer_add(out, &header, sizeof(header));
 	if (frame->message_len)
 		evbuffer_add(out, frame->message, frame->message_len);
@@ -334,15 +336,15 @@ static void set_reading(struct rpc_conn *conn)
 	}
 }
 
-static void on_readable(struct bufferevent *bev, void *arg)
+/* May free the connection. */
+static void take_input(struct rpc_conn *conn)
 {
-	struct rpc_conn *conn = arg;
 	unsigned n = 0;
 
 	while (n < RPC_FRAMES_MAX && parse_some(conn))
 		n++;
 	if (n == RPC_FRAMES_MAX) /* the rest after others have had their turn */
-		bufferevent_trigger(bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+		bufferevent_trigger(conn->bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
 	if (conn->state == RPC_CONN_OPEN && conn->eof && n < RPC_FRAMES_MAX && output_len(conn) <= RPC_OUTPUT_HARD) {
 		rpc_conn_finish(conn); /* all that came was taken */
 		return;
@@ -350,6 +352,22 @@ static void on_readable(struct bufferevent *bev, void *arg)
 	set_reading(conn);
 	if (conn->state == RPC_CONN_REFUSED)
 		throw_away_input(conn);
+}
+
+static void on_readable(struct bufferevent *bev, void *arg)
+{
+	struct rpc_conn *conn = arg;
+	struct rpc_server *s = conn->server;
+	size_t len = evbuffer_get_length(bufferevent_get_input(bev));
+
+	if (!share_begin(&s->share, figures_now_us()) && conn->state == RPC_CONN_OPEN) {
+		conn->held_up = true;
+		bufferevent_disable(bev, EV_READ);
+		rpc_server_retry_soon(s);
+		return;
+	}
+	take_input(conn);
+	share_end(&s->share, figures_now_us(), len);
 }
 
 void rpc_conn_retry(struct rpc_conn *conn)

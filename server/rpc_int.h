@@ -12,7 +12,9 @@
  * 4. A call waits, and has not begun, while its client leaves more than RPC_OUTPUT_MAX of answers untaken, memory is out, or
  *    RPC_RUNNING_MAX others run. The connection is read on meanwhile: a CANCEL may be among what comes. A call that waits
  *    goes with its connection.
- * 5. When all places are taken a newcomer gets that of the connection that has done nothing for longest, unless all of them
+ * 5. All connections together take their share of the loop's time (server/share.h): when it is used up they are read no
+ *    more for a moment, and then the one that has done nothing for longest first.
+ * 6. When all places are taken a newcomer gets that of the connection that has done nothing for longest, unless all of them
  *    have calls under way.
  */
 #ifndef SERVER_RPC_INT_H
@@ -32,6 +34,7 @@
 #include "server/budget.h"
 #include "server/limits.h"
 #include "server/rpc.h"
+#include "server/share.h"
 #include "server/stall.h"
 
 #define RPC_REQUESTS_MAX 64u	       /* under way on one connection */
@@ -154,6 +157,7 @@ struct rpc_server {
 	void (*drained)(void *arg);
 	void *drained_arg;
 	struct rpc_stats stats;
+	struct share share; /* of the loop's time */
 
 	int done_fd; /* eventfd */
 	struct lock done_lock; /* protects done */
@@ -172,6 +176,8 @@ void rpc_calls_begin(struct rpc_conn *conn);
 void rpc_call_drop(struct rpc_call *call);
 /* Something waits: it is tried again when a call ends, and after RPC_RETRY_MS. */
 void rpc_server_retry_later(struct rpc_server *s);
+/* Connections are held up until there is time for them. */
+void rpc_server_retry_soon(struct rpc_server *s);
 /* The loop looks soon whether a stop is complete. */
 void rpc_server_sweep(struct rpc_server *s);
 ProtobufCAllocator *rpc_allocator(void);
@@ -191,7 +197,7 @@ struct rpc_conn {
 	struct budget_account account;
 	uint64_t call_bytes;	     /* cost of its calls */
 	struct rpc_call_list waiting; /* in order */
-	bool held_up;		     /* not read: there is no memory */
+	bool held_up;		     /* not read: there is no memory, or no time */
 	struct bufferevent *bev;
 	struct rpc_parser parser;
 	uint64_t received, queued;   /* bytes, taken by the parser and given to bev */

@@ -52,11 +52,11 @@ def stop_in_time(b, seconds=STOP_S):
     assert took < seconds + 3, f"the stop took {took:.1f} s"
 
 
-def machine_ticks():
-    """Processor time of the whole machine: all of it, and idle."""
-    with open("/proc/stat") as f:
-        ticks = [int(v) for v in f.readline().split()[1:9]]
-    return sum(ticks), ticks[3] + ticks[4]
+def thread_seconds(pid, tid):
+    """Of one thread: how long it ran, and how long it could have run while others had the processors."""
+    with open(f"/proc/{pid}/task/{tid}/schedstat") as f:
+        run, wait = f.read().split()[:2]
+    return int(run) / 1e9, int(wait) / 1e9
 
 
 class Ordinary:
@@ -73,16 +73,20 @@ class Ordinary:
         self.proc.stdin.flush()
         return int(self.proc.stdout.readline())
 
-    def ours(self):
-        return sum(cpu_seconds(p) for p in (self.b.proc.pid, self.proc.pid)) * os.sysconf("SC_CLK_TCK")
+    def seconds(self):
+        """Of the client's thread, and of the loop that serves the first connection, its own: the daemon's main thread."""
+        return [thread_seconds(p.pid, p.pid) for p in (self.proc, self.b.proc)]
 
     def rate(self, seconds=1.0):
-        """Requests a second, as if the processor time that other programs took, attackers among them, were there, too."""
-        start, before, ours, (total, idle) = time.monotonic(), self.done(), self.ours(), machine_ticks()
+        """Requests a second, of the time in which neither the client nor its loop waited for a processor: what other programs
+        take of the machine, attackers among them, does not count. What the loop does for attackers does, and so does
+        all waiting for the daemon."""
+        start, before, then = time.monotonic(), self.done(), self.seconds()
         time.sleep(seconds)
-        done, took, ours = self.done() - before, time.monotonic() - start, self.ours() - ours
-        total, idle = (now - then for now, then in zip(machine_ticks(), (total, idle)))
-        return done / took * total / max(idle + ours, 1)
+        done, took, now = self.done() - before, time.monotonic() - start, self.seconds()
+        ran = [n[0] - t[0] for n, t in zip(now, then)]
+        waited = [n[1] - t[1] for n, t in zip(now, then)]
+        return done / max(took - sum(waited), *ran)
 
     def close(self):
         self.proc.stdin.close()
@@ -114,8 +118,8 @@ class Hostile:
         self.conns.clear()
 
     def assert_throughput(self, tries=3):
-        """Half of what it was. Other programs run on this machine: one good second of a few is enough, and when there
-        is none, end() looks what the client gets without the attack."""
+        """Half of what it was. One good second of a few is enough, and when there is none, end() looks what the client gets
+        without the attack."""
         best = 0
         for _ in range(tries):
             best = max(best, self.ordinary.rate())
@@ -392,8 +396,7 @@ def test_hostile_flood_of_zeroes_ends_with_its_connection(hostile):
 
 
 def test_hostile_flood_of_cache_requests(hostile):
-    """CACHE asks for reads of 32 MiB with 28 bytes. The cache is everybody's, so who reads all of it takes others' hits
-    away, as with READ: this is about memory, and about waiting."""
+    """CACHE asks for reads of 32 MiB with 28 bytes: this is about memory, and about waiting."""
     writer = Conn(hostile.b.nbd_sock, "bad")
     for i in range(32):
         writer.write(64 * M + i * 32 * M, os.urandom(M) * 32)
