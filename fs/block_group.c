@@ -303,7 +303,10 @@ int block_group_add(struct fs *fs, const struct group_desc *d, struct block_grou
 	return 0;
 }
 
-/* Finds device space for a new group of `copies` stripes, smaller and smaller until it fits. */
+/*
+ * Finds device space for a new group of `copies` stripes, smaller and smaller until it fits. -ENOSPC: there is none; -ENOMEM, which
+ * a commit tries again.
+ */
 static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, uint64_t off[], uint64_t *ret_bytes)
 {
 	struct group_table *t = &fs->groups;
@@ -312,16 +315,20 @@ static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, u
 	for (; stripe_bytes >= quantum;
 	     stripe_bytes = stripe_bytes > 2 * quantum ? round_up_u64(stripe_bytes / 2, quantum) : stripe_bytes - quantum) {
 		unsigned got = 0;
+		int r = 0;
 
-		while (got < copies && device_space_find(&t->unallocated, stripe_bytes, &off[got]) &&
-		       space_take_locked(t, off[got], stripe_bytes) == 0)
-			got++;
+		while (r == 0 && got < copies && device_space_find(&t->unallocated, stripe_bytes, &off[got])) {
+			r = space_take_locked(t, off[got], stripe_bytes);
+			got += r == 0;
+		}
 		if (got == copies) {
 			*ret_bytes = stripe_bytes;
 			return 0;
 		}
 		while (got > 0)
 			(void)space_add_locked(t, off[--got], stripe_bytes); /* there is room: it was taken from there */
+		if (r)
+			return r;
 	}
 	return -ENOSPC;
 }

@@ -671,7 +671,7 @@ void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t 
 	if (!error && tail != UINT64_MAX) {
 		log->tail = tail;
 		log->frozen_bytes = 0;
-		unlist_ops(log, le64_to_cpu(fs->super.generation));
+		unlist_ops(log, FAULT(FAULT_OPS_FORGOTTEN) ? UINT64_MAX : le64_to_cpu(fs->super.generation));
 	}
 	if (!error && (tail != UINT64_MAX || FAULT(FAULT_LOG_HOLE)) && log->failed_commits < commits)
 		log->failed = false;

@@ -50,6 +50,9 @@ void client_apply(struct world *w, const struct client *c)
 	case CLIENT_RESIZE:
 		model_volume_resize(w->model, c->vol, c->blocks);
 		break;
+	case CLIENT_SET:
+		snprintf(c->vol->comment, sizeof(c->vol->comment), "%s", c->name);
+		break;
 	default:
 		break;
 	}
@@ -114,6 +117,10 @@ static void client_main(void *arg)
 	uint64_t since = model_now(w->model);
 	int r;
 
+	if (c->kind == CLIENT_BURST) {
+		burst_run(w);
+		return;
+	}
 	if (c->vol) {
 		sched_wait(volume_is_idle, c);
 		if (c->kind == CLIENT_DELETE) {
@@ -243,4 +250,10 @@ bool client_grow(struct world *w)
 	if (w->sim->size >= POOL_BYTES_MAX)
 		return false;
 	return start(w, CLIENT_GROW, NULL, NULL, w->sim->size / MODEL_BLOCK + 1 + rng_below(&w->rng, 2048));
+}
+
+bool client_burst(struct world *w)
+{
+	client_wait(w);
+	return start(w, CLIENT_BURST, NULL, NULL, rng_next(&w->rng));
 }

@@ -22,6 +22,7 @@ static const char *const step_names[STEP_KINDS] = {
 	[STEP_SCRUB] = "scrub",
 	[STEP_HOST_FULL] = "host-full",
 	[STEP_LINGER] = "linger",
+	[STEP_BURST] = "burst",
 };
 
 static const char *const profile_names[PROFILES] = {
@@ -99,7 +100,7 @@ struct history *history_new(uint64_t seed)
 		[STEP_IO] = 90,	    [STEP_RUN] = 60,	  [STEP_DRAIN] = 3,  [STEP_TIME] = 6,	[STEP_COMMIT] = 8,
 		[STEP_CREATE] = 4,  [STEP_DELETE] = 2,	  [STEP_RENAME] = 2, [STEP_RESIZE] = 4, [STEP_READBACK] = 1,
 		[STEP_CLEAN] = 2,   [STEP_CLOSE] = 1,	  [STEP_CRASH] = 5,  [STEP_GROW] = 1,
-		[STEP_SCRUB] = 2,   [STEP_LINGER] = 4,
+		[STEP_SCRUB] = 2,   [STEP_LINGER] = 4,	  [STEP_BURST] = 5,
 	};
 	uint64_t rng = ~seed;
 	size_t count = 60 + rng_below(&rng, 160);

@@ -36,6 +36,7 @@ enum step_kind {
 	STEP_HOST_FULL, /* the host's file system under a sparse pool, or not any more */
 	STEP_HOLE,    /* a large trim in a volume with a large tree, while a rebuild or anything else goes on */
 	STEP_LINGER,   /* reads stay under way for long, while others go on */
+	STEP_BURST,    /* several operations on volumes together, of the same ones, too */
 	STEP_KINDS,
 };
 

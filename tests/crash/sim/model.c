@@ -178,6 +178,7 @@ struct model_volume *model_volume_add(struct model *m, const char *name, uint64_
 	ASSERT(vol < m->volume + MODEL_VOLUMES_MAX);
 	vol->exists = true;
 	snprintf(vol->name, sizeof(vol->name), "%s", name);
+	vol->comment[0] = '\0';
 	vol->tag = ++m->last_tag;
 	vol->blocks = blocks;
 	vol->block = calloc(blocks, sizeof(*vol->block));

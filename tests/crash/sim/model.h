@@ -42,7 +42,7 @@ struct model_block {
 
 struct model_volume {
 	bool exists;
-	char name[MODEL_NAME_MAX];
+	char name[MODEL_NAME_MAX], comment[MODEL_NAME_MAX];
 	uint32_t tag; /* in the data: never used twice */
 	uint64_t blocks;
 	bool reserved; /* its writes cannot fail for space */

@@ -84,14 +84,14 @@ static bool is_there(const struct seen *seen, const char *name, uint64_t blocks)
 	return false;
 }
 
-/* Whether the pool's volumes are those of the model, with what the client was about (or NULL) done. */
+/* Whether the pool's volumes are those of the model, with what the client was about done. */
 static bool volumes_match(const struct world *w, const struct seen *seen, const struct client *done)
 {
 	unsigned count = 0;
 
 	for (unsigned i = 0; i < MODEL_VOLUMES_MAX; i++) {
 		const struct model_volume *vol = &w->model->volume[i];
-		bool changed = done && done->vol == vol;
+		bool changed = done->vol == vol;
 		const char *name = changed && done->kind == CLIENT_RENAME ? done->name : vol->name;
 		uint64_t blocks = changed && done->kind == CLIENT_RESIZE ? done->blocks : vol->blocks;
 
@@ -101,7 +101,7 @@ static bool volumes_match(const struct world *w, const struct seen *seen, const 
 			return false;
 		count++;
 	}
-	if (done && done->kind == CLIENT_CREATE) {
+	if (done->kind == CLIENT_CREATE) {
 		if (!is_there(seen, done->name, done->blocks))
 			return false;
 		count++;
@@ -114,10 +114,14 @@ static void compare_volumes(struct world *w)
 	struct seen seen = {0};
 
 	(void)fs_volume_list(w->fs, see_volume, &seen);
-	if (w->unsure.kind != CLIENT_NONE && volumes_match(w, &seen, &w->unsure)) {
+	if (w->unsure.kind == CLIENT_BURST ? burst_recovered(w, seen.info, seen.count) : shapes_are_seen(w->model, seen.info, seen.count)) {
+		w->unsure.kind = CLIENT_NONE;
+		return;
+	}
+	if (w->unsure.kind != CLIENT_NONE && w->unsure.kind != CLIENT_BURST && volumes_match(w, &seen, &w->unsure)) {
 		world_log(w, "the interrupted operation %d has happened", w->unsure.kind);
 		client_apply(w, &w->unsure);
-	} else if (!volumes_match(w, &seen, NULL)) {
+	} else {
 		for (unsigned i = 0; i < seen.count; i++)
 			fprintf(stderr, "  pool: %s, %llu blocks\n", seen.info[i].name,
 				(unsigned long long)seen.info[i].size / MODEL_BLOCK);

@@ -370,6 +370,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_GROUPS: step_groups(w); break;
 	case STEP_SCRUB: step_scrub(w); break;
 	case STEP_LINGER: step_linger(w); break;
+	case STEP_BURST: (void)client_burst(w); break;
 	case STEP_KINDS: break;
 	}
 }
@@ -393,6 +394,7 @@ static void world_fini(struct world *w)
 		device_close(w->old_image);
 	model_free(w->model);
 	free(w->rotten);
+	free(w->burst);
 	current = NULL;
 }
 

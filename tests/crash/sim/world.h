@@ -3,7 +3,7 @@
  * tests/crash/sim/world.h: one run: the pool under test on its simulated device, the loops that send requests, the
  * client that does what waits, and the model of it all.
  *
- * The parts: world.c opens and closes and carries requests; client.c does operations on volumes, and commits;
+ * The parts: world.c opens and closes and carries requests; client.c does operations on volumes, and commits; burst.c several at once;
  * recover.c takes crash images, checks, damages and compares; books.c looks at the engine's books when it is idle; step.c
  * carries out a history.
  */
@@ -46,15 +46,15 @@ struct loop {
 	bool stop;
 };
 
-enum client_kind { CLIENT_NONE, CLIENT_COMMIT, CLIENT_CREATE, CLIENT_DELETE, CLIENT_RENAME, CLIENT_RESIZE, CLIENT_GROW };
+enum client_kind { CLIENT_NONE, CLIENT_COMMIT, CLIENT_CREATE, CLIENT_DELETE, CLIENT_RENAME, CLIENT_RESIZE, CLIENT_GROW, CLIENT_SET, CLIENT_BURST };
 
 /* What waits: one at a time. */
 struct client {
 	enum client_kind kind; /* NONE: idle */
 	struct fiber *fiber;
 	struct model_volume *vol;
-	char name[MODEL_NAME_MAX];
-	uint64_t blocks; /* GROW: of the pool */
+	char name[MODEL_NAME_MAX]; /* SET: the comment */
+	uint64_t blocks; /* GROW: of the pool; BURST: a random number */
 	bool reserved;
 };
 
@@ -77,6 +77,7 @@ struct world {
 	uint64_t limit[MODEL_VOLUMES_MAX];     /* blocks that requests may touch, while it is resized; 0: all */
 	unsigned requests;
 	struct client client;
+	struct burst *burst; /* the last one, or NULL */
 	struct client unsure; /* failed in a pool that then died or became read-only: it may show up after the crash */
 
 	uint64_t rng; /* of the step */
@@ -129,8 +130,18 @@ bool client_delete(struct world *w);
 bool client_rename(struct world *w);
 bool client_resize(struct world *w);
 bool client_grow(struct world *w);
+bool client_burst(struct world *w);
 /* Applies what the client was doing to the model. */
 void client_apply(struct world *w, const struct client *c);
+
+/* ---- burst.c ------------------------------------------------------------------- */
+
+/* On the client's fiber: several operations on volumes, together. */
+void burst_run(struct world *w);
+/* After a crash: finds out how many of them have happened, and does the same to the model. False: the volumes are none of what they may be. */
+bool burst_recovered(struct world *w, const struct fs_volume_info *info, unsigned count);
+/* Whether the volumes are those of the model. */
+bool shapes_are_seen(const struct model *m, const struct fs_volume_info *info, unsigned count);
 
 /* ---- recover.c ----------------------------------------------------------------- */
 
