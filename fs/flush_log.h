@@ -21,12 +21,14 @@
  *    lock. So each operation belongs to one transaction, with all that came before it, and groups carry operations in the order in which
  *    they were done. A group has: operations and extents of a commit under way, then operations and extents of the running transaction.
  *    Extents are as of the freeze, or of the moment that the group is built: what an operation replaced is not among those behind it. A volume that is being deleted has no extents in the group of its deletion or behind it.
+ *    A group is collected without the log's lock, in steps under the volumes' locks; a freeze and an operation wait until it is built.
  * 7. A data group that no commit knows is in the log before the first item that refers to it.
  */
 #ifndef FS_FLUSH_LOG_H
 #define FS_FLUSH_LOG_H
 
 #include <bsd/sys/queue.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -94,6 +96,8 @@ struct flush_log {
 	uint64_t seq;	       /* of the next record */
 	uint64_t verify_max;   /* a test may make it smaller before anything is flushed */
 	bool busy;	       /* a group is under way */
+	bool building;	       /* its items are being collected: seq is its leader's, and nothing may be frozen, nor an operation done */
+	pthread_cond_t built;
 	bool failed;	       /* it cannot be used, mostly since a group could not be written: flushes commit until a commit has put that right */
 	uint64_t failed_commits; /* started when that began */
 	struct flush_waiter_list waiting; /* for the next group */
@@ -123,9 +127,13 @@ static inline void flush_log_note(struct flush_log *log, uint64_t extents, uint6
 	atomic_fetch_add(&log->pending_bytes, extents * 120 + blocks * 4);
 }
 
+/* The log's lock, at a moment when no group is being built: waits for that; or tries, and returns whether it has it. */
+void flush_log_lock_built(struct flush_log *log);
+bool flush_log_try_lock_built(struct flush_log *log);
+
 /*
  * The next group carries this operation. Both the log's lock and that of the volume are held, and it was done under them: so a freeze
- * and a group see it as a whole or not at all. The memory is the caller's until flush_log_forget_op.
+ * and a group see it as a whole or not at all. No group is being built. The memory is the caller's until flush_log_forget_op.
  */
 void flush_log_add_op_locked(struct flush_log *log, struct log_op *op);
 /* It was answered. */

@@ -102,7 +102,7 @@ static void freeze(struct transaction *txn)
 	/* First: what is accounted by now is in an overlay, and so will be frozen. What comes later counts for the next commit too. */
 	space_freeze(fs);
 	/* Under the log's lock: what belongs to the next transaction is logged behind this place. */
-	lock_take(&fs->log.lock);
+	flush_log_lock_built(&fs->log);
 	lock_take(&fs->volumes.dirty_lock);
 	TAILQ_FOREACH(vol, &fs->volumes.dirty, dirty_link)
 		TAILQ_INSERT_TAIL(&txn->frozen, vol, frozen_link);

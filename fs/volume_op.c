@@ -82,21 +82,33 @@ static void log_create_locked(struct volume_op *op, struct fs_volume *vol)
 	volume_op_change_locked(op, vol, LOG_CREATE, sizeof(*lc) + lc->name_len);
 }
 
+/* With the log's lock, while no group is being built. The table's is not kept while that is waited for: all need it. */
+static void lock_table(struct fs *fs)
+{
+	for (;;) {
+		lock_take(&fs->volumes.lock);
+		if (flush_log_try_lock_built(&fs->log))
+			return;
+		lock_drop(&fs->volumes.lock);
+		flush_log_lock_built(&fs->log);
+		lock_drop(&fs->log.lock);
+	}
+}
+
 /* Takes the caller's reference. False: the name is taken. */
 static bool add_volume(struct volume_op *op, struct fs_volume *vol)
 {
 	struct fs *fs = op->fs;
 	bool ok;
 
-	lock_take(&fs->volumes.lock);
+	lock_table(fs);
 	ok = volume_table_insert_locked(&fs->volumes, vol);
 	if (ok) {
-		lock_take(&fs->log.lock);
 		lock_take(&vol->lock);
 		log_create_locked(op, vol);
 		lock_drop(&vol->lock);
-		lock_drop(&fs->log.lock);
 	}
+	lock_drop(&fs->log.lock);
 	lock_drop(&fs->volumes.lock);
 	return ok;
 }
@@ -185,7 +197,8 @@ static int delete_locked(struct volume_op *op)
 		return volume_no_such(&op->user->err, op->user->name);
 	if (vol->handles > 0)
 		return fs_fail(&op->user->err, -EBUSY, "volume %s: in use by a client: disconnect it first", op->user->name);
-	lock_take(&fs->log.lock);
+	if (!flush_log_try_lock_built(&fs->log))
+		return -EAGAIN;
 	volume_set_deleted_locked(vol);
 	lock_take(&vol->lock);
 	volume_op_change_locked(op, vol, LOG_DELETE, sizeof(struct log_item));
@@ -212,7 +225,8 @@ static int rename_locked(struct volume_op *op)
 		return volume_no_such(&op->user->err, op->user->name);
 	if (volume_table_find_locked(&fs->volumes, op->user->to))
 		return fs_fail(&op->user->err, -EEXIST, "volume %s: exists already", op->user->to);
-	lock_take(&fs->log.lock);
+	if (!flush_log_try_lock_built(&fs->log))
+		return -EAGAIN;
 	lr->name_len = put_text(lr + 1, op->text);
 	volume_table_rename_locked(&fs->volumes, vol, &op->text);
 	lock_take(&vol->lock);
@@ -241,6 +255,7 @@ static int take_text(struct volume_op *op, const char *name)
 	return op->text ? 0 : fs_fail(&op->user->err, -ENOMEM, "volume %s: out of memory", op->user->name);
 }
 
+/* change: under the table's lock. -EAGAIN: a group of the log is being built. */
 static int change_by_name(struct fs *fs, struct fs_volume_op *user, uint32_t flags, int (*change)(struct volume_op *op),
 			  void (*finish)(struct volume_op *op, int error))
 {
@@ -256,9 +271,15 @@ static int change_by_name(struct fs *fs, struct fs_volume_op *user, uint32_t fla
 	}
 	if (r)
 		return r;
-	lock_take(&fs->volumes.lock);
-	r = change(op);
-	lock_drop(&fs->volumes.lock);
+	for (;;) {
+		lock_take(&fs->volumes.lock);
+		r = change(op);
+		lock_drop(&fs->volumes.lock);
+		if (r != -EAGAIN)
+			break;
+		flush_log_lock_built(&fs->log); /* waits */
+		lock_drop(&fs->log.lock);
+	}
 	if (r) {
 		volume_op_cancel(op);
 		return r;

@@ -69,7 +69,7 @@ static void change_size(struct volume_op *op, struct fs_volume *vol, struct pend
 	uint64_t size = op->user->size;
 
 	op->log.resize.size = cpu_to_le64(size);
-	lock_take(&fs->log.lock);
+	flush_log_lock_built(&fs->log);
 	lock_take(&vol->lock);
 	volume_op_change_locked(op, vol, LOG_RESIZE, sizeof(op->log.resize));
 	if (hole) {

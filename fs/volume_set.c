@@ -60,7 +60,7 @@ static void change_item(struct volume_op *op, struct fs_volume *vol)
 	const struct fs_volume_change *change = &op->user->change;
 	struct fs *fs = op->fs;
 
-	lock_take(&fs->log.lock);
+	flush_log_lock_built(&fs->log);
 	lock_take(&vol->lock);
 	if (!change->comment)
 		op->text = volume_text_get(vol->comment);

@@ -340,20 +340,18 @@ static void *lead_group(void *arg)
 
 static void group_done(struct flush_waiter *w, int error) { container_of(w, struct late, waiter)->error = error; }
 
-/* Until the group is being built: its thread has the log's lock and waits for the volume's. */
+/* Until the group is being built: its thread waits for the volume's lock. */
 static bool group_is_held_up(struct fs *fs)
 {
-	unsigned busy = 0;
+	unsigned building = 0;
 
-	for (unsigned ms = 0; ms < 10000 && busy < 20; ms++) {
-		bool is = pthread_mutex_trylock(&fs->log.lock.mutex) != 0;
-
-		if (!is)
-			pthread_mutex_unlock(&fs->log.lock.mutex);
-		busy = is ? busy + 1 : 0;
+	for (unsigned ms = 0; ms < 10000 && building < 20; ms++) {
+		lock_take(&fs->log.lock); /* the group does not keep it while it waits for a volume */
+		building = fs->log.building ? building + 1 : 0;
+		lock_drop(&fs->log.lock);
 		nanosleep(&(struct timespec){0, 1000000}, NULL);
 	}
-	return busy == 20;
+	return building == 20;
 }
 
 static void write_elsewhere(struct engine *e, struct fs_volume *vol, uint64_t len, void *buf)

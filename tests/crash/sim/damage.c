@@ -243,6 +243,7 @@ static void lose_node(struct world *w, struct fs *fs, const struct victim *v)
 		byte ^= 1;
 		device_sim_poke(w->sim, at, &byte, 1);
 	}
+	w->leaked = true;
 	world_log(w, "node %llu of tree %llu, level %u, is lost", (unsigned long long)v->id.addr, (unsigned long long)v->id.owner,
 		  v->id.level);
 }

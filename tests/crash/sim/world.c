@@ -65,7 +65,7 @@ static bool error_is_fine(struct world *w, const struct request *req, int error)
 	bool frees = req->io.op == FS_TRIM || (req->io.op == FS_ZERO && !(req->io.flags & FS_NO_HOLE));
 
 	if (error == -ENOSPC && !world_is_dead(w) && !world_is_read_only(w) && req->op.vol->reserved)
-		return false;
+		return w->leaked;
 	if (error == -EIO && w->set->profile == PROFILE_LOST && req->io.op != FS_FLUSH && model_may_be_lost(w->model, &req->op))
 		return true;
 	if (error == -ENOSPC && (req->io.op == FS_WRITE || req->io.op == FS_ZERO) && !frees)

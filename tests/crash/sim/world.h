@@ -88,6 +88,7 @@ struct world {
 	bool rebuild_is_fine; /* caches may be missing, for that or for an error that was made to happen */
 	bool slots_damaged;  /* ever: a bad copy of a slot stays as long as its twin is good and nobody writes */
 	bool host_full;      /* under a sparse pool: what is new may be refused, everything else works */
+	bool leaked;	     /* nodes were lost: what they referred to stays taken until a repair, and is owed to reserved volumes again */
 	bool data_rotten;    /* reads may fail */
 	uint64_t rebuilt;    /* caches since the pool was opened, as far as they were expected */
 	struct rotten *rotten;
