@@ -15,7 +15,10 @@
  * 4. What was cut out of a volume is on the list, and is freed, before the volume's own tree when that is deleted.
  * 5. What was cut out of a living volume is freed in commits that have frozen the volume, since they change its item.
  *
- * Growth: a commit frees at most fs->orphan_leaves leaves of all orphans together, and costs as much as these.
+ * Growth: a commit frees at most fs->orphan_leaves leaves of all orphans together, and costs as much as these. A trim of n extents is
+ * n / 379 leaves, so n / 776,000 commits follow, and takes no memory that goes with n (tests/bench/trim.c: of 10,000,000 extents
+ * it was answered in less than 0.1 ms; 42 MiB more beside the cache's 64; the longest of 11 commits took 370 ms on two busy
+ * processors, and another client's slowest flush 20.5 ms, 15.9 without it).
  */
 #ifndef FS_ORPHAN_H
 #define FS_ORPHAN_H

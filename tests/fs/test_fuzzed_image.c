@@ -21,7 +21,8 @@ static int make(void **state) { return LLVMFuzzerInitialize(NULL, NULL); }
 
 static int drop(void **state)
 {
-	device_close(base.dev);
+	for (unsigned i = 0; i < 2; i++)
+		device_close(bases[i].dev);
 	return 0;
 }
 

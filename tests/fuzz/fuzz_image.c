@@ -3,10 +3,12 @@
  * tests/fuzz/fuzz_image.c: a damaged pool, through check, repair, open, a short load, and check again. Errors are fine; nothing
  * may crash, hang, assert or leak.
  *
- * The pool is made once, on a simulated device, with every structure of the format: superblocks, a root tree of several
- * levels, volumes (thin, reserved, with a tree of two levels, with a range lost), deleted ones half freed, groups with and
- * without caches, a flush log with data, holes and groups. Each input is a list of edits of it; the custom mutator makes and
- * changes these, so that nearly every input reaches the code behind the checksums, which are made right again.
+ * Two pools are made once, on simulated devices, with every structure of the format: superblocks with a scrub that stands somewhere, the
+ * claim, a root tree and a group tree of two levels, volumes (thin, reserved, with a comment, with a tree of two levels, with a range
+ * lost), deleted ones half freed, parts cut out of living ones, groups with and without caches, a flush log with every type of item. One is a sparse
+ * file on a host with spares, and on one that is full. That all of this is there is asserted. Each input is a list of edits of one
+ * of them; the custom mutator makes and changes these, so that nearly every input reaches the code behind the checksums,
+ * which are made right again.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,15 +17,18 @@
 #include "base/crc32c.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/backing_format.h"
 #include "fs/check.h"
+#include "fs/claim_format.h"
 #include "fs/device_sim.h"
 #include "fs/flush_log_format.h"
 #include "fs/free_space_cache_format.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
 #include "fs/super.h"
+#include "fs/volume_format.h"
 
-#define POOL_BYTES (64ull << 20)
+#define POOL_BYTES (100ull << 20)
 #define VOLUME_BLOCKS 2048ull
 #define NODES_MAX 512u
 #define RECORDS_MAX 64u
@@ -45,6 +50,8 @@ enum edit_kind {
 	EDIT_CACHE,	  /* a slot, and the checksum in its group's item */
 	EDIT_LOG,	  /* a record */
 	EDIT_RAW,	  /* any byte of what is in use */
+	EDIT_CLAIM,
+	EDIT_SPARES,	  /* either list */
 	EDIT_KINDS,
 };
 
@@ -60,9 +67,11 @@ struct place {
 	bool group_tree;
 };
 
-/* The pool as it is before edits, and where things stand in it. */
-static struct {
+/* A pool as it is before edits, and where things stand in it. */
+static struct base {
 	struct device *dev;
+	bool sparse;
+	bool hold_commits; /* while it is made */
 	struct super_block sb;
 	struct place node[NODES_MAX];
 	unsigned nodes;
@@ -70,7 +79,8 @@ static struct {
 	unsigned records;
 	uint64_t number[256]; /* addresses, ids and sizes that occur */
 	unsigned numbers;
-} base;
+	unsigned log_types, orphans, parts; /* bits; deleted volumes, and what was cut out of living ones */
+} bases[2], *base = bases;
 
 static const uint64_t super_offsets[SUPER_COPIES] = SUPER_OFFSETS;
 
@@ -81,6 +91,8 @@ static void io_done(struct fs_io *io) { *(bool *)io->arg = true; }
 static bool step(struct fs *fs, struct fs_ctx *ctx)
 {
 	fs_ctx_run(ctx);
+	if (base->hold_commits)
+		fs->commit_wanted = false;
 	return pool_step(fs);
 }
 
@@ -114,8 +126,8 @@ static uint64_t rnd(uint64_t *state, uint64_t n)
 
 static void note_number(uint64_t v)
 {
-	if (base.numbers < ARRAY_SIZE(base.number))
-		base.number[base.numbers++] = v;
+	if (base->numbers < ARRAY_SIZE(base->number))
+		base->number[base->numbers++] = v;
 }
 
 static void write_blocks(struct fs *fs, struct fs_ctx *ctx, const char *name, unsigned n, uint64_t *rng)
@@ -133,6 +145,20 @@ static void write_blocks(struct fs *fs, struct fs_ctx *ctx, const char *name, un
 	fs_volume_put(vol);
 }
 
+/* Every second block: extents that do not join. */
+static void write_apart(struct fs *fs, struct fs_ctx *ctx, const char *name, uint64_t nblk)
+{
+	static uint8_t buf[4096];
+	struct fs_volume *vol;
+
+	ASSERT(fs_volume_get(fs, name, &vol) == 0);
+	for (uint64_t blk = 0; blk < nblk; blk += 2) {
+		memset(buf, (int)blk + 1, sizeof(buf));
+		ASSERT(do_io(fs, ctx, vol, FS_WRITE, blk * BLOCK, BLOCK, buf) == 0);
+	}
+	fs_volume_put(vol);
+}
+
 static void commit(struct fs *fs, struct fs_ctx *ctx)
 {
 	settle(fs, ctx);
@@ -141,15 +167,15 @@ static void commit(struct fs *fs, struct fs_ctx *ctx)
 
 static void note_tree(struct fs *fs, struct device *dev, const struct node_ident *id)
 {
-	struct place *p = &base.node[base.nodes];
+	struct place *p = &base->node[base->nodes];
 	uint8_t buf[NODE_SIZE];
 	struct node_header *node = (struct node_header *)buf;
 
-	if (base.nodes == NODES_MAX || block_group_map(fs, id->addr, NODE_SIZE, p->off) != 2)
+	if (base->nodes == NODES_MAX || block_group_map(fs, id->addr, NODE_SIZE, p->off) != 2)
 		return;
 	p->addr = id->addr;
 	p->group_tree = id->owner == TREE_ID_GROUP;
-	base.nodes++;
+	base->nodes++;
 	note_number(id->addr);
 	device_sim_peek(dev, p->off[0], buf, NODE_SIZE);
 	for (unsigned i = 0; id->level && i < node_count(node); i++) {
@@ -178,17 +204,42 @@ static void note_volume(struct fs *fs, struct device *dev, const char *name)
 	fs_volume_put(vol);
 }
 
+static void note_orphans(struct fs *fs, struct device *dev)
+{
+	const struct orphan *o;
+
+	TAILQ_FOREACH(o, &fs->volumes.orphans, link) {
+		note_root(fs, dev, &o->root);
+		note_number(o->id);
+		note_number(o->progress);
+		base->orphans += o->root.owner == o->id;
+		base->parts += o->root.owner != o->id;
+	}
+}
+
+static void note_items(struct device *dev, uint64_t off, const struct log_record *rec)
+{
+	for (uint64_t at = sizeof(*rec), n = le32_to_cpu(rec->items); n > 0; n--) {
+		struct log_item item;
+
+		device_sim_peek(dev, off + at, &item, sizeof(item));
+		base->log_types |= 1u << le16_to_cpu(item.type);
+		at += le32_to_cpu(item.bytes);
+	}
+}
+
 static void note_records(struct fs *fs, struct device *dev)
 {
 	struct log_record rec;
 
-	for (uint64_t at = fs->log.tail; at < fs->log.head && base.records < RECORDS_MAX;) {
+	for (uint64_t at = fs->log.tail; at < fs->log.head && base->records < RECORDS_MAX;) {
 		uint64_t off = fs->log.offset + at % fs->log.size;
 
 		device_sim_peek(dev, off, &rec, sizeof(rec));
 		if (le32_to_cpu(rec.magic) != LOG_MAGIC)
 			return;
-		base.record[base.records++] = off;
+		base->record[base->records++] = off;
+		note_items(dev, off, &rec);
 		at += round_up_u64(le32_to_cpu(rec.bytes), LOG_ALIGN);
 	}
 }
@@ -223,7 +274,9 @@ static void make_volumes(struct fs *fs, struct fs_ctx *ctx)
 	ASSERT(fs_volume_create(fs, "a", VOLUME_BLOCKS * BLOCK, 0, NULL) == 0);
 	ASSERT(fs_volume_create(fs, "lost", VOLUME_BLOCKS * BLOCK, 0, NULL) == 0);
 	ASSERT(fs_volume_create(fs, "gone", VOLUME_BLOCKS * BLOCK, 0, NULL) == 0);
+	ASSERT(fs_volume_create(fs, "cut", 3 * VOLUME_BLOCKS * BLOCK, 0, NULL) == 0);
 	ASSERT(fs_volume_create(fs, "r", VOLUME_BLOCKS * BLOCK, FS_VOLUME_RESERVED, NULL) == 0);
+	ASSERT(fs_volume_set(fs, "a", &(struct fs_volume_change){.comment = "what it is for"}, NULL) == 0);
 	memset(name, 'x', 240); /* long names make a root tree of two levels */
 	for (unsigned i = 0; i < 60; i++) {
 		snprintf(name + 240, 10, "%u", i);
@@ -232,49 +285,167 @@ static void make_volumes(struct fs *fs, struct fs_ctx *ctx)
 	commit(fs, ctx);
 }
 
-static void make_pool(void)
+/* A flush of one volume, which the log has and no commit. */
+static void logged(struct fs *fs, struct fs_ctx *ctx, const char *name, enum fs_op op, uint64_t blk, uint64_t nblk, uint8_t byte)
 {
-	struct fs_options opt = {.cache_bytes = 4u << 20};
-	struct device *dev = device_sim_new(POOL_BYTES, 1), *copy;
-	uint64_t rng = 1;
-	struct fs_ctx *ctx;
-	struct fs *fs;
+	static uint8_t buf[128 * 4096];
+	struct fs_volume *vol;
 
-	ASSERT(pool_format(dev, false, NULL) == 0);
-	copy = device_sim_clone(dev, 1); /* pools close their device; this one is looked at meanwhile */
-	device_close(dev);
-	dev = copy;
-	ASSERT(pool_open(dev, &opt, true, &fs, NULL) == 0 && fs_ctx_new(fs, &ctx) == 0);
-	fs->orphan_leaves = 1;
+	ASSERT(fs_volume_get(fs, name, &vol) == 0);
+	memset(buf, byte, sizeof(buf));
+	ASSERT(do_io(fs, ctx, vol, op, blk * BLOCK, nblk * BLOCK, op == FS_WRITE ? buf : NULL) == 0);
+	ASSERT(do_io(fs, ctx, vol, FS_FLUSH, 0, 0, NULL) == 0);
+	fs_volume_put(vol);
+}
+
+static void count_group(struct block_group *g, void *arg) { ++*(unsigned *)arg; }
+
+/* Operations, data, holes, and data groups that no commit knows. */
+static void fill_log(struct fs *fs, struct fs_ctx *ctx)
+{
+	unsigned before = 0, now = 0;
+
+	fs->commit_wanted = false;
+	base->hold_commits = true;
+	ASSERT(fs_volume_create(fs, "made", VOLUME_BLOCKS * BLOCK, 0, NULL) == 0);
+	for (unsigned i = 0; i < 3; i++) {
+		logged(fs, ctx, "a", FS_WRITE, i * 100, 4, (uint8_t)i);
+		logged(fs, ctx, "r", FS_WRITE, i * 100, 4, (uint8_t)(0x50 + i));
+		logged(fs, ctx, "lost", FS_TRIM, i * 100 + 50, 9, 0);
+	}
+	ASSERT(fs_volume_rename(fs, "made", "renamed", NULL) == 0);
+	ASSERT(fs_volume_resize(fs, "renamed", VOLUME_BLOCKS * 2 * BLOCK, NULL) == 0);
+	ASSERT(fs_volume_resize(fs, "a", (VOLUME_BLOCKS - 100) * BLOCK, NULL) == 0);
+	ASSERT(fs_volume_set(fs, "lost", &(struct fs_volume_change){.comment = "damaged"}, NULL) == 0);
+	ASSERT(fs_volume_create(fs, "short", 8 * BLOCK, 0, NULL) == 0);
+	ASSERT(fs_volume_delete(fs, "short", NULL) == 0);
+	block_group_each(fs, count_group, &before);
+	for (unsigned i = 0; now <= before && i < VOLUME_BLOCKS * 2 / 128; i++) {
+		logged(fs, ctx, "renamed", FS_WRITE, i * 128, 128, (uint8_t)i);
+		now = 0;
+		block_group_each(fs, count_group, &now);
+	}
+}
+
+static void trees(struct fs *fs, struct fs_ctx *ctx, struct device *dev)
+{
+	struct fs_volume *vol;
+	uint64_t rng = 1;
+
 	make_volumes(fs, ctx);
 	write_blocks(fs, ctx, "a", 900, &rng);
 	write_blocks(fs, ctx, "lost", 700, &rng);
-	write_blocks(fs, ctx, "gone", 700, &rng);
+	write_apart(fs, ctx, "gone", VOLUME_BLOCKS);
+	write_apart(fs, ctx, "cut", 3 * VOLUME_BLOCKS);
 	write_blocks(fs, ctx, "r", 50, &rng);
 	commit(fs, ctx);
 	lose_leaf(fs, ctx, dev, "lost");
+	ASSERT(fs_scrub_start(fs, 0, true, NULL) == 0);
+	(void)pool_step(fs); /* it stands somewhere */
 	ASSERT(fs_volume_delete(fs, "gone", NULL) == 0);
+	ASSERT(fs_volume_get(fs, "cut", &vol) == 0);
+	ASSERT(do_io(fs, ctx, vol, FS_TRIM, 10 * BLOCK, (3 * VOLUME_BLOCKS - 20) * BLOCK, NULL) == 0);
+	fs_volume_put(vol);
 	ASSERT(fs_commit(fs) == 0);
-	for (unsigned i = 0; i < 6; i++) { /* in the log, not in a commit */
-		struct fs_volume *vol;
-		static uint8_t buf[4 * 4096];
+}
 
-		ASSERT(fs_volume_get(fs, i & 1 ? "a" : "r", &vol) == 0);
-		memset(buf, 0x50 + (int)i, sizeof(buf));
-		fs->commit_wanted = false;
-		ASSERT(do_io(fs, ctx, vol, FS_WRITE, i * 100 * BLOCK, sizeof(buf), buf) == 0);
-		ASSERT(do_io(fs, ctx, vol, FS_TRIM, (i * 100 + 50) * BLOCK, 9 * BLOCK, NULL) == 0);
-		fs->commit_wanted = false;
-		ASSERT(do_io(fs, ctx, vol, FS_FLUSH, 0, 0, NULL) == 0);
-		fs_volume_put(vol);
+/* A system group's node that nothing refers to. */
+static uint64_t free_system_node(struct fs *fs, const struct tree_root *root)
+{
+	uint64_t start = le64_to_cpu(fs->super.system[0].start), len = le64_to_cpu(fs->super.system[0].length);
+
+	for (uint64_t addr = start; addr < start + len; addr += NODE_SIZE)
+		if (addr != root->addr)
+			return addr;
+	ASSERT(!"a system group of one node");
+	return 0;
+}
+
+static void put_system_node(struct fs *fs, struct device *dev, struct node_header *node)
+{
+	uint64_t off[GROUP_STRIPES_MAX];
+
+	node_seal(node);
+	ASSERT(block_group_map(fs, le64_to_cpu(node->addr), NODE_SIZE, off) == 2);
+	for (unsigned i = 0; i < 2; i++)
+		device_sim_poke(dev, off[i], node, NODE_SIZE);
+}
+
+/* As in a pool with many groups: the leaf's second half goes to a leaf of its own, and a root stands above both. */
+static void split_group_tree(struct fs *fs, struct device *dev, struct super_block *sb)
+{
+	static uint8_t old_bytes[NODE_SIZE], bytes[3][NODE_SIZE];
+	struct node_header *old = (struct node_header *)old_bytes, *node[3];
+	struct node_ident id = {fs->group_tree.addr, fs->group_tree.generation, TREE_ID_GROUP, 0};
+	uint64_t off[GROUP_STRIPES_MAX], first_free;
+	unsigned n;
+
+	ASSERT(fs->group_tree.level == 0 && block_group_map(fs, id.addr, NODE_SIZE, off) == 2);
+	device_sim_peek(dev, off[0], old, NODE_SIZE);
+	n = node_count(old);
+	first_free = free_system_node(fs, &fs->group_tree);
+	for (unsigned i = 0; i < 3; i++) {
+		node[i] = (struct node_header *)bytes[i];
+		id.level = i == 2;
+		node_init(node[i], &id, fs->uuid);
+		id.addr = i == 0 ? first_free : first_free + NODE_SIZE == fs->group_tree.addr ? first_free + 2 * NODE_SIZE : first_free + NODE_SIZE;
 	}
-	base.dev = device_sim_clone(dev, 1);
-	base.sb = fs->super;
-	note_root(fs, dev, &fs->group_tree);
+	for (unsigned i = 0; i < n; i++)
+		node_append(node[i >= n / 2], node_key(old, i), node_value(old, i));
+	for (unsigned i = 0; i < 2; i++) {
+		struct node_pointer ptr = {node[i]->addr, node[i]->generation};
+
+		node_append(node[2], node_key(node[i], 0), (struct value){&ptr, sizeof(ptr)});
+	}
+	for (unsigned i = 0; i < 3; i++)
+		put_system_node(fs, dev, node[i]);
+	sb->group_tree.addr = node[2]->addr;
+	sb->group_tree.level = 1;
+	sb->group_tree.nodes = cpu_to_le64(3);
+	sb->group_tree.leaves = cpu_to_le64(2);
+}
+
+static void put_super(struct device *dev, struct super_block sb, unsigned copies);
+
+static void make_pool(bool sparse)
+{
+	struct fs_options opt = {.cache_bytes = 4u << 20};
+	struct device *dev = device_sim_new(POOL_BYTES, 1), *copy;
+	struct tree_root groups;
+	struct super_block sb;
+	struct fs_ctx *ctx;
+	struct fs *fs;
+
+	base->sparse = sparse;
+	if (sparse)
+		device_sim_set_sparse(dev);
+	ASSERT(pool_format(dev, sparse, NULL) == 0);
+	copy = device_sim_clone(dev, 1); /* pools close their device; this one is looked at meanwhile */
+	device_close(dev);
+	dev = copy;
+	if (sparse)
+		device_sim_set_sparse(dev);
+	ASSERT(pool_open(dev, &opt, true, &fs, NULL) == 0 && fs_ctx_new(fs, &ctx) == 0);
+	fs->orphan_leaves = 1;
+	trees(fs, ctx, dev);
+	fill_log(fs, ctx);
+	sb = fs->super;
+	groups = fs->group_tree;
+	if (!sparse) {
+		split_group_tree(fs, dev, &sb);
+		tree_root_unpack(&sb.group_tree, TREE_ID_GROUP, &groups);
+		put_super(dev, sb, 7);
+	}
+	base->hold_commits = false;
+	base->sb = sb;
+	base->dev = device_sim_clone(dev, 1);
+	note_root(fs, dev, &groups);
 	note_root(fs, dev, &fs->root_tree);
 	note_volume(fs, dev, "a");
 	note_volume(fs, dev, "lost");
+	note_volume(fs, dev, "cut");
 	note_volume(fs, dev, "r");
+	note_orphans(fs, dev);
 	note_records(fs, dev);
 	fs_ctx_free(ctx);
 	pool_abandon(fs);
@@ -289,11 +460,19 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 	(void)argc;
 	(void)argv;
-	make_pool();
-	ASSERT(base.nodes > 10 && base.records > 2);
-	ASSERT(check_device(base.dev, &opt, &findings, NULL) == 0);
-	if (getenv("VERBOSE"))
-		fprintf(stderr, "%u nodes, %u records, %llu findings\n", base.nodes, base.records, (unsigned long long)findings);
+	for (unsigned i = 0; i < 2; i++) {
+		struct spares_block spares[2];
+
+		base = &bases[i];
+		make_pool(i == 1);
+		device_sim_peek(base->dev, SPARES_OFFSET, spares, sizeof(spares));
+		ASSERT(base->nodes > 20 && base->nodes < NODES_MAX && base->records > 2 && base->orphans > 0 && base->parts > 0);
+		ASSERT(i ? base->log_types & 1u << LOG_EXTENT : base->log_types == (2u << LOG_SET) - 2); /* a sparse pool makes groups by commits */
+		ASSERT(base->sb.scrub.state && (i == 0 || le32_to_cpu(spares[0].count) || le32_to_cpu(spares[1].count)));
+		ASSERT(check_device(base->dev, &opt, &findings, NULL) == 0);
+		if (getenv("VERBOSE"))
+			fprintf(stderr, "%u nodes, %u records, %llu findings\n", base->nodes, base->records, (unsigned long long)findings);
+	}
 	return 0;
 }
 
@@ -310,7 +489,7 @@ static uint64_t new_value(const struct edit *e, uint64_t old)
 	case 2: return old + 1;
 	case 3: return old - 1;
 	case 4: return odd[e->value % ARRAY_SIZE(odd)];
-	case 5: return base.number[e->value % base.numbers];
+	case 5: return base->number[e->value % base->numbers];
 	case 6: return old + BLOCK * (int8_t)e->value;
 	default: return old * 2;
 	}
@@ -371,7 +550,7 @@ static bool item_range(const uint8_t *buf, unsigned slot, size_t *ret_at, size_t
 
 static void edit_node(struct device *dev, const struct edit *e)
 {
-	const struct place *p = &base.node[e->target % base.nodes];
+	const struct place *p = &base->node[e->target % base->nodes];
 	uint8_t buf[NODE_SIZE], other[NODE_SIZE];
 	struct node_header *node = (struct node_header *)buf;
 	unsigned n;
@@ -389,7 +568,7 @@ static void edit_node(struct device *dev, const struct edit *e)
 		edit_bytes(e, buf + 4, e->at, sizeof(*node) - 4 + n * sizeof(struct node_slot));
 		break;
 	case EDIT_NODE_SWAP:
-		device_sim_peek(dev, base.node[e->item % base.nodes].off[0], other, NODE_SIZE);
+		device_sim_peek(dev, base->node[e->item % base->nodes].off[0], other, NODE_SIZE);
 		memcpy(buf + sizeof(*node), other + sizeof(*node), NODE_SIZE - sizeof(*node));
 		node->nritems = ((struct node_header *)other)->nritems;
 		node->data_off = ((struct node_header *)other)->data_off;
@@ -404,6 +583,18 @@ static void edit_node(struct device *dev, const struct edit *e)
 	put_node(dev, p, buf);
 }
 
+/* A leaf of the group tree: they come first. */
+static const struct place *group_leaf(struct device *dev, unsigned number, uint8_t *buf)
+{
+	unsigned first, n = 0;
+
+	while (n < base->nodes && base->node[n].group_tree)
+		n++;
+	first = n > 1; /* the root is in front of its leaves */
+	device_sim_peek(dev, base->node[first + number % (n - first)].off[0], buf, NODE_SIZE);
+	return &base->node[first + number % (n - first)];
+}
+
 /* A slot of a group, whose item is in some node of the group tree. */
 static void edit_cache(struct device *dev, const struct edit *e)
 {
@@ -412,10 +603,11 @@ static void edit_cache(struct device *dev, const struct edit *e)
 	struct free_space_cache_header *h = (struct free_space_cache_header *)slot;
 	struct block_group_stripe stripe;
 	struct block_group_item item;
+	const struct place *p;
 	size_t at, len;
 	uint64_t off;
 
-	device_sim_peek(dev, base.node[0].off[0], buf, NODE_SIZE); /* the root, which is its only leaf */
+	p = group_leaf(dev, e->item, buf);
 	if (node->level || node_count(node) == 0 || node_count(node) > 400 || !item_range(buf, e->target % node_count(node), &at, &len) ||
 	    len < 9 + sizeof(item) + sizeof(stripe))
 		return;
@@ -431,12 +623,12 @@ static void edit_cache(struct device *dev, const struct edit *e)
 	device_sim_poke(dev, off, slot, len);
 	item.cache_crc = h->crc32c;
 	memcpy(buf + at + 9, &item, sizeof(item));
-	put_node(dev, &base.node[0], buf);
+	put_node(dev, p, buf);
 }
 
 static void edit_log(struct device *dev, const struct edit *e)
 {
-	uint64_t off = base.record[e->target % base.records];
+	uint64_t off = base->record[e->target % base->records];
 	static uint8_t buf[64 << 10];
 	struct log_record *rec = (struct log_record *)buf;
 	uint32_t bytes;
@@ -463,6 +655,20 @@ static void edit_raw(struct device *dev, const struct edit *e)
 	device_sim_poke(dev, off, buf, sizeof(buf));
 }
 
+/* A block with its checksum in front, of which nearly all is unused. */
+static void edit_block(struct device *dev, const struct edit *e, uint64_t off, size_t used)
+{
+	uint8_t buf[FS_BLOCK_SIZE];
+	le32 crc;
+
+	device_sim_peek(dev, off, buf, sizeof(buf));
+	edit_bytes(e, buf + 4, e->at, (e->how & 64 ? sizeof(buf) : used) - 4);
+	crc = cpu_to_le32(crc32c((char *)buf + 4, sizeof(buf) - 4));
+	if (!(e->how & 128))
+		memcpy(buf, &crc, sizeof(crc));
+	device_sim_poke(dev, off, buf, sizeof(buf));
+}
+
 static void apply(struct device *dev, const struct edit *e)
 {
 	switch (e->kind % EDIT_KINDS) {
@@ -471,6 +677,8 @@ static void apply(struct device *dev, const struct edit *e)
 	case EDIT_CACHE: edit_cache(dev, e); break;
 	case EDIT_LOG: edit_log(dev, e); break;
 	case EDIT_RAW: edit_raw(dev, e); break;
+	case EDIT_CLAIM: edit_block(dev, e, CLAIM_OFFSET, 144); break;
+	case EDIT_SPARES: edit_block(dev, e, SPARES_OFFSET + (e->target & 1) * SPARES_BYTES, 40 + 8 * SPARES_MAX); break;
 	default: edit_node(dev, e); break;
 	}
 }
@@ -576,10 +784,25 @@ static void use(struct device *dev, bool read_only, uint64_t seed)
 		pool_abandon(fs);
 }
 
+/* What a daemon opens. */
+static struct device *copy_of(struct device *dev, uint64_t seed)
+{
+	struct device *copy = device_sim_clone(dev, 1);
+
+	if (base->sparse) {
+		device_sim_set_sparse(copy);
+		device_sim_set_host_full(copy, seed % 4 == 0);
+	}
+	return copy;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct device *dev = device_sim_clone(base.dev, 1);
 	uint64_t seed = size;
+	struct device *dev;
+
+	base = &bases[size < sizeof(struct edit) ? 0 : data[offsetof(struct edit, item) + 1] >> 7]; /* of the first edit */
+	dev = device_sim_clone(base->dev, 1);
 
 	for (size_t i = 0; i + sizeof(struct edit) <= size && i < EDITS_MAX * sizeof(struct edit); i += sizeof(struct edit)) {
 		struct edit e;
@@ -590,10 +813,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		seed = seed * 31 + e.value + e.at;
 	}
 	check(dev, false);
-	use(device_sim_clone(dev, 1), seed % 8 == 0, seed);
+	use(copy_of(dev, seed), seed % 8 == 0, seed);
 	check(dev, true);
 	check(dev, false);
-	use(device_sim_clone(dev, 1), false, seed + 1);
+	use(copy_of(dev, seed + 1), false, seed + 1);
 	device_close(dev);
 	return 0;
 }
