@@ -163,16 +163,19 @@ static void test_rebuild_all_caches_lost(void **state)
 	free_subject(s);
 }
 
-/* Trees that cannot be walked stay so: the pool comes to rest, and does not try again and again. */
+/* Trees that the device cannot read stay so for a while: the pool comes to rest, and does not try again and again. */
 static void test_rebuild_that_must_fail_is_not_tried_for_ever(void **state)
 {
 	struct subject *s = new_subject();
 	struct device *dev = device_sim_clone(s->dev, 1);
 	struct fs_options opt = {.cache_bytes = 8u << 20, .log = print_log};
+	uint64_t off[GROUP_STRIPES_MAX];
 	unsigned steps = 0;
 	struct fs *fs;
 
-	edit_u64(s, dev, first_leaf(s, dev, &s->vol_root), 3, offsetof(struct extent_item, addr), 4097);
+	node_places(s, first_leaf(s, dev, &s->vol_root), off);
+	for (unsigned i = 0; i < GROUP_STRIPES_MAX; i++)
+		device_sim_bad_range(dev, off[i], NODE_SIZE);
 	assert_true(wipe_caches(dev) > 2);
 	assert_int_equal(pool_open(dev, &opt, true, &fs, NULL), 0);
 	while (pool_step(fs))
