@@ -25,10 +25,10 @@ static bool may_try_again(struct fs *fs)
 
 	if (!fs->eio_tried_us || (!fs->simulated && now - fs->eio_tried_us > EIO_AGAIN_S * 1000000ull))
 		fs->eio_tries = EIO_TRIES;
-	fs->eio_tried_us = now;
 	if (fs->eio_tries == 0)
 		return false;
 	fs->eio_tries--;
+	fs->eio_tried_us = now;
 	return true;
 }
 

@@ -289,6 +289,37 @@ static void test_lost_is_not_what_comes_back(void **state)
 	engine_free(e);
 }
 
+/* Nodes that are not waited for, since the seconds are spent, do not put off when there are seconds again. */
+static void test_lost_nodes_do_not_put_off_the_next_tries(void **state)
+{
+	const uint64_t spent = 1000000;
+	uint64_t off[GROUP_STRIPES_MAX];
+	struct cache_entry *entry;
+	struct transaction txn;
+	struct fs_volume *vol;
+	struct tree_place p;
+	struct engine *e;
+	struct model m;
+
+	model_init(&m, BLOCKS * BLOCK);
+	e = engine_with_leaves(&m);
+	engine_reopen(e);
+	vol = engine_volume(e, "v", 0);
+	p = tree_place_of(e, vol, 0, 0);
+	assert_int_equal(block_group_map(e->fs, p.id.addr, NODE_SIZE, off), 2);
+	for (unsigned i = 0; i < 2; i++)
+		device_sim_bad_range(e->sim, off[i], NODE_SIZE);
+	cache_invalidate(e->fs->cache, CACHE_NODE, p.id.addr);
+	txn = (struct transaction){.fs = e->fs, .q = e->fs->commit_q};
+	e->fs->eio_tries = 0;
+	e->fs->eio_tried_us = spent;
+	assert_int_equal(transaction_read_node(&txn, &p.id, &entry), -EIO);
+	assert_int_equal(e->fs->eio_tried_us, spent);
+	fs_volume_put(vol);
+	model_fini(&m);
+	engine_free(e);
+}
+
 /* An interior node: what its parent says it covers, of a tree with three levels. */
 static void test_lost_interior_node(void **state)
 {
@@ -590,6 +621,7 @@ int main(void)
 		cmocka_unit_test(test_lost_last_leaf_of_a_volume_that_grows),
 		cmocka_unit_test(test_lost_node_is_told_of_once),
 		cmocka_unit_test(test_lost_is_not_what_comes_back),
+		cmocka_unit_test(test_lost_nodes_do_not_put_off_the_next_tries),
 		cmocka_unit_test(test_lost_interior_node),
 		cmocka_unit_test(test_lost_nodes_do_not_keep_a_rebuild_from_its_end),
 		cmocka_unit_test(test_lost_nodes_are_replaced_by_a_scrub),
