@@ -58,14 +58,19 @@ static void rebuild_work_fn(struct fs_work *work)
 	fs_kick_commit(fs);
 }
 
-void fs_start_rebuild(struct fs *fs)
+/* rebuild_running was set by the caller. */
+static void queue_rebuild(struct fs *fs)
 {
-	if (atomic_exchange(&fs->rebuild_running, true)) {
-		fs_kick_rebuild(fs); /* again, when that one has ended */
-		return;
-	}
 	fs->rebuild_work.fn = rebuild_work_fn;
 	work_pool_add(&fs->work, &fs->rebuild_work); /* a commit may wait for it, and those that wait for commits must not be in its way */
+}
+
+void fs_start_rebuild(struct fs *fs)
+{
+	if (atomic_exchange(&fs->rebuild_running, true))
+		fs_kick_rebuild(fs); /* again, when that one has ended */
+	else
+		queue_rebuild(fs);
 }
 
 /*
@@ -99,13 +104,15 @@ static void *commit_thread(void *arg)
 		rebuild = fs->rebuild_wanted && !atomic_load(&fs->rebuild_running);
 		if (!in_time && wait_ms != RETRY_MS && !fs_is_read_only(fs))
 			rebuild |= may_rebuild_again(fs);
-		if (rebuild)
-			fs->rebuild_wanted = false;
+		if (rebuild) { /* in one step: nobody finds that there is none */
+			fs->rebuild_wanted = atomic_exchange(&fs->rebuild_running, true);
+			rebuild = !fs->rebuild_wanted;
+		}
 		pins_only = !fs->commit_wanted && !again && (in_time || wait_ms == RETRY_MS);
 		fs->commit_wanted = false;
 		lock_drop(&fs->state_lock);
 		if (rebuild)
-			fs_start_rebuild(fs);
+			queue_rebuild(fs);
 		if (!pins_only && !fs_is_read_only(fs))
 			(void)transaction_commit(fs);
 		again = after_commit(fs);
