@@ -93,6 +93,7 @@ int cache_new(uint64_t limit_bytes, struct cache **ret_cache)
 		cache_free(c);
 		return -ENOMEM;
 	}
+	cache_ahead_resize(c);
 	*ret_cache = c;
 	return 0;
 }
@@ -103,6 +104,7 @@ void cache_free(struct cache *c)
 		return;
 	cache_spare_fini(c);
 	cache_pool_fini(c);
+	cache_ahead_fini(c);
 	for (uint32_t i = 0; i < CACHE_SHARDS; i++) {
 		lock_fini(&c->shards[i].lock);
 		mem_free(c->shards[i].buckets);
@@ -260,6 +262,7 @@ void cache_resize(struct cache *c, uint64_t limit_bytes)
 	lock_take(&c->lock);
 	cache_pool_resize_locked(c, max_chunks);
 	lock_drop(&c->lock);
+	cache_ahead_resize(c);
 }
 
 void cache_get_stats(struct cache *c, struct cache_stats *ret_stats)
@@ -271,7 +274,7 @@ void cache_get_stats(struct cache *c, struct cache_stats *ret_stats)
 	memcpy(st.evictions, c->evictions, sizeof(st.evictions));
 	st.chunk_bytes = (uint64_t)(c->nchunks + c->spare.count) * CACHE_CHUNK_BYTES;
 	st.limit_bytes = (uint64_t)c->max_chunks * CACHE_CHUNK_BYTES;
-	st.metadata_bytes = sizeof(*c) + cache_pool_metadata_locked(c);
+	st.metadata_bytes = sizeof(*c) + cache_pool_metadata_locked(c) + c->ahead.cap * sizeof(*c->ahead.addr);
 	lock_drop(&c->lock);
 	for (uint32_t i = 0; i < CACHE_SHARDS; i++) {
 		struct cache_shard *s = &c->shards[i];

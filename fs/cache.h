@@ -19,6 +19,8 @@
  * 4. `data` is aligned to 4096 (nodes: to 16384) and can be given to a device as it is.
  * 5. Publishing leaves an entry cold; each cache_get makes it hot. The hand takes cold entries first: what is
  *    written or read once goes before what is used again. Nodes outlast data by one round of the hand.
+ * 6. In a full cache, what is fetched ahead (cache_alloc_ahead) takes 1 / CACHE_AHEAD_PART of the limit until somebody reads
+ *    it: beyond that the oldest of it goes, not what others use. Addresses of it stand in a ring, 8 bytes each.
  *
  * Threads: every call from any thread. One thread owns an unpublished entry. Locks: LOCK_CACHE_POOL, then
  * LOCK_CACHE_SHARD; never held across I/O; no call takes any other lock of the engine.
@@ -36,6 +38,7 @@
 #define CACHE_CHUNK_BYTES (2u << 20)
 #define CACHE_METADATA_PER_BLOCK 72u
 #define CACHE_METADATA_FIXED 32768u
+#define CACHE_AHEAD_PART 8u
 
 enum cache_class { CACHE_DATA, CACHE_NODE, CACHE_CLASSES };
 
@@ -77,6 +80,15 @@ struct cache_entry *cache_get(struct cache *c, enum cache_class class, uint64_t 
 struct cache_entry *cache_alloc(struct cache *c, enum cache_class class);
 /* As n times cache_alloc, cheaper. False: memory is out, and nothing was allocated. */
 bool cache_alloc_many(struct cache *c, enum cache_class class, size_t n, struct cache_entry **ret_entries);
+
+/*
+ * For data blocks that nobody has asked for yet, `n` of them: as cache_alloc_many, with room made by older ones of the kind
+ * (invariant 6). They are published with cache_publish_ahead.
+ */
+bool cache_alloc_ahead(struct cache *c, size_t n, struct cache_entry **ret_entries);
+void cache_publish_ahead(struct cache *c, struct cache_entry *entry, uint64_t addr);
+/* Whether cache_get would find a data block. Makes nothing hot, and does not count. */
+bool cache_has(struct cache *c, uint64_t addr);
 
 /*
  * Makes an unpublished entry of the caller's findable at addr (a multiple of 4096), in place of an older one

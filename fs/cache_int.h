@@ -66,6 +66,12 @@ struct cache_spare {
 	pthread_cond_t cond;
 };
 
+/* What was fetched ahead, the oldest first. Some may be gone, or read, meanwhile. */
+struct cache_ahead {
+	uint64_t *addr; /* a ring */
+	size_t cap, first, count;
+};
+
 struct cache_shard {
 	struct lock lock;
 	uint64_t mask;
@@ -80,6 +86,7 @@ struct cache {
 	size_t hand; /* in frames, over all chunks */
 	struct frame_list free, partial;
 	struct cache_spare spare;
+	struct cache_ahead ahead;
 	uint64_t bytes[CACHE_CLASSES], evictions[CACHE_CLASSES];
 	struct cache_shard shards[CACHE_SHARDS];
 };
@@ -132,6 +139,12 @@ struct cache_chunk *cache_spare_take_locked(struct cache *c);
 void cache_spare_trim_locked(struct cache *c);
 /* Ends the thread and frees them. No lock. */
 void cache_spare_fini(struct cache *c);
+
+/* ---- cache_ahead.c ---- */
+
+/* Room for the limit in force. Out of memory: for as much as before. No lock. */
+void cache_ahead_resize(struct cache *c);
+void cache_ahead_fini(struct cache *c);
 
 /* ---- cache_pool.c: the pool's lock is held ---- */
 

@@ -58,6 +58,19 @@ static int check_block(struct read_sub *sub, uint64_t i)
 	return -EIO;
 }
 
+static bool is_ahead(const struct io *io)
+{
+	return io->user->op == FS_CACHE;
+}
+
+static void publish(struct io *io, struct cache_entry *page, uint64_t addr)
+{
+	if (is_ahead(io))
+		cache_publish_ahead(io->fs->cache, page, addr);
+	else
+		cache_publish(io->fs->cache, page, addr);
+}
+
 static void sub_done(struct device_io *dev)
 {
 	struct read_sub *sub = container_of(dev, struct read_sub, dev);
@@ -75,7 +88,7 @@ static void sub_done(struct device_io *dev)
 		if (bad) {
 			error = bad;
 		} else {
-			cache_publish(io->fs->cache, sub->page[i], sub->addr + i * FS_BLOCK_SIZE);
+			publish(io, sub->page[i], sub->addr + i * FS_BLOCK_SIZE);
 			io_copy_out(io, sub->index + i, sub->page[i]->data);
 		}
 		cache_put(io->fs->cache, sub->page[i]);
@@ -95,7 +108,8 @@ static int start_sub(struct io *io, uint64_t index, uint64_t addr, uint64_t n)
 		mem_free(sub);
 		return -EUCLEAN;
 	}
-	if (!cache_alloc_many(io->fs->cache, CACHE_DATA, n, sub->page)) {
+	if (!(is_ahead(io) ? cache_alloc_ahead(io->fs->cache, n, sub->page)
+			   : cache_alloc_many(io->fs->cache, CACHE_DATA, n, sub->page))) {
 		mem_free(sub);
 		return -ENOMEM;
 	}
@@ -112,6 +126,21 @@ static int start_sub(struct io *io, uint64_t index, uint64_t addr, uint64_t n)
 	return 0;
 }
 
+/* True: the block is in the cache, and was copied if it is wanted. */
+static bool fetch_cached(struct io *io, uint64_t index, uint64_t addr)
+{
+	struct cache_entry *e;
+
+	if (is_ahead(io))
+		return cache_has(io->fs->cache, addr);
+	e = cache_get(io->fs->cache, CACHE_DATA, addr);
+	if (!e)
+		return false;
+	io_copy_out(io, index, e->data);
+	cache_put(io->fs->cache, e);
+	return true;
+}
+
 /* A piece with data: cached blocks are copied, runs of others are read. */
 static int fetch(struct io *io, uint64_t index, uint64_t addr, uint64_t n)
 {
@@ -119,16 +148,11 @@ static int fetch(struct io *io, uint64_t index, uint64_t addr, uint64_t n)
 	int r = 0;
 
 	for (uint64_t i = 0; r == 0 && i < n; i++) {
-		struct cache_entry *e = cache_get(io->fs->cache, CACHE_DATA, addr + i * FS_BLOCK_SIZE);
+		bool cached = fetch_cached(io, index + i, addr + i * FS_BLOCK_SIZE);
 
-		if (e) {
-			io_copy_out(io, index + i, e->data);
-			cache_put(io->fs->cache, e);
-		} else {
-			missing++;
-		}
-		if (missing && (e || missing == SUB_BLOCKS || i + 1 == n)) {
-			uint64_t first = i + (e ? 0 : 1) - missing;
+		missing += !cached;
+		if (missing && (cached || missing == SUB_BLOCKS || i + 1 == n)) {
+			uint64_t first = i + (cached ? 0 : 1) - missing;
 
 			r = start_sub(io, index + first, addr + first * FS_BLOCK_SIZE, missing);
 			missing = 0;

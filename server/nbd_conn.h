@@ -36,6 +36,7 @@ struct nbd_worker {
 	struct event *sweep;	/* timer: who stalls? */
 	struct event *retry;	/* timer: is there room for those that wait? */
 	bool retrying;
+	struct event *pieces;	/* timer: is there time for requests in pieces? */
 	struct task wake_task;
 	_Atomic bool woken; /* wake_task is posted */
 	struct nbd_conn *conns; /* all */

@@ -7,8 +7,9 @@
  * 1. At most NBD_PIECES_MAX pieces of a loop, and one of a session, are with the engine at a time; `pieces` and
  *    `piece_busy` count them. Sessions take turns, requests of one session are carried out in order.
  * 2. A session is in the environment's queue (`piece_queued`) when it has such requests and no piece under way.
- * 3. A request that is called off ends with -ESHUTDOWN: what was done of it stays.
- * 4. The last piece carries the request's FUA: a flush covers the pieces before it.
+ * 3. Together they take a share of the loop's time (server/share.h), since a piece costs it as much as dozens of ordinary requests.
+ * 4. A request that is called off ends with -ESHUTDOWN: what was done of it stays.
+ * 5. The last piece carries the request's FUA: a flush covers the pieces before it.
  */
 #include <errno.h>
 #include <string.h>
@@ -101,19 +102,39 @@ static void start_piece(struct nbd_session *s)
 	fs_submit(s->env->ctx, (struct fs_io *[]){io}, 1);
 }
 
+/* The estimate is made before the piece starts: it may have ended, and freed its request, when start_piece returns. */
+static bool has_time(struct nbd_env *env)
+{
+	struct share *share = &env->piece_share;
+
+	if (!env->run_pieces_later)
+		return true;
+	if (!share_begin(share, figures_now_us())) {
+		env->run_pieces_later(env);
+		return false;
+	}
+	share->left_us -= NBD_PIECE / NBD_PIECE_BYTES_PER_US;
+	return true;
+}
+
 /* A piece may end inside its submission and call this again; the outermost call goes on. */
 static void run(struct nbd_env *env)
 {
 	if (env->piece_running)
 		return;
 	env->piece_running = true;
-	while (env->piece_first && env->pieces < NBD_PIECES_MAX) {
+	while (env->piece_first && env->pieces < NBD_PIECES_MAX && has_time(env)) {
 		struct nbd_session *s = env->piece_first;
 
 		dequeue(s);
 		start_piece(s);
 	}
 	env->piece_running = false;
+}
+
+void nbd_env_run_pieces(struct nbd_env *env)
+{
+	run(env);
 }
 
 void nbd_piece_start(struct nbd_request *req)

@@ -35,6 +35,7 @@ void nbd_env_init(struct nbd_env *env)
 	env->piece_tail = &env->piece_first;
 	env->pieces = 0;
 	env->piece_running = false;
+	share_init(&env->piece_share, NBD_PIECE_SHARE, figures_now_us());
 	env->spare = NULL;
 	env->slabs = NULL;
 	env->batch_len = 0;

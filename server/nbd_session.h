@@ -40,6 +40,7 @@
 #include "server/limits.h"
 #include "server/figures.h"
 #include "server/nbd_export.h"
+#include "server/share.h"
 #include "server/task.h"
 
 #define NBD_WHY_CLIENT "the client ended it"
@@ -71,6 +72,8 @@ struct nbd_env {
 	void (*post)(struct nbd_env *env, struct task *task);
 	struct budget *budget;
 	struct budget_member member; /* with `wake`, which leads to nbd_env_wake; of the budget */
+	/* Calls nbd_env_run_pieces after SHARE_WAIT_MS; may be called again before. NULL: pieces take what time they like. */
+	void (*run_pieces_later)(struct nbd_env *env);
 	unsigned requests_max;	     /* of all sessions */
 	unsigned rx_max;
 	size_t spare_max;
@@ -83,6 +86,7 @@ struct nbd_env {
 	uint64_t bytes; /* invariant 4 */
 	struct nbd_session *piece_first, **piece_tail; /* see nbd_piece.c */
 	unsigned pieces;
+	struct share piece_share;
 	bool piece_running;
 	struct nbd_request *spare;
 	struct nbd_request_slab *slabs;
@@ -97,6 +101,9 @@ void nbd_env_fini(struct nbd_env *env); /* no session may be left */
  * are tried again. `budget` has the rest wake this loop again.
  */
 void nbd_env_wake(struct nbd_env *env, unsigned max);
+
+/* There may be time again for requests that go in pieces. */
+void nbd_env_run_pieces(struct nbd_env *env);
 
 enum nbd_session_state { NBD_HANDSHAKE, NBD_TRANSMIT, NBD_CLOSING, NBD_BROKEN };
 

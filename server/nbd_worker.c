@@ -71,6 +71,23 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 	nbd_conn_flush_dirty(w);
 }
 
+static void on_pieces(evutil_socket_t fd, short what, void *arg)
+{
+	struct nbd_worker *w = arg;
+
+	nbd_env_run_pieces(&w->env);
+	nbd_conn_flush_dirty(w);
+}
+
+static void run_pieces_later(struct nbd_env *env)
+{
+	const struct timeval wait = {.tv_usec = SHARE_WAIT_MS * 1000};
+	struct nbd_worker *w = container_of(env, struct nbd_worker, env);
+
+	if (!evtimer_pending(w->pieces, NULL))
+		event_add(w->pieces, &wait);
+}
+
 static void on_wake(struct task *task)
 {
 	struct nbd_worker *w = container_of(task, struct nbd_worker, wake_task);
@@ -96,7 +113,8 @@ static int start_sweep(struct nbd_worker *w)
 
 	w->sweep = event_new(w->loop->base, -1, EV_PERSIST, on_sweep, w);
 	w->retry = evtimer_new(w->loop->base, on_retry, w);
-	if (!w->sweep || !w->retry || event_add(w->sweep, &period) < 0)
+	w->pieces = evtimer_new(w->loop->base, on_pieces, w);
+	if (!w->sweep || !w->retry || !w->pieces || event_add(w->sweep, &period) < 0)
 		return -ENOMEM;
 	return 0;
 }
@@ -194,6 +212,7 @@ int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_wo
 			.post = on_post,
 			.budget = opt->budget,
 			.member = {.wake = wake},
+			.run_pieces_later = run_pieces_later,
 			.requests_max = max_u64(memory / SERVER_MEMORY_REQUESTS / NBD_REQUEST_COST, 2 * NBD_REQUESTS_MAX),
 			.rx_max = max_u64(memory / SERVER_MEMORY_RX / NBD_RX_BYTES, 2),
 			.spare_max = memory / SERVER_MEMORY_SPARE,
@@ -219,5 +238,7 @@ void nbd_worker_fini(struct nbd_worker *w)
 		event_free(w->sweep);
 	if (w->retry)
 		event_free(w->retry);
+	if (w->pieces)
+		event_free(w->pieces);
 	nbd_env_fini(&w->env);
 }

@@ -405,6 +405,7 @@ def test_hostile_flood_of_cache_requests(hostile):
     for i in range(30):
         hostile.conn().send_raw(b"".join(Conn.request(nbdraw.CMD_CACHE, 64 * M + n % 32 * 32 * M, (32 * M) >> (n % 2 * 7), 0, n)
                                          for n in range(128)))  # fmt: skip
+    hostile.assert_throughput()
     reader = Conn(hostile.b.nbd_sock, "bad")
     start = time.monotonic()
     for i in range(16):

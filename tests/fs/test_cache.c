@@ -299,6 +299,52 @@ static void test_cache_scan_does_not_displace_what_is_used(void **arg)
 	cache_free(c);
 }
 
+/* Ten times the cache is fetched ahead, several requests at once: others keep nearly all, read or not. */
+static void test_cache_fetching_ahead_displaces_its_own(void **state)
+{
+	enum { BLOCKS = 32 * MIB / CACHE_DATA_BYTES, BATCH = 128, BATCHES = 10 * BLOCKS / BATCH };
+	const uint64_t ahead = 1ull << 40;
+	struct cache *c = new_cache(32 * MIB);
+	struct cache_entry *e[3][BATCH];
+	unsigned kept = 0, of_ahead = 0;
+
+	for (uint64_t i = 0; i < BLOCKS * 7 / 8; i++)
+		cache_put(c, insert(c, CACHE_DATA, i * CACHE_DATA_BYTES, 1));
+	for (uint64_t b = 0; b + 3 <= BATCHES; b += 3) {
+		for (unsigned k = 0; k < 3; k++)
+			assert_true(cache_alloc_ahead(c, BATCH, e[k]));
+		for (unsigned k = 0; k < 3; k++) {
+			for (unsigned i = 0; i < BATCH; i++) {
+				uint64_t addr = ahead + ((b + k) * BATCH + i) * CACHE_DATA_BYTES;
+
+				stamp(e[k][i], addr, 2);
+				cache_publish_ahead(c, e[k][i], addr);
+				assert_true(cache_has(c, addr));
+				if (b == 0 && k == 0) /* this one is read, and again and again: it stays */
+					assert_true(is_cached(c, CACHE_DATA, addr));
+				cache_put(c, e[k][i]);
+			}
+		}
+		for (unsigned i = 0; i < BATCH; i++)
+			assert_true(is_cached(c, CACHE_DATA, ahead + i * CACHE_DATA_BYTES));
+	}
+	for (uint64_t i = 0; i < BLOCKS * 7 / 8; i++)
+		kept += cache_has(c, i * CACHE_DATA_BYTES);
+	for (uint64_t i = 0; i < BATCHES * BATCH; i++)
+		of_ahead += cache_has(c, ahead + i * CACHE_DATA_BYTES);
+	assert_true(kept >= BLOCKS * 7 / 8 - 4 * BATCH);
+	assert_true(of_ahead >= BATCH);
+	cache_check(c);
+	cache_resize(c, 2 * MIB);
+	assert_true(cache_alloc_ahead(c, BATCH, e[0]));
+	for (unsigned i = 0; i < BATCH; i++) {
+		cache_publish_ahead(c, e[0][i], i * CACHE_DATA_BYTES);
+		cache_put(c, e[0][i]);
+	}
+	cache_check(c);
+	cache_free(c);
+}
+
 static void test_cache_evicts_hot_entries_when_all_are(void **arg)
 {
 	struct cache *c = new_cache(2 * MIB);
@@ -680,6 +726,7 @@ int main(void)
 		cmocka_unit_test(test_cache_pinned_goes_above_the_limit_and_back),
 		cmocka_unit_test(test_cache_resize),
 		cmocka_unit_test(test_cache_scan_does_not_displace_what_is_used),
+		cmocka_unit_test(test_cache_fetching_ahead_displaces_its_own),
 		cmocka_unit_test(test_cache_evicts_hot_entries_when_all_are),
 		cmocka_unit_test(test_cache_has_memory_ready),
 		cmocka_unit_test(test_cache_metadata_is_small),
