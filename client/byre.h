@@ -132,6 +132,12 @@ struct byre_pool_info {
 	uint64_t provisioned_bytes; /* sizes of all volumes together; UINT64_MAX: that or more */
 	uint64_t lost_bytes; /* of volumes: cannot be read until they are overwritten, since nodes were lost */
 	struct byre_scrub scrub;
+	bool sparse;	/* what is written takes blocks of the host's file system: */
+	bool host_full; /* it had no room when last asked; new data is refused */
+	bool discard;	/* what is freed is given back, or discarded on the device, by itself */
+	uint64_t host_free_bytes;
+	uint64_t discarded_bytes;		    /* since start */
+	uint64_t trim_left_bytes, trim_total_bytes; /* of the pool, that a trim still has to look at, and had to; 0: none runs */
 };
 
 int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size, struct byre_error *err);
@@ -142,6 +148,9 @@ static inline int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info
 
 /* To new_size bytes, a multiple of BYRE_BLOCK_SIZE; 0: to all of its device. */
 int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err);
+
+/* Discards all that is free, in the background: it is done when trim_left_bytes of struct byre_pool_info is 0. */
+int byre_pool_trim(struct byre *b, struct byre_error *err);
 
 /*
  * What clients asked for and got. `latency` counts requests by how long they took from arrival to answer:

@@ -178,6 +178,7 @@ enum cli_exit run_pool_create(const struct cli *cli);
 enum cli_exit run_pool_info(const struct cli *cli);
 enum cli_exit run_pool_check(const struct cli *cli);
 enum cli_exit run_pool_grow(const struct cli *cli);
+enum cli_exit run_pool_trim(const struct cli *cli);
 enum cli_exit run_volume_create(const struct cli *cli);
 enum cli_exit run_volume_list(const struct cli *cli);
 enum cli_exit run_volume_info(const struct cli *cli);

@@ -76,6 +76,7 @@ static void print_stats(const struct byre_stats *s, const struct byre_pool_info 
 	show("reclaim: commits", p->reclaim_commits);
 	show("reclaim: block groups", p->reclaim_groups);
 	show("refused for space", p->enospc);
+	show("bytes given back", p->discarded_bytes);
 	show("checksum errors", p->errors_checksum);
 	show("I/O errors", p->errors_io);
 	show("errors corrected", p->errors_corrected);

@@ -181,6 +181,12 @@ json_t *pool_json(const struct byre_pool_info *i, bool idle)
 	put_number(obj, "data_cache_hits", i->data_cache_hits);
 	put_number(obj, "data_cache_misses", i->data_cache_misses);
 	put_number(obj, "log_lost_flushes", i->log_lost_flushes);
+	json_object_set_new(obj, "sparse", json_boolean(i->sparse));
+	json_object_set_new(obj, "host_full", json_boolean(i->host_full));
+	put_number(obj, "host_free_bytes", min_u64(i->host_free_bytes, INT64_MAX));
+	json_object_set_new(obj, "discard", json_boolean(i->discard));
+	put_number(obj, "discarded_bytes", i->discarded_bytes);
+	put_number(obj, "trim_left_bytes", i->trim_left_bytes);
 	json_object_set_new(obj, "log_lost_at", i->log_lost_ns ? json_string(time_text(i->log_lost_ns, when)) : json_null());
 	put_number(obj, "errors_corrected", i->errors_corrected);
 	put_number(obj, "errors_checksum", i->errors_checksum);
@@ -314,6 +320,18 @@ static void show_provisioned(const struct byre_pool_info *i)
 	putchar('\n');
 }
 
+static void show_host(const struct byre_pool_info *i)
+{
+	char left[SIZE_FORMAT_MAX], given[SIZE_FORMAT_MAX];
+
+	if (i->sparse)
+		printf("%-20s %s free%s\n", "file system", size_format(i->host_free_bytes, left, sizeof(left)),
+		       i->host_full ? ": FULL: new data is refused until it has room" : "");
+	if (i->discard || i->discarded_bytes)
+		printf("%-20s %s%s\n", "given back", size_format(i->discarded_bytes, given, sizeof(given)),
+		       i->discard ? " since start" : "; --discard is off");
+}
+
 void print_pool(const struct byre_pool_info *i, bool idle)
 {
 	char uuid[UUID_TEXT_MAX], when[TIME_MAX], scrub[SCRUB_TEXT_MAX];
@@ -329,6 +347,7 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	show_size("volume reservations", i->volume_reserved_bytes);
 	show_size("pinned", i->pinned_bytes);
 	show_size("unallocated", i->unallocated_bytes);
+	show_host(i);
 	show_block_groups(i);
 	show_number("volumes", i->volumes);
 	show_provisioned(i);

@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "base/size.h"
 #include "client/backend.h"
 #include "client/cli.h"
 #include "client/progress.h"
@@ -122,6 +124,54 @@ enum cli_exit run_pool_grow(const struct cli *cli)
 	}
 	cli_note_rounding(&size);
 	return finish_with_info(&b, cli, true, &err);
+}
+
+/* ---- pool trim ------------------------------------------------------------ */
+
+#define TRIM_LOOK_US 100000u
+
+/* Starts it and waits until all was looked at. */
+static int trim(struct byre *b, uint64_t *ret_bytes, struct byre_error *err)
+{
+	struct byre_pool_info before, now;
+	struct progress progress;
+	int r = byre_pool_info(b, &before, err);
+
+	if (r == 0)
+		r = byre_pool_trim(b, err);
+	progress_init(&progress, "trim");
+	while (r == 0) {
+		r = byre_pool_info(b, &now, err);
+		if (r || now.trim_left_bytes == 0)
+			break;
+		progress_update(&progress, now.trim_total_bytes - now.trim_left_bytes, now.trim_total_bytes);
+		usleep(TRIM_LOOK_US);
+	}
+	progress_clear(&progress);
+	if (r == 0)
+		*ret_bytes = now.discarded_bytes - before.discarded_bytes;
+	return r;
+}
+
+enum cli_exit run_pool_trim(const struct cli *cli)
+{
+	char text[SIZE_FORMAT_MAX];
+	struct byre_error err;
+	uint64_t bytes = 0;
+	struct byre *b;
+	int r;
+
+	if (cli_connect(cli, &b, &err))
+		return cli_fail_err(cli, &err);
+	r = trim(b, &bytes, &err);
+	byre_close(b);
+	if (r)
+		return cli_fail_err(cli, &err);
+	if (cli->given & CLI_JSON)
+		print_json(json_pack("{s:I}", "discarded_bytes", (json_int_t)bytes));
+	else
+		printf("%s discarded\n", size_format(bytes, text, sizeof(text)));
+	return CLI_OK;
 }
 
 /* ---- pool check ----------------------------------------------------------- */

@@ -26,6 +26,10 @@ const struct command commands[] = {
 	 "SIZE is the pool's new size, +SIZE is added to what it has; it is rounded up to a multiple of 4 KiB.\n"
 	 "Without it the pool takes all of its device, or of its file if that has been made larger.\n",
 	 ASK_OR_FILE | CLI_SLOW, 0, 1, run_pool_grow},
+	{"pool", "trim", "", "give back all that is free, now",
+	 "To the file system under a sparse pool, or to a device that can discard. The daemon does that by itself for what\n"
+	 "is freed, unless it runs with --discard off. While there are reserved volumes, data block groups keep their space.\n",
+	 ASK | CLI_SLOW, 0, 0, run_pool_trim},
 	{"volume", "create", "NAME SIZE [--reserved] [--cache direct]", "make a volume",
 	 "SIZE is rounded up to a multiple of 4 KiB and may be larger than the pool.\n"
 	 "  --reserved    set space aside, so that no write to the volume can fail for lack of it\n"

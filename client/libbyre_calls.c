@@ -71,6 +71,13 @@ static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *re
 		.errors_checksum = m->errors_checksum,
 		.errors_io = m->errors_io,
 		.lost_bytes = m->lost_bytes,
+		.sparse = m->sparse,
+		.host_full = m->host_full,
+		.host_free_bytes = m->host_free_bytes,
+		.discard = m->discard,
+		.discarded_bytes = m->discarded_bytes,
+		.trim_left_bytes = m->trim_left_bytes,
+		.trim_total_bytes = m->trim_total_bytes,
 		.read_only = m->read_only,
 		.direct_io = m->direct_io,
 	};
@@ -127,6 +134,11 @@ int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err)
 
 	rq.size = new_size;
 	return libbyre_call_empty(b, BYRE__METHOD__METHOD_POOL_GROW, "pool grow", &rq.base, err);
+}
+
+int byre_pool_trim(struct byre *b, struct byre_error *err)
+{
+	return libbyre_call_empty(b, BYRE__METHOD__METHOD_POOL_TRIM, "pool trim", &no_arguments.base, err);
 }
 
 int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, struct byre_error *err)

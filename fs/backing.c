@@ -130,7 +130,7 @@ void backing_decide(struct fs *fs)
 
 	if (fs_is_read_only(fs) || fs->dev->block_device || fs->opt.as_device)
 		return;
-	fs->backing.on = sparse || (fs->dev->sparse && fill_holes(fs));
+	fs->backing.on = sparse || (fs->opt.discard == FS_DISCARD_ON && device_can_discard(fs->dev)) || (fs->dev->sparse && fill_holes(fs));
 }
 
 /*
@@ -158,6 +158,7 @@ int backing_open(struct fs *fs, struct fs_error *err)
 	struct backing *b = &fs->backing;
 	int r;
 
+	backing_discard_open(fs);
 	if (!b->on)
 		return 0;
 	r = fs->dev->ops->allocate(fs->dev, 0, DEVICE_DATA_START, false);
@@ -330,9 +331,11 @@ bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, u
 {
 	struct backing *b = &fs->backing;
 
+	if (atomic_load(&b->discarding))
+		return true;
 	if (!b->on)
 		return false;
-	if (atomic_load(&b->running) || backing_has_uncounted(fs) || atomic_load(&b->discarding))
+	if (atomic_load(&b->running) || backing_has_uncounted(fs))
 		return true;
 	if (backing_failed_lately(fs, BACKING_RETRY_US) || !backing_plan_locked(fs, want, flags, 0, false).type)
 		return false;

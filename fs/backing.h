@@ -57,6 +57,11 @@ struct backing {
 	uint64_t empty_before, empty_left;
 	struct fs_work discard_work;
 	_Atomic bool discarding;
+	bool discard; /* what is freed is discarded by itself */
+	_Atomic unsigned held_up; /* by those before whom no discard must go on */
+	_Atomic uint64_t discard_bytes; /* of groups that have something to discard */
+	_Atomic bool trimming;		/* fs_trim asked for all of it */
+	_Atomic uint64_t trim_total;
 	struct device_space freed;    /* unallocated, and not discarded yet: under the group table's lock */
 	_Atomic uint64_t freed_bytes; /* the same as freed.bytes, for those without it */
 	_Atomic bool host_full;	    /* as far as is known */
@@ -132,6 +137,16 @@ void backing_note_empty(struct fs *fs, bool left);
 bool backing_groups_may_leave(struct fs *fs);
 /* Gives some of it back to the host, after a commit. Does not wait. */
 void backing_discard_tick(struct fs *fs);
+/* At open: whether what is freed is discarded. */
+void backing_discard_open(struct fs *fs);
+/* These blocks of a data group are available again. Under the group's lock. */
+void backing_note_freed_locked(struct fs *fs, struct block_group *g, uint32_t start, uint32_t n);
+/* All that is free in data groups: they had to keep it until now. */
+void backing_discard_all(struct fs *fs);
+/* The group is unloaded, or leaves. Under its lock. */
+void backing_forget_freed_locked(struct fs *fs, struct block_group *g, bool leaves);
+/* Waits until no discard is under way, and keeps it so until it is let go on. Nests. */
+void backing_discard_hold_up(struct fs *fs, bool held_up);
 
 /* ---- backing_spare.c ------------------------------------------------------- */
 

@@ -147,10 +147,14 @@ int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promi
 
 void backing_promise_end(struct fs *fs)
 {
+	bool before = atomic_load(&fs->backing.promised);
+
 	lock_take(&fs->space.lock);
 	if (!fs->backing.promising)
 		atomic_store(&fs->backing.promised, fs->space.promises != 0);
 	lock_drop(&fs->space.lock);
+	if (before && !atomic_load(&fs->backing.promised))
+		backing_discard_all(fs); /* what was kept for it */
 }
 
 static void set_promising(struct fs *fs, bool promising)
@@ -160,5 +164,14 @@ static void set_promising(struct fs *fs, bool promising)
 	lock_drop(&fs->space.lock);
 }
 
-void backing_promise_begin(struct fs *fs) { set_promising(fs, true); }
-void backing_promise_begun(struct fs *fs) { set_promising(fs, false); }
+void backing_promise_begin(struct fs *fs)
+{
+	set_promising(fs, true);
+	backing_discard_hold_up(fs, true); /* what it has in its hands is there for the promise, too */
+}
+
+void backing_promise_begun(struct fs *fs)
+{
+	set_promising(fs, false);
+	backing_discard_hold_up(fs, false);
+}

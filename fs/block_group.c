@@ -32,6 +32,7 @@ int group_table_init(struct fs *fs)
 		for (unsigned k = 0; k < GROUP_BUCKETS; k++)
 			TAILQ_INIT(&t->by_free[i][k]);
 	TAILQ_INIT(&t->loaded);
+	TAILQ_INIT(&t->discard);
 	TAILQ_INIT(&t->fresh);
 	TAILQ_INIT(&t->empty);
 	TAILQ_INIT(&t->removed[0]);
@@ -49,6 +50,7 @@ void group_free(struct block_group *g)
 	mem_free(g->pinned[0]);
 	mem_free(g->pinned[1]);
 	mem_free(g->lost);
+	mem_free(g->freed);
 	mem_free(g->cache_buf);
 	lock_fini(&g->lock);
 	mem_free(g);

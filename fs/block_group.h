@@ -94,6 +94,11 @@ struct block_group {
 	uint32_t pinned_blocks[2];
 	uint32_t hint;
 	uint64_t touched; /* the generation that used it last */
+	uint64_t *freed; /* a bitmap of what is to be discarded if it is still free; NULL: nothing */
+	bool freed_all;	 /* all that is free is */
+	uint32_t discard_from; /* the first block that was not looked at yet */
+	bool in_discard; /* on the list of those with something to discard: */
+	TAILQ_ENTRY(block_group) discard_link; /* order_lock */
 
 	/* Places in the table's lists. */
 	uint8_t order, bucket;				/* the table's order_lock, and this lock */
@@ -140,6 +145,7 @@ struct group_table {
 	struct lock order_lock; /* the lists by free space and by last use: innermost, when a group changes by much */
 	struct group_list by_free[GROUP_ORDERS * GROUP_TYPES][GROUP_BUCKETS];
 	uint32_t bucket_used[GROUP_ORDERS * GROUP_TYPES]; /* a bit for each list that is not empty */
+	struct group_list discard; /* data groups with something to discard (backing_discard.c) */
 	struct group_list loaded; /* data groups, least recently used first */
 	uint32_t nr_loaded;
 	_Atomic uint64_t loaded_bytes; /* of bitmaps of data groups */

@@ -393,6 +393,9 @@ static void remove_group(struct fs *fs, struct block_group *g, unsigned set)
 	for (unsigned i = 0; i < ARRAY_SIZE(t->node_cursor); i++)
 		if (t->node_cursor[i] == g)
 			t->node_cursor[i] = NULL;
+	lock_take(&g->lock);
+	backing_forget_freed_locked(fs, g, true);
+	lock_drop(&g->lock);
 	lock_take(&t->lock);
 	atomic_store(&t->slot[index], NULL);
 	(void)device_space_add(&t->free_index, index, 1); /* it brought the memory for this */

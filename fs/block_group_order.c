@@ -132,6 +132,7 @@ static void unload(struct fs *fs, struct block_group *g)
 			g->pinned[i] = NULL;
 		}
 		g->avail = g->committed = NULL;
+		backing_forget_freed_locked(fs, g, false);
 		g->state = GROUP_UNLOADED;
 		block_group_reorder_locked(fs, g);
 	}

@@ -272,6 +272,8 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 			note_pinned_locked(&fs->groups, g, set);
 		bitmap_set(g->pinned[set], (uint32_t)((addr - g->start) / g->unit), n);
 		g->pinned_blocks[set] += n;
+		if (FAULT(FAULT_DISCARD_EARLY))
+			backing_note_freed_locked(fs, g, (uint32_t)((addr - g->start) / g->unit), n);
 	} else {
 		bitmap_set(g->lost, (uint32_t)((addr - g->start) / g->unit), n);
 	}
@@ -288,6 +290,7 @@ static void release_run(struct fs *fs, struct block_group *g, uint32_t start, ui
 
 	if (kept < n)
 		ASSERT(free_space_give(g->avail, start + kept, n - kept));
+	backing_note_freed_locked(fs, g, start + kept, n - kept);
 }
 
 static void release_group(struct fs *fs, struct block_group *g, unsigned which)

@@ -246,7 +246,7 @@ static int probe_direct(int fd, bool *ret_direct)
 	return 0;
 }
 
-static bool sysfs_nonzero(dev_t rdev, const char *name)
+static unsigned long long sysfs_number(dev_t rdev, const char *name)
 {
 	char path[128];
 	unsigned long long val = 0;
@@ -255,11 +255,29 @@ static bool sysfs_nonzero(dev_t rdev, const char *name)
 	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(rdev), minor(rdev), name);
 	f = fopen(path, "re");
 	if (!f)
-		return false;
+		return 0;
 	if (fscanf(f, "%llu", &val) != 1)
 		val = 0;
 	fclose(f);
-	return val != 0;
+	return val;
+}
+
+/* Of a disk, or of the one that this is a partition of. */
+static void probe_discard_unit(struct device_file *file)
+{
+	struct stat st;
+	uint64_t unit, shift;
+
+	if (!file->dev.block_device || fstat(file->fd, &st))
+		return;
+	unit = sysfs_number(st.st_rdev, "queue/discard_granularity");
+	if (!unit)
+		unit = sysfs_number(st.st_rdev, "../queue/discard_granularity");
+	shift = sysfs_number(st.st_rdev, "discard_alignment");
+	if (unit % DEVICE_ALIGN || shift % DEVICE_ALIGN || shift >= unit) /* nothing that we could keep to */
+		return;
+	file->dev.discard_unit = unit;
+	file->dev.discard_shift = shift;
 }
 
 static bool probe_discard(int fd, bool block)
@@ -269,8 +287,8 @@ static bool probe_discard(int fd, bool block)
 	if (fstat(fd, &st))
 		return false;
 	if (block)
-		return sysfs_nonzero(st.st_rdev, "queue/discard_max_bytes") ||
-		       sysfs_nonzero(st.st_rdev, "../queue/discard_max_bytes");
+		return sysfs_number(st.st_rdev, "queue/discard_max_bytes") ||
+		       sysfs_number(st.st_rdev, "../queue/discard_max_bytes");
 	/* Behind the end there is nothing to lose. */
 	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			 (off_t)round_up_u64((uint64_t)st.st_size, DEVICE_ALIGN), DEVICE_ALIGN) == 0;
@@ -302,6 +320,8 @@ static int probe(struct device_file *file)
 		probe_holes(file);
 	if (!err)
 		file->dev.discard = file->dev.writable && probe_discard(file->fd, file->dev.block_device);
+	if (!err)
+		probe_discard_unit(file);
 	return err;
 }
 

@@ -102,6 +102,7 @@ struct device {
 	bool direct;  /* O_DIRECT is in force */
 	bool discard; /* discards do something, as far as is known: device_can_discard() */
 	bool block_device;
+	uint64_t discard_unit, discard_shift; /* discards work on multiples of this many bytes, counted from there; a multiple of 4096, or 0 */
 	bool sparse;	  /* a file that had holes when it was opened: writes into them may fail with -ENOSPC */
 	bool writes_late; /* sparse, and the host may find out at a flush only that it is full: device_threads.c knows a way */
 	bool flush_failed; /* some flush has failed since open: device_flush_failed() */

@@ -35,6 +35,7 @@ enum fault {
 	FAULT_READERS_LEFT,	   /* what a commit freed is given out although a reader may still look at it */
 	FAULT_PROMISE_UNCOMMITTED, /* no commit names the groups that were made for a promise before its record is durable */
 	FAULT_OPS_FORGOTTEN,	   /* a commit takes operations off the log's list that came after its freeze */
+	FAULT_DISCARD_EARLY,	   /* what is freed is discarded before the commit that frees it */
 	FAULT_COUNT
 };
 

@@ -68,6 +68,9 @@ enum fs_device_kind {
 	FS_DEVICE_THREADS,
 };
 
+/* Whether what is freed goes back to the host's file system, or is discarded on the device. AUTO: sparse files, devices that can. */
+enum fs_discard { FS_DISCARD_AUTO, FS_DISCARD_ON, FS_DISCARD_OFF };
+
 struct fs_options {
 	uint64_t cache_bytes;	     /* nodes and data together; 0: a default */
 	unsigned commit_interval_ms; /* 0: the default, 5000 */
@@ -77,6 +80,7 @@ struct fs_options {
 	bool scrub_goes_on;	     /* one that was under way when the pool was closed is continued */
 	uint64_t scrub_interval_s;   /* a scrub starts so long after the last one ended (or the pool was made); 0: never */
 	uint64_t scrub_rate;	     /* bytes a second, of those that start by themselves; 0: the default */
+	enum fs_discard discard; /* ON: a preallocated file becomes a sparse one as long as it is opened so */
 	bool as_device; /* tests: takes a sparse file for a device of that size, which has room for all of it */
 	/* Records every write and flush of the device to this file (tests; NULL: not). */
 	const char *write_log;
@@ -148,6 +152,12 @@ void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status);
 /* Copies up to max ranges that this or the last scrub found since the pool was opened; returns how many there are. */
 size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max);
 
+/*
+ * Discards all that is free, in the background; what that is on: struct fs_info, trim_left. Data groups of a pool with reserved volumes
+ * keep theirs. Waits for a commit. -EROFS, -ENOTSUP, -EINVAL (a preallocated file).
+ */
+int fs_trim(struct fs *fs, struct fs_error *err);
+
 /* ---- figures --------------------------------------------------------------- */
 
 struct fs_info {
@@ -176,6 +186,8 @@ struct fs_info {
 	bool sparse;		     /* what is written takes blocks of the host's file system, which may be full: */
 	bool host_full;		     /* it was when last asked; new data is refused */
 	uint64_t host_free_bytes;    /* what it has left for anybody; free_bytes is no more than can be written there */
+	bool discard;		     /* what is freed goes back to the host, or is discarded on the device, by itself */
+	uint64_t trim_left, trim_total; /* bytes of the pool that fs_trim still has to look at, and had to; 0: none runs */
 	bool read_only;		     /* opened so, or turned so by an error */
 	const char *device_kind;     /* "io_uring", "threads", "simulated" */
 	bool direct_io;

@@ -97,6 +97,11 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->log_lost_ns = fs->log.lost_ns;
 	fs_scrub_get_status(fs, &info->scrub);
 	info->discarded_bytes = atomic_load(&fs->stats.discarded);
+	info->discard = fs->backing.discard;
+	if (atomic_load(&fs->backing.trimming)) {
+		info->trim_total = atomic_load(&fs->backing.trim_total);
+		info->trim_left = min_u64(atomic_load(&fs->backing.freed_bytes) + atomic_load(&fs->backing.discard_bytes), info->trim_total);
+	}
 	info->read_only = fs_is_read_only(fs);
 	info->device_kind = fs->dev->ops->name;
 	info->direct_io = fs->dev->direct;

@@ -282,7 +282,7 @@ static uint64_t free_bytes(struct fs *fs, bool only_made)
 	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE, taken; /* in blocks */
 
 	lock_take(&si->lock);
-	taken = d->allocated - d->pinned + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
+	taken = d->allocated - d->pinned + d->may_use + d->unavailable - si->discarding + si->volume_reserved + si->freeing_reserve;
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 

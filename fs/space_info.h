@@ -124,6 +124,7 @@ struct space_info {
 	bool unreleased;	  /* a commit with changes has ended since pins were last released */
 	uint64_t volume_reserved; /* owed to reserved volumes */
 	uint64_t aside;		  /* of that: for which data groups are still to be made */
+	uint64_t discarding;	  /* data: of what is unavailable, in the hands of a discard (backing_discard.c) */
 	uint64_t promises;	  /* reserved volumes */
 	uint64_t global_reserve;  /* metadata */
 	uint64_t freeing_reserve; /* data */

@@ -138,6 +138,17 @@ static int set_stop(struct config *c, const char *value, struct config_error *er
 	return set_seconds(&c->stop_timeout_s, "stop-timeout", value, err);
 }
 
+static int set_discard(struct config *c, const char *value, struct config_error *err)
+{
+	if (strcmp(value, "on") == 0)
+		c->discard = FS_DISCARD_ON;
+	else if (strcmp(value, "off") == 0)
+		c->discard = FS_DISCARD_OFF;
+	else
+		return fail(err, "discard", value, "is neither on nor off");
+	return 0;
+}
+
 static int set_scrub_interval(struct config *c, const char *value, struct config_error *err)
 {
 	unsigned days;
@@ -259,6 +270,7 @@ static const struct single {
 	{"stop-timeout", set_stop, offsetof(struct config, stop_source)},
 	{"scrub-interval", set_scrub_interval, offsetof(struct config, scrub_interval_source)},
 	{"scrub-rate", set_scrub_rate, offsetof(struct config, scrub_rate_source)},
+	{"discard", set_discard, offsetof(struct config, discard_source)},
 	{"log-level", set_level, offsetof(struct config, level_source)},
 	{"read-only", set_read_only, offsetof(struct config, read_only_source)},
 	{"warn-full", set_warn_full, offsetof(struct config, warn_full_source)},
@@ -403,6 +415,7 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"memory", a->memory_bytes != b->memory_bytes},
 		{"scrub-interval", a->scrub_interval_days != b->scrub_interval_days},
 		{"scrub-rate", a->scrub_rate != b->scrub_rate},
+		{"discard", a->discard != b->discard},
 		{"stall-timeout", a->stall_timeout_s != b->stall_timeout_s},
 	};
 	size_t len = 0;

@@ -12,6 +12,7 @@
 
 #include "base/addr.h"
 #include "base/log.h"
+#include "fs/fs.h"
 #include "server/limits.h"
 
 #define CONFIG_ERROR_MAX 512
@@ -42,6 +43,7 @@ struct config {
 	unsigned stall_timeout_s, stop_timeout_s;
 	unsigned scrub_interval_days;	   /* 0: none starts by itself */
 	uint64_t scrub_rate;		   /* bytes a second; 0: the engine's default */
+	enum fs_discard discard;
 	struct addr_access sockets; /* of unix sockets */
 	enum log_level log_level;
 	bool read_only;
@@ -51,7 +53,7 @@ struct config {
 	/* Where each single value came from. */
 	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source,
 		stall_source, stop_source, memory_source, mode_source, owner_source, group_source,
-		scrub_interval_source, scrub_rate_source, read_only_source, warn_full_source;
+		scrub_interval_source, scrub_rate_source, discard_source, read_only_source, warn_full_source;
 };
 
 struct config_error {

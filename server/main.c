@@ -36,6 +36,7 @@ static const char usage_text[] =
 	"  --threads N                event loops (default: one a core)\n"
 	"  --scrub-interval DAYS      read and verify the whole pool so often; 0: never (default: 30)\n"
 	"  --scrub-rate SIZE          of such a scrub: bytes a second at the most (default: 128M)\n"
+	"  --discard on|off           give back what is freed (default: on for sparse files, and devices that can discard)\n"
 	"  --log-level LEVEL          error, warning, notice, info (default) or debug\n"
 	"  --read-only                change nothing, to rescue data: volumes can be read, as a crash left them\n"
 	"  --warn-full LIST           say so when so many percent of the pool are used (default: 80,90,95; off: never)\n"
@@ -66,6 +67,7 @@ static const struct option long_options[] = {
 	{"threads", required_argument, NULL, OPT_VALUE},
 	{"scrub-interval", required_argument, NULL, OPT_VALUE},
 	{"scrub-rate", required_argument, NULL, OPT_VALUE},
+	{"discard", required_argument, NULL, OPT_VALUE},
 	{"log-level", required_argument, NULL, OPT_VALUE},
 	{"write-log", required_argument, NULL, OPT_VALUE},
 	{"warn-full", required_argument, NULL, OPT_VALUE},

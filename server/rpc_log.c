@@ -37,6 +37,7 @@ static bool describe(const struct rpc_call *call, const char **ret_volume, char 
 		if (((const Byre__PoolGrowRequest *)rq)->size)
 			snprintf(what, WHAT_MAX, ", %s", size_format(((const Byre__PoolGrowRequest *)rq)->size, size, sizeof(size)));
 		return true;
+	case BYRE__METHOD__METHOD_POOL_TRIM: return true;
 	case BYRE__METHOD__METHOD_CLIENT_DROP:
 		snprintf(what, WHAT_MAX, " %llu", (unsigned long long)((const Byre__ClientDropRequest *)rq)->id);
 		return true;

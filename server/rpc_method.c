@@ -124,6 +124,13 @@ static void pool_message(const struct fs_info *i, struct pool_message *ret)
 	ret_msg->errors_checksum = i->errors_checksum;
 	ret_msg->errors_io = i->errors_io;
 	ret_msg->lost_bytes = i->lost_bytes;
+	ret_msg->sparse = i->sparse;
+	ret_msg->host_full = i->host_full;
+	ret_msg->host_free_bytes = i->host_free_bytes;
+	ret_msg->discard = i->discard;
+	ret_msg->discarded_bytes = i->discarded_bytes;
+	ret_msg->trim_left_bytes = i->trim_left;
+	ret_msg->trim_total_bytes = i->trim_total;
 	ret_msg->read_only = i->read_only;
 	ret_msg->device_kind = (char *)(i->device_kind ? i->device_kind : "");
 	ret_msg->direct_io = i->direct_io;
@@ -252,6 +259,8 @@ static int run_pool_grow(struct rpc_call *call)
 				     rq->size, FS_BLOCK_SIZE);
 	return fs_grow(call->server->opt.fs, rq->size, &call->err);
 }
+
+static int run_pool_trim(struct rpc_call *call) { return fs_trim(call->server->opt.fs, &call->err); }
 
 /* ---- volumes -------------------------------------------------------------- */
 
@@ -456,6 +465,7 @@ static const struct rpc_method methods[] = {
 	{BYRE__METHOD__METHOD_POOL_INFO, "pool info", &byre__empty__descriptor, true, run_pool_info, NULL},
 	{BYRE__METHOD__METHOD_POOL_GROW, "pool grow", &byre__pool_grow_request__descriptor, true,
 	 run_pool_grow, NULL},
+	{BYRE__METHOD__METHOD_POOL_TRIM, "pool trim", &byre__empty__descriptor, true, run_pool_trim, NULL},
 	{BYRE__METHOD__METHOD_VOLUME_CREATE, "volume create", &byre__volume_create_request__descriptor, true,
 	 run_volume_create, NULL},
 	{BYRE__METHOD__METHOD_VOLUME_LIST, "volume list", &byre__volume_list_request__descriptor, true,

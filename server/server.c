@@ -316,6 +316,7 @@ static int open_pool(struct server *srv)
 		.scrub_goes_on = true,
 		.scrub_interval_s = srv->config.scrub_interval_days * 86400ull,
 		.scrub_rate = srv->config.scrub_rate,
+		.discard = srv->config.discard,
 		.write_log = *srv->config.write_log ? srv->config.write_log : NULL,
 		.read_only = srv->config.read_only,
 		.log = on_fs_log,

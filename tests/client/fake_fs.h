@@ -223,6 +223,13 @@ int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 	return change_end(fs, r, err, "pool");
 }
 
+int fs_trim(struct fs *fs, struct fs_error *err)
+{
+	int r = change_begin(fs, err);
+
+	return r ? r : change_end(fs, 0, err, "pool");
+}
+
 int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_error *err)
 {
 	int r = change_begin(fs, err);

@@ -21,6 +21,7 @@ NOT_RUN(run_pool_create)
 NOT_RUN(run_pool_info)
 NOT_RUN(run_pool_check)
 NOT_RUN(run_pool_grow)
+NOT_RUN(run_pool_trim)
 NOT_RUN(run_volume_create)
 NOT_RUN(run_volume_list)
 NOT_RUN(run_volume_info)
@@ -141,6 +142,7 @@ static void test_cli_every_command_is_found(void **state)
 	assert_ptr_equal(accept_line("pool info f --json").command->run, run_pool_info);
 	assert_ptr_equal(accept_line("pool check f --repair").command->run, run_pool_check);
 	assert_ptr_equal(accept_line("pool grow 1T").command->run, run_pool_grow);
+	assert_ptr_equal(accept_line("pool trim").command->run, run_pool_trim);
 	assert_ptr_equal(accept_line("volume create v 1G --pool f").command->run, run_volume_create);
 	assert_ptr_equal(accept_line("volume list").command->run, run_volume_list);
 	assert_ptr_equal(accept_line("volume info v").command->run, run_volume_info);

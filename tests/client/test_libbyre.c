@@ -48,6 +48,7 @@ static void test_libbyre_pool_calls(void **state)
 	assert_int_equal(byre_pool_grow(b, 1ull << 30, &err), -EINVAL);
 	assert_int_equal(err.code, -EINVAL);
 	assert_int_equal(byre_pool_grow(b, 4097, &err), -EINVAL);
+	assert_int_equal(byre_pool_trim(b, &err), 0);
 	assert_non_null(strstr(err.text, "4097"));
 
 	assert_int_equal(byre_stats(b, &stats, &err), 0);

@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import pytest
-from byred import BLOCK, M
+from byred import BLOCK, M, run_byre
 from test_full import Writer
 
 import nbdraw
@@ -220,3 +220,100 @@ def test_deleted_volume_gives_its_blocks_back(make_byred):
     assert writer.fill(((first, 64) for first in range(0, 224 * M // BLOCK, 64))) == 0
     writer.verify()
     writer.conn.close()
+
+
+def held(b):
+    return os.stat(b.pool).st_blocks * 512
+
+
+def fill_and_trim_half(b, name="v", total=192 * M):
+    """Every second MiB of what was written goes."""
+    b.create(name, "300M")
+    writer = Writer(b, name)
+    assert writer.fill(((first, 64) for first in range(0, total // BLOCK, 64))) == 0
+    b.ok("commit")
+    before = held(b)
+    for first in range(0, total // BLOCK, 512):
+        assert writer.conn.call(nbdraw.CMD_TRIM, first * BLOCK, M)[0] == 0
+        for block in range(first, first + 256):
+            writer.stored[block] = bytes(BLOCK)
+    assert writer.conn.call(nbdraw.CMD_FLUSH)[0] == 0
+    return writer, before
+
+
+def wait_until(what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_trimmed_ranges_go_back_to_the_host(make_byred):
+    b = make_byred("1G", args=["--commit-interval", "1"]).start()
+    writer, before = fill_and_trim_half(b)
+    wait_until(lambda: held(b) < before - 80 * M)
+    info = b.info()
+    assert info["discard"] and info["sparse"] and info["discarded_bytes"] > 80 * M and not info["host_full"]
+    assert info["host_free_bytes"] > 0
+    writer.verify()
+    writer.conn.close()
+
+
+def test_discard_off_and_pool_trim(make_byred):
+    b = make_byred("1G", args=["--commit-interval", "1", "--discard", "off"]).start()
+    writer, before = fill_and_trim_half(b)
+    for _ in range(3):
+        b.ok("commit")
+        time.sleep(1)
+    assert held(b) > before - 8 * M and b.info()["discarded_bytes"] == 0 and not b.info()["discard"]
+    done = b.byre("pool", "trim", "--json")
+    assert done.rc == 0 and done.json["discarded_bytes"] > 80 * M, done
+    assert held(b) < before - 80 * M and b.info()["trim_left_bytes"] == 0
+    writer.verify()
+    writer.conn.close()
+    b.stop()
+    assert b.check() == []
+
+
+def test_preallocated_pool_is_trimmed_when_asked_for(make_byred, tmp_path):
+    pool = str(tmp_path / "pool")
+    assert run_byre("pool", "create", pool, "--size", "256M").rc == 0
+    b = make_byred(pool=pool, create=False, args=["--commit-interval", "1"]).start()
+    done = b.byre("pool", "trim")
+    assert done.rc == 1 and "--discard on" in done.err and held(b) >= 256 * M
+    b.stop()
+    b.args = ["--commit-interval", "1", "--discard", "on"]
+    b.start()
+    assert b.byre("pool", "trim").rc == 0
+    assert held(b) < 64 * M and b.info()["sparse"]
+    b.stop()
+    b.args = []
+    b.start()
+    assert held(b) >= 256 * M and not b.info()["sparse"], "opened without, it is filled up again"
+
+
+def test_device_is_trimmed(make_byred, tmp_path):
+    """A loop device passes discards on to its file."""
+    image = str(tmp_path / "image")
+    with open(image, "wb") as f:
+        f.truncate(512 * M)
+    loop = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
+    if loop.returncode:
+        pytest.skip(f"no loop device: {loop.stderr}")
+    dev = loop.stdout.strip()
+    try:
+        assert run_byre("pool", "create", dev).rc == 0
+        b = make_byred(pool=dev, create=False, args=["--commit-interval", "1"]).start()
+        assert b.info()["discard"] and not b.info()["sparse"]
+        before = os.stat(image).st_blocks * 512
+        writer, _ = fill_and_trim_half(b)
+        full = before + 192 * M
+        wait_until(lambda: os.stat(image).st_blocks * 512 < full - 80 * M)
+        writer.verify()
+        writer.conn.close()
+        b.delete("v")
+        wait_until(lambda: os.stat(image).st_blocks * 512 < before + 64 * M)
+        b.stop()
+        assert b.check() == []
+    finally:
+        subprocess.run(["losetup", "-d", dev], check=False)

@@ -387,6 +387,110 @@ static void test_deleted_space_goes_back_to_the_host(void **state)
 	engine_free(e);
 }
 
+static void discard_rounds(struct engine *e, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		e->fs->super_dirty = true;
+		engine_commit(e);
+		backing_discard_tick(e->fs);
+		engine_settle(e);
+	}
+}
+
+static uint64_t discarded(struct engine *e)
+{
+	struct fs_info info;
+
+	fs_get_info(e->fs, &info);
+	return info.discarded_bytes;
+}
+
+/* Every second MiB of a volume goes: the groups stay, and what is free inside them goes back. */
+static void test_free_runs_inside_groups_go_back(void **state)
+{
+	struct engine *e = engine_new_sparse(128 * MIB, 10);
+	struct fs_volume *vol = engine_volume(e, "v", VOL_BYTES);
+	struct fs_error err;
+	uint64_t full;
+	int error;
+
+	assert_int_equal(write_until_refused(e, vol, 0, &error), VOL_BYTES);
+	discard_rounds(e, 2);
+	full = host_bytes(e);
+	for (uint64_t off = 0; off < VOL_BYTES; off += 2 * MIB)
+		assert_int_equal(engine_trim(e, vol, off, MIB), 0);
+	backing_discard_tick(e->fs); /* nothing is free before the commit */
+	assert_int_equal(work_run_one(&e->fs->work), 0);
+	assert_int_equal(host_bytes(e), full);
+	discard_rounds(e, 6);
+	assert_true(host_bytes(e) <= full - VOL_BYTES / 2 + VOL_BYTES / 16);
+	for (uint64_t off = MIB; off < VOL_BYTES; off += 2 * MIB)
+		for (uint64_t at = 0; at < MIB; at += CHUNK)
+			verify(e, vol, off + at);
+	engine_check_committed(e);
+
+	/* With a reserved volume nothing of that happens; and when it has gone, all of it does. */
+	assert_int_equal(fs_volume_create(e->fs, "kept", MIB, FS_VOLUME_RESERVED, &err), 0);
+	full = host_bytes(e);
+	for (uint64_t off = MIB; off < VOL_BYTES / 2; off += 2 * MIB)
+		assert_int_equal(engine_trim(e, vol, off, MIB / 2), 0);
+	discard_rounds(e, 6);
+	assert_true(host_bytes(e) + MIB >= full);
+	assert_int_equal(fs_volume_delete(e->fs, "kept", &err), 0);
+	discard_rounds(e, 8);
+	assert_true(host_bytes(e) < full - VOL_BYTES / 4);
+	fs_volume_put(vol);
+	engine_close(e);
+	engine_check_device(e->sim);
+	engine_free(e);
+}
+
+/* As on a device, on one that discards 1 MiB at a time; off, nothing is discarded but by fs_trim. */
+static void test_a_device_discards_what_is_free(void **state)
+{
+	struct fs_options opt = {.discard = FS_DISCARD_ON, .as_device = true};
+	struct engine *e = engine_new_with(128 * MIB, 11, &opt);
+	struct fs_volume *vol = engine_volume(e, "v", VOL_BYTES);
+	struct fs_error err;
+	struct fs_info info;
+	uint64_t before;
+	int error;
+
+	e->fs->dev->discard_unit = MIB / 2;
+	assert_int_equal(write_until_refused(e, vol, 0, &error), VOL_BYTES);
+	discard_rounds(e, 3);
+	before = discarded(e);
+	for (uint64_t off = 0; off < VOL_BYTES; off += 4 * MIB)
+		assert_int_equal(engine_trim(e, vol, off, 2 * MIB), 0);
+	discard_rounds(e, 6);
+	assert_in_range(discarded(e) - before, VOL_BYTES / 4, VOL_BYTES);
+	for (uint64_t off = 2 * MIB; off < VOL_BYTES; off += 4 * MIB)
+		verify(e, vol, off);
+	fs_volume_put(vol);
+	engine_close(e);
+
+	e->opt.discard = FS_DISCARD_OFF;
+	engine_open(e);
+	vol = engine_volume(e, "v", VOL_BYTES);
+	for (uint64_t off = 2 * MIB; off < VOL_BYTES; off += 4 * MIB)
+		assert_int_equal(engine_trim(e, vol, off, MIB), 0);
+	discard_rounds(e, 4);
+	assert_int_equal(discarded(e), 0);
+	assert_int_equal(fs_trim(e->fs, &err), 0);
+	discard_rounds(e, 4);
+	fs_get_info(e->fs, &info);
+	assert_int_equal(info.trim_left, 0);
+	assert_in_range(info.discarded_bytes, 64 * MIB, 128 * MIB);
+	for (uint64_t off = 3 * MIB; off < VOL_BYTES; off += 4 * MIB)
+		verify(e, vol, off);
+	assert_int_equal(write_until_refused(e, vol, 0, &error), VOL_BYTES);
+	engine_check_committed(e);
+	fs_volume_put(vol);
+	engine_close(e);
+	engine_check_device(e->sim);
+	engine_free(e);
+}
+
 /* What was preallocated and has holes in the copy has its blocks again when it is opened. */
 static void test_a_sparse_copy_is_filled(void **state)
 {
@@ -423,6 +527,8 @@ int main(void)
 		cmocka_unit_test(test_full_before_the_first_write),
 		cmocka_unit_test(test_blocks_are_taken_as_needed),
 		cmocka_unit_test(test_deleted_space_goes_back_to_the_host),
+		cmocka_unit_test(test_free_runs_inside_groups_go_back),
+		cmocka_unit_test(test_a_device_discards_what_is_free),
 		cmocka_unit_test(test_a_sparse_copy_is_filled),
 	};
 

@@ -54,6 +54,7 @@ static void test_values(void **state)
 {
 	assert_int_equal(set("pool", "/srv/pool"), 0);
 	assert_int_equal(set("cache-size", "2G"), 0);
+	assert_int_equal(set("discard", "off"), 0);
 	assert_int_equal(set("commit-interval", "7"), 0);
 	assert_int_equal(set("threads", "3"), 0);
 	assert_int_equal(set("log-level", "debug"), 0);
@@ -82,6 +83,7 @@ static void test_wrong_values_are_told(void **state)
 		{"cache-size", "many"},
 		{"cache-size", "-1"},
 		{"cache-size", "0"},
+		{"discard", "yes"},
 		{"commit-interval", "0"},
 		{"commit-interval", "3601"},
 		{"commit-interval", "5s"},

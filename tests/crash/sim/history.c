@@ -79,6 +79,7 @@ static void draw_setting(struct setting *s, uint64_t *rng)
 		s->scatters = true; /* trees with several leaves */
 	}
 	s->sparse = rng_below(rng, 4) == 2;
+	s->discard = rng_below(rng, 2);
 }
 
 static struct history *history_alloc(uint64_t seed, size_t count)

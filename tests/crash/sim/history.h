@@ -59,6 +59,7 @@ struct setting {
 	uint64_t group_step;  /* 0: as pools are made; else so small that groups are neighbours, and many */
 	uint64_t bitmap_bytes; /* that bitmaps of data groups may take; UINT64_MAX: any */
 	bool sparse; /* a file, on a host that is full at times */
+	bool discard; /* what is freed is discarded */
 };
 
 struct history {

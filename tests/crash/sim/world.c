@@ -262,7 +262,8 @@ void world_get_handle(struct world *w, struct model_volume *vol)
 int world_open(struct world *w)
 {
 	struct fs_options opt = {.cache_bytes = w->set->cache_bytes, .commit_interval_ms = w->set->commit_interval_ms,
-				 .workers = 3, .scrub_goes_on = true, .log = engine_log, .log_arg = w};
+				 .workers = 3, .scrub_goes_on = true, .log = engine_log, .log_arg = w,
+				 .discard = w->set->discard ? FS_DISCARD_ON : FS_DISCARD_OFF, .as_device = !w->set->sparse};
 	struct fs_error err = {""};
 	int r = pool_open(disk_new(w->sim), &opt, false, &w->fs, &err);
 
