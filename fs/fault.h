@@ -36,6 +36,7 @@ enum fault {
 	FAULT_PROMISE_UNCOMMITTED, /* no commit names the groups that were made for a promise before its record is durable */
 	FAULT_OPS_FORGOTTEN,	   /* a commit takes operations off the log's list that came after its freeze */
 	FAULT_DISCARD_EARLY,	   /* what is freed is discarded before the commit that frees it */
+	FAULT_LOG_MOVES_BUSY,	   /* flushes go on at the log's old place while a commit names the new one */
 	FAULT_COUNT
 };
 

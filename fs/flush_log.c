@@ -199,6 +199,8 @@ static void group_ended(struct log_group *g)
 		atomic_fetch_add(&log->bytes, g->used);
 	}
 	commit |= log->head - log->tail > log->size / 2;
+	log->turns++;
+	pthread_cond_broadcast(&log->built);
 	if (TAILQ_EMPTY(&log->waiting))
 		log->busy = false;
 	else
@@ -254,12 +256,11 @@ static void record_written(struct device_io *io)
 
 static void write_records(struct log_group *g)
 {
-	struct flush_log *log = &g->fs->log;
-	uint64_t at = g->start % log->size, first = min_u64(g->used, log->size - at);
+	uint64_t at = g->start % g->ring_size, first = min_u64(g->used, g->ring_size - at);
 
 	g->ios = g->used > first ? 2 : 1;
-	g->io[0] = (struct device_io){.op = DEVICE_WRITE, .off = log->offset + at, .buf = g->buf, .len = first};
-	g->io[1] = (struct device_io){.op = DEVICE_WRITE, .off = log->offset, .buf = g->buf + first, .len = g->used - first};
+	g->io[0] = (struct device_io){.op = DEVICE_WRITE, .off = g->ring + at, .buf = g->buf, .len = first};
+	g->io[1] = (struct device_io){.op = DEVICE_WRITE, .off = g->ring, .buf = g->buf + first, .len = g->used - first};
 	for (unsigned i = 0, n = g->ios; i < n; i++)
 		submit(g->ctx, &g->io[i], record_written, g);
 }
@@ -277,9 +278,9 @@ static void data_flushed(struct device_io *io)
 /* A group that a worker leads: it may wait. */
 static void write_and_wait(struct log_group *g)
 {
-	struct flush_log *log = &g->fs->log;
+	const struct flush_log *log = &g->fs->log;
 	struct device_queue *q = work_queue();
-	uint64_t at = g->start % log->size, first = min_u64(g->used, log->size - at);
+	uint64_t at = g->start % g->ring_size, first = min_u64(g->used, g->ring_size - at);
 	int r = g->data_bytes > log->verify_max ? device_flush(q) : 0;
 
 	g->flush_io = (struct device_io){.op = DEVICE_FLUSH, .arg = g, .error = r};
@@ -287,9 +288,9 @@ static void write_and_wait(struct log_group *g)
 		flushed(&g->flush_io);
 		return;
 	}
-	r = device_sync(q, DEVICE_WRITE, log->offset + at, g->buf, first);
+	r = device_sync(q, DEVICE_WRITE, g->ring + at, g->buf, first);
 	if (r == 0 && g->used > first)
-		r = device_sync(q, DEVICE_WRITE, log->offset, g->buf + first, g->used - first);
+		r = device_sync(q, DEVICE_WRITE, g->ring, g->buf + first, g->used - first);
 	if (r || FAULT(FAULT_FLUSH_EARLY)) {
 		g->error = r;
 		group_ended(g);
@@ -358,6 +359,67 @@ void flush_log_flush(struct fs *fs, struct flush_waiter *w)
 		start_group(fs, w->ctx);
 }
 
+/* ---- moving ---------------------------------------------------------------- */
+
+void flush_log_move(struct fs *fs, uint64_t offset, uint64_t size)
+{
+	lock_take(&fs->log.lock);
+	fs->log.next_offset = offset;
+	fs->log.next_size = size;
+	lock_drop(&fs->log.lock);
+}
+
+bool flush_log_stay(struct fs *fs)
+{
+	struct flush_log *log = &fs->log;
+	bool stays;
+
+	lock_take(&log->lock);
+	stays = log->next_size && !log->moving;
+	if (stays)
+		log->next_offset = log->next_size = 0;
+	lock_drop(&log->lock);
+	return stays;
+}
+
+bool flush_log_start_move_locked(struct fs *fs)
+{
+	struct flush_log *log = &fs->log;
+
+	lock_assert_held(&log->lock);
+	if (!log->next_size)
+		return false;
+	if (!FAULT(FAULT_LOG_MOVES_BUSY))
+		flush_log_suspend_locked(fs);
+	log->moving = true;
+	return true;
+}
+
+static void moved_locked(struct flush_log *log)
+{
+	log->offset = log->next_offset;
+	log->size = log->next_size;
+	log->next_offset = log->next_size = 0;
+	log->moving = false;
+	log->head = 0;
+	log->turns_left = log->turns + log->busy;
+}
+
+bool flush_log_has_left(struct fs *fs)
+{
+	struct flush_log *log = &fs->log;
+	bool has;
+
+	lock_take(&log->lock);
+	while (log->turns < log->turns_left && !fs->simulated)
+		lock_wait(&log->lock, &log->built);
+	has = log->turns >= log->turns_left;
+	lock_drop(&log->lock);
+	return has;
+}
+
+/* ---- the end of a commit --------------------------------------------------- */
+
 void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t tail)
 {
 	struct flush_log *log = &fs->log;
@@ -367,6 +429,8 @@ void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t 
 
 	lock_take(&log->lock);
 	if (!error && tail != UINT64_MAX) {
+		if (log->moving)
+			moved_locked(log);
 		log->tail = tail;
 		log->frozen_bytes = 0;
 		flush_log_unlist_ops_locked(log, FAULT(FAULT_OPS_FORGOTTEN) ? UINT64_MAX : le64_to_cpu(fs->super.generation));

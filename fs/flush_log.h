@@ -23,6 +23,9 @@
  *    Extents are as of the freeze, or of the moment that the group is built: what an operation replaced is not among those behind it. A volume that is being deleted has no extents in the group of its deletion or behind it.
  *    A group is collected without the log's lock, in steps under the volumes' locks; a freeze and an operation wait until it is built.
  * 7. A data group that no commit knows is in the log before the first item that refers to it.
+ * 8. The log moves with a commit: from its freeze on flushes are commits, so the old place gets no group that its superblock would
+ *    lack; the superblock names the new one, which is empty. A group that was under way at the freeze ends at the old
+ *    place, which is nobody else's until then (flush_log_has_left).
  */
 #ifndef FS_FLUSH_LOG_H
 #define FS_FLUSH_LOG_H
@@ -78,6 +81,7 @@ struct log_group {
 	struct fs *fs;
 	struct fs_ctx *ctx; /* of the leader */
 	struct flush_waiter_list waiters;
+	uint64_t ring, ring_size; /* where it goes: the log may move while it is under way */
 	uint8_t *buf; /* the records, from `start` on in the ring */
 	uint64_t cap, used;
 	uint64_t start;
@@ -94,6 +98,9 @@ struct flush_log {
 	uint64_t offset, size; /* on the device */
 	uint64_t head, tail;   /* positions in the endless log */
 	uint64_t seq;	       /* of the next record */
+	uint64_t next_offset, next_size; /* not 0: the next commit moves it there */
+	bool moving;	       /* the committer's: one that does so is under way */
+	uint64_t turns, turns_left; /* of leading that ended; and at how many nobody writes to the place that it has left */
 	uint64_t verify_max;   /* a test may make it smaller before anything is flushed */
 	bool busy;	       /* a group is under way */
 	bool building;	       /* its items are being collected: seq is its leader's, and nothing may be frozen, nor an operation done */
@@ -146,6 +153,15 @@ void flush_log_flush(struct fs *fs, struct flush_waiter *w);
 
 /* The committer: dirty volumes are being frozen. The log's lock and that of the list of dirty volumes are held. */
 void flush_log_freeze_locked(struct flush_log *log);
+
+/* The next commit moves it to an empty place. */
+void flush_log_move(struct fs *fs, uint64_t offset, uint64_t size);
+/* It stays after all. False: a commit has moved it already, or is about to. */
+bool flush_log_stay(struct fs *fs);
+/* The committer, at the freeze, with the log's lock: whether this commit moves it. Replay starts at position 0 then. */
+bool flush_log_start_move_locked(struct fs *fs);
+/* Waits until nothing is written any more to the place that it has left. False: it cannot wait, in a simulated pool. */
+bool flush_log_has_left(struct fs *fs);
 
 /* Flushes are done by commits until one that starts from now on has ended. The log's lock is held. */
 void flush_log_suspend_locked(struct fs *fs);

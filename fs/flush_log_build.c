@@ -321,6 +321,8 @@ static int start_building(struct fs *fs, struct log_group *g, struct encoder *en
 	running = atomic_load(&log->pending_bytes);
 	need = group_bound(running + log->frozen_bytes + 256 * sizeof(struct log_group_item));
 	g->start = log->head;
+	g->ring = log->offset;
+	g->ring_size = log->size;
 	g->used = g->items = g->data_bytes = 0;
 	g->error = 0;
 	if (log->head - log->tail + need > log->size || need > FLUSH_GROUP_MAX)

@@ -26,4 +26,20 @@ bool pool_step(struct fs *fs);
 /* Ends without a commit, as a crash of the process would: for tests. The device is closed too. */
 void pool_abandon(struct fs *fs);
 
+/* ---- pool_format.c, for pool_grow.c ---- */
+
+/*
+ * How long the flush log of a pool is: 1/128 of it up to 32 MiB, 1/1024 from 32 GiB on, 256 MiB at the most. The log is what
+ * a commit has to keep ahead of: it starts when half is full, and one record of a flush of single blocks takes 4 KiB. So 256 MiB are 32,000
+ * flushes from commit to commit (32 MiB were 4,000, several commits a second on a fast disk). Not more, since replay reads it at the
+ * start, which has to take less than a second.
+ */
+uint64_t pool_log_size(uint64_t pool_bytes);
+uint64_t pool_groups_for(uint64_t size, uint64_t step);
+/*
+ * Writes the flush log's place once, so that later writes to it change nothing in the host's file system: a flush
+ * would else wait for that one's journal. Waits.
+ */
+int pool_write_log_once(struct device *dev, uint64_t off, uint64_t size);
+
 #endif

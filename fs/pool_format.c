@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/pool_format.c: making and growing pools: the first superblock; and the file under it. */
+/* fs/pool_format.c: making pools: the first superblock; and the file under it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -18,26 +18,26 @@
 #include "fs/pool.h"
 #include "fs/super.h"
 
-#define LOG_SIZE_MAX (32ull << 20)
-#define LOG_SIZE_MIN (256ull << 10)
 #define SYSTEM_STRIPE_MAX (3ull << 20) /* two of them fit into the system area */
 #define PREALLOCATE_STEP (1ull << 30)
 #define WHAT_BYTES 256
 
-static uint64_t log_size_for(uint64_t size)
+uint64_t pool_log_size(uint64_t pool_bytes)
 {
-	return round_down_u64(min_u64(max_u64(size / 128, LOG_SIZE_MIN), LOG_SIZE_MAX), 256u << 10);
+	uint64_t small = min_u64(pool_bytes / 128, 32ull << 20), large = min_u64(pool_bytes / 1024, 256ull << 20);
+
+	return round_down_u64(max_u64(max_u64(small, large), 256ull << 10), 256ull << 10);
 }
 
 /* Twice as many groups as stripes of the usual length fit: there are smaller ones, too. More are made when it turns out so. */
-static uint64_t groups_for(uint64_t size, uint64_t step)
+uint64_t pool_groups_for(uint64_t size, uint64_t step)
 {
 	return size / min_u64(group_size_for(size), step) * 2 + 256;
 }
 
 static uint64_t system_size_for(uint64_t size, uint64_t step)
 {
-	uint64_t bytes = round_up_u64(block_group_system_for(groups_for(size, step)), 1u << 20);
+	uint64_t bytes = round_up_u64(block_group_system_for(pool_groups_for(size, step)), 1u << 20);
 
 	return min_u64(bytes, SYSTEM_STRIPE_MAX);
 }
@@ -75,7 +75,7 @@ static int fill_super(struct device *dev, bool sparse, uint64_t step, struct sup
 	sb->node_size = cpu_to_le32(NODE_SIZE);
 	sb->ctime_ns = cpu_to_le64((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
 	sb->next_id = cpu_to_le64(TREE_ID_FIRST_FREE);
-	sb->log_size = cpu_to_le64(log_size_for(dev->size));
+	sb->log_size = cpu_to_le64(pool_log_size(dev->size));
 	sb->log_offset = cpu_to_le64(DEVICE_DATA_START);
 	sb->log_seq = cpu_to_le64(1);
 	fill_system(sb, system_size_for(dev->size, step), step);
@@ -219,13 +219,9 @@ static int wipe(const char *path, const struct fs_create_options *opt)
 	return r;
 }
 
-/*
- * Writes the flush log's place once, so that later writes to it change nothing in the host's file system: a flush
- * would else wait for that one's journal.
- */
-static int write_log_once(struct device *dev)
+int pool_write_log_once(struct device *dev, uint64_t off, uint64_t size)
 {
-	uint64_t size = log_size_for(dev->size), step = 1u << 20;
+	uint64_t step = 1u << 20;
 	void *zeros = mem_alloc_aligned(DEVICE_ALIGN, step);
 	struct device_queue *q;
 	int r = zeros ? dev->ops->queue_new(dev, &q) : -ENOMEM;
@@ -233,7 +229,7 @@ static int write_log_once(struct device *dev)
 	if (r == 0) {
 		memset(zeros, 0, step);
 		for (uint64_t at = 0; r == 0 && at < size; at += step)
-			r = device_sync(q, DEVICE_WRITE, DEVICE_DATA_START + at, zeros, min_u64(step, size - at));
+			r = device_sync(q, DEVICE_WRITE, off + at, zeros, min_u64(step, size - at));
 		dev->ops->queue_free(q);
 	}
 	mem_free(zeros);
@@ -277,7 +273,7 @@ static int create_on(const char *path, bool existed, const struct fs_create_opti
 		device_close(dev);
 		return fs_fail(err, r, "pool %s: what it holds cannot be wiped: %s", path, strerror(-r));
 	}
-	r = write_log_once(dev);
+	r = pool_write_log_once(dev, DEVICE_DATA_START, pool_log_size(dev->size));
 	if (r)
 		r = fs_fail(&inner, r, "the flush log cannot be written: %s", strerror(-r));
 	else
@@ -294,53 +290,4 @@ int fs_create(const char *path, const struct fs_create_options *opt, struct fs_e
 	if (r && !existed)
 		(void)unlink(path);
 	return r;
-}
-
-static int commit_super(struct fs *fs)
-{
-	lock_take(&fs->commit_lock);
-	fs->super_dirty = true;
-	lock_drop(&fs->commit_lock);
-	return fs_commit(fs);
-}
-
-/* First the size is committed, so that nothing durable can stand where no superblock says that the pool reaches. */
-static int use_grown(struct fs *fs, uint64_t old, uint64_t new_size)
-{
-	int r = commit_super(fs);
-
-	if (r == 0)
-		r = group_space_add(fs, old, new_size - old);
-	if (r)
-		return r;
-	lock_take(&fs->space.lock);
-	space_info_init(fs);
-	lock_drop(&fs->space.lock);
-	space_grow_system(fs, groups_for(new_size, fs->group_step) / 2);
-	return commit_super(fs);
-}
-
-int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
-{
-	uint64_t old = fs->dev->size;
-	bool sparse = le64_to_cpu(fs->super.flags) & SUPER_FLAG_SPARSE;
-	int r;
-
-	new_size = round_up_u64(new_size, FS_BLOCK_SIZE);
-	if (fs_is_read_only(fs))
-		return fs_fail(err, -EROFS, "the pool is read-only and cannot grow");
-	if (new_size && new_size <= old)
-		return fs_fail(err, -EINVAL, "the pool has %llu bytes already: it can only grow", (unsigned long long)old);
-	lock_take(&fs->volumes.op_lock);
-	r = fs->dev->ops->grow(fs->dev, new_size, !sparse);
-	if (r == 0 && !new_size)
-		new_size = device_size(fs->dev);
-	if (r == 0)
-		r = use_grown(fs, old, new_size);
-	lock_drop(&fs->volumes.op_lock);
-	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), true);
-	if (r == -EALREADY)
-		return fs_fail(err, -EINVAL, "the pool has all of its device already, %llu bytes: make that larger first, or say how large its file shall be",
-			       (unsigned long long)old);
-	return r ? fs_fail(err, r, "the pool cannot grow to %llu bytes: %s", (unsigned long long)new_size, strerror(-r)) : 0;
 }

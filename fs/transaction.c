@@ -111,6 +111,8 @@ static void freeze(struct transaction *txn)
 	txn->generation = atomic_fetch_add(&fs->running_generation, 1);
 	txn->log_tail = fs->log.head;
 	txn->log_seq = fs->log.seq;
+	if (flush_log_start_move_locked(fs))
+		txn->log_tail = 0;
 	flush_log_freeze_locked(&fs->log);
 	lock_drop(&fs->volumes.dirty_lock);
 	/* Names and sizes of one moment: operations change them under the log's lock, too. */
@@ -319,9 +321,13 @@ static int write_super(struct transaction *txn)
 	sb->device_size = cpu_to_le64(fs->dev->size);
 	if (txn->store.lost)
 		sb->flags = cpu_to_le64(le64_to_cpu(sb->flags) | SUPER_FLAG_LEAKED);
-	if (FAULT(FAULT_LOG_TAIL)) {
+	if (FAULT(FAULT_LOG_TAIL) && !fs->log.moving) {
 		txn->log_tail = fs->log.head;
 		txn->log_seq = fs->log.seq;
+	}
+	if (fs->log.moving) {
+		sb->log_offset = cpu_to_le64(fs->log.next_offset);
+		sb->log_size = cpu_to_le64(fs->log.next_size);
 	}
 	sb->log_tail = cpu_to_le64(txn->log_tail);
 	sb->log_seq = cpu_to_le64(txn->log_seq);

@@ -853,6 +853,40 @@ static void test_flush_log_failing_device_flush_ends_writing(void **state)
 	free_world(w);
 }
 
+/* Dies at each step of that; then the log is at one place or the other, with all that was flushed. */
+static void test_flush_log_grows_with_the_pool(void **state)
+{
+	bool grown = false;
+
+	for (unsigned n = 1; !grown; n += 1 + SANITIZED) {
+		struct log_world *w = new_world(64 * MIB, n);
+		uint64_t size = w->e->fs->log.size;
+
+		write_some(w, 20);
+		flush(w);
+		write_some(w, 5);
+		device_sim_kill_after(w->e->sim, n);
+		grown = fs_grow(w->e->fs, 1024 * MIB, NULL) == 0 && !device_sim_is_dead(w->e->sim);
+		if (grown) {
+			assert_int_equal(w->e->fs->log.size, 8 * MIB);
+			assert_true(w->e->fs->log.offset >= 64 * MIB);
+			device_sim_kill_after(w->e->sim, 0);
+			engine_commit(w->e); /* until then flushes are commits */
+			write_some(w, 30);
+			flush(w);
+			assert_true(w->e->fs->log.head > w->e->fs->log.tail);
+		}
+		die_and_open(w, n % 3 ? DEVICE_SIM_CRASH_RANDOM : DEVICE_SIM_CRASH_LOSE_ALL);
+		verify_found(w, true);
+		assert_true(w->e->fs->log.size == 8 * MIB || (!grown && w->e->fs->log.size == size));
+		write_some(w, 10);
+		flush(w);
+		engine_check_all(w->e);
+		free_world(w);
+		assert_true(n < 1000);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -877,6 +911,7 @@ int main(void)
 		cmocka_unit_test(test_flush_log_with_much_data_flushes_it_first),
 		cmocka_unit_test(test_flush_log_failing_write_is_never_lost),
 		cmocka_unit_test(test_flush_log_failing_device_flush_ends_writing),
+		cmocka_unit_test(test_flush_log_grows_with_the_pool),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -249,7 +249,8 @@ bool client_grow(struct world *w)
 	client_wait(w);
 	if (w->sim->size >= POOL_BYTES_MAX)
 		return false;
-	return start(w, CLIENT_GROW, NULL, NULL, w->sim->size / MODEL_BLOCK + 1 + rng_below(&w->rng, 2048));
+	/* A log that was made short is as long as it should be after that. */
+	return start(w, CLIENT_GROW, NULL, NULL, w->sim->size / MODEL_BLOCK + (w->set->log_bytes ? 1024 : 1) + rng_below(&w->rng, 2048));
 }
 
 bool client_burst(struct world *w)

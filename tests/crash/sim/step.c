@@ -308,6 +308,22 @@ static void step_linger(struct world *w)
 	}
 }
 
+/* Often with a crash somewhere on its way, while requests and flushes go on: the flush log may move with it. */
+static void step_grow(struct world *w)
+{
+	uint64_t n = rng_below(&w->rng, 400);
+
+	if (!client_grow(w) || rng_below(&w->rng, 3) == 0)
+		return;
+	for (uint64_t i = 0; i < n && sched_step(); i++) {
+		if (i % 16 == 0)
+			step_io(w);
+		if (i % 8 == 0)
+			send_flush(w);
+	}
+	world_crash(w);
+}
+
 /* ---- steps --------------------------------------------------------------------- */
 
 static void step_run(struct world *w)
@@ -351,7 +367,7 @@ static void step_do(struct world *w, enum step_kind kind)
 	case STEP_DELETE: (void)client_delete(w); break;
 	case STEP_RENAME: (void)client_rename(w); break;
 	case STEP_RESIZE: (void)client_resize(w); break;
-	case STEP_GROW: (void)client_grow(w); break;
+	case STEP_GROW: step_grow(w); break;
 	case STEP_READBACK: step_readback(w); break;
 	case STEP_CLEAN: (void)world_settle(w); break;
 	case STEP_CLOSE:
