@@ -78,7 +78,8 @@
 #define NBD_PIECE_DIRECT_MAX (256u << 10)   /* unless there are no more than so many; */
 #define NBD_PIECES_MAX 2u		   /* so many pieces at once on a loop, one of a connection */
 #define NBD_PIECE_SHARE 4		    /* of a loop's time (server/share.h), */
-#define NBD_PIECE_BYTES_PER_US 4096u	    /* at an estimate: most of it passes in the engine */
+#define NBD_PIECE_FACTOR 3		    /* of which one takes so much more than its start, */
+#define NBD_PIECE_MIN_US 128u		    /* and at least so much */
 #define NBD_EXTENTS_MAX 2048u /* in one answer to BLOCK_STATUS */
 #define NBD_TX_IOV 256	      /* pieces of one send; at most IOV_MAX */
 
