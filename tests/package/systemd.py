@@ -12,6 +12,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,10 +53,10 @@ exec /bin/busybox switch_root /root /sbin/init
 """
 
 
-def run(*cmd, **kw):
+def run(*cmd, error=AssertionError, **kw):
     got = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
     if got.returncode:
-        raise vm.Missing(f"{' '.join(cmd)} failed (exit {got.returncode}): {got.stdout[-1500:]}")
+        raise error(f"{' '.join(cmd)} failed (exit {got.returncode}): {got.stdout[-1500:]}")
     return got.stdout
 
 
@@ -85,7 +86,8 @@ def make_root(build, root, deb, kernel_root, version):
     """A minimal Debian with systemd and what the package depends on, but without the package."""
     cache = os.path.join(os.path.abspath(build), "debootstrap-cache")
     os.makedirs(cache, exist_ok=True)
-    run("debootstrap", f"--cache-dir={cache}", "--variant=minbase", "--include=" + ",".join(PACKAGES), SUITE, root, MIRROR)
+    run("debootstrap", f"--cache-dir={cache}", "--variant=minbase", "--include=" + ",".join(PACKAGES), SUITE, root, MIRROR,
+        error=vm.Missing)
     depends = run("dpkg-deb", "-f", deb, "Depends").strip()
     in_root(root, "apt-get", "satisfy", "-y", "-qq", "--no-install-recommends", depends)
     shutil.rmtree(f"{root}/var/cache/apt/archives")
@@ -146,6 +148,7 @@ def disk(name, path, extra=""):
 
 
 def boot(build, folder, names):
+    """Returns how many steps of guest.py were done."""
     deb = next(p for p in glob.glob(os.path.join(build, "debs", "byred_*.deb")))
     vmlinuz, kernel_root, version = vm.kernel_dir(build)
     initramfs = vm.build_initramfs(build, name="debian-initramfs.gz", init=INIT.encode(), tools=(),
@@ -160,6 +163,7 @@ def boot(build, folder, names):
     ])  # fmt: skip
     try:
         guest.result(TIMEOUT)
+        return len(re.findall("(?m)^  passed ", guest.text()))
     finally:
         guest.close()
         if os.environ.get("CONSOLE"):
@@ -172,10 +176,10 @@ def boot(build, folder, names):
 def main():
     build, names = sys.argv[1], sys.argv[2:]
     passed, failed, skipped = 0, 0, 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up
     with tempfile.TemporaryDirectory(prefix="byre-systemd-") as folder:
         try:
-            boot(build, folder, names)
-            passed = 1
+            passed = boot(build, folder, names)
         except vm.Missing as e:
             print(f"skipped: {e}")
             skipped = 1
