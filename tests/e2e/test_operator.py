@@ -306,6 +306,18 @@ def test_read_only_serves_what_a_crash_left_and_changes_nothing(make_byred):
     assert b.open("v").pread(9, 4096) == b"rescue me"
 
 
+def test_the_sample_configuration_is_understood(tmp_path):
+    """As it is, and with every line that is a comment by default."""
+    with open(os.path.join(os.path.dirname(__file__), "../../deploy/byred.conf")) as f:
+        sample = f.read().replace("/var/lib/byre/pool", str(tmp_path / "missing"))
+    full = re.sub(r"(?m)^;(?!socket-group)", "", sample)
+    assert full.count("\n;") == 1 and "warn-full" in full
+    for text in (sample, full):
+        (tmp_path / "conf").write_text(text)
+        r = subprocess.run([BYRED, "--config", str(tmp_path / "conf")], capture_output=True, text=True, timeout=20)
+        assert r.returncode == 1 and "missing: there is no such file" in r.stderr, r.stderr
+
+
 def test_sighup_while_the_pool_opens(make_byred):
     """It ended the process."""
     b = make_byred("64M")
