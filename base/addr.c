@@ -283,6 +283,7 @@ int addr_set_access(const struct addr *addr, const struct addr_access *access)
 	gid_t gid = access->gid == (gid_t)-1 ? getegid() : access->gid;
 	struct stat st;
 	bool chown_wanted;
+	int r = 0;
 
 	if (addr->kind != ADDR_UNIX)
 		return 0;
@@ -291,10 +292,16 @@ int addr_set_access(const struct addr *addr, const struct addr_access *access)
 	chown_wanted = st.st_uid != uid || st.st_gid != gid;
 	if (!chown_wanted && (st.st_mode & 07777) == access->mode)
 		return 0;
-	/* As in bind_unix: no mode goes with the wrong owner. */
-	if (chown_wanted && (chmod(addr->path, 0) < 0 || lchown(addr->path, uid, gid) < 0))
-		return -errno;
-	return chmod(addr->path, access->mode) < 0 ? -errno : 0;
+	/* As in bind_unix: no mode goes with the wrong owner. Only who owns a file may change its mode. */
+	if (chmod(addr->path, chown_wanted ? 0 : access->mode) < 0)
+		return errno == EPERM ? -EACCES : -errno;
+	if (!chown_wanted)
+		return 0;
+	if (lchown(addr->path, uid, gid) < 0)
+		r = -errno;
+	if (chmod(addr->path, r ? st.st_mode & 07777 : access->mode) < 0 && !r)
+		r = -errno;
+	return r;
 }
 
 bool addr_is_local(const struct addr *addr)

@@ -49,7 +49,7 @@ int addr_listen(const struct addr *addr, int *ret_fd);
 int addr_listen_as(const struct addr *addr, const struct addr_access *access, int *ret_fd);
 /*
  * Gives the unix socket of an address, which is there already, this mode and owner (-1: the user and group of this process). Nothing is
- * done where it has them, or for TCP. -EPERM: it belongs to somebody else.
+ * done where it has them, or for TCP. -EACCES: it belongs to somebody else; -EPERM: the owner cannot be set. It is then as it was.
  */
 int addr_set_access(const struct addr *addr, const struct addr_access *access);
 /* Only processes of this machine can connect. False for names that are not addresses. */

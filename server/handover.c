@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "server/handover.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -54,28 +54,36 @@ static bool take(struct handover *h, const struct addr *addr, int *ret_fd)
 }
 
 /* The configuration may have changed since the socket was made. */
-static void set_access(struct handover *h, const struct addr *addr)
+static int set_access(struct handover *h, const struct addr *addr)
 {
 	char text[ADDR_TEXT_MAX];
 	int r = addr_set_access(addr, h->access);
 
-	if (r < 0)
-		log_line(h->log, LOG_LEVEL_WARNING,
-			 "%s: the service manager's socket does not get mode %04o and the owner that are asked for: %s; a socket unit has "
-			 "SocketMode=, SocketUser= and SocketGroup= for it",
-			 addr_format(addr, text), h->access->mode, strerror(-r));
+	if (r != -EACCES)
+		return r;
+	log_line(h->log, LOG_LEVEL_WARNING,
+		 "%s: the service manager's socket belongs to somebody else and does not get mode %04o and the owner that are asked for; "
+		 "a socket unit has SocketMode=, SocketUser= and SocketGroup= for it",
+		 addr_format(addr, text), h->access->mode);
+	return 0;
 }
 
 int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd)
 {
-	bool kept = take(h, addr, ret_fd);
-	int r = kept ? 0 : addr_listen_as(addr, h->access, ret_fd);
+	int fd, r;
 
-	if (kept)
-		set_access(h, addr);
-	if (!r && h->keeps)
-		sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" FD_NAME, ret_fd, 1);
-	return r;
+	if (!take(h, addr, &fd)) {
+		r = addr_listen_as(addr, h->access, &fd);
+		if (r < 0)
+			return r;
+	} else if ((r = set_access(h, addr)) < 0) {
+		close(fd);
+		return r;
+	}
+	if (h->keeps)
+		sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" FD_NAME, &fd, 1);
+	*ret_fd = fd;
+	return 0;
 }
 
 void handover_unlink(const struct handover *h, const struct addr *addr)

@@ -29,7 +29,7 @@ void handover_end_of_start(struct handover *h);
 
 /*
  * As addr_listen: the manager's socket for the address, or a new one, which is left with the manager too. Either has the mode and owner
- * that are asked for; where they cannot be given to one of the manager's (a socket unit's belongs to root), the log says so.
+ * that are asked for; where one of the manager's belongs to somebody else (a socket unit's to root), the log says so instead.
  */
 int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd);
 /* As addr_unlink, unless the socket outlives the process. */

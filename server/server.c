@@ -79,8 +79,9 @@ static void say(struct server *srv, const char *what, const struct addr *addr, i
 
 	addr_format(addr, text);
 	if (error)
-		log_line(srv->log, LOG_LEVEL_ERROR, "%s: cannot listen on %s: %s", what, text,
-			 strerror(-error));
+		log_line(srv->log, LOG_LEVEL_ERROR, "%s: cannot listen on %s: %s%s", what, text, strerror(-error),
+			 error == -EPERM && addr->kind == ADDR_UNIX ?
+				 ": to give a socket to a group, the daemon's user must be a member of it (adduser byre GROUP)" : "");
 	else
 		log_line(srv->log, LOG_LEVEL_INFO, "%s listens on %s", what, text);
 	if (!error && !addr_is_local(addr))

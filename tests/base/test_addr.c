@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <grp.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,6 +196,55 @@ static void test_unix_sockets_have_the_mode_that_is_asked_for(void **state)
 	rmdir(dir);
 }
 
+static void assert_access(const struct addr *a, mode_t mode, uid_t uid, gid_t gid)
+{
+	struct stat st;
+
+	assert_int_equal(lstat(a->path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, mode);
+	assert_int_equal(st.st_uid, uid);
+	assert_int_equal(st.st_gid, gid);
+}
+
+/* As a daemon that is not root, in no other group. */
+static void test_a_socket_keeps_its_mode_when_its_owner_cannot_be_set(void **state)
+{
+	const struct addr_access first = {0660, (uid_t)-1, (gid_t)-1}, second = {0666, (uid_t)-1, 0}, third = {0600, (uid_t)-1, (gid_t)-1};
+	const uid_t other = 65534;
+	char dir[] = "/tmp/test-addr-XXXXXX";
+	struct addr own = {.kind = ADDR_UNIX}, roots = {.kind = ADDR_UNIX};
+	int own_fd, roots_fd;
+
+	if (geteuid())
+		skip();
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(chmod(dir, 0777), 0);
+	snprintf(own.path, sizeof(own.path), "%s/own", dir);
+	snprintf(roots.path, sizeof(roots.path), "%s/roots", dir);
+	assert_int_equal(addr_listen_as(&roots, &first, &roots_fd), 0);
+	assert_int_equal(setgroups(0, NULL), 0);
+	assert_int_equal(setegid(other), 0);
+	assert_int_equal(seteuid(other), 0);
+	assert_int_equal(addr_listen_as(&own, &first, &own_fd), 0);
+
+	assert_int_equal(addr_set_access(&own, &second), -EPERM);
+	assert_access(&own, 0660, other, other);
+	assert_int_equal(addr_set_access(&own, &third), 0);
+	assert_access(&own, 0600, other, other);
+	assert_int_equal(addr_set_access(&roots, &third), -EACCES);
+	assert_access(&roots, 0660, 0, 0);
+
+	assert_int_equal(seteuid(0), 0);
+	assert_int_equal(setegid(0), 0);
+	assert_int_equal(addr_set_access(&own, &second), 0);
+	assert_access(&own, 0666, 0, 0);
+	close(own_fd);
+	close(roots_fd);
+	addr_unlink(&own);
+	addr_unlink(&roots);
+	assert_int_equal(rmdir(dir), 0);
+}
+
 static void test_addresses_of_this_machine(void **state)
 {
 	static const char *const local[] = {"unix:/x", "tcp:127.0.0.1:1", "tcp:127.9.9.9:1", "tcp:[::1]:1", "tcp:localhost:1"};
@@ -215,6 +265,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_unix_sockets_have_the_mode_that_is_asked_for),
+		cmocka_unit_test(test_a_socket_keeps_its_mode_when_its_owner_cannot_be_set),
 		cmocka_unit_test(test_addresses_of_this_machine),
 		cmocka_unit_test(test_addresses_that_are_right),
 		cmocka_unit_test(test_addresses_that_are_wrong),

@@ -193,7 +193,7 @@ def test_first_pool():
     for path in (NBD, RPC):
         st = os.stat(path)
         assert stat.S_IMODE(st.st_mode) == 0o660 and sh(f"stat -c '%U %G' {path}") == "byre byre\n"
-    assert sh("stat -c '%U %G %a' /run/byre /var/lib/byre/pool").splitlines() == ["byre byre 750", "byre byre 600"]
+    assert sh("stat -c '%U %G %a' /run/byre /var/lib/byre/pool").splitlines() == ["byre byre 755", "byre byre 600"]
 
 
 def test_confined():
@@ -306,9 +306,18 @@ def test_socket_settings_change():
     """A restart gives the sockets that are kept the mode and the group that the configuration has by then."""
     with open("/etc/byre/byred.conf") as f:
         old = f.read()
-    write("/etc/byre/byred.conf", old + "\nsocket-mode = 0666\n")
+    sh("addgroup vms && adduser --disabled-password --gecos '' --ingroup vms bob")
+    write("/etc/byre/byred.conf", old + "\nsocket-mode = 0620\nsocket-group = vms\n")
+    sh("systemctl restart byred", ok=False)
+    assert "adduser byre" in sh("journalctl -u byred -o cat | tail -n 20")
+    write("/etc/byre/byred.conf", old)
+    sh("systemctl restart byred && adduser byre vms")
+    sh("sudo -u bob byre volume list", ok=False)
+    write("/etc/byre/byred.conf", old + "\nsocket-mode = 0660\nsocket-group = vms\n")
     restart_under_newcomers(lambda: sh("systemctl restart byred"))
-    assert sh(f"stat -c '%U %G %a' {NBD} {RPC}") == "byre byre 666\n" * 2
+    assert sh(f"stat -c '%U %G %a' {NBD} {RPC}") == "byre vms 660\n" * 2
+    assert "vm1" in sh("sudo -u bob byre volume list")
+    sh("sudo -u alice byre volume list", ok=False)
     write("/etc/byre/byred.conf", old)
     restart_under_newcomers(lambda: sh("systemctl restart byred"))
     assert sh(f"stat -c '%U %G %a' {NBD} {RPC}") == "byre byre 660\n" * 2
