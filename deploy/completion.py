@@ -43,7 +43,9 @@ _byre()
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} first= second= i
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		[[ ${COMP_WORDS[i]} == -* ]] && continue
-		if [[ -z $first ]]; then first=${COMP_WORDS[i]}; elif [[ -z $second ]]; then second=${COMP_WORDS[i]}; fi
+		if [[ -n $first ]]; then second=${COMP_WORDS[i]}; break; fi
+		# What stands before it is an option's value.
+		[[ " %(first)s " != *" ${COMP_WORDS[i]} "* ]] || first=${COMP_WORDS[i]}
 	done
 	COMPREPLY=()
 	case $prev in
@@ -85,7 +87,8 @@ _byre()
 	local first second word
 	for word in ${words[2,CURRENT-1]}; do
 		[[ $word == -* ]] && continue
-		if [[ -z $first ]]; then first=$word; elif [[ -z $second ]]; then second=$word; fi
+		if [[ -n $first ]]; then second=$word; break; fi
+		[[ " %(first)s " != *" $word "* ]] || first=$word
 	done
 	if [[ $PREFIX == -* ]]; then
 		case "$first $second" in
