@@ -135,7 +135,8 @@ def make_payload(folder, deb, names):
     os.mkdir(place)
     shutil.copy(deb, os.path.join(place, "byred.deb"))
     shutil.copy(make_newer(deb, folder), place)
-    shutil.copy(os.path.join(HERE, "guest.py"), place)
+    for name in ("guest.py", "guest_lib.py"):
+        shutil.copy(os.path.join(HERE, name), place)
     write(os.path.join(place, "tests"), "\n".join(names))
     target = os.path.join(folder, "payload.tar")
     run("tar", "-C", place, "-cf", target, ".")
