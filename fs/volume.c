@@ -474,12 +474,9 @@ void volume_release_freed(struct fs *fs, unsigned set)
 
 /* ---- look-up --------------------------------------------------------------- */
 
-/*
- * The overlays' answer; false: neither knows, and up to *max blocks are to be looked for in *ret_root, which has nothing from block
- * *ret_tree_end on.
- */
+/* The overlays' answer; false: neither knows, and up to *max blocks are to be looked for in *ret_root. */
 static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max, struct volume_piece *ret_piece,
-			    uint32_t *crc, struct tree_root *ret_root, uint64_t *ret_tree_end)
+			    uint32_t *crc, struct tree_root *ret_root)
 {
 	struct overlay_piece op;
 
@@ -496,7 +493,6 @@ static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max, 
 			memcpy(crc, op.crc, *max * sizeof(*crc));
 	} else {
 		*ret_root = vol->root;
-		*ret_tree_end = vol->tree_end;
 	}
 	lock_drop(&vol->lock);
 	return op.found;
@@ -517,16 +513,10 @@ int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, u
 {
 	struct tree_root root;
 	struct extent_piece ep;
-	uint64_t tree_end = UINT64_MAX;
 	int r;
 
-	if (lookup_overlays(vol, blk, &max, ret_piece, crc, &root, &tree_end))
+	if (lookup_overlays(vol, blk, &max, ret_piece, crc, &root))
 		return 0;
-	if (blk >= tree_end) { /* the volume has grown since: whether its last node can be read or not */
-		*ret_piece = (struct volume_piece){.nblk = max};
-		return 0;
-	}
-	max = min_u64(max, tree_end - blk);
 	r = extent_lookup(vol->fs, q, &root, blk, &ep);
 	if (r)
 		return r;

@@ -190,45 +190,6 @@ static void test_lost_blocks_are_no_hole_in_the_map(void **state)
 	engine_free(e);
 }
 
-/* What a volume gains while its last node is lost was never in that node. */
-static void test_lost_last_leaf_of_a_volume_that_grows(void **state)
-{
-	const uint64_t size = BLOCKS * BLOCK;
-	struct tree_place p;
-	struct fs_volume *vol;
-	struct engine *e;
-	struct model m;
-	uint8_t got[FS_BLOCK_SIZE], zeros[FS_BLOCK_SIZE] = {0};
-
-	model_init(&m, size);
-	e = engine_with_leaves(&m);
-	vol = open_with_lost(e, BLOCKS - 1, 0, &p);
-	e->hold_commits = true;
-	assert_int_equal(engine_read(e, vol, size - BLOCK, BLOCK, got), -EIO);
-	fs_volume_put(vol);
-	assert_int_equal(fs_volume_resize(e->fs, "v", 2 * size, NULL), 0);
-	vol = engine_volume(e, "v", 0);
-	for (unsigned committed = 0; committed < 2; committed++) {
-		for (uint64_t off = size; off < 2 * size; off += 100 * BLOCK) {
-			assert_int_equal(engine_read(e, vol, off, BLOCK, got), 0);
-			assert_memory_equal(got, zeros, BLOCK);
-			assert_int_equal(engine_write(e, vol, off + 5, 1, "x"), 0);
-			got[5] = 'x';
-			assert_int_equal(engine_read(e, vol, off, BLOCK, zeros), 0);
-			assert_memory_equal(got, zeros, BLOCK);
-			memset(zeros, 0, sizeof(zeros));
-			assert_int_equal(engine_trim(e, vol, off, BLOCK), 0);
-		}
-		e->hold_commits = false;
-		assert_int_equal(engine_write(e, vol, size - BLOCK, BLOCK, got), 0); /* a commit puts a lost extent in its place */
-		engine_commit(e);
-	}
-	assert_int_equal(engine_read(e, vol, size - 2 * BLOCK, BLOCK, got), -EIO);
-	fs_volume_put(vol);
-	engine_free(e);
-	model_fini(&m);
-}
-
 /* A ring of reads of lost blocks is told of once, with the place. */
 static void test_lost_node_is_told_of_once(void **state)
 {
@@ -618,7 +579,6 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost_leaf_of_a_living_volume_stays_where_it_is),
 		cmocka_unit_test(test_lost_blocks_are_no_hole_in_the_map),
-		cmocka_unit_test(test_lost_last_leaf_of_a_volume_that_grows),
 		cmocka_unit_test(test_lost_node_is_told_of_once),
 		cmocka_unit_test(test_lost_is_not_what_comes_back),
 		cmocka_unit_test(test_lost_nodes_do_not_put_off_the_next_tries),
