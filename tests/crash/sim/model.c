@@ -197,7 +197,7 @@ static bool may_be_lost_now(const struct model_block *b)
 void model_volume_resize(struct model *m, struct model_volume *vol, uint64_t blocks)
 {
 	uint64_t old = vol->blocks;
-	bool lost = old && blocks > old && may_be_lost_now(&vol->block[old - 1]);
+	bool lost = old && blocks > old && (vol->end_lost || may_be_lost_now(&vol->block[old - 1]));
 
 	for (uint64_t i = blocks; i < old; i++)
 		block_clear(&vol->block[i]);
@@ -550,6 +550,7 @@ void model_may_lose(struct model *m, struct model_volume *vol, uint64_t blk)
 	struct version lost = {.hash = LOST_HASH, .dead_at = NEVER};
 
 	(void)m;
+	vol->end_lost |= blk + 1 == vol->blocks; /* also when the last block has been written since: that node is replaced by a commit */
 	need_version(&vol->block[blk]);
 	version_add(&vol->block[blk], &lost);
 }

@@ -46,6 +46,7 @@ struct model_volume {
 	uint32_t tag; /* in the data: never used twice */
 	uint64_t blocks;
 	bool reserved; /* its writes cannot fail for space */
+	bool end_lost; /* the last node of its tree was, at some time; a commit may still have to find that */
 	struct model_block *block;
 };
 
