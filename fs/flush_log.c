@@ -197,6 +197,7 @@ static void group_ended(struct log_group *g)
 	} else if (g->items) {
 		atomic_fetch_add(&log->groups, 1);
 		atomic_fetch_add(&log->bytes, g->used);
+		latency_add(&fs->stats.log_latency, fs_now_us() - g->begun_us);
 	}
 	commit |= log->head - log->tail > log->size / 2;
 	log->turns++;
@@ -308,6 +309,7 @@ static void start_group(struct fs *fs, struct fs_ctx *ctx)
 	int r;
 
 	g->ctx = ctx;
+	g->begun_us = fs_now_us();
 	lock_take(&log->lock);
 	TAILQ_CONCAT(&g->waiters, &log->waiting, link);
 	r = fs_is_read_only(fs) ? -EROFS : log->failed ? -EIO : flush_log_build_locked(fs, g);

@@ -87,6 +87,7 @@ struct log_group {
 	uint64_t start;
 	uint64_t data_bytes; /* that the items refer to */
 	uint64_t items;
+	uint64_t begun_us;
 	struct device_io io[2]; /* before and behind the end of the ring */
 	struct device_io flush_io;
 	unsigned ios;

@@ -160,6 +160,14 @@ int fs_trim(struct fs *fs, struct fs_error *err);
 
 /* ---- figures --------------------------------------------------------------- */
 
+#define FS_LATENCY_BUCKETS 12
+/* Microseconds; of all buckets but the last. A time counts in the first bucket whose bound it does not exceed. */
+extern const uint32_t fs_latency_bounds_us[FS_LATENCY_BUCKETS - 1];
+
+struct fs_latency {
+	uint64_t us, buckets[FS_LATENCY_BUCKETS]; /* since start */
+};
+
 struct fs_info {
 	uint8_t uuid[FS_UUID_LEN];
 	uint64_t size, data_bytes, metadata_bytes, reserved_bytes, pinned_bytes, free_bytes;
@@ -172,6 +180,7 @@ struct fs_info {
 	uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
 	uint64_t cache_bytes, cache_us, commit_bytes, commit_us; /* of caches, and of whole commits, since start */
 	uint64_t last_commit_ms;     /* how long the last commit took */
+	struct fs_latency commit_latency, log_latency; /* of commits; of groups written to the flush log */
 	uint64_t commits, flushes, log_groups, log_bytes, device_flushes;
 	uint64_t reclaim_commits, reclaim_groups, enospc; /* steps of reclaim, and refusals */
 	uint64_t node_cache_hits, node_cache_misses;

@@ -19,6 +19,7 @@
 #include "fs/epoch.h"
 #include "fs/flush_log.h"
 #include "fs/fs.h"
+#include "fs/latency.h"
 #include "fs/lock_rank.h"
 #include "fs/pins.h"
 #include "fs/report.h"
@@ -34,6 +35,7 @@ struct fs_stats {
 	_Atomic uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
 	_Atomic uint64_t cache_bytes, cache_us, commit_bytes, commit_us;
 	_Atomic uint64_t last_commit_us, flushes;
+	struct latency commit_latency, log_latency;
 	_Atomic uint64_t discarded; /* bytes given back to the host */
 	_Atomic uint64_t errors_corrected, errors_checksum, errors_io;
 };

@@ -76,6 +76,8 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->commit_bytes = atomic_load(&fs->stats.commit_bytes);
 	info->commit_us = atomic_load(&fs->stats.commit_us);
 	info->last_commit_ms = (atomic_load(&fs->stats.last_commit_us) + 999) / 1000;
+	latency_get(&fs->stats.commit_latency, &info->commit_latency);
+	latency_get(&fs->stats.log_latency, &info->log_latency);
 	info->commits = atomic_load(&fs->commits_done);
 	info->flushes = atomic_load(&fs->stats.flushes);
 	info->log_groups = atomic_load(&fs->log.groups);

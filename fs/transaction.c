@@ -469,8 +469,10 @@ static int commit_locked(struct fs *fs)
 	}
 	/* On failure the frozen overlays stay where they are, for readers. */
 	flush_log_commit_done(fs, r, atomic_load(&fs->commits_started), txn.log_tail);
-	atomic_store(&fs->stats.last_commit_us, fs_now_us() - start);
-	atomic_fetch_add(&fs->stats.commit_us, fs_now_us() - start);
+	start = fs_now_us() - start;
+	atomic_store(&fs->stats.last_commit_us, start);
+	atomic_fetch_add(&fs->stats.commit_us, start);
+	latency_add(&fs->stats.commit_latency, start);
 	return r;
 }
 

@@ -130,6 +130,30 @@ static int write_seconds(struct evbuffer *out, const struct fs_info *info)
 		       : 0;
 }
 
+static int write_latency(struct evbuffer *out, const char *name, const char *help, const struct fs_latency *l)
+{
+	int r = evbuffer_add_printf(out, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name);
+	uint64_t below = 0;
+
+	for (unsigned b = 0; b < FS_LATENCY_BUCKETS - 1 && r >= 0; b++) {
+		below += l->buckets[b];
+		r = evbuffer_add_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, fs_latency_bounds_us[b] / 1e6, below);
+	}
+	below += l->buckets[FS_LATENCY_BUCKETS - 1];
+	if (r >= 0)
+		r = evbuffer_add_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum %.6f\n%s_count %" PRIu64 "\n", name, below,
+					name, (double)l->us / 1e6, name, below);
+	return r < 0 ? -ENOMEM : 0;
+}
+
+static int write_latencies(struct evbuffer *out, const struct fs_info *info)
+{
+	int r = write_latency(out, "byre_commit_seconds", "How long commits took.", &info->commit_latency);
+
+	return r ? r : write_latency(out, "byre_log_group_seconds", "How long groups of the flush log took, which flushes wait for.",
+				     &info->log_latency);
+}
+
 #define NS_PER_S 1000000000
 
 static int write_scrub(struct evbuffer *out, const struct fs_scrub_status *scrub)
@@ -152,5 +176,7 @@ int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct
 		r = write_seconds(out, info);
 	if (!r)
 		r = write_scrub(out, &info->scrub);
+	if (!r)
+		r = write_latencies(out, info);
 	return r ? r : write_table(out, nbd_metrics, ARRAY_SIZE(nbd_metrics), nbd);
 }

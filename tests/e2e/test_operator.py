@@ -194,6 +194,8 @@ def test_metrics_pass_promtools_lint(make_byred):
         s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         text = b"".join(iter(lambda: s.recv(65536), b"")).split(b"\r\n\r\n", 1)[1]
     assert b'byre_volume_bytes_total{volume="v",op="write"} 4096\n' in text
+    counts = dict(line.split() for line in text.decode().splitlines() if line.startswith(("byre_log_group_seconds_", "byre_commits_total")))
+    assert int(counts["byre_log_group_seconds_count"]) > 0 and float(counts["byre_log_group_seconds_sum"]) > 0
     got = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     assert got.returncode == 0 and not got.stdout and not got.stderr, got
 

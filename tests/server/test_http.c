@@ -16,10 +16,16 @@
 #include "tests/lib/full_table.h"
 #include "tests/server/fake_fs.h"
 
+static bool is_suffix(const char *s)
+{
+	return !*s || !strcmp(s, "_bucket") || !strcmp(s, "_sum") || !strcmp(s, "_count");
+}
+
 static void test_metrics_are_well_formed(void **state)
 {
 	struct evbuffer *out = evbuffer_new();
-	struct fs_info info = {.size = 12345, .errors_io = UINT64_MAX, .read_only = true};
+	struct fs_info info = {.size = 12345, .errors_io = UINT64_MAX, .read_only = true,
+			       .commit_latency = {.us = 2500000, .buckets = {[1] = 2, [FS_LATENCY_BUCKETS - 1] = 3}}};
 	struct nbd_stats stats = {.reads = 7};
 	struct metrics_nbd nbd = {0};
 	char *line, last_help[64] = "", name[64], value[64];
@@ -34,7 +40,8 @@ static void test_metrics_are_well_formed(void **state)
 			strcpy(last_help, name);
 		} else if (line[0] != '#') {
 			assert_int_equal(sscanf(line, "%63[a-z_]", name), 1);
-			assert_string_equal(name, last_help); /* every series stands under its help */
+			assert_int_equal(strncmp(name, last_help, strlen(last_help)), 0); /* every series stands under its help */
+			assert_true(is_suffix(name + strlen(last_help)));
 			assert_int_equal(sscanf(strrchr(line, ' '), " %63[0-9]", value), 1);
 			lines++;
 			if (!strcmp(name, "byre_pool_size_bytes"))
@@ -42,6 +49,14 @@ static void test_metrics_are_well_formed(void **state)
 			if (strstr(line, "kind=\"io\""))
 				assert_string_equal(line,
 						    "byre_errors_total{kind=\"io\"} 18446744073709551615");
+			if (strstr(line, "byre_commit_seconds_bucket{le=\"0.0001\"}"))
+				assert_string_equal(value, "0");
+			if (strstr(line, "byre_commit_seconds_bucket{le=\"0.0005\"}") || strstr(line, "commit_seconds_bucket{le=\"30\"}"))
+				assert_string_equal(value, "2");
+			if (strstr(line, "byre_commit_seconds_bucket{le=\"+Inf\"}") || strstr(line, "byre_commit_seconds_count"))
+				assert_string_equal(value, "5");
+			if (strstr(line, "byre_commit_seconds_sum"))
+				assert_string_equal(strrchr(line, ' '), " 2.500000");
 			if (strstr(line, "read_only"))
 				assert_string_equal(line, "byre_pool_read_only 1");
 			if (strstr(line, "requests_total{op=\"read\"}"))
