@@ -491,6 +491,46 @@ static void test_a_device_discards_what_is_free(void **state)
 	engine_free(e);
 }
 
+/* With the pool's threads: discards go on beside writes, trims and commits, and what is read is what was written. */
+static void test_discards_beside_writers(void **state)
+{
+	struct fs_options opt = {.discard = FS_DISCARD_ON, .as_device = true, .commit_interval_ms = 5};
+	struct engine *e = engine_new_threads(64 * MIB, 12, &opt);
+	struct fs_volume *vol = engine_volume(e, "v", 32 * MIB);
+	uint8_t *buf = malloc(MIB);
+	struct fs_error err;
+	struct model m;
+
+	assert_non_null(buf);
+	model_init(&m, 32 * MIB);
+	for (unsigned i = 0; i < 400; i++) {
+		uint64_t off = (i * 37 % 128) * (MIB / 4), len = MIB / 4 * (1 + i % 3);
+
+		len = min_u64(len, m.size - off);
+		if (i % 3 == 2) {
+			assert_int_equal(engine_trim(e, vol, off, len), 0);
+			memset(m.bytes + off, 0, len);
+		} else {
+			fill_bytes(buf, len, i);
+			assert_int_equal(engine_write(e, vol, off, len, buf), 0);
+			memcpy(m.bytes + off, buf, len);
+		}
+		if (i % 100 == 99)
+			assert_int_equal(fs_trim(e->fs, &err), 0);
+	}
+	model_verify_all(e, vol, &m);
+	for (unsigned i = 0; i < 1000 && discarded(e) < 16 * MIB; i++)
+		usleep(10000);
+	assert_true(discarded(e) >= 16 * MIB);
+	model_verify_all(e, vol, &m);
+	model_fini(&m);
+	free(buf);
+	fs_volume_put(vol);
+	engine_close(e);
+	engine_check_device(e->sim);
+	engine_free(e);
+}
+
 /* What was preallocated and has holes in the copy has its blocks again when it is opened. */
 static void test_a_sparse_copy_is_filled(void **state)
 {
@@ -529,6 +569,7 @@ int main(void)
 		cmocka_unit_test(test_deleted_space_goes_back_to_the_host),
 		cmocka_unit_test(test_free_runs_inside_groups_go_back),
 		cmocka_unit_test(test_a_device_discards_what_is_free),
+		cmocka_unit_test(test_discards_beside_writers),
 		cmocka_unit_test(test_a_sparse_copy_is_filled),
 	};
 
