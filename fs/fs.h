@@ -306,6 +306,8 @@ void fs_volume_op_start(struct fs *fs, struct fs_volume_op *op);
 
 /* Calls fn for each volume in order of name, from a copy: fn may call the engine. fn's nonzero return ends the walk and is returned. */
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
+/* The same from the first name behind `after` on, whatever volumes there are before: for pages. */
+int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
 
 /* A volume's figures, without a handle. Does not wait. -ENOENT. */
 int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info);

@@ -2,6 +2,9 @@
 /*
  * fs/rebuild.h: the free space of block groups whose cache could not be used, computed from the committed trees while
  * the pool serves and commits go on.
+ *
+ * Growth: with all extents of the pool, even for one group: nothing on disk leads from space to what refers to it. Groups that are known to
+ * be damaged when a walk begins share it. Memory: a bitmap for each group that is rebuilt.
  */
 #ifndef FS_REBUILD_H
 #define FS_REBUILD_H

@@ -5,6 +5,9 @@
  * Invariants
  * 1. In the tree of a generation a volume's item and its volume tree are of the same freeze (struct fs_volume, frozen_size and the rest).
  * 2. A volume that a commit deletes turns into an orphan in that commit: an id has one item, of one kind or the other.
+ *
+ * Growth: a start reads all of it, and makes a volume in memory of each item. A commit takes about 700 bytes of memory for each item that it
+ * changes, for as long as it writes them.
  */
 #ifndef FS_ROOT_TREE_H
 #define FS_ROOT_TREE_H

@@ -85,17 +85,23 @@ static bool next_info(struct fs *fs, const char *after, struct fs_volume_info *r
 	return vol != NULL;
 }
 
-int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	struct fs_volume_info info;
-	char after[FS_NAME_MAX + 1] = "";
+	char last[FS_NAME_MAX + 1];
 	int r = 0;
 
 	while (r == 0 && next_info(fs, after, &info)) {
-		strcpy(after, info.name);
+		strcpy(last, info.name);
+		after = last;
 		r = fn(arg, &info);
 	}
 	return r;
+}
+
+int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+{
+	return fs_volume_list_from(fs, "", fn, arg);
 }
 
 /* ---- map ------------------------------------------------------------------- */

@@ -310,7 +310,6 @@ static int run_volume_create(struct rpc_call *call)
 
 /* One page of the list while it is collected. */
 struct page {
-	const char *after;
 	uint32_t limit;
 	uint32_t count;
 	bool more;
@@ -321,8 +320,6 @@ static int page_add(void *arg, const struct fs_volume_info *info)
 {
 	struct page *page = arg;
 
-	if (strcmp(info->name, page->after) <= 0)
-		return 0;
 	if (page->count == page->limit) {
 		page->more = true;
 		return 1;
@@ -356,7 +353,7 @@ static int page_reply(struct rpc_call *call, const struct page *page)
 static int run_volume_list(struct rpc_call *call)
 {
 	const Byre__VolumeListRequest *rq = (const Byre__VolumeListRequest *)call->request;
-	struct page page = {.after = rq->after};
+	struct page page = {0};
 	int r;
 
 	page.limit = rq->limit && rq->limit < LIST_PAGE_MAX ? rq->limit : LIST_PAGE_MAX;
@@ -364,7 +361,7 @@ static int run_volume_list(struct rpc_call *call)
 	if (!page.infos)
 		return -ENOMEM;
 
-	r = fs_volume_list(call->server->opt.fs, page_add, &page);
+	r = fs_volume_list_from(call->server->opt.fs, rq->after, page_add, &page);
 	if (r >= 0)
 		r = page_reply(call, &page);
 	mem_free(page.infos);

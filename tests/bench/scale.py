@@ -5,8 +5,8 @@
   scale.py [--volumes 100,1000,10000,100000] [--pools 1G,64G,1T,16T,1P] [--limit SECONDS] [--json]
 
 Pools are sparse files: those of volumes stand under TMPDIR, else the build folder; those of pools where files may be that large
-(--dir; /dev/shm by default: ext4 ends at 16 TiB). A row ends when creating or deleting has taken --limit seconds; what was
-reached by then stands in the table.
+(--dir; /dev/shm by default: ext4 ends at 16 TiB. tmpfs takes long to see that a sparse pool's blocks are there, which counts as a
+start's time). A row ends when creating or deleting has taken --limit seconds; what was reached by then stands in the table.
 
 Environment: BYRE_BUILD (build), BYRED_ARGS (more options for byred).
 """

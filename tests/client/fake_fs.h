@@ -368,7 +368,7 @@ size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, si
 	return n;
 }
 
-int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	struct fs_volume_info *copy;
 	unsigned n;
@@ -380,9 +380,15 @@ int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_in
 	memcpy(copy, fs->volumes, n * sizeof(*copy));
 	pthread_mutex_unlock(&fs->mutex);
 	for (unsigned i = 0; i < n && !r; i++)
-		r = fn(arg, &copy[i]);
+		if (strcmp(copy[i].name, after) > 0)
+			r = fn(arg, &copy[i]);
 	free(copy);
 	return r;
+}
+
+int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+{
+	return fs_volume_list_from(fs, "", fn, arg);
 }
 
 int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol)

@@ -231,6 +231,9 @@ static void test_volumes_many_are_listed_and_found_again(void **state)
 		count = 0;
 		assert_int_equal(fs_volume_list(e->fs, count_all, &count), 0);
 		assert_int_equal(count, 50);
+		count = 0;
+		assert_int_equal(fs_volume_list_from(e->fs, "vol0501", count_all, &count), 0);
+		assert_int_equal(count, 26);
 		assert_string_equal(last, "z");
 		assert_int_equal(fs_volume_get(e->fs, "z", &vol), 0);
 		fs_volume_get_info(vol, &info);

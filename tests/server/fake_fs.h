@@ -148,7 +148,7 @@ size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, si
 	return n;
 }
 
-int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	int r = 0;
 
@@ -156,9 +156,15 @@ int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_in
 		struct fs_volume_info info;
 
 		fs_volume_get_info(&fs->volumes[i], &info);
-		r = fn(arg, &info);
+		if (strcmp(info.name, after) > 0)
+			r = fn(arg, &info);
 	}
 	return r;
+}
+
+int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+{
+	return fs_volume_list_from(fs, "", fn, arg);
 }
 
 /* Blocks of nothing but zeros are the holes. */
