@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* tests/server/nbd_transmit_rig.h: a session in its transmission phase, and what is asked of it. For one .c file of a test, after cmocka.h. */
+#ifndef TESTS_SERVER_NBD_TRANSMIT_RIG_H
+#define TESTS_SERVER_NBD_TRANSMIT_RIG_H
+
+#include "tests/server/nbd_rig.h"
+
+#define VOLUME_SIZE (256u << 10)
+#define BIG (NBD_IO_MAX)
+
+static inline void handshake(struct rig *rig, const char *name, bool structured)
+{
+	static struct bytes b;
+
+	b.len = 0;
+	add_u32(&b, 3);
+	if (structured) {
+		add_option(&b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+		add_meta(&b, NBD_OPT_SET_META_CONTEXT, name, "base:allocation");
+	}
+	add_go(&b, NBD_OPT_GO, name);
+	assert_int_equal(rig_feed(rig, b.data, b.len, SIZE_MAX), b.len);
+	assert_int_equal(rig->s->state, NBD_TRANSMIT);
+	rig->out_pos = rig->out_len;
+}
+
+static inline int setup(void **state)
+{
+	struct rig *rig = malloc(sizeof(*rig));
+
+	rig_init(rig);
+	*state = rig;
+	return 0;
+}
+
+static inline int setup_simple(void **state)
+{
+	setup(state);
+	handshake(*state, "vm1", false);
+	return 0;
+}
+
+static inline int setup_structured(void **state)
+{
+	setup(state);
+	handshake(*state, "vm1", true);
+	return 0;
+}
+
+static inline int teardown(void **state)
+{
+	rig_fini(*state);
+	free(*state);
+	return 0;
+}
+
+static inline const void *take(struct rig *rig, size_t len)
+{
+	const void *data = rig->out + rig->out_pos;
+
+	assert_true(rig->out_len - rig->out_pos >= len);
+	rig->out_pos += len;
+	return data;
+}
+
+static inline void feed(struct rig *rig, struct bytes *b)
+{
+	assert_int_equal(rig_feed(rig, b->data, b->len, SIZE_MAX), b->len);
+	b->len = 0;
+}
+
+/* The next reply; returns its data (`len` bytes, none after an error). */
+static inline const uint8_t *expect_simple(struct rig *rig, uint64_t cookie, uint32_t error, size_t len)
+{
+	const struct nbd_simple_reply *rep = take(rig, sizeof(*rep));
+
+	assert_int_equal(be32_to_cpu(rep->magic), NBD_SIMPLE_REPLY_MAGIC);
+	assert_int_equal(be64_to_cpu(rep->cookie), cookie);
+	assert_int_equal(be32_to_cpu(rep->error), error);
+	return take(rig, error ? 0 : len);
+}
+
+static inline const uint8_t *expect_chunk(struct rig *rig, uint64_t cookie, uint16_t type, uint32_t *ret_len)
+{
+	const struct nbd_chunk *c = take(rig, sizeof(*c));
+
+	assert_int_equal(be32_to_cpu(c->magic), NBD_STRUCTURED_REPLY_MAGIC);
+	assert_int_equal(be16_to_cpu(c->flags), NBD_CHUNK_DONE);
+	assert_int_equal(be16_to_cpu(c->type), type);
+	assert_int_equal(be64_to_cpu(c->cookie), cookie);
+	*ret_len = be32_to_cpu(c->len);
+	return take(rig, *ret_len);
+}
+
+static inline void expect_end(struct rig *rig)
+{
+	assert_int_equal(rig->out_len, rig->out_pos);
+}
+
+/* One request without data and the error that it must give. */
+static inline void request(struct rig *rig, uint16_t type, uint16_t flags, uint64_t off, uint32_t len, uint32_t error)
+{
+	static struct bytes b;
+
+	b.len = 0;
+	add_request(&b, type, flags, 0x1122334455667788, off, len);
+	feed(rig, &b);
+	rig_settle(rig);
+	expect_simple(rig, 0x1122334455667788, error, type == NBD_CMD_READ ? len : 0);
+	expect_end(rig);
+}
+
+#endif
