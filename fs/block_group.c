@@ -340,6 +340,7 @@ static void shape(uint64_t stripe_bytes, uint64_t unit, struct group_desc *d)
 {
 	d->slot_bytes = free_space_cache_slot_bytes((uint32_t)(stripe_bytes / unit));
 	d->len = round_down_u64(stripe_bytes - 2ull * d->slot_bytes, unit);
+	d->slot_bytes = (uint32_t)((stripe_bytes - d->len) / 2); /* all of the stripe: what a group leaves must fit another one */
 }
 
 /* Takes the device space that d names. */

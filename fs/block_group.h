@@ -159,6 +159,7 @@ struct group_table {
 	struct group_list empty;
 	struct group_list removed[2]; /* by set of pins */
 	uint64_t nr_empty;
+	_Atomic uint64_t empty_data_bytes; /* of data groups in it */
 	_Atomic uint32_t rebuilding; /* groups in that state */
 	_Atomic uint32_t metadata_unknown; /* metadata groups whose free space is not known, but may be */
 	_Atomic uint32_t number[GROUP_TYPES]; /* groups: data, metadata, system */

@@ -162,6 +162,8 @@ void block_group_note_empty(struct fs *fs, struct block_group *g)
 	if (g->in_empty == (g->used == 0))
 		return;
 	g->in_empty = g->used == 0;
+	if (g->type == GROUP_DATA)
+		atomic_fetch_add(&fs->groups.empty_data_bytes, g->in_empty ? g->len : -g->len);
 	if (g->in_empty) {
 		TAILQ_INSERT_TAIL(&fs->groups.empty, g, empty_link);
 		fs->groups.nr_empty++;
@@ -386,6 +388,8 @@ static void remove_group(struct fs *fs, struct block_group *g, unsigned set)
 		else
 			backing_space_freed(fs, g->stripe[i], g->len + 2ull * g->slot_bytes);
 	if (g->in_empty) {
+		if (g->type == GROUP_DATA)
+			atomic_fetch_sub(&t->empty_data_bytes, g->len);
 		TAILQ_REMOVE(&t->empty, g, empty_link);
 		t->nr_empty--;
 		g->in_empty = false;

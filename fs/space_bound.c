@@ -259,9 +259,9 @@ uint64_t space_groups_for(const struct fs *fs, uint64_t data_bytes)
 }
 
 /* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there; and without any others. */
-static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, bool only_made)
+static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, uint64_t leaving, bool only_made)
 {
-	uint64_t unallocated = space_unallocated(fs, 2);
+	uint64_t unallocated = space_unallocated(fs, 2) + leaving;
 	uint64_t grow = space_groups_for(fs, bytes > have ? bytes - have : 0), groups = grow / fs->group_size + space_aside_groups(fs, fs->space.aside);
 	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
 	/* As grow_data_locked asks it: for whole groups. */
@@ -275,19 +275,32 @@ static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, bool 
 	       space_metadata_fits(fs, few, unallocated - grow, SPACE_AS_IF_MADE, growth);
 }
 
+/*
+ * Empty data groups that leave with the next commits, but for as much room as stays: then metadata can have of their space what data
+ * does not. (On a sparse pool commits go on by themselves until they have left.)
+ */
+static uint64_t leaving_bytes(const struct fs *fs)
+{
+	uint64_t empty = atomic_load(&fs->groups.empty_data_bytes), stays = 2 * fs->group_size;
+
+	return fs->backing.on || empty < stays ? 0 : empty - stays;
+}
+
 static uint64_t free_bytes(struct fs *fs, bool only_made)
 {
 	struct space_info *si = &fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE, taken; /* in blocks */
+	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE; /* in blocks */
+	uint64_t taken, have, leaving;
 
 	lock_take(&si->lock);
 	taken = d->allocated - d->pinned + d->may_use + d->unavailable - si->discarding + si->volume_reserved + si->freeing_reserve;
+	have = d->total + si->aside > taken ? d->total + si->aside - taken : 0;
+	leaving = min_u64(leaving_bytes(fs), have);
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
-		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, d->total + si->aside > taken ? d->total + si->aside - taken : 0,
-				     only_made))
+		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, only_made ? have : have - leaving, only_made ? 0 : leaving, only_made))
 			lo = mid;
 		else
 			hi = mid - 1;

@@ -430,7 +430,7 @@ bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 	may = c->total >= bytes && total >= used && total - used >= 2 * bytes;
 	if (type == GROUP_METADATA && fs->backing.on) /* nothing comes in its place by itself */
 		may = may && backing_can_spare_locked(fs, bytes);
-	if (fs->backing.promising) /* groups are made for a promise, with commits in between, and it counts only at the end */
+	if (fs->backing.on && fs->backing.promising) /* groups are made for a promise, with commits in between, and it counts only at the end */
 		may = false;
 	if (may)
 		c->total -= bytes;
