@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "fs/device_int.h"
@@ -40,7 +41,8 @@ int device_file_host(struct device_file *file, struct device_host *ret_host)
 	if (fstat(file->fd, &st) || fstatvfs(file->fd, &vfs) || fstatfs(file->fd, &sfs))
 		return -errno;
 	ret_host->used_bytes = (uint64_t)st.st_blocks * 512;
-	ret_host->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	/* ext4 keeps a twentieth for root, who may take it. */
+	ret_host->free_bytes = (uint64_t)(geteuid() == 0 ? vfs.f_bfree : vfs.f_bavail) * vfs.f_frsize;
 	if (sfs.f_type == TMPFS_MAGIC || sfs.f_type == RAMFS_MAGIC)
 		ret_host->free_bytes = min_u64(sfs.f_type == RAMFS_MAGIC || vfs.f_blocks == 0 ? UINT64_MAX : ret_host->free_bytes, memory_left());
 	return 0;
