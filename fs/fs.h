@@ -194,7 +194,8 @@ struct fs_info {
 	struct fs_scrub_status scrub; /* the one that runs, or the last one */
 	bool sparse;		     /* what is written takes blocks of the host's file system, which may be full: */
 	bool host_full;		     /* it was when last asked; new data is refused */
-	uint64_t host_free_bytes;    /* what it has left for anybody; free_bytes is no more than can be written there */
+	uint64_t host_free_bytes;    /* what it has left for anybody */
+	uint64_t host_usable_bytes;  /* of free_bytes (the pool's own, as if the host had room): what can be written there now */
 	bool discard;		     /* what is freed goes back to the host, or is discarded on the device, by itself */
 	uint64_t trim_left, trim_total; /* bytes of the pool that fs_trim still has to look at, and had to; 0: none runs */
 	bool read_only;		     /* opened so, or turned so by an error */

@@ -30,7 +30,7 @@ static void host_figures(struct fs *fs, struct fs_info *info)
 	usable = host_usable(host.free_bytes);
 	if (usable < info->free_bytes && atomic_load(&fs->backing.promised))
 		usable = max_u64(usable, space_free_bytes_made(fs));
-	info->free_bytes = min_u64(info->free_bytes, usable);
+	info->host_usable_bytes = min_u64(info->free_bytes, usable);
 }
 
 static void space_figures(struct fs *fs, struct fs_info *info)

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "server/metrics.h"
+#include "server/pool_watch.h"
 
 #define LABELS_MAX (FS_NAME_MAX + CLIENT_PEER_MAX + 64)
 
@@ -184,7 +185,7 @@ static int write_clients(struct evbuffer *out, struct client_list *clients)
 
 int metrics_write_watch(struct evbuffer *out, const struct fs_info *info, uint64_t provisioned)
 {
-	uint64_t used = info->data_bytes + info->volume_reserved_bytes, room = used + info->free_bytes;
+	uint64_t used = info->data_bytes + info->volume_reserved_bytes, room = used + pool_free_bytes(info);
 
 	return evbuffer_add_printf(out,
 				   "# HELP byre_pool_used_ratio Of what can hold data, how much is used or promised.\n"

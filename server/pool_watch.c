@@ -10,9 +10,14 @@
 
 #define HYSTERESIS_PERCENT 2
 
+uint64_t pool_free_bytes(const struct fs_info *info)
+{
+	return info->sparse ? min_u64(info->free_bytes, info->host_usable_bytes) : info->free_bytes;
+}
+
 unsigned pool_used_percent(const struct fs_info *info)
 {
-	uint64_t used = info->data_bytes + info->volume_reserved_bytes, all = used + info->free_bytes;
+	uint64_t used = info->data_bytes + info->volume_reserved_bytes, all = used + pool_free_bytes(info);
 
 	return all ? (unsigned)((double)used * 100.0 / (double)all) : 0;
 }
@@ -45,7 +50,7 @@ static void tell(struct pool_watch *w, enum log_level level, const char *event, 
 	char left[SIZE_FORMAT_MAX], sizes[SIZE_FORMAT_MAX];
 
 	log_event(w->log, level, fields, ARRAY_SIZE(fields), "%s: %s: %u %% used, %s free; volumes have %s altogether%s",
-		  w->config->pool, what, pool_used_percent(info), size_format(info->free_bytes, left, sizeof(left)),
+		  w->config->pool, what, pool_used_percent(info), size_format(pool_free_bytes(info), left, sizeof(left)),
 		  size_format(provisioned, sizes, sizeof(sizes)),
 		  level == LOG_LEVEL_WARNING ? ": grow the pool, or delete, trim or shrink volumes" : "");
 }

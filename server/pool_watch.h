@@ -38,6 +38,8 @@ struct pool_watch {
 
 /* Of what can hold data, how much is used or promised; 0 to 100, rounded down. */
 unsigned pool_used_percent(const struct fs_info *info);
+/* What can be written now: free_bytes, but for what the host of a sparse pool has no room for. */
+uint64_t pool_free_bytes(const struct fs_info *info);
 /* The sum of the volumes' sizes; UINT64_MAX when it is more. Waits for nothing, O(volumes). */
 uint64_t pool_provisioned(struct fs *fs);
 
