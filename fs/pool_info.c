@@ -24,6 +24,7 @@ static void host_figures(struct fs *fs, struct fs_info *info)
 
 	info->sparse = fs->backing.on;
 	info->host_full = atomic_load(&fs->backing.host_full);
+	info->host_usable_bytes = info->free_bytes;
 	if (!info->sparse || fs->dev->ops->host(fs->dev, &host))
 		return;
 	info->host_free_bytes = host.free_bytes;

@@ -162,21 +162,22 @@ static void probe(struct world *w)
 	struct request *req;
 	struct fs_info info;
 	bool ended = false;
-	uint64_t n;
+	uint64_t n, said;
 	int error = 0;
 
 	sched_pass_time(1000); /* a host that was full is asked again */
 	fs_get_info(w->fs, &info);
-	if (!vol->exists || !world_is_strict(w) || info.free_bytes < 2 * MODEL_BLOCK)
+	said = info.sparse ? info.host_usable_bytes : info.free_bytes;
+	if (!vol->exists || !world_is_strict(w) || said < 2 * MODEL_BLOCK)
 		return;
-	n = min_u64(min_u64(vol->blocks, PROBE_BLOCKS_MAX), info.free_bytes / MODEL_BLOCK / 2);
+	n = min_u64(min_u64(vol->blocks, PROBE_BLOCKS_MAX), said / MODEL_BLOCK / 2);
 	req = request_new(w, vol, FS_WRITE, 0, n * MODEL_BLOCK);
 	req->ended = &ended;
 	req->error = &error;
 	request_send(w, 0, req);
 	world_drain(w);
 	if (error == -ENOSPC && !world_is_dead(w))
-		sim_fail("%llu bytes are said to be free, but %llu cannot be written", (unsigned long long)info.free_bytes,
+		sim_fail("%llu bytes are said to be free, but %llu cannot be written", (unsigned long long)said,
 			 (unsigned long long)n * MODEL_BLOCK);
 }
 
