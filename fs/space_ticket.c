@@ -11,6 +11,7 @@
 #include "fs/fs_int.h"
 #include "fs/space_info_int.h"
 
+#define TICKET_IDLE_COMMITS_MAX 256u /* of any kind, without a grant */
 #define TICKET_COMMITS_MAX 8u /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
 
 static enum space_class class_of(const struct space_ticket *t)
@@ -145,6 +146,10 @@ static bool is_hopeless_locked(const struct round *round, const struct space_tic
 {
 	const struct space_info *si = &round->fs->space;
 
+	/* Groups are made for it and leave again, on and on, and that changes nothing. */
+	if (round->commits > t->commits + TICKET_IDLE_COMMITS_MAX && si->granted_at[t->class] <= t->change_commits &&
+	    !atomic_load(&round->fs->orphans) && !fs_is_rebuilding(round->fs))
+		return true;
 	return si->change_commits > max_u64(t->change_commits, si->granted_at[t->class]) + TICKET_COMMITS_MAX ||
 	       (round->commits > t->commits && !round->reclaimable && !can_reclaim_locked(round->fs, t));
 }
