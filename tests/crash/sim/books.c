@@ -5,6 +5,7 @@
 
 #include "base/util.h"
 #include "fs/fs_int.h"
+#include "fs/transaction.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
@@ -195,8 +196,10 @@ bool world_settle(struct world *w)
 		sim_fail("the pool does not come to rest: orphans %llu, pins %d, rebuilding %u, commit wanted %d",
 			 (unsigned long long)atomic_load(&w->fs->orphans), pins_are_left(&w->fs->pins),
 			 atomic_load(&w->fs->groups.rebuilding), w->fs->commit_wanted);
-	if (!commit(w) || !sched_wait_ms(is_settled, w, SETTLE_MS) || world_is_read_only(w) || world_is_dead(w))
-		return false;
+	do {
+		if (!commit(w) || !sched_wait_ms(is_settled, w, SETTLE_MS) || world_is_read_only(w) || world_is_dead(w))
+			return false;
+	} while (transaction_is_needed(w->fs)); /* a scrub or a rebuild has touched a lost node since */
 	check_space(w->fs);
 	for (unsigned i = 0; i < MODEL_VOLUMES_MAX; i++)
 		if (w->handle[i])
