@@ -117,7 +117,7 @@ class Hostile:
             c.close()
         self.conns.clear()
 
-    def assert_throughput(self, tries=3):
+    def assert_throughput(self, tries=8):
         """Half of what it was. One good second of a few is enough, and when there is none, end() looks what the client gets
         without the attack."""
         best = 0
