@@ -103,6 +103,22 @@ struct byre_scrub_damage {
 
 /* ---- the daemon and its pool ------------------------------------------------ */
 
+/*
+ * What clients asked for and got. `latency` counts requests by how long they took from arrival to answer:
+ * latency[i] those of at most byre_latency_bound_us(i) that are in none before it. These two structs do not grow.
+ */
+#define BYRE_LATENCIES 16
+enum byre_kind { BYRE_READ, BYRE_WRITE, BYRE_FLUSH, BYRE_FREE, BYRE_OTHER, BYRE_KINDS_MAX = 8 };
+struct byre_kind_figures {
+	uint64_t count, errors, bytes, us; /* us: how long they took, altogether */
+	uint64_t latency[BYRE_LATENCIES];
+};
+struct byre_figures {
+	struct byre_kind_figures kind[BYRE_KINDS_MAX]; /* by enum byre_kind; FREE: trims and zeroes */
+};
+/* UINT64_MAX for the last one and behind. */
+uint64_t byre_latency_bound_us(unsigned i);
+
 struct byre_pool_info {
 	uint8_t uuid[BYRE_UUID_LEN];
 	uint64_t size, data_bytes, metadata_bytes;
@@ -138,6 +154,8 @@ struct byre_pool_info {
 	uint64_t host_free_bytes;
 	uint64_t discarded_bytes;		    /* since start */
 	uint64_t trim_left_bytes, trim_total_bytes; /* of the pool, that a trim still has to look at, and had to; 0: none runs */
+	/* Since start, without errors and bytes: commits; groups written to the flush log, which flushes wait for. */
+	struct byre_kind_figures commit_figures, log_figures;
 };
 
 int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size, struct byre_error *err);
@@ -151,22 +169,6 @@ int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err);
 
 /* Discards all that is free, in the background: it is done when trim_left_bytes of struct byre_pool_info is 0. */
 int byre_pool_trim(struct byre *b, struct byre_error *err);
-
-/*
- * What clients asked for and got. `latency` counts requests by how long they took from arrival to answer:
- * latency[i] those of at most byre_latency_bound_us(i) that are in none before it. These two structs do not grow.
- */
-#define BYRE_LATENCIES 16
-enum byre_kind { BYRE_READ, BYRE_WRITE, BYRE_FLUSH, BYRE_FREE, BYRE_OTHER, BYRE_KINDS_MAX = 8 };
-struct byre_kind_figures {
-	uint64_t count, errors, bytes, us; /* us: how long they took, altogether */
-	uint64_t latency[BYRE_LATENCIES];
-};
-struct byre_figures {
-	struct byre_kind_figures kind[BYRE_KINDS_MAX]; /* by enum byre_kind; FREE: trims and zeroes */
-};
-/* UINT64_MAX for the last one and behind. */
-uint64_t byre_latency_bound_us(unsigned i);
 
 /* Of the daemon; byre_pool_info has the pool's. */
 struct byre_stats {

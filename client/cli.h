@@ -145,6 +145,8 @@ json_t *volume_json(const struct byre_volume_info *info);
 json_t *client_json(const struct byre_client_info *info);
 /* By kinds of requests, with bounds of latencies in `latency`. */
 json_t *figures_json(const struct byre_figures *figures);
+/* Of what moves no bytes and has no errors. */
+json_t *times_json(const struct byre_kind_figures *k);
 /* RFC 3339, UTC, whole seconds; into buf, which it returns. */
 #define TIME_MAX 32
 const char *time_text(int64_t ns, char buf[TIME_MAX]);

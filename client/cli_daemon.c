@@ -8,13 +8,14 @@
 
 static json_t *stats_json(const struct byre_stats *s, const struct byre_pool_info *pool)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "uptime_ms", (json_int_t)s->uptime_ms,
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "uptime_ms", (json_int_t)s->uptime_ms,
 			 "rpc_connections", (json_int_t)s->rpc_connections, "rpc_connections_total",
 			 (json_int_t)s->rpc_connections_total, "rpc_requests", (json_int_t)s->rpc_requests,
 			 "rpc_errors", (json_int_t)s->rpc_errors, "rpc_bad_frames",
 			 (json_int_t)s->rpc_bad_frames, "nbd_connections", (json_int_t)s->nbd_connections,
 			 "nbd_connections_total", (json_int_t)s->nbd_connections_total, "nbd", figures_json(&s->nbd),
-			 "pool", pool_json(pool, false));
+			 "commit", times_json(&pool->commit_figures), "log_group", times_json(&pool->log_figures), "pool",
+			 pool_json(pool, false));
 }
 
 static void show(const char *label, uint64_t value)
@@ -48,6 +49,18 @@ static uint64_t latency_at(const struct byre_kind_figures *k, unsigned permille)
 	return byre_latency_bound_us(i);
 }
 
+static void show_times(const char *label, const struct byre_kind_figures *k)
+{
+	char mean[SIZE_FORMAT_MAX], slow[SIZE_FORMAT_MAX];
+	uint64_t p99 = latency_at(k, 990);
+
+	printf("%-24s %" PRIu64, label, k->count);
+	if (k->count)
+		printf(", %s on average, 99 %% within %s", latency_text(k->us / k->count, mean),
+		       p99 == UINT64_MAX ? "more than 10 s" : latency_text(p99, slow));
+	putchar('\n');
+}
+
 static void show_kind(const char *name, const struct byre_kind_figures *k)
 {
 	char label[32], bytes[SIZE_FORMAT_MAX], mean[SIZE_FORMAT_MAX], slow[SIZE_FORMAT_MAX];
@@ -66,9 +79,9 @@ static void print_stats(const struct byre_stats *s, const struct byre_pool_info 
 	char buf[SIZE_FORMAT_MAX];
 
 	printf("%-24s %" PRIu64 ".%" PRIu64 " s\n", "uptime", s->uptime_ms / 1000, s->uptime_ms % 1000 / 100);
-	show("commits", p->commits);
+	show_times("commits", &p->commit_figures);
 	show("flushes", p->flushes);
-	show("flush log groups", p->log_groups);
+	show_times("flush log groups", &p->log_figures);
 	printf("%-24s %s\n", "flush log written", size_format(p->log_bytes, buf, sizeof(buf)));
 	show("device flushes", p->device_flushes);
 	show_hits("node cache", p->node_cache_hits, p->node_cache_misses);

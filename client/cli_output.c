@@ -241,6 +241,11 @@ static json_t *latencies_json(const struct byre_kind_figures *k)
 	return list;
 }
 
+json_t *times_json(const struct byre_kind_figures *k)
+{
+	return json_pack("{s:I, s:I, s:o}", "count", (json_int_t)k->count, "us", (json_int_t)k->us, "latency", latencies_json(k));
+}
+
 json_t *figures_json(const struct byre_figures *figures)
 {
 	json_t *obj = json_object();

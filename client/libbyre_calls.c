@@ -82,6 +82,8 @@ static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *re
 		.direct_io = m->direct_io,
 	};
 	ret_info->provisioned_bytes = m->provisioned_bytes;
+	libbyre_kind(m->commit, &ret_info->commit_figures);
+	libbyre_kind(m->log_group, &ret_info->log_figures);
 	copy_uuid(ret_info->uuid, &m->uuid);
 	snprintf(ret_info->device_kind, sizeof(ret_info->device_kind), "%s", m->device_kind);
 	libbyre_scrub_from_message(m->scrub, &ret_info->scrub);

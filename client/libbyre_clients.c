@@ -18,7 +18,7 @@ uint64_t byre_latency_bound_us(unsigned i)
 	return i < ARRAY_SIZE(bounds) ? bounds[i] : UINT64_MAX;
 }
 
-static void copy_kind(const Byre__KindFigures *m, struct byre_kind_figures *ret_kind)
+void libbyre_kind(const Byre__KindFigures *m, struct byre_kind_figures *ret_kind)
 {
 	if (!m)
 		return;
@@ -32,11 +32,11 @@ void libbyre_figures(const Byre__Figures *m, struct byre_figures *ret_figures)
 	memset(ret_figures, 0, sizeof(*ret_figures));
 	if (!m)
 		return;
-	copy_kind(m->read, &ret_figures->kind[BYRE_READ]);
-	copy_kind(m->write, &ret_figures->kind[BYRE_WRITE]);
-	copy_kind(m->flush, &ret_figures->kind[BYRE_FLUSH]);
-	copy_kind(m->free, &ret_figures->kind[BYRE_FREE]);
-	copy_kind(m->other, &ret_figures->kind[BYRE_OTHER]);
+	libbyre_kind(m->read, &ret_figures->kind[BYRE_READ]);
+	libbyre_kind(m->write, &ret_figures->kind[BYRE_WRITE]);
+	libbyre_kind(m->flush, &ret_figures->kind[BYRE_FLUSH]);
+	libbyre_kind(m->free, &ret_figures->kind[BYRE_FREE]);
+	libbyre_kind(m->other, &ret_figures->kind[BYRE_OTHER]);
 }
 
 /* ---- clients -------------------------------------------------------------- */

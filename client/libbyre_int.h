@@ -43,6 +43,8 @@ void libbyre_free(ProtobufCMessage *msg);
 
 /* Figures of a message; what it has not: zeros. */
 void libbyre_figures(const Byre__Figures *m, struct byre_figures *ret_figures);
+/* Of one kind; m may be NULL: *ret_kind stays as it is. */
+void libbyre_kind(const Byre__KindFigures *m, struct byre_kind_figures *ret_kind);
 
 /* libbyre_scrub.c; `m` may be NULL. */
 void libbyre_scrub_from_message(const Byre__Scrub *m, struct byre_scrub *ret_scrub);

@@ -160,7 +160,7 @@ int fs_trim(struct fs *fs, struct fs_error *err);
 
 /* ---- figures --------------------------------------------------------------- */
 
-#define FS_LATENCY_BUCKETS 12
+#define FS_LATENCY_BUCKETS 16
 /* Microseconds; of all buckets but the last. A time counts in the first bucket whose bound it does not exceed. */
 extern const uint32_t fs_latency_bounds_us[FS_LATENCY_BUCKETS - 1];
 

@@ -67,11 +67,23 @@ static ProtobufCBinaryData as_bytes(const uint8_t *data, size_t len)
 	return (ProtobufCBinaryData){.data = (uint8_t *)data, .len = len};
 }
 
-/* A message with the one inside it. */
+/* A message with those inside it. */
 struct pool_message {
 	Byre__PoolInfo pool;
 	Byre__Scrub scrub;
+	Byre__KindFigures commit, log_group;
 };
+
+/* Borrows from `l`. */
+static void latency_message(const struct fs_latency *l, Byre__KindFigures *ret_msg)
+{
+	byre__kind_figures__init(ret_msg);
+	for (unsigned i = 0; i < FS_LATENCY_BUCKETS; i++)
+		ret_msg->count += l->buckets[i];
+	ret_msg->us = l->us;
+	ret_msg->n_latency = FS_LATENCY_BUCKETS;
+	ret_msg->latency = (uint64_t *)l->buckets;
+}
 
 /* Borrows from `i`. Long and flat: one line a field. */
 static void pool_message(const struct fs_info *i, struct pool_message *ret)
@@ -136,6 +148,10 @@ static void pool_message(const struct fs_info *i, struct pool_message *ret)
 	ret_msg->direct_io = i->direct_io;
 	rpc_scrub_message(&i->scrub, &ret->scrub);
 	ret_msg->scrub = &ret->scrub;
+	latency_message(&i->commit_latency, &ret->commit);
+	latency_message(&i->log_latency, &ret->log_group);
+	ret_msg->commit = &ret->commit;
+	ret_msg->log_group = &ret->log_group;
 }
 
 /* Borrows from `i`. */

@@ -156,6 +156,12 @@ def test_figures_by_volume_survive_their_clients(make_byred):
     assert stats["nbd"]["write"]["bytes"] == 4096 and stats["nbd"]["read"]["bytes"] == 65536
     assert stats["nbd"]["flush"]["count"] == 1 and sum(x["count"] for x in stats["nbd"]["read"]["latency"]) == 1
     assert re.search(r"nbd: read +1 \(0 failed\), 64 KiB", b.ok("stats").out)
+    b.ok("commit")
+    stats = b.json("stats")
+    for kind in ("commit", "log_group"):
+        assert 0 < stats[kind]["count"] == sum(x["count"] for x in stats[kind]["latency"]) and stats[kind]["us"] > 0
+    assert re.search(r"commits +\d+, \d.* on average, 99 % within \d", b.ok("stats").out)
+    assert re.search(r"flush log groups +\d+, \d.* on average, 99 % within \d", b.ok("stats").out)
     got = b.json("top", "--interval", "1")
     assert [v["volume"] for v in got["volumes"]] == ["a", "c"] and got["seconds"] >= 1
     assert re.search(r"^c +0 ", b.ok("top", "--interval", "1").out, re.M)

@@ -49,9 +49,9 @@ static void test_metrics_are_well_formed(void **state)
 			if (strstr(line, "kind=\"io\""))
 				assert_string_equal(line,
 						    "byre_errors_total{kind=\"io\"} 18446744073709551615");
-			if (strstr(line, "byre_commit_seconds_bucket{le=\"0.0001\"}"))
+			if (strstr(line, "byre_commit_seconds_bucket{le=\"5e-05\"}"))
 				assert_string_equal(value, "0");
-			if (strstr(line, "byre_commit_seconds_bucket{le=\"0.0005\"}") || strstr(line, "commit_seconds_bucket{le=\"30\"}"))
+			if (strstr(line, "byre_commit_seconds_bucket{le=\"0.0001\"}") || strstr(line, "commit_seconds_bucket{le=\"10\"}"))
 				assert_string_equal(value, "2");
 			if (strstr(line, "byre_commit_seconds_bucket{le=\"+Inf\"}") || strstr(line, "byre_commit_seconds_count"))
 				assert_string_equal(value, "5");
