@@ -61,7 +61,7 @@ UNIT_SRC   := $(wildcard tests/base/test_*.c tests/fs/test_*.c tests/proto/test_
 # Unit tests with one thread: ThreadSanitizer has nothing to look for in them, and they are not built for it. What keeps
 # this list true is a pthread_create that aborts, which they are linked with everywhere (tests/lib/one_thread).
 ONE_THREAD := base/test_addr base/test_log base/test_size base/test_text fs/test_cut fs/test_device_sim fs/test_device_sim_crash \
-              fs/test_flush_log_damage fs/test_free_space fs/test_free_space_cache fs/test_fuzzed_image fs/test_io fs/test_io_errors \
+              fs/test_flush_log_damage fs/test_free_said fs/test_free_space fs/test_free_space_cache fs/test_fuzzed_image fs/test_io fs/test_io_errors \
               fs/test_io_together fs/test_node fs/test_overlay fs/test_prefetch fs/test_space fs/test_space_promise fs/test_space_ticket \
               fs/test_tree proto/test_rpc_frame server/test_clients server/test_config server/test_http client/test_cli_args client/test_cli_output
 ONE_THREAD_SRC := $(ONE_THREAD:%=tests/%.c)
