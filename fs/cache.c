@@ -93,7 +93,7 @@ int cache_new(uint64_t limit_bytes, struct cache **ret_cache)
 		cache_free(c);
 		return -ENOMEM;
 	}
-	cache_ahead_resize(c);
+	cache_ahead_resize(c, c->max_chunks);
 	*ret_cache = c;
 	return 0;
 }
@@ -262,7 +262,7 @@ void cache_resize(struct cache *c, uint64_t limit_bytes)
 	lock_take(&c->lock);
 	cache_pool_resize_locked(c, max_chunks);
 	lock_drop(&c->lock);
-	cache_ahead_resize(c);
+	cache_ahead_resize(c, max_chunks);
 }
 
 void cache_get_stats(struct cache *c, struct cache_stats *ret_stats)

@@ -9,15 +9,20 @@
 
 #define BATCH 64u
 
-void cache_ahead_resize(struct cache *c)
+void cache_ahead_resize(struct cache *c, size_t max_chunks)
 {
-	size_t cap = c->max_chunks * (CACHE_CHUNK_BYTES / CACHE_DATA_BYTES) / CACHE_AHEAD_PART, keep;
+	size_t cap = max_chunks * (CACHE_CHUNK_BYTES / CACHE_DATA_BYTES) / CACHE_AHEAD_PART, keep;
 	uint64_t *ring = mem_alloc(cap * sizeof(*ring)), *old;
 	struct cache_ahead *a = &c->ahead;
 
 	if (!ring)
 		return;
 	lock_take(&c->lock);
+	if (c->max_chunks != max_chunks) { /* somebody else gives it another size meanwhile */
+		lock_drop(&c->lock);
+		mem_free(ring);
+		return;
+	}
 	keep = min_u64(a->count, cap); /* the youngest; the others are like blocks that somebody has read */
 	for (size_t i = 0; i < keep; i++)
 		ring[i] = a->addr[(a->first + a->count - keep + i) % a->cap];

@@ -142,8 +142,8 @@ void cache_spare_fini(struct cache *c);
 
 /* ---- cache_ahead.c ---- */
 
-/* Room for the limit in force. Out of memory: for as much as before. No lock. */
-void cache_ahead_resize(struct cache *c);
+/* Room for that limit, unless another one is in force by now. Out of memory: for as much as before. No lock. */
+void cache_ahead_resize(struct cache *c, size_t max_chunks);
 void cache_ahead_fini(struct cache *c);
 
 /* ---- cache_pool.c: the pool's lock is held ---- */
