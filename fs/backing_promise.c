@@ -17,7 +17,6 @@
 #include "base/util.h"
 #include "fs/backing_int.h"
 #include "fs/block_group.h"
-#include "fs/fault.h"
 #include "fs/fs_int.h"
 #include "fs/space_info_int.h"
 
@@ -101,7 +100,7 @@ static int make_durable(struct fs *fs, bool first)
 	lock_take(&fs->groups.lock);
 	fresh = !TAILQ_EMPTY(&fs->groups.fresh);
 	lock_drop(&fs->groups.lock);
-	fs->super_dirty |= (first || fresh) && !FAULT(FAULT_PROMISE_UNCOMMITTED);
+	fs->super_dirty |= first || fresh;
 	lock_drop(&fs->commit_lock);
 	return first || fresh ? fs_commit(fs) : 0;
 }

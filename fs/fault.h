@@ -33,7 +33,6 @@ enum fault {
 	FAULT_DISCARD_IN_USE,	   /* what groups have left is discarded without being taken, in use again or not */
 	FAULT_PIN_SET,		   /* what is freed while readers are left goes with what waits for them */
 	FAULT_READERS_LEFT,	   /* what a commit freed is given out although a reader may still look at it */
-	FAULT_PROMISE_UNCOMMITTED, /* no commit names the groups that were made for a promise before its record is durable */
 	FAULT_OPS_FORGOTTEN,	   /* a commit takes operations off the log's list that came after its freeze */
 	FAULT_DISCARD_EARLY,	   /* what is freed is discarded before the commit that frees it */
 	FAULT_LOG_MOVES_BUSY,	   /* flushes go on at the log's old place while a commit names the new one */
