@@ -2,6 +2,7 @@
 """Fixtures of the end-to-end tests. Environment: BYRE_BUILD (build), KILLS (8), SEED, COUNTS (see tests.mk)."""
 import os
 import random
+import subprocess
 import sys
 import time
 
@@ -38,6 +39,25 @@ def watchdog():
     dog = lib.Watchdog()
     yield dog
     dog.close()
+
+
+@pytest.fixture
+def loop():
+    """Makes block devices of files. A test that has a pool on one names it before make_byred, whose end comes first then."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root for losetup")
+    made = []
+
+    def make(path, *args):
+        got = subprocess.run(["losetup", "--find", "--show", *args, path], capture_output=True, text=True)
+        if got.returncode:
+            pytest.skip(f"no loop device: {got.stderr}")
+        made.append(got.stdout.strip())
+        return made[-1]
+
+    yield make
+    for device in made:
+        subprocess.run(["losetup", "-d", device], check=True)
 
 
 @pytest.fixture

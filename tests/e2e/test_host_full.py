@@ -292,28 +292,22 @@ def test_preallocated_pool_is_trimmed_when_asked_for(make_byred, tmp_path):
     assert held(b) >= 256 * M and not b.info()["sparse"], "opened without, it is filled up again"
 
 
-def test_device_is_trimmed(make_byred, tmp_path):
+def test_device_is_trimmed(loop, make_byred, tmp_path):
     """A loop device passes discards on to its file."""
     image = str(tmp_path / "image")
     with open(image, "wb") as f:
         f.truncate(512 * M)
-    loop = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
-    if loop.returncode:
-        pytest.skip(f"no loop device: {loop.stderr}")
-    dev = loop.stdout.strip()
-    try:
-        assert run_byre("pool", "create", dev).rc == 0
-        b = make_byred(pool=dev, create=False, args=["--commit-interval", "1"]).start()
-        assert b.info()["discard"] and not b.info()["sparse"]
-        before = os.stat(image).st_blocks * 512
-        writer, _ = fill_and_trim_half(b)
-        full = before + 192 * M
-        wait_until(lambda: os.stat(image).st_blocks * 512 < full - 80 * M)
-        writer.verify()
-        writer.conn.close()
-        b.delete("v")
-        wait_until(lambda: os.stat(image).st_blocks * 512 < before + 64 * M)
-        b.stop()
-        assert b.check() == []
-    finally:
-        subprocess.run(["losetup", "-d", dev], check=False)
+    dev = loop(image)
+    assert run_byre("pool", "create", dev).rc == 0
+    b = make_byred(pool=dev, create=False, args=["--commit-interval", "1"]).start()
+    assert b.info()["discard"] and not b.info()["sparse"]
+    before = os.stat(image).st_blocks * 512
+    writer, _ = fill_and_trim_half(b)
+    full = before + 192 * M
+    wait_until(lambda: os.stat(image).st_blocks * 512 < full - 80 * M)
+    writer.verify()
+    writer.conn.close()
+    b.delete("v")
+    wait_until(lambda: os.stat(image).st_blocks * 512 < before + 64 * M)
+    b.stop()
+    assert b.check() == []

@@ -59,15 +59,9 @@ def image(tmp_path):
 
 
 @pytest.fixture
-def device(image):
+def device(loop, image):
     """The image as a block device."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root for losetup")
-    got = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True)
-    if got.returncode:
-        pytest.skip(f"no loop device: {got.stderr}")
-    yield got.stdout.strip()
-    subprocess.run(["losetup", "-d", got.stdout.strip()], check=True)
+    return loop(image)
 
 
 NAMES = {"ext4": 'an ext4 file system "old data"', "xfs": "an xfs file system", "swap": "a swap area",
