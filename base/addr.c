@@ -96,12 +96,13 @@ static struct sockaddr_un unix_sockaddr(const struct addr *addr)
 }
 
 /*
- * A socket's own time-out bounds connect, too, also where the listener's queue is full, which no poll tells of a unix socket.
- * When it is over, unix sockets say EAGAIN and TCP ones EINPROGRESS.
+ * A socket's own time-out bounds connect, too, also where the listener's queue is full, which no poll tells
+ * of a unix socket. When it is over, unix sockets say EAGAIN and TCP ones EINPROGRESS.
  */
 static int connect_within(int fd, const void *sockaddr, socklen_t len, unsigned timeout_ms)
 {
-	const struct timeval tv = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000}, never = {0};
+	const struct timeval tv = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000},
+			     never = {0};
 	int r;
 
 	if (timeout_ms && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0)
@@ -154,8 +155,8 @@ static int unix_remove_stale(const struct addr *addr)
 }
 
 /*
- * The socket's file is made with the mode that the descriptor has: without any until the owner is right. Nobody can
- * connect before listen, either.
+ * The socket's file is made with the mode that the descriptor has: without any until the owner is right.
+ * Nobody can connect before listen, either.
  */
 static int bind_unix(int fd, const struct sockaddr_un *sun, const struct addr_access *access)
 {
@@ -316,12 +317,16 @@ bool addr_is_local(const struct addr *addr)
 	return inet_pton(AF_INET6, addr->host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
-/* The socket's file may have been removed, and made anew by somebody else: then nobody can be connected to both. */
+/*
+ * The socket's file may have been removed, and made anew by somebody else: then nobody can be connected to
+ * both.
+ */
 static bool unix_is_bound(const struct addr *addr, const struct sockaddr_un *sun)
 {
 	struct stat st;
 
-	return !strncmp(sun->sun_path, addr->path, sizeof(sun->sun_path)) && !lstat(addr->path, &st) && S_ISSOCK(st.st_mode);
+	return !strncmp(sun->sun_path, addr->path, sizeof(sun->sun_path)) && !lstat(addr->path, &st) &&
+	       S_ISSOCK(st.st_mode);
 }
 
 static bool tcp_is_bound(const struct addr *addr, const struct sockaddr *bound, socklen_t len)
@@ -332,7 +337,8 @@ static bool tcp_is_bound(const struct addr *addr, const struct sockaddr *bound, 
 	if (resolve(addr, AI_PASSIVE, &list) < 0)
 		return false;
 	for (ai = list; ai && !found; ai = ai->ai_next)
-		found = ai->ai_family == bound->sa_family && ai->ai_addrlen == len && !memcmp(ai->ai_addr, bound, len);
+		found = ai->ai_family == bound->sa_family && ai->ai_addrlen == len &&
+			!memcmp(ai->ai_addr, bound, len);
 	freeaddrinfo(list);
 	return found;
 }
@@ -362,5 +368,6 @@ int addr_connect(const struct addr *addr, int *ret_fd)
 
 int addr_connect_within(const struct addr *addr, unsigned timeout_ms, int *ret_fd)
 {
-	return addr->kind == ADDR_UNIX ? unix_connect(addr, timeout_ms, ret_fd) : tcp_connect(addr, timeout_ms, ret_fd);
+	return addr->kind == ADDR_UNIX ? unix_connect(addr, timeout_ms, ret_fd)
+				       : tcp_connect(addr, timeout_ms, ret_fd);
 }

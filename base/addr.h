@@ -2,8 +2,8 @@
 /*
  * base/addr.h: the addresses that users type: `unix:PATH` and `tcp:HOST:PORT` (IPv6 in brackets).
  *
- * All calls come from any thread. Errors are negative errno values; name look-up failures become -EHOSTUNREACH
- * (no such host) or -EAGAIN (the name service did not answer).
+ * All calls come from any thread. Errors are negative errno values; name look-up failures become
+ * -EHOSTUNREACH (no such host) or -EAGAIN (the name service did not answer).
  */
 #ifndef BASE_ADDR_H
 #define BASE_ADDR_H
@@ -38,18 +38,20 @@ struct addr_access {
 };
 
 /*
- * A listening socket, non-blocking and close-on-exec. A unix socket that nobody listens on any more is removed first;
- * -EADDRINUSE when somebody does, -EEXIST when the path holds something else. May wait for the name service.
+ * A listening socket, non-blocking and close-on-exec. A unix socket that nobody listens on any more is
+ * removed first; -EADDRINUSE when somebody does, -EEXIST when the path holds something else. May wait for the
+ * name service.
  */
 int addr_listen(const struct addr *addr, int *ret_fd);
 /*
- * The same, and a unix socket has this mode and owner, from its first moment on: never may anybody connect who must not.
- * -EPERM: the owner cannot be set.
+ * The same, and a unix socket has this mode and owner, from its first moment on: never may anybody connect
+ * who must not. -EPERM: the owner cannot be set.
  */
 int addr_listen_as(const struct addr *addr, const struct addr_access *access, int *ret_fd);
 /*
- * Gives the unix socket of an address, which is there already, this mode and owner (-1: the user and group of this process). Nothing is
- * done where it has them, or for TCP. -EACCES: it belongs to somebody else; -EPERM: the owner cannot be set. It is then as it was.
+ * Gives the unix socket of an address, which is there already, this mode and owner (-1: the user and group of
+ * this process). Nothing is done where it has them, or for TCP. -EACCES: it belongs to somebody else; -EPERM:
+ * the owner cannot be set. It is then as it was.
  */
 int addr_set_access(const struct addr *addr, const struct addr_access *access);
 /* Only processes of this machine can connect. False for names that are not addresses. */

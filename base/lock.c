@@ -29,8 +29,14 @@ static void held_pop(const struct lock *lock)
 	ASSERT(!"a lock that is not held was dropped");
 }
 #else
-static void held_push(const struct lock *lock) { (void)lock; }
-static void held_pop(const struct lock *lock) { (void)lock; }
+static void held_push(const struct lock *lock)
+{
+	(void)lock;
+}
+static void held_pop(const struct lock *lock)
+{
+	(void)lock;
+}
 #endif
 
 void lock_init(struct lock *lock, int rank)
@@ -39,7 +45,10 @@ void lock_init(struct lock *lock, int rank)
 	lock->rank = rank;
 }
 
-void lock_fini(struct lock *lock) { pthread_mutex_destroy(&lock->mutex); }
+void lock_fini(struct lock *lock)
+{
+	pthread_mutex_destroy(&lock->mutex);
+}
 
 void lock_take(struct lock *lock)
 {

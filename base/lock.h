@@ -21,7 +21,10 @@ void lock_take(struct lock *lock);
 void lock_drop(struct lock *lock);
 /* Waits on cond with the lock held (and dropped meanwhile), as pthread_cond_wait. */
 void lock_wait(struct lock *lock, pthread_cond_t *cond);
-/* As lock_wait, for timeout_ms at most (CLOCK_MONOTONIC: init the condition with lock_cond_init). False when the time ran out. */
+/*
+ * As lock_wait, for timeout_ms at most (CLOCK_MONOTONIC: init the condition with lock_cond_init). False when
+ * the time ran out.
+ */
 bool lock_wait_ms(struct lock *lock, pthread_cond_t *cond, uint64_t timeout_ms);
 void lock_cond_init(pthread_cond_t *cond);
 /* Aborts in debug builds unless the calling thread holds the lock. */

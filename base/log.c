@@ -19,7 +19,9 @@ static const struct {
 	{"info", LOG_LEVEL_INFO},   {"debug", LOG_LEVEL_DEBUG},
 };
 
-/* systemd names the journal's stream as device:inode in $JOURNAL_STREAM; a redirected stderr does not match. */
+/*
+ * systemd names the journal's stream as device:inode in $JOURNAL_STREAM; a redirected stderr does not match.
+ */
 static bool is_journal(int fd)
 {
 	const char *stream = getenv("JOURNAL_STREAM");
@@ -101,7 +103,8 @@ void log_line(struct log *log, enum log_level level, const char *fmt, ...)
 	va_end(args);
 }
 
-void log_event(struct log *log, enum log_level level, const struct log_field *fields, unsigned count, const char *fmt, ...)
+void log_event(struct log *log, enum log_level level, const struct log_field *fields, unsigned count,
+	       const char *fmt, ...)
 {
 	char text[LOG_LINE_MAX];
 	va_list args;

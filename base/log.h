@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * base/log.h: lines for people on standard error, with syslog's levels. Where standard error is the journal, each line
- * starts with <N>, which systemd takes for the level. One line is one write(2), so that threads do not mix.
+ * base/log.h: lines for people on standard error, with syslog's levels. Where standard error is the journal,
+ * each line starts with <N>, which systemd takes for the level. One line is one write(2), so that threads do
+ * not mix.
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
@@ -29,7 +30,7 @@ struct log_field {
 
 struct log {
 	const char *program; /* before each line; not copied */
-	bool stamps; /* each line begins with the time, UTC: where no journal has it */
+	bool stamps;	     /* each line begins with the time, UTC: where no journal has it */
 	/* Where lines with fields go instead, if set; false: it could not be done. From any thread. */
 	bool (*send)(enum log_level level, const char *text, const struct log_field *fields, unsigned count);
 	int fd;
@@ -46,9 +47,12 @@ void log_line(struct log *log, enum log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 void log_vline(struct log *log, enum log_level level, const char *fmt, va_list args);
 
-/* A line about an event. The fields (LOG_FIELDS_MAX at most; a NULL value is left out) go with it where there is a place for them. */
-void log_event(struct log *log, enum log_level level, const struct log_field *fields, unsigned count, const char *fmt, ...)
-	__attribute__((format(printf, 5, 6)));
+/*
+ * A line about an event. The fields (LOG_FIELDS_MAX at most; a NULL value is left out) go with it where there
+ * is a place for them.
+ */
+void log_event(struct log *log, enum log_level level, const struct log_field *fields, unsigned count,
+	       const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
 /* As log_line with level notice, but never dropped and without the program's name: what scripts wait for. */
 void log_bare(struct log *log, const char *text);

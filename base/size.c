@@ -10,7 +10,10 @@
 
 static const char size_units[] = "KMGTPE";
 
-/* The power of two that a suffix stands for: "", "G", "Gi" or "GiB"; negative if it stands for none. E is printed, never read. */
+/*
+ * The power of two that a suffix stands for: "", "G", "Gi" or "GiB"; negative if it stands for none. E is
+ * printed, never read.
+ */
 static int size_shift(const char *suffix)
 {
 	if (!suffix[0] || !strcmp(suffix, "B"))
@@ -66,7 +69,8 @@ int size_parse(const char *s, uint64_t *ret_bytes)
 	if (overflow || __builtin_mul_overflow(v, UINT64_C(1) << shift, &bytes))
 		return -ERANGE;
 	/* Less than one unit, at most 2^50 of them, times less than 10^9: rounded down. */
-	if (__builtin_add_overflow(bytes, (uint64_t)((((unsigned __int128)fraction) << shift) / scale), &bytes))
+	if (__builtin_add_overflow(bytes, (uint64_t)((((unsigned __int128)fraction) << shift) / scale),
+				   &bytes))
 		return -ERANGE;
 
 	*ret_bytes = bytes;

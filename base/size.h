@@ -7,9 +7,10 @@
 #include <stdint.h>
 
 /*
- * Reads decimal digits and at most one unit: K, M, G, T or P (either case), as such or as Ki or KiB, or B. With one of K to P
- * there may be a fraction behind a point; what is less than a byte is dropped. Nothing before, between or after.
- * -EINVAL: not such a string ("10GB" is none: it may mean powers of 1000). -ERANGE: does not fit into 64 bits.
+ * Reads decimal digits and at most one unit: K, M, G, T or P (either case), as such or as Ki or KiB, or B.
+ * With one of K to P there may be a fraction behind a point; what is less than a byte is dropped. Nothing
+ * before, between or after. -EINVAL: not such a string ("10GB" is none: it may mean powers of 1000). -ERANGE:
+ * does not fit into 64 bits.
  */
 int size_parse(const char *s, uint64_t *ret_bytes);
 

@@ -231,7 +231,8 @@ static int file_volume_create(struct backend *b, const char *name, uint64_t size
 			    (flags & BYRE_VOLUME_WRITEBACK ? FS_VOLUME_WRITEBACK : 0);
 	struct fs_error fe = {""};
 
-	return file_result(b, fs_volume_create(b->fs, name, size, fs_flags, &fe), &fe, "volume create in", err);
+	return file_result(b, fs_volume_create(b->fs, name, size, fs_flags, &fe), &fe, "volume create in",
+			   err);
 }
 
 struct list_arg {
@@ -281,7 +282,8 @@ static int file_volume_resize(struct backend *b, const char *name, uint64_t size
 	bool may_shrink = (flags & BYRE_RESIZE_SHRINK) != 0;
 	struct fs_error fe = {""};
 
-	return file_result(b, fs_volume_set_size(b->fs, name, size, may_shrink, &fe), &fe, "volume resize in", err);
+	return file_result(b, fs_volume_set_size(b->fs, name, size, may_shrink, &fe), &fe, "volume resize in",
+			   err);
 }
 
 static int file_volume_set(struct backend *b, const char *name, uint32_t flags, const char *comment,
@@ -344,6 +346,5 @@ int backend_open_file(struct backend *b, const char *path, bool read_only, struc
 
 int backend_open(struct backend *b, const struct cli *cli, bool read_only, struct byre_error *err)
 {
-	return cli->pool ? backend_open_file(b, cli->pool, read_only, err)
-			 : backend_open_daemon(b, cli, err);
+	return cli->pool ? backend_open_file(b, cli->pool, read_only, err) : backend_open_daemon(b, cli, err);
 }

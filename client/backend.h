@@ -17,11 +17,15 @@ typedef int (*backend_volume_fn)(void *arg, const struct byre_volume_info *info)
 struct backend_ops {
 	int (*pool_info)(struct backend *b, struct byre_pool_info *ret_info, struct byre_error *err);
 	int (*pool_grow)(struct backend *b, uint64_t size, struct byre_error *err);
-	int (*volume_create)(struct backend *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
+	int (*volume_create)(struct backend *b, const char *name, uint64_t size, uint32_t flags,
+			     struct byre_error *err);
 	int (*volume_list)(struct backend *b, backend_volume_fn fn, void *arg, struct byre_error *err);
-	int (*volume_info)(struct backend *b, const char *name, struct byre_volume_info *ret_info, struct byre_error *err);
-	int (*volume_resize)(struct backend *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
-	int (*volume_set)(struct backend *b, const char *name, uint32_t flags, const char *comment, struct byre_error *err);
+	int (*volume_info)(struct backend *b, const char *name, struct byre_volume_info *ret_info,
+			   struct byre_error *err);
+	int (*volume_resize)(struct backend *b, const char *name, uint64_t size, uint32_t flags,
+			     struct byre_error *err);
+	int (*volume_set)(struct backend *b, const char *name, uint32_t flags, const char *comment,
+			  struct byre_error *err);
 	int (*volume_rename)(struct backend *b, const char *from, const char *to, struct byre_error *err);
 	int (*volume_delete)(struct backend *b, const char *name, struct byre_error *err);
 	int (*close)(struct backend *b, struct byre_error *err);

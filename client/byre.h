@@ -2,24 +2,25 @@
 /*
  * byre.h: libbyre, the C client library of the Byre storage server.
  *
- *	struct byre_error err;
- *	struct byre *b;
+ * *	struct byre_error err;
+ * *	struct byre *b;
  *
- *	if (byre_connect(NULL, &b, &err) || byre_volume_create(b, "vm1", 10ull << 30, 0, &err))
- *		fprintf(stderr, "%s\n", err.text);
- *	byre_close(b);
+ * *	if (byre_connect(NULL, &b, &err) || byre_volume_create(b, "vm1", 10ull << 30, 0, &err))
+ * *		fprintf(stderr, "%s\n", err.text);
+ * *	byre_close(b);
  *
  * Threads: a `struct byre` is one connection and is used by one thread at a time; different ones are
- * independent. Calls block until the daemon has answered, or the time is over (byre_set_timeout). No call changes
- * signals or other process-wide state.
+ * independent. Calls block until the daemon has answered, or the time is over (byre_set_timeout). No call
+ * changes signals or other process-wide state.
  *
- * Errors: 0 or a negative errno value. `err`, which may be NULL, is filled in on failure with the same value and
- * one line for people; results are untouched then. What the daemon refuses leaves the connection usable; after a
- * failure of the connection itself every further call fails with -ENOTCONN.
+ * Errors: 0 or a negative errno value. `err`, which may be NULL, is filled in on failure with the same value
+ * and one line for people; results are untouched then. What the daemon refuses leaves the connection usable;
+ * after a failure of the connection itself every further call fails with -ENOTCONN.
  *
- * Growth: structs get new fields at their ends only. A program tells the library how large the ones are that it knows (the
- * calls that end in _sized; the plain ones do it for you): a newer library fills in those fields and no more, an
- * older one sets what it does not know to zero. So a program runs with any version of libbyre.so.0. struct byre_error stays as it is.
+ * Growth: structs get new fields at their ends only. A program tells the library how large the ones are that
+ * it knows (the calls that end in _sized; the plain ones do it for you): a newer library fills in those
+ * fields and no more, an older one sets what it does not know to zero. So a program runs with any version of
+ * libbyre.so.0. struct byre_error stays as it is.
  *
  * Sizes are bytes. Names are 1 to 255 bytes of letters, digits, '.', '_' and '-' that begin with neither '.'
  * nor '-'.
@@ -60,19 +61,21 @@ bool byre_name_is_valid(const char *name);
 
 /*
  * Connects to a daemon: `unix:PATH` or `tcp:HOST:PORT` (IPv6 in brackets); NULL: byre_default_address().
- * -EINVAL: no such form of address; -EPROTO: what answers there is no Byre daemon; else what connecting failed with.
+ * -EINVAL: no such form of address; -EPROTO: what answers there is no Byre daemon; else what connecting
+ * failed with.
  */
 int byre_connect(const char *address, struct byre **ret_byre, struct byre_error *err);
 
 /*
- * As byre_connect, with a bound: connecting, and each call later on, ends with -ETIMEDOUT when it takes longer. 0: calls have no
- * bound; connecting has one of 10 s, in both.
+ * As byre_connect, with a bound: connecting, and each call later on, ends with -ETIMEDOUT when it takes
+ * longer. 0: calls have no bound; connecting has one of 10 s, in both.
  */
-int byre_connect_timeout(const char *address, unsigned timeout_ms, struct byre **ret_byre, struct byre_error *err);
+int byre_connect_timeout(const char *address, unsigned timeout_ms, struct byre **ret_byre,
+			 struct byre_error *err);
 
 /*
- * From now on each call ends with -ETIMEDOUT after so long (0: never). What was asked for may have been done, or be done
- * later; the connection is lost.
+ * From now on each call ends with -ETIMEDOUT after so long (0: never). What was asked for may have been done,
+ * or be done later; the connection is lost.
  */
 void byre_set_timeout(struct byre *b, unsigned timeout_ms);
 
@@ -86,11 +89,11 @@ enum byre_scrub_state { BYRE_SCRUB_NEVER, BYRE_SCRUB_RUNNING, BYRE_SCRUB_FINISHE
 /* The scrub that runs, or the last one. */
 struct byre_scrub {
 	enum byre_scrub_state state;
-	int64_t started_ns, ended_ns; /* since 1970, UTC; 0: not yet */
-	uint64_t rate;		      /* bytes a second, at the most */
+	int64_t started_ns, ended_ns;	  /* since 1970, UTC; 0: not yet */
+	uint64_t rate;			  /* bytes a second, at the most */
 	uint64_t bytes_done, bytes_total; /* the total is an estimate */
-	uint64_t found, mended;	      /* bad copies and blocks; those that are good again */
-	uint64_t damaged_bytes;	      /* of volumes, that cannot be read */
+	uint64_t found, mended;		  /* bad copies and blocks; those that are good again */
+	uint64_t damaged_bytes;		  /* of volumes, that cannot be read */
 };
 
 /* A range of a volume that cannot be read until it is overwritten or trimmed. */
@@ -105,7 +108,8 @@ struct byre_scrub_damage {
 
 /*
  * What clients asked for and got. `latency` counts requests by how long they took from arrival to answer:
- * latency[i] those of at most byre_latency_bound_us(i) that are in none before it. These two structs do not grow.
+ * latency[i] those of at most byre_latency_bound_us(i) that are in none before it. These two structs do not
+ * grow.
  */
 #define BYRE_LATENCIES 16
 enum byre_kind { BYRE_READ, BYRE_WRITE, BYRE_FLUSH, BYRE_FREE, BYRE_OTHER, BYRE_KINDS_MAX = 8 };
@@ -133,32 +137,39 @@ struct byre_pool_info {
 	/* The free-space cache: block groups since start, and its last writing. */
 	uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
 	uint64_t cache_bytes, cache_us, commit_bytes, commit_us; /* since start */
-	uint64_t last_commit_ms; /* how long it took */
+	uint64_t last_commit_ms;				 /* how long it took */
 	/* Counted since start. */
 	uint64_t commits, flushes, log_groups, log_bytes, device_flushes;
 	uint64_t reclaim_commits, reclaim_groups, enospc;
 	uint64_t node_cache_hits, node_cache_misses, data_cache_hits, data_cache_misses;
 	uint64_t volumes, snapshots, objects;
 	uint64_t errors_corrected, errors_checksum, errors_io;
-	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
-	int64_t log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
+	/* since the pool was made: at least so many, by records of the flush log that had rotted */
+	uint64_t log_lost_flushes;
+	int64_t log_lost_ns; /* when that was last noticed, since 1970, UTC; 0: never */
 	bool read_only;
 	bool direct_io;
 	char device_kind[32];	    /* "io_uring", "threads", ... */
 	uint64_t provisioned_bytes; /* sizes of all volumes together; UINT64_MAX: that or more */
-	uint64_t lost_bytes; /* of volumes: cannot be read until they are overwritten, since nodes were lost */
+	/* of volumes: cannot be read until they are overwritten, since nodes were lost */
+	uint64_t lost_bytes;
 	struct byre_scrub scrub;
 	bool sparse;	/* what is written takes blocks of the host's file system: */
 	bool host_full; /* it had no room when last asked; new data is refused */
 	bool discard;	/* what is freed is given back, or discarded on the device, by itself */
 	uint64_t host_free_bytes;
-	uint64_t discarded_bytes;		    /* since start */
-	uint64_t trim_left_bytes, trim_total_bytes; /* of the pool, that a trim still has to look at, and had to; 0: none runs */
-	/* Since start, without errors and bytes: commits; groups written to the flush log, which flushes wait for. */
+	uint64_t discarded_bytes; /* since start */
+	/* of the pool, that a trim still has to look at, and had to; 0: none runs */
+	uint64_t trim_left_bytes, trim_total_bytes;
+	/*
+	 * Since start, without errors and bytes: commits; groups written to the flush log, which flushes wait
+	 * for.
+	 */
 	struct byre_kind_figures commit_figures, log_figures;
 };
 
-int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size, struct byre_error *err);
+int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size,
+			 struct byre_error *err);
 static inline int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info, struct byre_error *err)
 {
 	return byre_pool_info_sized(b, ret_info, sizeof(*ret_info), err);
@@ -167,7 +178,10 @@ static inline int byre_pool_info(struct byre *b, struct byre_pool_info *ret_info
 /* To new_size bytes, a multiple of BYRE_BLOCK_SIZE; 0: to all of its device. */
 int byre_pool_grow(struct byre *b, uint64_t new_size, struct byre_error *err);
 
-/* Discards all that is free, in the background: it is done when trim_left_bytes of struct byre_pool_info is 0. */
+/*
+ * Discards all that is free, in the background: it is done when trim_left_bytes of struct byre_pool_info is
+ * 0.
+ */
 int byre_pool_trim(struct byre *b, struct byre_error *err);
 
 /* Of the daemon; byre_pool_info has the pool's. */
@@ -187,8 +201,8 @@ static inline int byre_stats(struct byre *b, struct byre_stats *ret_stats, struc
 }
 
 /*
- * Starts reading all that is allocated, in the background, at most `rate` bytes a second (0: the daemon's default). It goes on
- * with one that was stopped, unless `restart` is set. -EBUSY: one runs.
+ * Starts reading all that is allocated, in the background, at most `rate` bytes a second (0: the daemon's
+ * default). It goes on with one that was stopped, unless `restart` is set. -EBUSY: one runs.
  */
 int byre_scrub_start(struct byre *b, uint64_t rate, bool restart, struct byre_error *err);
 /* Returns when it has stopped. -ENOENT: none runs. */
@@ -196,13 +210,13 @@ int byre_scrub_stop(struct byre *b, struct byre_error *err);
 
 typedef int (*byre_scrub_damage_fn)(void *arg, const struct byre_scrub_damage *damage);
 /*
- * fn (may be NULL) gets the ranges that are damaged, in order; it ends by returning nonzero, which is returned. *ret_more (may be
- * NULL): there are others that the daemon has no room for.
+ * fn (may be NULL) gets the ranges that are damaged, in order; it ends by returning nonzero, which is
+ * returned. *ret_more (may be NULL): there are others that the daemon has no room for.
  */
-int byre_scrub_status_sized(struct byre *b, struct byre_scrub *ret_scrub, size_t size, byre_scrub_damage_fn fn, void *arg,
-			    bool *ret_more, struct byre_error *err);
-static inline int byre_scrub_status(struct byre *b, struct byre_scrub *ret_scrub, byre_scrub_damage_fn fn, void *arg,
-				    bool *ret_more, struct byre_error *err)
+int byre_scrub_status_sized(struct byre *b, struct byre_scrub *ret_scrub, size_t size,
+			    byre_scrub_damage_fn fn, void *arg, bool *ret_more, struct byre_error *err);
+static inline int byre_scrub_status(struct byre *b, struct byre_scrub *ret_scrub, byre_scrub_damage_fn fn,
+				    void *arg, bool *ret_more, struct byre_error *err)
 {
 	return byre_scrub_status_sized(b, ret_scrub, sizeof(*ret_scrub), fn, arg, ret_more, err);
 }
@@ -211,7 +225,8 @@ static inline int byre_scrub_status(struct byre *b, struct byre_scrub *ret_scrub
 int byre_commit(struct byre *b, uint64_t *ret_generation, struct byre_error *err);
 
 /*
- * Asks the daemon to stop: it finishes what is under way, commits and exits. Returns when it has agreed, not when it is gone.
+ * Asks the daemon to stop: it finishes what is under way, commits and exits. Returns when it has agreed, not
+ * when it is gone.
  */
 int byre_shutdown(struct byre *b, struct byre_error *err);
 
@@ -235,8 +250,12 @@ struct byre_volume_info {
 	char comment[BYRE_COMMENT_MAX + 1];
 };
 
-/* Each change is durable when it returns 0. Sizes: a multiple of BYRE_BLOCK_SIZE from one to BYRE_VOLUME_SIZE_MAX. */
-int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
+/*
+ * Each change is durable when it returns 0. Sizes: a multiple of BYRE_BLOCK_SIZE from one to
+ * BYRE_VOLUME_SIZE_MAX.
+ */
+int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t flags,
+		       struct byre_error *err);
 int byre_volume_info_sized(struct byre *b, const char *name, struct byre_volume_info *ret_info, size_t size,
 			   struct byre_error *err);
 static inline int byre_volume_info(struct byre *b, const char *name, struct byre_volume_info *ret_info,
@@ -248,8 +267,11 @@ static inline int byre_volume_info(struct byre *b, const char *name, struct byre
 enum byre_resize_flags {
 	BYRE_RESIZE_SHRINK = 1, /* the size may be less than it is, and what lies behind it is lost */
 };
-/* -EINVAL: the volume would get smaller and the flag is not set; -EBUSY: it would, and a client has it open. */
-int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err);
+/*
+ * -EINVAL: the volume would get smaller and the flag is not set; -EBUSY: it would, and a client has it open.
+ */
+int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t flags,
+		       struct byre_error *err);
 
 enum byre_set_flags {
 	BYRE_SET_RESERVED = 1, /* -ENOSPC when the space is not there */
@@ -258,15 +280,17 @@ enum byre_set_flags {
 	BYRE_SET_WRITABLE = 8,	/* clients that have it open see it when they connect again */
 };
 /* comment: one line of UTF-8 of at most BYRE_COMMENT_MAX bytes; "": none any more; NULL: as it is. */
-int byre_volume_set(struct byre *b, const char *name, uint32_t flags, const char *comment, struct byre_error *err);
+int byre_volume_set(struct byre *b, const char *name, uint32_t flags, const char *comment,
+		    struct byre_error *err);
 int byre_volume_rename(struct byre *b, const char *from, const char *to, struct byre_error *err);
 int byre_volume_delete(struct byre *b, const char *name, struct byre_error *err);
 
 typedef int (*byre_volume_fn)(void *arg, const struct byre_volume_info *info);
 
 /*
- * Calls fn for each volume in bytewise order of the names; fn may not use `b`. A nonzero return of fn ends the
- * walk and is returned (with err untouched). Fetched in pages: volumes that come or go meanwhile may be seen or not.
+ * Calls fn for each volume in bytewise order of the names; fn may not use `b`. A nonzero return of fn ends
+ * the walk and is returned (with err untouched). Fetched in pages: volumes that come or go meanwhile may be
+ * seen or not.
  */
 int byre_volume_list_sized(struct byre *b, byre_volume_fn fn, size_t size, void *arg, struct byre_error *err);
 static inline int byre_volume_list(struct byre *b, byre_volume_fn fn, void *arg, struct byre_error *err)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * client/cli.h: what the files of the command line `byre` share. Commands stand in a table (commands.c), one function
- * each; their options are parsed in one place (cli_args.c) before anything runs.
+ * client/cli.h: what the files of the command line `byre` share. Commands stand in a table (commands.c), one
+ * function each; their options are parsed in one place (cli_args.c) before anything runs.
  *
  * Invariants
- * 1. Exit codes: CLI_OK; CLI_FAILED with exactly one line on standard error; CLI_USAGE when the command line is wrong
- *    by itself, whatever the pool holds, and then nothing has been tried. With --json that line is a JSON object.
+ * 1. Exit codes: CLI_OK; CLI_FAILED with exactly one line on standard error; CLI_USAGE when the command line
+ *    is wrong by itself, whatever the pool holds, and then nothing has been tried. With --json that line is a
+ *    JSON object.
  * 2. Standard output holds results only; notes, errors and progress go to standard error.
  */
 #ifndef CLIENT_CLI_H
@@ -63,16 +64,16 @@ struct cli_size {
 /* A parsed command line. Strings belong to argv. */
 struct cli {
 	const struct command *command;
-	unsigned given;	     /* enum cli_option: what was there */
-	const char *connect; /* NULL: the default */
-	const char *pool;    /* NULL: ask the daemon */
-	struct cli_size size; /* of --size */
-	struct cli_size rate; /* of --rate */
-	bool writeback;	     /* of --cache */
-	const char *comment; /* of --comment; NULL: not given */
+	unsigned given;		    /* enum cli_option: what was there */
+	const char *connect;	    /* NULL: the default */
+	const char *pool;	    /* NULL: ask the daemon */
+	struct cli_size size;	    /* of --size */
+	struct cli_size rate;	    /* of --rate */
+	bool writeback;		    /* of --cache */
+	const char *comment;	    /* of --comment; NULL: not given */
 	unsigned interval_s, count; /* of --interval and --count; 0: not given */
-	unsigned timeout_ms; /* for each answer of the daemon; 0: none */
-	int nr_args;	     /* behind the command's own words */
+	unsigned timeout_ms;	    /* for each answer of the daemon; 0: none */
+	int nr_args;		    /* behind the command's own words */
 	const char *args[CLI_ARGS_MAX];
 };
 
@@ -102,7 +103,8 @@ void help_command(const struct command *cmd);
 /* ---- cli_args.c: from argv to struct cli ---- */
 
 /*
- * True: *ret_cli is a command to run. False: all is said (help, version, or what was wrong), *ret_exit is the exit code.
+ * True: *ret_cli is a command to run. False: all is said (help, version, or what was wrong), *ret_exit is the
+ * exit code.
  */
 bool cli_parse(int argc, char **argv, struct cli *ret_cli, enum cli_exit *ret_exit);
 
@@ -113,7 +115,8 @@ const char *cli_option_name(unsigned bit);
 enum cli_exit cli_usage(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* One line, with `code` (a negative errno value) beside it in JSON; returns CLI_FAILED. */
-enum cli_exit cli_fail(const struct cli *cli, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+enum cli_exit cli_fail(const struct cli *cli, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 enum cli_exit cli_fail_err(const struct cli *cli, const struct byre_error *err);
 /* One line that is no error. */
 void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -17,17 +17,28 @@
 #include "client/cli.h"
 
 static const struct option long_options[] = {
-	{"json", no_argument, NULL, CLI_JSON},	       {"connect", required_argument, NULL, CLI_CONNECT},
-	{"pool", required_argument, NULL, CLI_POOL},   {"size", required_argument, NULL, CLI_SIZE},
-	{"sparse", no_argument, NULL, CLI_SPARSE},     {"force", no_argument, NULL, CLI_FORCE},
-	{"repair", no_argument, NULL, CLI_REPAIR},     {"reserved", no_argument, NULL, CLI_RESERVED},
-	{"cache", required_argument, NULL, CLI_CACHE}, {"help", no_argument, NULL, CLI_HELP},
-	{"version", no_argument, NULL, CLI_VERSION},   {"timeout", required_argument, NULL, CLI_TIMEOUT},
-	{"shrink", no_argument, NULL, CLI_SHRINK},     {"interval", required_argument, NULL, CLI_INTERVAL},
-	{"count", required_argument, NULL, CLI_COUNT}, {"rate", required_argument, NULL, CLI_RATE},
-	{"restart", no_argument, NULL, CLI_RESTART},   {"thin", no_argument, NULL, CLI_THIN},
-	{"read-only", no_argument, NULL, CLI_READ_ONLY}, {"writable", no_argument, NULL, CLI_WRITABLE},
-	{"comment", required_argument, NULL, CLI_COMMENT}, {0},
+	{"json", no_argument, NULL, CLI_JSON},
+	{"connect", required_argument, NULL, CLI_CONNECT},
+	{"pool", required_argument, NULL, CLI_POOL},
+	{"size", required_argument, NULL, CLI_SIZE},
+	{"sparse", no_argument, NULL, CLI_SPARSE},
+	{"force", no_argument, NULL, CLI_FORCE},
+	{"repair", no_argument, NULL, CLI_REPAIR},
+	{"reserved", no_argument, NULL, CLI_RESERVED},
+	{"cache", required_argument, NULL, CLI_CACHE},
+	{"help", no_argument, NULL, CLI_HELP},
+	{"version", no_argument, NULL, CLI_VERSION},
+	{"timeout", required_argument, NULL, CLI_TIMEOUT},
+	{"shrink", no_argument, NULL, CLI_SHRINK},
+	{"interval", required_argument, NULL, CLI_INTERVAL},
+	{"count", required_argument, NULL, CLI_COUNT},
+	{"rate", required_argument, NULL, CLI_RATE},
+	{"restart", no_argument, NULL, CLI_RESTART},
+	{"thin", no_argument, NULL, CLI_THIN},
+	{"read-only", no_argument, NULL, CLI_READ_ONLY},
+	{"writable", no_argument, NULL, CLI_WRITABLE},
+	{"comment", required_argument, NULL, CLI_COMMENT},
+	{0},
 };
 
 static char *ascii(char *line)
@@ -39,7 +50,10 @@ static char *ascii(char *line)
 	return line;
 }
 
-/* One line, whatever is in the arguments that it quotes. `code`: the error's name, for JSON; NULL: this is no error. */
+/*
+ * One line, whatever is in the arguments that it quotes. `code`: the error's name, for JSON; NULL: this is no
+ * error.
+ */
 static void complain(const struct cli *cli, const char *code, const char *fmt, va_list ap)
 {
 	char line[1024];
@@ -74,7 +88,8 @@ enum cli_exit cli_usage(const struct cli *cli, const char *fmt, ...)
 	if (cli->given & CLI_JSON)
 		return CLI_USAGE;
 	if (cmd)
-		fprintf(stderr, "usage: byre %s %s\n", command_title(cmd, title, sizeof(title)), cmd->synopsis);
+		fprintf(stderr, "usage: byre %s %s\n", command_title(cmd, title, sizeof(title)),
+			cmd->synopsis);
 	else
 		fprintf(stderr, "see 'byre --help'\n");
 	return CLI_USAGE;
@@ -131,8 +146,10 @@ bool cli_parse_size(const struct cli *cli, const char *text, struct cli_size *re
 
 	r = size_parse(text, &size);
 	if (r == -EINVAL) {
-		cli_usage(cli, "'%s' is not a size: use bytes, or a number with K, M, G, T or P, such as 10G, 1.5T, 512MiB",
-			  text);
+		cli_usage(
+			cli,
+			"'%s' is not a size: use bytes, or a number with K, M, G, T or P, such as 10G, 1.5T, 512MiB",
+			text);
 		return false;
 	}
 	if (r || !size || size > BYRE_VOLUME_SIZE_MAX) {
@@ -159,8 +176,8 @@ bool cli_add_size(const struct cli *cli, uint64_t have, struct cli_size *size)
 	if (!size->relative)
 		return true;
 	if (size->bytes > BYRE_VOLUME_SIZE_MAX - have) {
-		cli_fail(cli, -EINVAL, "%" PRIu64 " bytes more than %" PRIu64 " are more than there can be", size->bytes,
-			 have);
+		cli_fail(cli, -EINVAL, "%" PRIu64 " bytes more than %" PRIu64 " are more than there can be",
+			 size->bytes, have);
 		return false;
 	}
 	size->asked += have;
@@ -258,7 +275,8 @@ static bool set_timeout(struct cli *cli, const char *text)
 		return true;
 	seconds = strtoul(text, &end, 10);
 	if (*text < '0' || *text > '9' || *end || seconds > CLI_TIMEOUT_MAX_S) {
-		cli_usage(cli, "'%s' is no number of seconds from 0 (wait for ever) to %u", text, CLI_TIMEOUT_MAX_S);
+		cli_usage(cli, "'%s' is no number of seconds from 0 (wait for ever) to %u", text,
+			  CLI_TIMEOUT_MAX_S);
 		return false;
 	}
 	cli->timeout_ms = (unsigned)seconds * 1000;

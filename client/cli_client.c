@@ -19,8 +19,14 @@ static int add_row(struct table *t, const struct byre_client_info *i)
 {
 	char id[24], when[TIME_MAX], got[SIZE_FORMAT_MAX], put[SIZE_FORMAT_MAX], errors[24];
 	uint64_t failed = 0;
-	const char *cells[] = {id, i->volume[0] ? i->volume : "-", i->read_only ? "read-only" : "writable", i->peer, when,
-			       got, put, errors};
+	const char *cells[] = {id,
+			       i->volume[0] ? i->volume : "-",
+			       i->read_only ? "read-only" : "writable",
+			       i->peer,
+			       when,
+			       got,
+			       put,
+			       errors};
 
 	for (int k = 0; k <= BYRE_OTHER; k++)
 		failed += i->figures.kind[k].errors;
@@ -43,7 +49,8 @@ static int add_client(void *arg, const struct byre_client_info *info)
 
 static int list_init(struct list *list, bool json)
 {
-	static const char *const headings[] = {"ID", "VOLUME", "ACCESS", "PEER", "SINCE", "READ", "WRITTEN", "FAILED"};
+	static const char *const headings[] = {"ID",	"VOLUME", "ACCESS",  "PEER",
+					       "SINCE", "READ",	  "WRITTEN", "FAILED"};
 
 	*list = (struct list){.array = json ? json_array() : NULL};
 	if (json)

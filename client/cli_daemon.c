@@ -8,14 +8,15 @@
 
 static json_t *stats_json(const struct byre_stats *s, const struct byre_pool_info *pool)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "uptime_ms", (json_int_t)s->uptime_ms,
-			 "rpc_connections", (json_int_t)s->rpc_connections, "rpc_connections_total",
-			 (json_int_t)s->rpc_connections_total, "rpc_requests", (json_int_t)s->rpc_requests,
-			 "rpc_errors", (json_int_t)s->rpc_errors, "rpc_bad_frames",
-			 (json_int_t)s->rpc_bad_frames, "nbd_connections", (json_int_t)s->nbd_connections,
-			 "nbd_connections_total", (json_int_t)s->nbd_connections_total, "nbd", figures_json(&s->nbd),
-			 "commit", times_json(&pool->commit_figures), "log_group", times_json(&pool->log_figures), "pool",
-			 pool_json(pool, false));
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "uptime_ms",
+			 (json_int_t)s->uptime_ms, "rpc_connections", (json_int_t)s->rpc_connections,
+			 "rpc_connections_total", (json_int_t)s->rpc_connections_total, "rpc_requests",
+			 (json_int_t)s->rpc_requests, "rpc_errors", (json_int_t)s->rpc_errors,
+			 "rpc_bad_frames", (json_int_t)s->rpc_bad_frames, "nbd_connections",
+			 (json_int_t)s->nbd_connections, "nbd_connections_total",
+			 (json_int_t)s->nbd_connections_total, "nbd", figures_json(&s->nbd), "commit",
+			 times_json(&pool->commit_figures), "log_group", times_json(&pool->log_figures),
+			 "pool", pool_json(pool, false));
 }
 
 static void show(const char *label, uint64_t value)
@@ -69,8 +70,9 @@ static void show_kind(const char *name, const struct byre_kind_figures *k)
 	if (!k->count)
 		return;
 	snprintf(label, sizeof(label), "nbd: %s", name);
-	printf("%-24s %" PRIu64 " (%" PRIu64 " failed), %s, %s on average, 99 %% within %s\n", label, k->count, k->errors,
-	       size_format(k->bytes, bytes, sizeof(bytes)), latency_text(k->us / k->count, mean),
+	printf("%-24s %" PRIu64 " (%" PRIu64 " failed), %s, %s on average, 99 %% within %s\n", label,
+	       k->count, k->errors, size_format(k->bytes, bytes, sizeof(bytes)),
+	       latency_text(k->us / k->count, mean),
 	       p99 == UINT64_MAX ? "more than 10 s" : latency_text(p99, slow));
 }
 

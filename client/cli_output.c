@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * client/cli_output.c: results, for people and as JSON. The JSON's fields are stable: they may get company, but none is
- * renamed or changes its meaning.
+ * client/cli_output.c: results, for people and as JSON. The JSON's fields are stable: they may get company,
+ * but none is renamed or changes its meaning.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -129,14 +129,17 @@ const char *scrub_text(const struct byre_scrub *s, char buf[SCRUB_TEXT_MAX])
 	char when[TIME_MAX], found[128] = "nothing was wrong";
 
 	if (s->found || s->damaged_bytes)
-		snprintf(found, sizeof(found), "%" PRIu64 " bad, %" PRIu64 " mended, %" PRIu64 " bytes of volumes damaged", s->found,
-			 s->mended, s->damaged_bytes);
+		snprintf(found, sizeof(found),
+			 "%" PRIu64 " bad, %" PRIu64 " mended, %" PRIu64 " bytes of volumes damaged",
+			 s->found, s->mended, s->damaged_bytes);
 	if (s->state == BYRE_SCRUB_NEVER)
 		snprintf(buf, SCRUB_TEXT_MAX, "never");
 	else if (s->state == BYRE_SCRUB_RUNNING)
-		snprintf(buf, SCRUB_TEXT_MAX, "running since %s, %" PRIu64 " %%, %s", time_text(s->started_ns, when), percent, found);
+		snprintf(buf, SCRUB_TEXT_MAX, "running since %s, %" PRIu64 " %%, %s",
+			 time_text(s->started_ns, when), percent, found);
 	else
-		snprintf(buf, SCRUB_TEXT_MAX, "%s %s, %s", scrub_state_text(s->state), time_text(s->ended_ns, when), found);
+		snprintf(buf, SCRUB_TEXT_MAX, "%s %s, %s", scrub_state_text(s->state),
+			 time_text(s->ended_ns, when), found);
 	return buf;
 }
 
@@ -187,7 +190,8 @@ json_t *pool_json(const struct byre_pool_info *i, bool idle)
 	json_object_set_new(obj, "discard", json_boolean(i->discard));
 	put_number(obj, "discarded_bytes", i->discarded_bytes);
 	put_number(obj, "trim_left_bytes", i->trim_left_bytes);
-	json_object_set_new(obj, "log_lost_at", i->log_lost_ns ? json_string(time_text(i->log_lost_ns, when)) : json_null());
+	json_object_set_new(obj, "log_lost_at",
+			    i->log_lost_ns ? json_string(time_text(i->log_lost_ns, when)) : json_null());
 	put_number(obj, "errors_corrected", i->errors_corrected);
 	put_number(obj, "errors_checksum", i->errors_checksum);
 	put_number(obj, "errors_io", i->errors_io);
@@ -225,7 +229,10 @@ json_t *volume_json(const struct byre_volume_info *i)
 
 const char *const kind_names[BYRE_OTHER + 1] = {"read", "write", "flush", "free", "other"};
 
-/* Of each bucket that has something: what its requests took at most, in microseconds (null: any time), and how many. */
+/*
+ * Of each bucket that has something: what its requests took at most, in microseconds (null: any time), and
+ * how many.
+ */
 static json_t *latencies_json(const struct byre_kind_figures *k)
 {
 	json_t *list = json_array();
@@ -234,16 +241,19 @@ static json_t *latencies_json(const struct byre_kind_figures *k)
 		uint64_t bound = byre_latency_bound_us(i);
 
 		if (k->latency[i])
-			json_array_append_new(list, json_pack("{s:o, s:I}", "up_to_us",
-							      bound == UINT64_MAX ? json_null() : json_integer((json_int_t)bound),
-							      "count", (json_int_t)k->latency[i]));
+			json_array_append_new(list,
+					      json_pack("{s:o, s:I}", "up_to_us",
+							bound == UINT64_MAX ? json_null()
+									    : json_integer((json_int_t)bound),
+							"count", (json_int_t)k->latency[i]));
 	}
 	return list;
 }
 
 json_t *times_json(const struct byre_kind_figures *k)
 {
-	return json_pack("{s:I, s:I, s:o}", "count", (json_int_t)k->count, "us", (json_int_t)k->us, "latency", latencies_json(k));
+	return json_pack("{s:I, s:I, s:o}", "count", (json_int_t)k->count, "us", (json_int_t)k->us, "latency",
+			 latencies_json(k));
 }
 
 json_t *figures_json(const struct byre_figures *figures)
@@ -254,9 +264,9 @@ json_t *figures_json(const struct byre_figures *figures)
 		const struct byre_kind_figures *k = &figures->kind[i];
 
 		json_object_set_new(obj, kind_names[i],
-				    json_pack("{s:I, s:I, s:I, s:I, s:o}", "count", (json_int_t)k->count, "errors",
-					      (json_int_t)k->errors, "bytes", (json_int_t)k->bytes, "us",
-					      (json_int_t)k->us, "latency", latencies_json(k)));
+				    json_pack("{s:I, s:I, s:I, s:I, s:o}", "count", (json_int_t)k->count,
+					      "errors", (json_int_t)k->errors, "bytes", (json_int_t)k->bytes,
+					      "us", (json_int_t)k->us, "latency", latencies_json(k)));
 	}
 	return obj;
 }
@@ -265,8 +275,8 @@ json_t *client_json(const struct byre_client_info *i)
 {
 	char when[TIME_MAX];
 
-	return json_pack("{s:I, s:s, s:s?, s:b, s:s, s:o}", "id", (json_int_t)i->id, "peer", i->peer, "volume",
-			 i->volume[0] ? i->volume : NULL, "read_only", i->read_only, "since",
+	return json_pack("{s:I, s:s, s:s?, s:b, s:s, s:o}", "id", (json_int_t)i->id, "peer", i->peer,
+			 "volume", i->volume[0] ? i->volume : NULL, "read_only", i->read_only, "since",
 			 time_text(i->since_ns, when), "figures", figures_json(&i->figures));
 }
 
@@ -330,7 +340,8 @@ static void show_host(const struct byre_pool_info *i)
 	char left[SIZE_FORMAT_MAX], given[SIZE_FORMAT_MAX];
 
 	if (i->sparse)
-		printf("%-20s %s free%s\n", "file system", size_format(i->host_free_bytes, left, sizeof(left)),
+		printf("%-20s %s free%s\n", "file system",
+		       size_format(i->host_free_bytes, left, sizeof(left)),
 		       i->host_full ? ": FULL: new data is refused until it has room" : "");
 	if (i->discard || i->discarded_bytes)
 		printf("%-20s %s%s\n", "given back", size_format(i->discarded_bytes, given, sizeof(given)),
@@ -365,8 +376,8 @@ void print_pool(const struct byre_pool_info *i, bool idle)
 	if (i->lost_bytes)
 		show_size("lost", i->lost_bytes);
 	if (i->log_lost_flushes)
-		printf("%-20s at least %" PRIu64 ", by a damaged flush log, noticed %s\n", "lost flushes", i->log_lost_flushes,
-		       time_text(i->log_lost_ns, when));
+		printf("%-20s at least %" PRIu64 ", by a damaged flush log, noticed %s\n", "lost flushes",
+		       i->log_lost_flushes, time_text(i->log_lost_ns, when));
 	show("scrub", scrub_text(&i->scrub, scrub));
 	printf("%-20s %s, %s\n", "device", i->device_kind, i->direct_io ? "direct" : "buffered");
 }

@@ -178,7 +178,7 @@ enum cli_exit run_pool_trim(const struct cli *cli)
 
 struct check {
 	struct progress progress;
-	bool quiet;    /* findings are counted only */
+	bool quiet;			 /* findings are counted only */
 	json_t *lines, *details, *notes; /* NULL: printed as they come */
 	uint64_t by_cure[FS_CURES];
 };
@@ -280,15 +280,16 @@ static const char *check_advice(const struct check *check, uint64_t left)
 }
 
 /* Prints what came out of it: `left` of `found` findings are still there. */
-static enum cli_exit check_verdict(const struct cli *cli, const struct check *check, uint64_t found, uint64_t left)
+static enum cli_exit check_verdict(const struct cli *cli, const struct check *check, uint64_t found,
+				   uint64_t left)
 {
 	const char *path = cli->args[0];
 	bool repair = (cli->given & CLI_REPAIR) != 0;
 
 	if (check->lines)
-		print_json(json_pack("{s:s, s:b, s:I, s:I, s:O, s:O, s:O}", "path", path, "clean", left == 0, "findings",
-				     (json_int_t)found, "left", (json_int_t)left, "lines", check->lines, "details",
-				     check->details, "notes", check->notes));
+		print_json(json_pack("{s:s, s:b, s:I, s:I, s:O, s:O, s:O}", "path", path, "clean", left == 0,
+				     "findings", (json_int_t)found, "left", (json_int_t)left, "lines",
+				     check->lines, "details", check->details, "notes", check->notes));
 	else if (!found)
 		printf("%s: nothing is wrong\n", path);
 	else if (!left)

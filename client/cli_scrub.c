@@ -18,12 +18,15 @@ static int on_damage(void *arg, const struct byre_scrub_damage *d)
 
 	damage->count++;
 	if (!damage->list)
-		printf("volume %s: %" PRIu64 " bytes at byte %" PRIu64 " are %s: overwrite or trim them, or restore them from a backup\n",
+		printf("volume %s: %" PRIu64 " bytes at byte %" PRIu64
+		       " are %s: overwrite or trim them, or restore them from a backup\n",
 		       d->volume, d->len, d->off, d->lost ? "lost" : "damaged");
 	else
-		json_array_append_new(damage->list, json_pack("{s:s, s:I, s:I, s:I, s:s}", "volume", d->volume, "volume_id",
-							      (json_int_t)d->volume_id, "offset", (json_int_t)d->off, "length",
-							      (json_int_t)d->len, "kind", d->lost ? "lost" : "damaged"));
+		json_array_append_new(damage->list,
+				      json_pack("{s:s, s:I, s:I, s:I, s:s}", "volume", d->volume, "volume_id",
+						(json_int_t)d->volume_id, "offset", (json_int_t)d->off,
+						"length", (json_int_t)d->len, "kind",
+						d->lost ? "lost" : "damaged"));
 	return 0;
 }
 
@@ -50,13 +53,15 @@ static int show_status(const struct cli *cli, struct byre *b, struct byre_error 
 	}
 	if (more)
 		printf("there is more damage than the daemon has kept a list of\n");
-	printf("scrub: %s; %s of about %s read\n", scrub_text(&scrub, text), size_format(scrub.bytes_done, done, sizeof(done)),
+	printf("scrub: %s; %s of about %s read\n", scrub_text(&scrub, text),
+	       size_format(scrub.bytes_done, done, sizeof(done)),
 	       size_format(scrub.bytes_total, total, sizeof(total)));
 	return 0;
 }
 
 /* Connects, does `call`, and shows what is then the case if that is wanted. */
-static enum cli_exit with_daemon(const struct cli *cli, int (*call)(const struct cli *cli, struct byre *b, struct byre_error *err),
+static enum cli_exit with_daemon(const struct cli *cli,
+				 int (*call)(const struct cli *cli, struct byre *b, struct byre_error *err),
 				 bool show)
 {
 	struct byre_error err;
@@ -82,6 +87,15 @@ static int stop(const struct cli *cli, struct byre *b, struct byre_error *err)
 	return byre_scrub_stop(b, err);
 }
 
-enum cli_exit run_scrub_start(const struct cli *cli) { return with_daemon(cli, start, cli->given & CLI_JSON); }
-enum cli_exit run_scrub_status(const struct cli *cli) { return with_daemon(cli, NULL, true); }
-enum cli_exit run_scrub_stop(const struct cli *cli) { return with_daemon(cli, stop, cli->given & CLI_JSON); }
+enum cli_exit run_scrub_start(const struct cli *cli)
+{
+	return with_daemon(cli, start, cli->given & CLI_JSON);
+}
+enum cli_exit run_scrub_status(const struct cli *cli)
+{
+	return with_daemon(cli, NULL, true);
+}
+enum cli_exit run_scrub_stop(const struct cli *cli)
+{
+	return with_daemon(cli, stop, cli->given & CLI_JSON);
+}

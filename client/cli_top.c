@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * client/cli_top.c: byre top: what happened between two looks at the daemon's figures, volumes and clients with the highest
- * load first. A volume or client that was not there at the first look began at zero.
+ * client/cli_top.c: byre top: what happened between two looks at the daemon's figures, volumes and clients
+ * with the highest load first. A volume or client that was not there at the first look began at zero.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -88,7 +88,8 @@ static void look_fini(struct look *look)
 
 static int rows_copy(const struct rows *from, struct rows *ret_rows)
 {
-	*ret_rows = (struct rows){.rows = mem_alloc((from->count + 1) * sizeof(*from->rows)), .count = from->count};
+	*ret_rows = (struct rows){.rows = mem_alloc((from->count + 1) * sizeof(*from->rows)),
+				  .count = from->count};
 	if (!ret_rows->rows)
 		return -ENOMEM;
 	if (from->count)
@@ -163,7 +164,8 @@ static void rows_since(struct rows *rows, const struct rows *old, double seconds
 	for (size_t i = 0; i < rows->count; i++) {
 		struct row *row = &rows->rows[i];
 		const struct row *was =
-			old->count ? bsearch(&row->id, old->rows, old->count, sizeof(*old->rows), by_id) : NULL;
+			old->count ? bsearch(&row->id, old->rows, old->count, sizeof(*old->rows), by_id)
+				   : NULL;
 
 		for (int k = 0; k < BYRE_KINDS_MAX; k++) {
 			struct byre_kind_figures *f = &row->figures.kind[k];
@@ -186,8 +188,10 @@ static double per_second(const struct row *row, int kind, double seconds)
 
 static void print_row(const struct row *row, double seconds)
 {
-	const struct byre_kind_figures *rd = &row->figures.kind[BYRE_READ], *wr = &row->figures.kind[BYRE_WRITE];
-	char in[SIZE_FORMAT_MAX], out[SIZE_FORMAT_MAX], rlat[SIZE_FORMAT_MAX] = "-", wlat[SIZE_FORMAT_MAX] = "-";
+	const struct byre_kind_figures *rd = &row->figures.kind[BYRE_READ],
+				       *wr = &row->figures.kind[BYRE_WRITE];
+	char in[SIZE_FORMAT_MAX], out[SIZE_FORMAT_MAX], rlat[SIZE_FORMAT_MAX] = "-",
+							wlat[SIZE_FORMAT_MAX] = "-";
 	uint64_t errors = 0;
 
 	for (int k = 0; k < BYRE_KINDS_MAX; k++)
@@ -196,17 +200,18 @@ static void print_row(const struct row *row, double seconds)
 		latency_text(rd->us / rd->count, rlat);
 	if (wr->count)
 		latency_text(wr->us / wr->count, wlat);
-	printf("%-*.*s %8.0f %10s %8s %8.0f %10s %8s %7.0f %7.0f %6" PRIu64 "  %s\n", NAME_WIDTH, NAME_WIDTH, row->name,
-	       per_second(row, BYRE_READ, seconds), size_format((uint64_t)((double)rd->bytes / seconds), out, sizeof(out)),
-	       rlat, per_second(row, BYRE_WRITE, seconds),
+	printf("%-*.*s %8.0f %10s %8s %8.0f %10s %8s %7.0f %7.0f %6" PRIu64 "  %s\n", NAME_WIDTH, NAME_WIDTH,
+	       row->name, per_second(row, BYRE_READ, seconds),
+	       size_format((uint64_t)((double)rd->bytes / seconds), out, sizeof(out)), rlat,
+	       per_second(row, BYRE_WRITE, seconds),
 	       size_format((uint64_t)((double)wr->bytes / seconds), in, sizeof(in)), wlat,
 	       per_second(row, BYRE_FLUSH, seconds), per_second(row, BYRE_FREE, seconds), errors, row->who);
 }
 
 static void print_rows(const struct rows *rows, const char *what, const char *who, double seconds, size_t max)
 {
-	printf("%-*s %8s %10s %8s %8s %10s %8s %7s %7s %6s  %s\n", NAME_WIDTH, what, "READS/s", "BYTES/s", "TIME", "WRITES/s",
-	       "BYTES/s", "TIME", "FLUSH/s", "FREE/s", "FAILED", who);
+	printf("%-*s %8s %10s %8s %8s %10s %8s %7s %7s %6s  %s\n", NAME_WIDTH, what, "READS/s", "BYTES/s",
+	       "TIME", "WRITES/s", "BYTES/s", "TIME", "FLUSH/s", "FREE/s", "FAILED", who);
 	for (size_t i = 0; i < rows->count && i < max; i++)
 		print_row(&rows->rows[i], seconds);
 	if (rows->count > max)
@@ -241,9 +246,9 @@ static json_t *rows_json(const struct rows *rows, bool clients)
 	for (size_t i = 0; i < rows->count; i++) {
 		const struct row *row = &rows->rows[i];
 
-		json_array_append_new(list, json_pack("{s:I, s:s, s:s, s:o}", "id", (json_int_t)row->id, "volume", row->name,
-						      clients ? "client" : "clients", row->who, "figures",
-						      figures_json(&row->figures)));
+		json_array_append_new(list, json_pack("{s:I, s:s, s:s, s:o}", "id", (json_int_t)row->id,
+						      "volume", row->name, clients ? "client" : "clients",
+						      row->who, "figures", figures_json(&row->figures)));
 	}
 	return list;
 }
@@ -251,8 +256,9 @@ static json_t *rows_json(const struct rows *rows, bool clients)
 static void show(const struct cli *cli, const struct look *look, double seconds, bool terminal)
 {
 	if (cli->given & CLI_JSON)
-		print_json(json_pack("{s:f, s:o, s:o}", "seconds", seconds, "volumes", rows_json(&look->volumes, false),
-				     "clients", rows_json(&look->clients, true)));
+		print_json(json_pack("{s:f, s:o, s:o}", "seconds", seconds, "volumes",
+				     rows_json(&look->volumes, false), "clients",
+				     rows_json(&look->clients, true)));
 	else
 		print_look(look, seconds, terminal);
 }
@@ -273,7 +279,8 @@ static int watch(const struct cli *cli, struct byre *b, struct byre_error *err)
 		r = take_look(b, &next, err);
 		if (r)
 			break;
-		r = look_copy(&next, &again); /* its rows become differences; the next round needs them as they were */
+		/* its rows become differences; the next round needs them as they were */
+		r = look_copy(&next, &again);
 		if (r) {
 			look_fini(&next);
 			break;

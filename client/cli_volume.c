@@ -161,7 +161,8 @@ static bool set_flags(const struct cli *cli, uint32_t *ret_flags)
 		{CLI_READ_ONLY, BYRE_SET_READ_ONLY},
 		{CLI_WRITABLE, BYRE_SET_WRITABLE},
 	};
-	const uint32_t space = BYRE_SET_RESERVED | BYRE_SET_THIN, access = BYRE_SET_READ_ONLY | BYRE_SET_WRITABLE;
+	const uint32_t space = BYRE_SET_RESERVED | BYRE_SET_THIN,
+		       access = BYRE_SET_READ_ONLY | BYRE_SET_WRITABLE;
 
 	*ret_flags = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(map); i++)

@@ -41,14 +41,17 @@ const struct command commands[] = {
 	 "SIZE is the volume's new size, +SIZE is added to what it has; it is rounded up to a multiple of 4 KiB.\n"
 	 "  --shrink      allow a smaller size: what lies behind it is lost. No client may have the volume open\n",
 	 ASK_OR_FILE | CLI_SHRINK, 2, 2, run_volume_resize},
-	{"volume", "set", "NAME [--reserved|--thin] [--read-only|--writable] [--comment TEXT]", "change what a volume is",
+	{"volume", "set", "NAME [--reserved|--thin] [--read-only|--writable] [--comment TEXT]",
+	 "change what a volume is",
 	 "  --reserved    set space aside, so that no write to the volume can fail for lack of it\n"
 	 "  --thin        take space as it is written to\n"
 	 "  --read-only   refuse writes from now on\n"
 	 "  --writable    take them again; clients that have the volume open see it when they connect again\n"
 	 "  --comment TEXT  one line to remember it by, at most 255 bytes; \"\" removes it\n",
-	 ASK_OR_FILE | CLI_RESERVED | CLI_THIN | CLI_READ_ONLY | CLI_WRITABLE | CLI_COMMENT, 1, 1, run_volume_set},
-	{"volume", "rename", "OLD NEW", "give a volume another name", "", ASK_OR_FILE, 2, 2, run_volume_rename},
+	 ASK_OR_FILE | CLI_RESERVED | CLI_THIN | CLI_READ_ONLY | CLI_WRITABLE | CLI_COMMENT, 1, 1,
+	 run_volume_set},
+	{"volume", "rename", "OLD NEW", "give a volume another name", "", ASK_OR_FILE, 2, 2,
+	 run_volume_rename},
 	{"volume", "delete", "NAME", "delete a volume and all that it holds",
 	 "A volume that a client has open is not deleted.\n", ASK_OR_FILE, 1, 1, run_volume_delete},
 	{"client", "list", "", "list who is connected by NBD", "", ASK, 0, 0, run_client_list},
@@ -60,19 +63,21 @@ const struct command commands[] = {
 	 "  --interval SECS  between two looks (default: 2)\n"
 	 "  --count N        end after so many (default: on a terminal never, else 1)\n",
 	 ASK | CLI_INTERVAL | CLI_COUNT, 0, 0, run_top},
-	{"scrub", "start", "[--rate SIZE] [--restart]", "read all that is allocated, and mend what can be mended",
+	{"scrub", "start", "[--rate SIZE] [--restart]",
+	 "read all that is allocated, and mend what can be mended",
 	 "The daemon does it in the background, and gives way to its clients. Metadata is mended from its twin; data that is\n"
 	 "damaged is named by 'byre scrub status'. One that was stopped goes on where it was.\n"
 	 "  --rate SIZE   read at most so many bytes a second (default: 128M)\n"
 	 "  --restart     begin anew\n",
 	 ASK | CLI_RATE | CLI_RESTART, 0, 0, run_scrub_start},
-	{"scrub", "status", "", "show the scrub that runs, or the last one, and what is damaged", "", ASK, 0, 0,
-	 run_scrub_status},
+	{"scrub", "status", "", "show the scrub that runs, or the last one, and what is damaged", "", ASK, 0,
+	 0, run_scrub_status},
 	{"scrub", "stop", "", "stop the scrub that runs", "", ASK, 0, 0, run_scrub_stop},
 	{NULL, "stats", "", "show the daemon's counters", "", ASK, 0, 0, run_stats},
-	{NULL, "commit", "", "make everything durable now, in a new generation", "", ASK | CLI_SLOW, 0, 0, run_commit},
-	{NULL, "shutdown", "", "stop the daemon", "The daemon finishes what is under way, commits and exits.\n", ASK, 0,
-	 0, run_shutdown},
+	{NULL, "commit", "", "make everything durable now, in a new generation", "", ASK | CLI_SLOW, 0, 0,
+	 run_commit},
+	{NULL, "shutdown", "", "stop the daemon",
+	 "The daemon finishes what is under way, commits and exits.\n", ASK, 0, 0, run_shutdown},
 };
 const unsigned nr_commands = ARRAY_SIZE(commands);
 
@@ -111,7 +116,8 @@ static void print_summaries(const char *group)
 
 	for (unsigned i = 0; i < nr_commands; i++) {
 		if (!group || is_same_group(commands[i].group, group))
-			printf("  %-16s %s\n", command_title(&commands[i], title, sizeof(title)), commands[i].summary);
+			printf("  %-16s %s\n", command_title(&commands[i], title, sizeof(title)),
+			       commands[i].summary);
 	}
 }
 
@@ -154,8 +160,8 @@ void help_command(const struct command *cmd)
 {
 	char title[40];
 
-	printf("usage: byre %s%s%s [OPTIONS]\n\n", command_title(cmd, title, sizeof(title)), cmd->synopsis[0] ? " " : "",
-	       cmd->synopsis);
+	printf("usage: byre %s%s%s [OPTIONS]\n\n", command_title(cmd, title, sizeof(title)),
+	       cmd->synopsis[0] ? " " : "", cmd->synopsis);
 	printf("%c%s.\n", cmd->summary[0] & ~0x20, cmd->summary + 1);
 	if (cmd->details[0])
 		printf("%s", cmd->details);

@@ -21,7 +21,10 @@
 #include "client/libbyre_int.h"
 #include "proto/rpc_status.h"
 
-/* How long a daemon may take to accept and to say hello: what listens there may be something else and say nothing. */
+/*
+ * How long a daemon may take to accept and to say hello: what listens there may be something else and say
+ * nothing.
+ */
 #define HELLO_TIMEOUT_MS 10000
 
 const char *byre_version(void)
@@ -128,9 +131,10 @@ static int connection_failed(struct byre *b, int code, struct byre_error *err)
 {
 	drop_connection(b);
 	if (code == -ETIMEDOUT)
-		return libbyre_fail(err, code,
-				    "the daemon at %s did not answer in time; what was asked for may still be done",
-				    b->address);
+		return libbyre_fail(
+			err, code,
+			"the daemon at %s did not answer in time; what was asked for may still be done",
+			b->address);
 	return libbyre_fail(err, code, "the connection to the daemon at %s failed: %s", b->address,
 			    strerror(-code));
 }
@@ -162,7 +166,8 @@ static int send_bytes(struct byre *b, const void *data, size_t len, int flags)
 	return 0;
 }
 
-static int send_request(struct byre *b, uint16_t method, const ProtobufCMessage *request, struct byre_error *err)
+static int send_request(struct byre *b, uint16_t method, const ProtobufCMessage *request,
+			struct byre_error *err)
 {
 	size_t len = protobuf_c_message_get_packed_size(request);
 	struct rpc_frame frame = {.kind = RPC_REQUEST, .id = ++b->last_id, .method = method};
@@ -357,7 +362,8 @@ int byre_connect(const char *address, struct byre **ret_byre, struct byre_error 
 	return byre_connect_timeout(address, 0, ret_byre, err);
 }
 
-int byre_connect_timeout(const char *address, unsigned timeout_ms, struct byre **ret_byre, struct byre_error *err)
+int byre_connect_timeout(const char *address, unsigned timeout_ms, struct byre **ret_byre,
+			 struct byre_error *err)
 {
 	struct byre *b = mem_zalloc(sizeof(*b));
 	int r;

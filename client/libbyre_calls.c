@@ -96,7 +96,8 @@ static void volume_from_message(const Byre__Volume *m, struct byre_volume_info *
 		.size = m->size,
 		.used_bytes = m->used_bytes,
 		.lost_bytes = m->lost_bytes,
-		.flags = (m->reserved ? BYRE_VOLUME_RESERVED : 0) | (m->writeback ? BYRE_VOLUME_WRITEBACK : 0) |
+		.flags = (m->reserved ? BYRE_VOLUME_RESERVED : 0) |
+			 (m->writeback ? BYRE_VOLUME_WRITEBACK : 0) |
 			 (m->read_only ? BYRE_VOLUME_READ_ONLY : 0),
 		.ctime_ns = m->ctime_ns,
 	};
@@ -207,7 +208,8 @@ static int check_name(const char *name, struct byre_error *err)
 			    shown, BYRE_NAME_MAX);
 }
 
-int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err)
+int byre_volume_create(struct byre *b, const char *name, uint64_t size, uint32_t flags,
+		       struct byre_error *err)
 {
 	Byre__VolumeCreateRequest rq = BYRE__VOLUME_CREATE_REQUEST__INIT;
 
@@ -251,7 +253,8 @@ int byre_volume_info_sized(struct byre *b, const char *name, struct byre_volume_
 	return r;
 }
 
-int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t flags, struct byre_error *err)
+int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t flags,
+		       struct byre_error *err)
 {
 	Byre__VolumeResizeRequest rq = BYRE__VOLUME_RESIZE_REQUEST__INIT;
 
@@ -265,7 +268,8 @@ int byre_volume_resize(struct byre *b, const char *name, uint64_t size, uint32_t
 	return libbyre_call_empty(b, BYRE__METHOD__METHOD_VOLUME_RESIZE, "volume resize", &rq.base, err);
 }
 
-int byre_volume_set(struct byre *b, const char *name, uint32_t flags, const char *comment, struct byre_error *err)
+int byre_volume_set(struct byre *b, const char *name, uint32_t flags, const char *comment,
+		    struct byre_error *err)
 {
 	Byre__VolumeSetRequest rq = BYRE__VOLUME_SET_REQUEST__INIT;
 

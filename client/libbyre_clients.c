@@ -11,7 +11,7 @@
 uint64_t byre_latency_bound_us(unsigned i)
 {
 	static const uint32_t bounds[BYRE_LATENCIES - 1] = {
-		50,    100,   200,    500,    1000,   2000,    5000,	10000,
+		50,    100,   200,    500,    1000,   2000,    5000,	 10000,
 		20000, 50000, 100000, 200000, 500000, 1000000, 10000000,
 	};
 
@@ -22,7 +22,8 @@ void libbyre_kind(const Byre__KindFigures *m, struct byre_kind_figures *ret_kind
 {
 	if (!m)
 		return;
-	*ret_kind = (struct byre_kind_figures){.count = m->count, .errors = m->errors, .bytes = m->bytes, .us = m->us};
+	*ret_kind = (struct byre_kind_figures){
+		.count = m->count, .errors = m->errors, .bytes = m->bytes, .us = m->us};
 	for (size_t i = 0; i < m->n_latency && i < BYRE_LATENCIES; i++)
 		ret_kind->latency[i] = m->latency[i];
 }
@@ -43,15 +44,16 @@ void libbyre_figures(const Byre__Figures *m, struct byre_figures *ret_figures)
 
 static void client_from_message(const Byre__Client *m, struct byre_client_info *ret_info)
 {
-	*ret_info = (struct byre_client_info){.id = m->id, .since_ns = m->since_ns, .read_only = m->read_only};
+	*ret_info =
+		(struct byre_client_info){.id = m->id, .since_ns = m->since_ns, .read_only = m->read_only};
 	libbyre_one_line(ret_info->peer, sizeof(ret_info->peer), m->peer);
 	snprintf(ret_info->volume, sizeof(ret_info->volume), "%s", m->volume);
 	libbyre_figures(m->figures, &ret_info->figures);
 }
 
 /* Hands one page to fn. *ret_after: the last id; 0: there is nothing behind it. */
-static int client_page(const Byre__ClientListReply *page, byre_client_fn fn, void *arg, void *out, size_t size,
-		       uint64_t *ret_after)
+static int client_page(const Byre__ClientListReply *page, byre_client_fn fn, void *arg, void *out,
+		       size_t size, uint64_t *ret_after)
 {
 	struct byre_client_info info = {0};
 	int r;

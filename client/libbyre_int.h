@@ -21,7 +21,8 @@ struct byre {
 };
 
 /* Fills in err unless it is NULL; returns `code`. */
-int libbyre_fail(struct byre_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int libbyre_fail(struct byre_error *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* Hands out a struct as far as the caller knows it, zeros behind what this library knows. */
 void libbyre_copy_out(void *to, size_t to_size, const void *from, size_t from_size);
@@ -30,11 +31,12 @@ void libbyre_copy_out(void *to, size_t to_size, const void *from, size_t from_si
 void libbyre_one_line(char *to, size_t len, const char *from);
 
 /*
- * Sends a request and waits for its answer, unpacked as `type` (libbyre_free). `what` begins the lines of errors
- * that the daemon has not worded itself.
+ * Sends a request and waits for its answer, unpacked as `type` (libbyre_free). `what` begins the lines of
+ * errors that the daemon has not worded itself.
  */
 int libbyre_call(struct byre *b, uint16_t method, const char *what, const ProtobufCMessage *request,
-		 const ProtobufCMessageDescriptor *type, ProtobufCMessage **ret_reply, struct byre_error *err);
+		 const ProtobufCMessageDescriptor *type, ProtobufCMessage **ret_reply,
+		 struct byre_error *err);
 /* As libbyre_call for answers without contents. */
 int libbyre_call_empty(struct byre *b, uint16_t method, const char *what, const ProtobufCMessage *request,
 		       struct byre_error *err);

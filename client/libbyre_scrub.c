@@ -46,7 +46,9 @@ static int each_damage(const Byre__ScrubStatusReply *m, byre_scrub_damage_fn fn,
 
 	for (size_t i = 0; fn && r == 0 && i < m->n_damage; i++) {
 		const Byre__ScrubDamage *from = m->damage[i];
-		struct byre_scrub_damage d = {.volume_id = from->volume_id, .off = from->offset, .len = from->length,
+		struct byre_scrub_damage d = {.volume_id = from->volume_id,
+					      .off = from->offset,
+					      .len = from->length,
 					      .lost = from->lost};
 
 		snprintf(d.volume, sizeof(d.volume), "%s", from->volume);
@@ -55,8 +57,8 @@ static int each_damage(const Byre__ScrubStatusReply *m, byre_scrub_damage_fn fn,
 	return r;
 }
 
-int byre_scrub_status_sized(struct byre *b, struct byre_scrub *ret_scrub, size_t size, byre_scrub_damage_fn fn, void *arg,
-			    bool *ret_more, struct byre_error *err)
+int byre_scrub_status_sized(struct byre *b, struct byre_scrub *ret_scrub, size_t size,
+			    byre_scrub_damage_fn fn, void *arg, bool *ret_more, struct byre_error *err)
 {
 	static const Byre__Empty none = BYRE__EMPTY__INIT;
 	const Byre__ScrubStatusReply *m;

@@ -8,7 +8,7 @@
 
 struct progress {
 	const char *label;
-	bool shown; /* on a terminal */
+	bool shown;   /* on a terminal */
 	int permille; /* drawn last; -1: nothing yet */
 };
 

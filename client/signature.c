@@ -18,8 +18,9 @@ static blkid_probe probe_new(int fd)
 	if (!pr)
 		return NULL;
 	if (blkid_probe_set_device(pr, fd, 0, 0) || blkid_probe_enable_superblocks(pr, 1) ||
-	    blkid_probe_set_superblocks_flags(pr, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_LABEL |
-							  BLKID_SUBLKS_MAGIC | BLKID_SUBLKS_BADCSUM) ||
+	    blkid_probe_set_superblocks_flags(pr, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE |
+							  BLKID_SUBLKS_LABEL | BLKID_SUBLKS_MAGIC |
+							  BLKID_SUBLKS_BADCSUM) ||
 	    blkid_probe_enable_partitions(pr, 1) ||
 	    blkid_probe_set_partitions_flags(pr, BLKID_PARTS_MAGIC | BLKID_PARTS_FORCE_GPT)) {
 		blkid_free_probe(pr);
@@ -35,12 +36,16 @@ static const char *value(blkid_probe pr, const char *name)
 	return blkid_probe_lookup_value(pr, name, &data, NULL) ? NULL : data;
 }
 
-static const char *article(const char *word) { return strchr("aeiounxAEIOUNX", word[0]) ? "an" : "a"; }
+static const char *article(const char *word)
+{
+	return strchr("aeiounxAEIOUNX", word[0]) ? "an" : "a";
+}
 
 /* Of what the probe has just found. */
 static void describe_found(blkid_probe pr, char *ret_what, size_t size)
 {
-	const char *type = value(pr, "TYPE"), *table = value(pr, "PTTYPE"), *usage = value(pr, "USAGE"), *label = value(pr, "LABEL");
+	const char *type = value(pr, "TYPE"), *table = value(pr, "PTTYPE"), *usage = value(pr, "USAGE"),
+		   *label = value(pr, "LABEL");
 	const char *kind = "signature";
 
 	if (!type && table) {
@@ -60,8 +65,8 @@ static void describe_found(blkid_probe pr, char *ret_what, size_t size)
 	if (usage && strcmp(usage, "raid") == 0)
 		snprintf(ret_what, size, "%s (%s)", kind, type);
 	else
-		snprintf(ret_what, size, "%s %s %s%s%s%s", article(type), type, kind, label ? " \"" : "", label ? label : "",
-			 label ? "\"" : "");
+		snprintf(ret_what, size, "%s %s %s%s%s%s", article(type), type, kind, label ? " \"" : "",
+			 label ? label : "", label ? "\"" : "");
 }
 
 static int is_pool(int fd)

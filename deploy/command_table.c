@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* deploy/command_table.c: prints byre's commands with their options, a line each, for deploy/completion.py. */
+/*
+ * deploy/command_table.c: prints byre's commands with their options, a line each, for deploy/completion.py.
+ */
 #include <stdio.h>
 
 #include "client/cli.h"

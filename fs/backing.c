@@ -15,7 +15,7 @@
 #include "fs/space_info_int.h"
 
 #define ROOM_AGAIN_US 2000000u /* writes have succeeded for so long: it is not full any more */
-#define GROUPS_A_RUN 256u    /* made before those who wait are looked after */
+#define GROUPS_A_RUN 256u      /* made before those who wait are looked after */
 
 /* ---- full or not ----------------------------------------------------------- */
 
@@ -73,9 +73,15 @@ int backing_allocate(struct fs *fs, const struct group_desc *d)
 	return r;
 }
 
-static uint64_t device_bytes(const struct block_group *g) { return g->nr_stripes * (g->len + 2ull * g->slot_bytes); }
+static uint64_t device_bytes(const struct block_group *g)
+{
+	return g->nr_stripes * (g->len + 2ull * g->slot_bytes);
+}
 
-static void add_device_bytes(struct block_group *g, void *arg) { *(uint64_t *)arg += device_bytes(g); }
+static void add_device_bytes(struct block_group *g, void *arg)
+{
+	*(uint64_t *)arg += device_bytes(g);
+}
 
 uint64_t backing_missing(struct fs *fs, const struct device_host *host)
 {
@@ -91,7 +97,8 @@ static int allocate_group(struct fs *fs, const struct block_group *g, bool whole
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < g->nr_stripes; i++)
-		r = fs->dev->ops->allocate(fs->dev, g->stripe[i] + (whole ? 0 : g->len), (whole ? g->len : 0) + 2ull * g->slot_bytes, false);
+		r = fs->dev->ops->allocate(fs->dev, g->stripe[i] + (whole ? 0 : g->len),
+					   (whole ? g->len : 0) + 2ull * g->slot_bytes, false);
 	return r;
 }
 
@@ -130,13 +137,14 @@ void backing_decide(struct fs *fs)
 
 	if (fs_is_read_only(fs) || fs->dev->block_device || fs->opt.as_device)
 		return;
-	fs->backing.on = sparse || (fs->opt.discard == FS_DISCARD_ON && device_can_discard(fs->dev)) || (fs->dev->sparse && fill_holes(fs));
+	fs->backing.on = sparse || (fs->opt.discard == FS_DISCARD_ON && device_can_discard(fs->dev)) ||
+			 (fs->dev->sparse && fill_holes(fs));
 }
 
 /*
- * Groups that only the log names get what they are to have: it may have gone with the power cut. The others have had it since before
- * a superblock named them, and looking costs as much as they have fragments: only where there are fewer blocks than there should be, in
- * a copy.
+ * Groups that only the log names get what they are to have: it may have gone with the power cut. The others
+ * have had it since before a superblock named them, and looking costs as much as they have fragments: only
+ * where there are fewer blocks than there should be, in a copy.
  */
 static int find_holes(struct fs *fs)
 {
@@ -145,7 +153,7 @@ static int find_holes(struct fs *fs)
 	struct device_host host;
 	int r = 0;
 
-	TAILQ_FOREACH(g, &fs->groups.fresh, fresh_link)
+	TAILQ_FOREACH (g, &fs->groups.fresh, fresh_link)
 		if (r == 0)
 			r = allocate_group(fs, g, promised);
 	if (r == 0 && promised && fs->dev->ops->host(fs->dev, &host) == 0 && backing_missing(fs, &host))
@@ -167,8 +175,10 @@ int backing_open(struct fs *fs, struct fs_error *err)
 	if (r == 0)
 		r = backing_allocate_groups(fs, false);
 	if (r)
-		return fs_fail(err, r, "blocks for its metadata cannot be had from the file system that it is on: %s: make room there",
-			       strerror(-r));
+		return fs_fail(
+			err, r,
+			"blocks for its metadata cannot be had from the file system that it is on: %s: make room there",
+			strerror(-r));
 	lock_take(&fs->space.lock);
 	atomic_store(&b->promised, fs->space.promises != 0);
 	lock_drop(&fs->space.lock);
@@ -185,7 +195,10 @@ int backing_open(struct fs *fs, struct fs_error *err)
 
 static const struct space_reservation nothing;
 
-/* A data group that would serve the request, as large as the device and the metadata allow; `flags` for space_metadata_fits. */
+/*
+ * A data group that would serve the request, as large as the device and the metadata allow; `flags` for
+ * space_metadata_fits.
+ */
 static uint64_t data_group_bytes(struct fs *fs, const struct space_reservation *want, uint32_t flags)
 {
 	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
@@ -193,13 +206,18 @@ static uint64_t data_group_bytes(struct fs *fs, const struct space_reservation *
 
 	if (space_groups_left(fs) == 0)
 		return 0;
-	while (bytes >= quantum && !space_metadata_fits(fs, want->pending, unallocated - bytes, flags, space_group_growth(fs, bytes)))
-		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
+	while (bytes >= quantum && !space_metadata_fits(fs, want->pending, unallocated - bytes, flags,
+							space_group_growth(fs, bytes)))
+		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum)
+					     : bytes - quantum;
 	return bytes >= quantum ? bytes : 0;
 }
 
 /* Near its end a pool makes what is needed and no more: what metadata gets ahead of need, data would lack. */
-static bool is_scarce(struct fs *fs) { return atomic_load(&fs->groups.unallocated_bytes) < fs->dev->size / 4; }
+static bool is_scarce(struct fs *fs)
+{
+	return atomic_load(&fs->groups.unallocated_bytes) < fs->dev->size / 4;
+}
 
 /* Of metadata, so that requests seldom wait for it. */
 static uint64_t headroom(struct fs *fs)
@@ -216,9 +234,12 @@ static struct backing_plan metadata_plan(struct fs *fs, uint64_t lacking)
 	return (struct backing_plan){GROUP_METADATA, min_u64(bytes, fs->group_size)};
 }
 
-/* First metadata, then the data that it is for: so data runs out before metadata does, as where both come from unallocated space. */
-struct backing_plan backing_plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags, uint64_t growth,
-					bool ahead)
+/*
+ * First metadata, then the data that it is for: so data runs out before metadata does, as where both come
+ * from unallocated space.
+ */
+struct backing_plan backing_plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags,
+					uint64_t growth, bool ahead)
 {
 	struct space_info *si = &fs->space;
 	struct backing *b = &fs->backing;
@@ -275,9 +296,13 @@ void backing_grow_system(struct fs *fs, uint64_t groups)
 		bool fits;
 
 		lock_take(&fs->space.lock);
-		fits = space_metadata_fits(fs, nothing.pending, atomic_load(&fs->groups.unallocated_bytes) - 2 * bytes, SPACE_AS_IF_MADE, 0);
+		fits = space_metadata_fits(fs, nothing.pending,
+					   atomic_load(&fs->groups.unallocated_bytes) - 2 * bytes,
+					   SPACE_AS_IF_MADE, 0);
 		lock_drop(&fs->space.lock);
-		r = fits && 2 * bytes <= atomic_load(&fs->groups.unallocated_bytes) ? block_group_create_system_backed(fs, bytes) : -ENOSPC;
+		r = fits && 2 * bytes <= atomic_load(&fs->groups.unallocated_bytes)
+			    ? block_group_create_system_backed(fs, bytes)
+			    : -ENOSPC;
 		have = block_group_system_bytes(fs);
 	}
 }
@@ -303,7 +328,8 @@ static void work_fn(struct fs_work *work)
 {
 	struct fs *fs = container_of(work, struct fs, backing.work);
 
-	for (unsigned i = 0; i < GROUPS_A_RUN && !fs_is_read_only(fs) && !backing_failed_lately(fs, BACKING_RETRY_US); i++) {
+	for (unsigned i = 0;
+	     i < GROUPS_A_RUN && !fs_is_read_only(fs) && !backing_failed_lately(fs, BACKING_RETRY_US); i++) {
 		struct backing_plan plan = plan_for_first(fs);
 
 		if (!plan.type)
@@ -337,7 +363,8 @@ bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, u
 		return false;
 	if (atomic_load(&b->running) || backing_has_uncounted(fs))
 		return true;
-	if (backing_failed_lately(fs, BACKING_RETRY_US) || !backing_plan_locked(fs, want, flags, 0, false).type)
+	if (backing_failed_lately(fs, BACKING_RETRY_US) ||
+	    !backing_plan_locked(fs, want, flags, 0, false).type)
 		return false;
 	start(fs);
 	return true;
@@ -355,7 +382,8 @@ void backing_tick(struct fs *fs)
 		plan = backing_plan_locked(fs, &nothing, 0, 0, true);
 		lock_drop(&fs->space.lock);
 	}
-	if (plan.type || backing_lacks_spare(fs) || (b->spares < b->spares_max && !backing_failed_lately(fs, BACKING_RETRY_US)))
+	if (plan.type || backing_lacks_spare(fs) ||
+	    (b->spares < b->spares_max && !backing_failed_lately(fs, BACKING_RETRY_US)))
 		start(fs);
 }
 
@@ -373,7 +401,8 @@ bool backing_has_uncounted(struct fs *fs)
 
 bool backing_must_be_durable(struct fs *fs, uint8_t type)
 {
-	return fs->backing.on && (type == GROUP_METADATA || (type == GROUP_DATA && atomic_load(&fs->backing.promised)));
+	return fs->backing.on &&
+	       (type == GROUP_METADATA || (type == GROUP_DATA && atomic_load(&fs->backing.promised)));
 }
 
 void backing_group_durable(struct fs *fs, struct block_group *g)

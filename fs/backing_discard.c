@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/backing_discard.c: what is free goes back to the host under a sparse pool, or is discarded on a device that can: what groups
- * have left, and free runs inside data groups.
+ * fs/backing_discard.c: what is free goes back to the host under a sparse pool, or is discarded on a device
+ * that can: what groups have left, and free runs inside data groups.
  *
  * Invariants
- * 1. What is discarded is taken meanwhile: out of unallocated space, or out of the group's available blocks. So nothing else is put
- *    there until the discard has ended.
- * 2. What a group leaves comes here after the commit without the group is durable in all superblocks. The group was empty by then,
- *    pins released: no tree, no log and no reader has anything there.
- * 3. Inside a group, only what is available is taken: no durable tree refers to it, the log does not, and its pins are released
- *    (block_group.h, invariants 1 and 2). Only data groups; and none while there are reserved volumes, whose blocks are promised.
- * 4. Nobody who has a reservation lacks what is taken: inside a group it counts as unavailable, and is less than what is not reserved;
- *    of unallocated space, (M) holds without it (on a sparse pool it counts none). Who lacks it without one waits.
+ * 1. What is discarded is taken meanwhile: out of unallocated space, or out of the group's available blocks.
+ *    So nothing else is put there until the discard has ended.
+ * 2. What a group leaves comes here after the commit without the group is durable in all superblocks. The
+ *    group was empty by then, pins released: no tree, no log and no reader has anything there.
+ * 3. Inside a group, only what is available is taken: no durable tree refers to it, the log does not, and its
+ *    pins are released (block_group.h, invariants 1 and 2). Only data groups; and none while there are
+ *    reserved volumes, whose blocks are promised.
+ * 4. Nobody who has a reservation lacks what is taken: inside a group it counts as unavailable, and is less
+ *    than what is not reserved; of unallocated space, (M) holds without it (on a sparse pool it counts none).
+ *    Who lacks it without one waits.
  *
- * Growth: a bit for each block of a group in which something was freed and not discarded, from the release of its pins until the group was
- * gone through; without memory, or when the group is unloaded, one mark that stands for all of its free space. A commit pays for
- * setting the bits. What is shorter than RUN_BYTES stays with the pool, until its neighbours are free or fs_trim asks for it.
+ * Growth: a bit for each block of a group in which something was freed and not discarded, from the release of
+ * its pins until the group was gone through; without memory, or when the group is unloaded, one mark that
+ * stands for all of its free space. A commit pays for setting the bits. What is shorter than RUN_BYTES stays
+ * with the pool, until its neighbours are free or fs_trim asks for it.
  */
 #include <errno.h>
 #include <time.h>
@@ -51,7 +54,8 @@ static int forget_overlaps(struct device_space *freed, uint64_t off, uint64_t le
 
 static void space_freed_locked(struct backing *b, uint64_t off, uint64_t len)
 {
-	if (forget_overlaps(&b->freed, off, len) == 0) /* without memory it stays with the pool until it is used again */
+	/* without memory it stays with the pool until it is used again */
+	if (forget_overlaps(&b->freed, off, len) == 0)
 		(void)device_space_add(&b->freed, off, len);
 	atomic_store(&b->freed_bytes, b->freed.bytes);
 }
@@ -75,7 +79,10 @@ void backing_note_empty(struct fs *fs, bool left)
 	b->empty_before = empty;
 }
 
-bool backing_groups_may_leave(struct fs *fs) { return fs->backing.on && fs->groups.nr_empty > fs->backing.empty_left; }
+bool backing_groups_may_leave(struct fs *fs)
+{
+	return fs->backing.on && fs->groups.nr_empty > fs->backing.empty_left;
+}
 
 /* Whether metadata can do without so much unallocated space. The space lock is held. */
 static bool can_take_locked(struct fs *fs, uint64_t len)
@@ -83,7 +90,8 @@ static bool can_take_locked(struct fs *fs, uint64_t len)
 	uint64_t unallocated = space_unallocated(fs, 2);
 
 	return fs->backing.on || FAULT(FAULT_DISCARD_IN_USE) ||
-	       (unallocated >= len && space_metadata_fits(fs, (struct space_pending){0, 0}, unallocated - len, 0, 0));
+	       (unallocated >= len &&
+		space_metadata_fits(fs, (struct space_pending){0, 0}, unallocated - len, 0, 0));
 }
 
 /* The next piece, taken. False: there is none. */
@@ -140,7 +148,10 @@ static void set_bits(uint64_t *map, uint32_t start, uint32_t n, bool to)
 			map[i / 64] &= ~(1ull << (i % 64));
 }
 
-static bool is_set(const uint64_t *map, uint32_t i) { return map[i / 64] >> (i % 64) & 1; }
+static bool is_set(const uint64_t *map, uint32_t i)
+{
+	return map[i / 64] >> (i % 64) & 1;
+}
 
 void backing_note_freed_locked(struct fs *fs, struct block_group *g, uint32_t start, uint32_t n)
 {
@@ -178,8 +189,12 @@ static bool expand_mark_locked(struct block_group *g)
 	return g->freed;
 }
 
-/* The first run of marked blocks from `from` on that is free, cut at `max`; marks of others are dropped. False: there is none. */
-static bool next_run_locked(struct block_group *g, uint32_t from, uint32_t max, uint32_t *ret_start, uint32_t *ret_n)
+/*
+ * The first run of marked blocks from `from` on that is free, cut at `max`; marks of others are dropped.
+ * False: there is none.
+ */
+static bool next_run_locked(struct block_group *g, uint32_t from, uint32_t max, uint32_t *ret_start,
+			    uint32_t *ret_n)
 {
 	uint32_t start, n = 0;
 
@@ -209,9 +224,11 @@ static void align_run_locked(const struct fs *fs, const struct block_group *g, u
 	uint64_t from = g->stripe[0] + (uint64_t)*start * g->unit - shift, to = from + (uint64_t)*n * g->unit;
 	uint64_t low = from / unit * unit, high = (to + unit - 1) / unit * unit, base = g->stripe[0] - shift;
 
-	if (low < base || !free_space_test(g->avail, (uint32_t)((low - base) / g->unit), (uint32_t)((from - low) / g->unit), true))
+	if (low < base || !free_space_test(g->avail, (uint32_t)((low - base) / g->unit),
+					   (uint32_t)((from - low) / g->unit), true))
 		low += low == from ? 0 : unit;
-	if (high > base + g->len || !free_space_test(g->avail, (uint32_t)((to - base) / g->unit), (uint32_t)((high - to) / g->unit), true))
+	if (high > base + g->len || !free_space_test(g->avail, (uint32_t)((to - base) / g->unit),
+						     (uint32_t)((high - to) / g->unit), true))
 		high -= high == to ? 0 : unit;
 	if (low >= high || (low - base) % g->unit || (high - base) % g->unit) {
 		*n = 0;
@@ -222,12 +239,15 @@ static void align_run_locked(const struct fs *fs, const struct block_group *g, u
 }
 
 /* Takes the next piece of the group, of `max` bytes at the most. False: there is none that is worth it. */
-static bool take_run_locked(struct fs *fs, struct block_group *g, uint64_t max, uint32_t *ret_start, uint32_t *ret_n)
+static bool take_run_locked(struct fs *fs, struct block_group *g, uint64_t max, uint32_t *ret_start,
+			    uint32_t *ret_n)
 {
-	uint64_t least = atomic_load(&fs->backing.trimming) ? max_u64(fs->dev->discard_unit, g->unit) : max_u64(RUN_BYTES, fs->dev->discard_unit);
+	uint64_t least = atomic_load(&fs->backing.trimming) ? max_u64(fs->dev->discard_unit, g->unit)
+							    : max_u64(RUN_BYTES, fs->dev->discard_unit);
 	uint32_t start, n;
 
-	while (next_run_locked(g, g->discard_from, (uint32_t)(min_u64(max, PIECE_BYTES) / g->unit), &start, &n)) {
+	while (next_run_locked(g, g->discard_from, (uint32_t)(min_u64(max, PIECE_BYTES) / g->unit), &start,
+			       &n)) {
 		uint32_t marked = start, marked_n = n;
 
 		g->discard_from = start + n;
@@ -248,7 +268,10 @@ static bool take_run_locked(struct fs *fs, struct block_group *g, uint64_t max, 
 	return false;
 }
 
-/* So many bytes of free data space that nobody has a right to: unavailable from now on. 0: there are none, or it may not be now. */
+/*
+ * So many bytes of free data space that nobody has a right to: unavailable from now on. 0: there are none, or
+ * it may not be now.
+ */
 static uint64_t hold(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
@@ -274,10 +297,11 @@ static void let_go(struct fs *fs, uint64_t bytes)
 }
 
 /*
- * A piece of the first group of the list that has one; groups without leave the list. False: there is none. The caller
- * has space of *ret_g then, which cannot leave.
+ * A piece of the first group of the list that has one; groups without leave the list. False: there is none.
+ * The caller has space of *ret_g then, which cannot leave.
  */
-static bool take_run(struct fs *fs, uint64_t max, struct block_group **ret_g, uint32_t *ret_start, uint32_t *ret_n)
+static bool take_run(struct fs *fs, uint64_t max, struct block_group **ret_g, uint32_t *ret_start,
+		     uint32_t *ret_n)
 {
 	unsigned epoch = epoch_enter(&fs->epoch);
 	struct block_group *g;
@@ -292,8 +316,8 @@ static bool take_run(struct fs *fs, uint64_t max, struct block_group **ret_g, ui
 		if (g->state == GROUP_UNLOADED)
 			(void)block_group_load(fs, work_queue(), g);
 		lock_take(&g->lock);
-		taken = g->in_discard && g->state == GROUP_LOADED && max && expand_mark_locked(g) && g->freed &&
-			take_run_locked(fs, g, max, ret_start, ret_n);
+		taken = g->in_discard && g->state == GROUP_LOADED && max && expand_mark_locked(g) &&
+			g->freed && take_run_locked(fs, g, max, ret_start, ret_n);
 		if (!taken)
 			set_listed_locked(fs, g, false);
 		lock_drop(&g->lock);
@@ -317,11 +341,13 @@ static bool discard_in_group(struct fs *fs)
 		return false;
 	}
 	let_go(fs, bytes - (uint64_t)n * g->unit);
-	if (device_sync(work_queue(), DEVICE_DISCARD, g->stripe[0] + (uint64_t)start * g->unit, NULL, (uint64_t)n * g->unit) == 0)
+	if (device_sync(work_queue(), DEVICE_DISCARD, g->stripe[0] + (uint64_t)start * g->unit, NULL,
+			(uint64_t)n * g->unit) == 0)
 		atomic_fetch_add(&fs->stats.discarded, (uint64_t)n * g->unit);
 	bytes = (uint64_t)n * g->unit;
 	if (!FAULT(FAULT_DISCARD_EARLY))
-		block_group_give(fs, g->start + (uint64_t)start * g->unit, bytes); /* it may leave from now on */
+		/* it may leave from now on */
+		block_group_give(fs, g->start + (uint64_t)start * g->unit, bytes);
 	let_go(fs, bytes);
 	return true;
 }
@@ -341,7 +367,10 @@ static bool discard_unallocated(struct fs *fs)
 	return true;
 }
 
-static uint64_t left(struct fs *fs) { return atomic_load(&fs->backing.freed_bytes) + atomic_load(&fs->backing.discard_bytes); }
+static uint64_t left(struct fs *fs)
+{
+	return atomic_load(&fs->backing.freed_bytes) + atomic_load(&fs->backing.discard_bytes);
+}
 
 static void discard_fn(struct fs_work *work)
 {
@@ -354,8 +383,11 @@ static void discard_fn(struct fs_work *work)
 		uint64_t began = fs_now_us();
 
 		more = discard_unallocated(fs) || discard_in_group(fs);
-		if (more && !fs->simulated && !atomic_load(&b->trimming)) /* half of the time is the clients' */
-			nanosleep(&(struct timespec){0, (long)min_u64(1000 * (fs_now_us() - began) + 1000000, 100000000)}, NULL);
+		/* half of the time is the clients' */
+		if (more && !fs->simulated && !atomic_load(&b->trimming))
+			nanosleep(&(struct timespec){0, (long)min_u64(1000 * (fs_now_us() - began) + 1000000,
+								      100000000)},
+				  NULL);
 	}
 	if (left(fs) == 0)
 		atomic_store(&b->trimming, false);
@@ -369,10 +401,12 @@ void backing_discard_tick(struct fs *fs)
 {
 	struct backing *b = &fs->backing;
 
-	if (left(fs) == 0 || fs_is_read_only(fs) || atomic_load(&b->held_up) || atomic_exchange(&b->discarding, true))
+	if (left(fs) == 0 || fs_is_read_only(fs) || atomic_load(&b->held_up) ||
+	    atomic_exchange(&b->discarding, true))
 		return;
 	b->discard_work.fn = discard_fn;
-	work_pool_add(&fs->work, &b->discard_work); /* a promise waits for it, and those that wait may all wait for that */
+	/* a promise waits for it, and those that wait may all wait for that */
+	work_pool_add(&fs->work, &b->discard_work);
 }
 
 void backing_discard_hold_up(struct fs *fs, bool held_up)
@@ -431,9 +465,13 @@ int fs_trim(struct fs *fs, struct fs_error *err)
 	if (fs_is_read_only(fs))
 		return fs_fail(err, -EROFS, "pool: cannot be trimmed: it is read-only");
 	if (!device_can_discard(fs->dev))
-		return fs_fail(err, -ENOTSUP, "pool: cannot be trimmed: its device, or the file system that it is on, cannot discard");
+		return fs_fail(
+			err, -ENOTSUP,
+			"pool: cannot be trimmed: its device, or the file system that it is on, cannot discard");
 	if (!b->on && !fs->dev->block_device && !fs->opt.as_device)
-		return fs_fail(err, -EINVAL, "pool: not trimmed: its file was preallocated, so that the host cannot fail it: to have it trimmed, start byred with --discard on");
+		return fs_fail(
+			err, -EINVAL,
+			"pool: not trimmed: its file was preallocated, so that the host cannot fail it: to have it trimmed, start byred with --discard on");
 	if (fs_commit(fs)) /* what was freed until now counts */
 		return fs_fail(err, -EROFS, "pool: cannot be trimmed: the commit failed");
 	mark_unallocated(fs);
@@ -449,7 +487,9 @@ void backing_discard_open(struct fs *fs)
 	struct backing *b = &fs->backing;
 	bool can = device_can_discard(fs->dev) && !fs_is_read_only(fs);
 
-	b->discard = can && (fs->opt.discard == FS_DISCARD_ON || (fs->opt.discard == FS_DISCARD_AUTO && (b->on || fs->dev->block_device)));
+	b->discard = can && (fs->opt.discard == FS_DISCARD_ON ||
+			     (fs->opt.discard == FS_DISCARD_AUTO && (b->on || fs->dev->block_device)));
 	if (fs->opt.discard == FS_DISCARD_ON && !can && !fs_is_read_only(fs))
-		fs_log(fs, FS_LOG_WARNING, "--discard on: the pool's device, or the file system that it is on, cannot discard: what is freed stays with the pool");
+		fs_log(fs, FS_LOG_WARNING,
+		       "--discard on: the pool's device, or the file system that it is on, cannot discard: what is freed stays with the pool");
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/backing_format.h: the list of spares of a sparse pool: free data blocks that the host has blocks for (backing.h). It is a
- * hint: what it names is used only if it is free and has its blocks. A commit whose list differs from the last one that was
- * written writes it to the place of its generation's lowest bit.
+ * fs/backing_format.h: the list of spares of a sparse pool: free data blocks that the host has blocks for
+ * (backing.h). It is a hint: what it names is used only if it is free and has its blocks. A commit whose list
+ * differs from the last one that was written writes it to the place of its generation's lowest bit.
  */
 #ifndef FS_BACKING_FORMAT_H
 #define FS_BACKING_FORMAT_H
@@ -11,7 +11,7 @@
 
 #include "base/le.h"
 
-#define SPARES_MAGIC 0x50535942u /* "BYSP" */
+#define SPARES_MAGIC 0x50535942u     /* "BYSP" */
 #define SPARES_OFFSET (128ull << 10) /* and 4 KiB behind it */
 #define SPARES_BYTES 4096u
 #define SPARES_MAX 64u

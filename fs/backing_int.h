@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/backing_int.h: what the worker that makes groups ahead of need (backing.c) and promises (backing_promise.c) share. */
+/*
+ * fs/backing_int.h: what the worker that makes groups ahead of need (backing.c) and promises
+ * (backing_promise.c) share.
+ */
 #ifndef FS_BACKING_INT_H
 #define FS_BACKING_INT_H
 
@@ -13,18 +16,23 @@ struct backing_plan {
 };
 
 /*
- * The next group for a request that does not fit, or (`ahead`) so that the next ones will: growth as for space_metadata_fits.
- * Under the space lock.
+ * The next group for a request that does not fit, or (`ahead`) so that the next ones will: growth as for
+ * space_metadata_fits. Under the space lock.
  */
-struct backing_plan backing_plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags, uint64_t growth,
-					bool ahead);
-/* Makes it, smaller and smaller on a host with little room. -ENOSPC, -ENOMEM, an error of the device. Waits. */
+struct backing_plan backing_plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags,
+					uint64_t growth, bool ahead);
+/*
+ * Makes it, smaller and smaller on a host with little room. -ENOSPC, -ENOMEM, an error of the device. Waits.
+ */
 int backing_make(struct fs *fs, struct backing_plan plan);
 
 /* Blocks for all groups: those of data, or the others. Waits. */
 int backing_allocate_groups(struct fs *fs, bool data);
 
-/* By how much the file has fewer blocks than if all groups had all of theirs. What groups have left and is not discarded hides some. */
+/*
+ * By how much the file has fewer blocks than if all groups had all of theirs. What groups have left and is
+ * not discarded hides some.
+ */
 uint64_t backing_missing(struct fs *fs, const struct device_host *host);
 
 #endif

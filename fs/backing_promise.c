@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/backing_promise.c: what is promised to reserved volumes of a sparse pool has its blocks before the promise is made.
+ * fs/backing_promise.c: what is promised to reserved volumes of a sparse pool has its blocks before the
+ * promise is made.
  *
  * Invariants
- * 1. When a record or an item that promises something becomes durable, so are the groups that have room for it, named by a
- *    superblock, and their blocks: a crash may leave the host full.
- * 2. A promise that the host has no room for, with some to spare, is refused before anything is allocated for it. Where that
- *    turns out on the way (others write to the host, too), the groups that were made leave with the next commits and go back to it.
+ * 1. When a record or an item that promises something becomes durable, so are the groups that have room for
+ *    it, named by a superblock, and their blocks: a crash may leave the host full.
+ * 2. A promise that the host has no room for, with some to spare, is refused before anything is allocated for
+ *    it. Where that turns out on the way (others write to the host, too), the groups that were made leave
+ *    with the next commits and go back to it.
  *
- * Cost: a promise allocates all that it lacks, in pieces (device.h), and makes its groups; commits and other clients go on
- * meanwhile.
+ * Cost: a promise allocates all that it lacks, in pieces (device.h), and makes its groups; commits and other
+ * clients go on meanwhile.
  */
 #include <errno.h>
 #include <time.h>
@@ -21,7 +23,10 @@
 #include "fs/space_info_int.h"
 
 /* The host keeps books of what it allocates, and others want to go on, too. */
-static uint64_t with_margin(uint64_t bytes) { return bytes + bytes / 64 + (bytes ? 4u << 20 : 0); }
+static uint64_t with_margin(uint64_t bytes)
+{
+	return bytes + bytes / 64 + (bytes ? 4u << 20 : 0);
+}
 
 static int promise_groups(struct fs *fs, uint64_t more_bytes)
 {
@@ -38,7 +43,8 @@ static int promise_groups(struct fs *fs, uint64_t more_bytes)
 		lock_drop(&fs->space.lock);
 		if (plan.type)
 			r = backing_make(fs, plan);
-		if (r == -ENOSPC && !backing_failed_lately(fs, BACKING_RETRY_US)) /* the pool's own space: the caller sees what is lacking */
+		/* the pool's own space: the caller sees what is lacking */
+		if (r == -ENOSPC && !backing_failed_lately(fs, BACKING_RETRY_US))
 			r = 0;
 		else if (r == 0 && plan.type)
 			r = plan.type == GROUP_METADATA ? fs_commit(fs) : 0;
@@ -47,7 +53,10 @@ static int promise_groups(struct fs *fs, uint64_t more_bytes)
 	}
 }
 
-/* What promise_groups will allocate, and what data groups that are there lack. At the most what the pool has unallocated. */
+/*
+ * What promise_groups will allocate, and what data groups that are there lack. At the most what the pool has
+ * unallocated.
+ */
 static uint64_t needed_bytes(struct fs *fs, uint64_t more_bytes, bool first, const struct device_host *host)
 {
 	const struct space_info *si = &fs->space;
@@ -55,9 +64,11 @@ static uint64_t needed_bytes(struct fs *fs, uint64_t more_bytes, bool first, con
 	uint64_t missing = first ? backing_missing(fs, host) : 0, data, growth, lacking;
 
 	lock_take(&fs->space.lock);
-	data = d->allocated + d->may_use + d->unavailable + si->volume_reserved + more_bytes + si->freeing_reserve;
+	data = d->allocated + d->may_use + d->unavailable + si->volume_reserved + more_bytes +
+	       si->freeing_reserve;
 	data = data > d->total ? space_groups_for(fs, data - d->total) : 0;
-	growth = space_promise_growth(si, more_bytes) - space_promise_growth(si, 0) + space_group_growth(fs, data);
+	growth = space_promise_growth(si, more_bytes) - space_promise_growth(si, 0) +
+		 space_group_growth(fs, data);
 	lacking = space_metadata_lacking(fs, (struct space_pending){0, 0}, 0, 0, growth);
 	lock_drop(&fs->space.lock);
 	return missing + min_u64(data + 2 * lacking, atomic_load(&fs->groups.unallocated_bytes));
@@ -114,7 +125,8 @@ static uint64_t pool_lacks(struct fs *fs, uint64_t more_bytes)
 	return more_bytes > free_bytes ? more_bytes - free_bytes : 0;
 }
 
-int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised, struct backing_lack *ret_lack)
+int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised,
+		    struct backing_lack *ret_lack)
 {
 	bool first = !atomic_load(&fs->backing.promised);
 	uint64_t more;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/backing_spare.c: data blocks of a sparse pool that are kept for the edges of trims: invariant 5 of backing.h.
+ * fs/backing_spare.c: data blocks of a sparse pool that are kept for the edges of trims: invariant 5 of
+ * backing.h.
  */
 #include <errno.h>
 #include <string.h>
@@ -90,7 +91,10 @@ void backing_return_spares(struct fs *fs, struct block_group *g)
 
 /* ---- on the device --------------------------------------------------------- */
 
-static uint64_t place(uint64_t generation) { return SPARES_OFFSET + (generation & 1) * SPARES_BYTES; }
+static uint64_t place(uint64_t generation)
+{
+	return SPARES_OFFSET + (generation & 1) * SPARES_BYTES;
+}
 
 /* One that the list names, if it is still free and has its block. */
 static void take_again(struct fs *fs, uint64_t addr)
@@ -120,7 +124,8 @@ static void take_again(struct fs *fs, uint64_t addr)
 static bool is_valid(const struct fs *fs, const struct spares_block *sb, uint64_t off)
 {
 	return le32_to_cpu(sb->magic) == SPARES_MAGIC && memcmp(sb->pool, fs->uuid, sizeof(sb->pool)) == 0 &&
-	       le32_to_cpu(sb->crc) == crc32c((const char *)sb + sizeof(sb->crc), sizeof(*sb) - sizeof(sb->crc)) &&
+	       le32_to_cpu(sb->crc) ==
+		       crc32c((const char *)sb + sizeof(sb->crc), sizeof(*sb) - sizeof(sb->crc)) &&
 	       le32_to_cpu(sb->count) <= SPARES_MAX && place(le64_to_cpu(sb->generation)) == off;
 }
 
@@ -142,8 +147,8 @@ void backing_read_spares(struct fs *fs)
 }
 
 /*
- * Blocks that this commit frees, to the end of the list: they become spares when their pins are released. None beside readers, when what
- * running requests free goes to the same set (pins.h).
+ * Blocks that this commit frees, to the end of the list: they become spares when their pins are released.
+ * None beside readers, when what running requests free goes to the same set (pins.h).
  */
 static unsigned add_pinned(struct fs *fs, uint64_t generation, struct spares_block *sb, unsigned n)
 {
@@ -160,7 +165,8 @@ static unsigned add_pinned(struct fs *fs, uint64_t generation, struct spares_blo
 		pinned = g->pinned_blocks[set] ? g->pinned[set] : NULL;
 		for (uint32_t w = 0; pinned && w < (g->nblocks + 63) / 64; w++)
 			for (uint64_t bits = pinned[w]; bits && n < fs->backing.spares_max; bits &= bits - 1)
-				sb->addr[n++] = cpu_to_le64(g->start + (w * 64 + (unsigned)__builtin_ctzll(bits)) * g->unit);
+				sb->addr[n++] = cpu_to_le64(
+					g->start + (w * 64 + (unsigned)__builtin_ctzll(bits)) * g->unit);
 		lock_drop(&g->lock);
 	}
 	return n;
@@ -168,8 +174,8 @@ static unsigned add_pinned(struct fs *fs, uint64_t generation, struct spares_blo
 
 void backing_write_spares(struct fs *fs, struct device_queue *q, uint64_t generation)
 {
-	struct spares_block sb __attribute__((aligned(DEVICE_ALIGN))) = {.magic = cpu_to_le32(SPARES_MAGIC),
-									 .generation = cpu_to_le64(generation)};
+	struct spares_block sb __attribute__((aligned(DEVICE_ALIGN))) = {
+		.magic = cpu_to_le32(SPARES_MAGIC), .generation = cpu_to_le64(generation)};
 	struct backing *b = &fs->backing;
 	unsigned n;
 	bool changed;
@@ -240,20 +246,22 @@ static void fill_with_new(struct fs *fs)
 }
 
 /*
- * On a full host, with none left: among what is free there may be blocks that were written once. The next call goes on where this one
- * ends, since groups give out in order.
+ * On a full host, with none left: among what is free there may be blocks that were written once. The next
+ * call goes on where this one ends, since groups give out in order.
  */
 static void search_spares(struct fs *fs)
 {
 	uint64_t addr, off;
 
-	for (uint32_t tried = 0, n; tried < SEARCH_BLOCKS && fs->backing.spares < fs->backing.spares_max; tried += n) {
+	for (uint32_t tried = 0, n; tried < SEARCH_BLOCKS && fs->backing.spares < fs->backing.spares_max;
+	     tried += n) {
 		n = take_run(fs, SEARCH_RUN, &addr, &off);
 		if (n == 0)
 			return;
 		for (uint32_t i = 0; i < n; i++)
 			keep_or_give(fs, addr + (uint64_t)i * FS_BLOCK_SIZE,
-				     fs->dev->ops->allocate(fs->dev, off + (uint64_t)i * FS_BLOCK_SIZE, FS_BLOCK_SIZE, true) == 0);
+				     fs->dev->ops->allocate(fs->dev, off + (uint64_t)i * FS_BLOCK_SIZE,
+							    FS_BLOCK_SIZE, true) == 0);
 	}
 }
 

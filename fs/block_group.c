@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/block_group.c: the table of groups, the device space that none of them has, and making groups. Reading what is free in
- * one: block_group_load.c; giving out and taking back: block_group_space.c; the commit's part: block_group_commit.c.
+ * fs/block_group.c: the table of groups, the device space that none of them has, and making groups. Reading
+ * what is free in one: block_group_load.c; giving out and taking back: block_group_space.c; the commit's
+ * part: block_group_commit.c.
  */
 #include "fs/block_group.h"
 
@@ -306,20 +307,23 @@ int block_group_add(struct fs *fs, const struct group_desc *d, struct block_grou
 }
 
 /*
- * Finds device space for a new group of `copies` stripes, smaller and smaller until it fits. -ENOSPC: there is none; -ENOMEM, which
- * a commit tries again.
+ * Finds device space for a new group of `copies` stripes, smaller and smaller until it fits. -ENOSPC: there
+ * is none; -ENOMEM, which a commit tries again.
  */
-static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, uint64_t off[], uint64_t *ret_bytes)
+static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, uint64_t off[],
+			uint64_t *ret_bytes)
 {
 	struct group_table *t = &fs->groups;
 	uint64_t quantum = group_quantum(fs);
 
-	for (; stripe_bytes >= quantum;
-	     stripe_bytes = stripe_bytes > 2 * quantum ? round_up_u64(stripe_bytes / 2, quantum) : stripe_bytes - quantum) {
+	for (; stripe_bytes >= quantum; stripe_bytes = stripe_bytes > 2 * quantum
+							       ? round_up_u64(stripe_bytes / 2, quantum)
+							       : stripe_bytes - quantum) {
 		unsigned got = 0;
 		int r = 0;
 
-		while (r == 0 && got < copies && device_space_find(&t->unallocated, stripe_bytes, &off[got])) {
+		while (r == 0 && got < copies &&
+		       device_space_find(&t->unallocated, stripe_bytes, &off[got])) {
 			r = space_take_locked(t, off[got], stripe_bytes);
 			got += r == 0;
 		}
@@ -328,7 +332,8 @@ static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, u
 			return 0;
 		}
 		while (got > 0)
-			(void)space_add_locked(t, off[--got], stripe_bytes); /* there is room: it was taken from there */
+			/* there is room: it was taken from there */
+			(void)space_add_locked(t, off[--got], stripe_bytes);
 		if (r)
 			return r;
 	}
@@ -340,7 +345,8 @@ static void shape(uint64_t stripe_bytes, uint64_t unit, struct group_desc *d)
 {
 	d->slot_bytes = free_space_cache_slot_bytes((uint32_t)(stripe_bytes / unit));
 	d->len = round_down_u64(stripe_bytes - 2ull * d->slot_bytes, unit);
-	d->slot_bytes = (uint32_t)((stripe_bytes - d->len) / 2); /* all of the stripe: what a group leaves must fit another one */
+	/* all of the stripe: what a group leaves must fit another one */
+	d->slot_bytes = (uint32_t)((stripe_bytes - d->len) / 2);
 }
 
 /* Takes the device space that d names. */
@@ -385,13 +391,16 @@ static int add_backed(struct fs *fs, struct group_desc *d, uint64_t stripe_bytes
 
 int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes)
 {
-	struct group_desc d = {.type = type, .nr_stripes = type == GROUP_DATA ? 1 : 2, .cache_slot = CACHE_SLOT_NONE};
-	uint64_t stripe_bytes, want = max_u64(min_u64(max_bytes, atomic_load(&fs->group_size)) / d.nr_stripes, group_quantum(fs));
+	struct group_desc d = {
+		.type = type, .nr_stripes = type == GROUP_DATA ? 1 : 2, .cache_slot = CACHE_SLOT_NONE};
+	uint64_t stripe_bytes, want = max_u64(min_u64(max_bytes, atomic_load(&fs->group_size)) / d.nr_stripes,
+					      group_quantum(fs));
 	int r = -ENOSPC;
 
 	lock_take(&fs->groups.lock);
 	if (atomic_load(&fs->groups.live) < atomic_load(&fs->groups.live_max))
-		r = place_locked(fs, round_down_u64(want, group_quantum(fs)), d.nr_stripes, d.stripe, &stripe_bytes);
+		r = place_locked(fs, round_down_u64(want, group_quantum(fs)), d.nr_stripes, d.stripe,
+				 &stripe_bytes);
 	lock_drop(&fs->groups.lock);
 	if (r)
 		return r;
@@ -405,12 +414,14 @@ int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t
 
 int block_group_create_system_locked(struct fs *fs, uint64_t bytes)
 {
-	struct group_desc d = {.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
+	struct group_desc d = {
+		.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
 	int r;
 
 	lock_assert_held(&fs->space.lock);
 	lock_take(&fs->groups.lock);
-	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes, d.stripe, &d.len);
+	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes,
+			 d.stripe, &d.len);
 	if (r == 0)
 		r = add_placed_locked(fs, &d, d.len);
 	lock_drop(&fs->groups.lock);
@@ -423,11 +434,13 @@ int block_group_create_system_locked(struct fs *fs, uint64_t bytes)
 
 int block_group_create_system_backed(struct fs *fs, uint64_t bytes)
 {
-	struct group_desc d = {.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
+	struct group_desc d = {
+		.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
 	int r;
 
 	lock_take(&fs->groups.lock);
-	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes, d.stripe, &d.len);
+	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes,
+			 d.stripe, &d.len);
 	lock_drop(&fs->groups.lock);
 	if (r == 0)
 		r = add_backed(fs, &d, d.len);

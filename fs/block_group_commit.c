@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/block_group_commit.c: what a commit does to block groups: references, caches, items, removal. Committer only. */
+/*
+ * fs/block_group_commit.c: what a commit does to block groups: references, caches, items, removal. Committer
+ * only.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -15,7 +18,8 @@
 #include "fs/write_batch.h"
 
 #define GROUP_KEY_LEN 9u
-#define GROUP_VALUE_MAX (sizeof(struct block_group_item) + GROUP_STRIPES_MAX * sizeof(struct block_group_stripe))
+#define GROUP_VALUE_MAX \
+	(sizeof(struct block_group_item) + GROUP_STRIPES_MAX * sizeof(struct block_group_stripe))
 
 /* btrfs's disk cache states, and the moves between them. */
 static void set_cache_state(struct block_group *g, enum group_cache_state to)
@@ -43,7 +47,10 @@ void block_group_set_dirty(struct fs *fs, struct block_group *g)
 
 /* ---- references ------------------------------------------------------------ */
 
-/* Of a group that is being rebuilt `lost` has what was freed since that began: in a pool whose trees refer to a block twice, again. */
+/*
+ * Of a group that is being rebuilt `lost` has what was freed since that began: in a pool whose trees refer to
+ * a block twice, again.
+ */
 static bool is_lost(struct block_group *g, uint32_t start, uint32_t n)
 {
 	bool is = false;
@@ -83,7 +90,10 @@ static int run_ref(struct fs *fs, const struct delayed_ref *ref, uint64_t genera
 	return 0;
 }
 
-/* The groups in whose space refs fall, many at a time. They come by address, so one is found again right away. */
+/*
+ * The groups in whose space refs fall, many at a time. They come by address, so one is found again right
+ * away.
+ */
 static void load_ahead(struct fs *fs, struct device_queue *q, const struct delayed_refs *refs)
 {
 	struct block_group *group[GROUP_LOAD_AHEAD], *last = NULL;
@@ -104,7 +114,8 @@ static void load_ahead(struct fs *fs, struct device_queue *q, const struct delay
 		block_group_load_ahead(fs, q, group, n);
 }
 
-int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct delayed_refs *refs, uint64_t generation)
+int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct delayed_refs *refs,
+			 uint64_t generation)
 {
 	load_ahead(fs, q, refs);
 	/* First everything that may fail for want of memory; then nothing may. */
@@ -120,7 +131,8 @@ int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct del
 		int r = run_ref(fs, ref, generation);
 
 		if (r) {
-			fs_log(fs, FS_LOG_ERROR, "space at %llu (%u blocks) is %s", (unsigned long long)ref->addr, ref->len,
+			fs_log(fs, FS_LOG_ERROR, "space at %llu (%u blocks) is %s",
+			       (unsigned long long)ref->addr, ref->len,
 			       ref->delta > 0 ? "given out twice" : "freed twice");
 			return r;
 		}
@@ -175,7 +187,8 @@ void block_group_note_empty(struct fs *fs, struct block_group *g)
 
 static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group *g, uint64_t generation)
 {
-	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+	struct free_space_cache_ident ident = {.group_start = g->start,
+					       .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
 					       .generation = generation};
 	uint8_t slot = g->cache_slot == 0 && !FAULT(FAULT_CACHE_SLOT) ? 1 : 0;
 	int r;
@@ -192,8 +205,8 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 		return 0;
 	}
 	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
-	r = free_space_cache_encode(FAULT(FAULT_CACHE_OF_NOW) ? g->avail : g->committed, &ident, g->cache_buf, g->slot_bytes,
-				    &g->cache_bytes, &g->cache_crc);
+	r = free_space_cache_encode(FAULT(FAULT_CACHE_OF_NOW) ? g->avail : g->committed, &ident, g->cache_buf,
+				    g->slot_bytes, &g->cache_bytes, &g->cache_crc);
 	if (r)
 		return r;
 	set_cache_state(g, CACHE_NEED_WRITE);
@@ -202,7 +215,8 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 	g->cache_generation = generation;
 	for (unsigned i = 0; r == 0 && i < g->nr_stripes; i++)
 		r = write_batch_buffer(wb, g->cache_buf, round_up_u64(g->cache_bytes, DEVICE_ALIGN),
-				       g->stripe[i] + g->len + (uint64_t)slot * g->slot_bytes, &g->cache_error);
+				       g->stripe[i] + g->len + (uint64_t)slot * g->slot_bytes,
+				       &g->cache_error);
 	if (r)
 		g->cache_error = r;
 	return 0;
@@ -217,7 +231,7 @@ static void find_other_groups(struct fs *fs)
 	unsigned failed = 0;
 
 	lock_take(&t->lock);
-	TAILQ_FOREACH(g, &t->fresh, fresh_link)
+	TAILQ_FOREACH (g, &t->fresh, fresh_link)
 		block_group_set_dirty(fs, g);
 	lock_drop(&t->lock);
 	for (g = TAILQ_FIRST(&t->empty); g && left > 0 && failed < EMPTY_TRIES; g = next, left--) {
@@ -280,7 +294,8 @@ static void end_cache(struct fs *fs, struct block_group *g)
 		return;
 	}
 	if (g->cache_state == CACHE_NEED_WRITE) {
-		fs_log(fs, FS_LOG_WARNING, "block group %llu: free-space cache could not be written (%s): the next start rebuilds it",
+		fs_log(fs, FS_LOG_WARNING,
+		       "block group %llu: free-space cache could not be written (%s): the next start rebuilds it",
 		       (unsigned long long)g->start, strerror(-g->cache_error));
 		set_cache_state(g, CACHE_ERROR);
 	}
@@ -383,7 +398,8 @@ static void remove_group(struct fs *fs, struct block_group *g, unsigned set)
 
 	for (unsigned i = 0; i < g->nr_stripes; i++)
 		if (group_space_add(fs, g->stripe[i], g->len + 2ull * g->slot_bytes))
-			fs_log(fs, FS_LOG_WARNING, "out of memory: %llu bytes stay unused until the next start",
+			fs_log(fs, FS_LOG_WARNING,
+			       "out of memory: %llu bytes stay unused until the next start",
 			       (unsigned long long)g->len);
 		else
 			backing_space_freed(fs, g->stripe[i], g->len + 2ull * g->slot_bytes);

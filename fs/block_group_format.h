@@ -3,8 +3,8 @@
  * fs/block_group_format.h: items of the block group tree.
  * Key: GROUP_KEY_TYPE, be64 logical start. Value: struct block_group_item, followed by its stripes.
  *
- * A stripe is a range of the device: `length` bytes of the group, then two free-space-cache slots of slot_bytes
- * each. The slots belong to no group, so a cache never describes the space that it stands in.
+ * A stripe is a range of the device: `length` bytes of the group, then two free-space-cache slots of
+ * slot_bytes each. The slots belong to no group, so a cache never describes the space that it stands in.
  */
 #ifndef FS_BLOCK_GROUP_FORMAT_H
 #define FS_BLOCK_GROUP_FORMAT_H
@@ -23,7 +23,7 @@
 
 struct block_group_item {
 	le64 length;
-	le64 used; /* bytes that the trees of this generation refer to */
+	le64 used;	 /* bytes that the trees of this generation refer to */
 	le64 generation; /* in which the group was made; may be the superblock's plus one */
 	le64 cache_generation;
 	le32 cache_crc;

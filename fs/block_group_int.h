@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/block_group_int.h: what the files of block groups share: how a group's bitmaps come to be, and the order in which groups
- * are taken from.
+ * fs/block_group_int.h: what the files of block groups share: how a group's bitmaps come to be, and the order
+ * in which groups are taken from.
  *
  * Invariants
- * 1. All memory that a group's free space takes is there when it becomes GROUP_LOADED, and stays until it is unloaded or freed.
- * 2. A group is in the list of its order and bucket that its free units say, since it was last changed under its lock; one that
- *    gives nothing out (being rebuilt, leaving, full) is in none.
+ * 1. All memory that a group's free space takes is there when it becomes GROUP_LOADED, and stays until it is
+ *    unloaded or freed.
+ * 2. A group is in the list of its order and bucket that its free units say, since it was last changed under
+ *    its lock; one that gives nothing out (being rebuilt, leaving, full) is in none.
  */
 #ifndef FS_BLOCK_GROUP_INT_H
 #define FS_BLOCK_GROUP_INT_H
@@ -20,8 +21,9 @@ static inline size_t block_group_bitmap_bytes(const struct block_group *g)
 }
 
 /*
- * Makes the bitmaps of a group whose committed free space is `committed` (taken over on success); all of it is
- * available then, and the group is loaded. -ENOMEM: the group is as it was. -EAGAIN: it is loaded already, or leaves.
+ * Makes the bitmaps of a group whose committed free space is `committed` (taken over on success); all of it
+ * is available then, and the group is loaded. -ENOMEM: the group is as it was. -EAGAIN: it is loaded already,
+ * or leaves.
  */
 int block_group_set_loaded(struct fs *fs, struct block_group *g, struct free_space *committed);
 
@@ -39,16 +41,20 @@ void block_group_note_empty(struct fs *fs, struct block_group *g);
 
 /* ---- block_group_order.c ---- */
 
-/* The group's free units, or its state, changed: brings its place in the lists up to date. Under the group's lock. */
+/*
+ * The group's free units, or its state, changed: brings its place in the lists up to date. Under the group's
+ * lock.
+ */
 void block_group_reorder_locked(struct fs *fs, struct block_group *g);
 /* The same, and it goes behind the others with as much room. */
 void block_group_reorder_last_locked(struct fs *fs, struct block_group *g);
 
 /*
- * The type's group with the most free units (within a factor of two); NULL. The caller is one of invariant 8 of block_group.h.
- * *ret_bucket: the power of two.
+ * The type's group with the most free units (within a factor of two); NULL. The caller is one of invariant 8
+ * of block_group.h. *ret_bucket: the power of two.
  */
-struct block_group *block_group_most_free(struct fs *fs, uint8_t type, enum group_order order, unsigned *ret_bucket);
+struct block_group *block_group_most_free(struct fs *fs, uint8_t type, enum group_order order,
+					  unsigned *ret_bucket);
 
 /* The index of a type: 0 data, 1 metadata, 2 system. */
 static inline unsigned block_group_kind(uint8_t type)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/block_group_load.c: how a group gets to know its free space: from its cache when it is first needed, or, where that
- * cannot be used, from a rebuild (rebuild.c walks the trees; here the group is given up and taken back into use).
+ * fs/block_group_load.c: how a group gets to know its free space: from its cache when it is first needed, or,
+ * where that cannot be used, from a rebuild (rebuild.c walks the trees; here the group is given up and taken
+ * back into use).
  *
  * Invariants
- * 1. A group of which something is used leaves GROUP_UNLOADED under fs->load_lock only: to LOADED or to REBUILDING. One of which
- *    nothing is used needs no reading, and anybody may load it.
+ * 1. A group of which something is used leaves GROUP_UNLOADED under fs->load_lock only: to LOADED or to
+ *    REBUILDING. One of which nothing is used needs no reading, and anybody may load it.
  * 2. Its free space is taken out of what may be given out before anybody can see it REBUILDING.
  */
 #include <errno.h>
@@ -19,17 +20,21 @@
 #include "fs/fs_int.h"
 #include "fs/space_info.h"
 
-static int decode_cache(struct fs *fs, const struct block_group *g, const void *buf, uint64_t bytes, struct free_space **ret_space)
+static int decode_cache(struct fs *fs, const struct block_group *g, const void *buf, uint64_t bytes,
+			struct free_space **ret_space)
 {
-	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+	struct free_space_cache_ident ident = {.group_start = g->start,
+					       .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
 					       .generation = g->cache_generation};
-	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes, (uint32_t)((g->len - g->used) / g->unit)};
+	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes,
+						 (uint32_t)((g->len - g->used) / g->unit)};
 
 	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
 	return free_space_cache_decode(buf, bytes, &ident, &expect, ret_space);
 }
 
-static int read_cache(struct fs *fs, struct device_queue *q, struct block_group *g, struct free_space **ret_space)
+static int read_cache(struct fs *fs, struct device_queue *q, struct block_group *g,
+		      struct free_space **ret_space)
 {
 	uint64_t bytes = round_up_u64(g->cache_bytes, DEVICE_ALIGN);
 	void *buf;
@@ -41,7 +46,8 @@ static int read_cache(struct fs *fs, struct device_queue *q, struct block_group 
 	if (!buf)
 		return -ENOMEM;
 	for (unsigned i = 0; r && r != -ENOMEM && i < g->nr_stripes; i++) {
-		r = device_sync(q, DEVICE_READ, g->stripe[i] + g->len + (uint64_t)g->cache_slot * g->slot_bytes, buf, bytes);
+		r = device_sync(q, DEVICE_READ,
+				g->stripe[i] + g->len + (uint64_t)g->cache_slot * g->slot_bytes, buf, bytes);
 		if (r == 0)
 			r = decode_cache(fs, g, buf, bytes, ret_space);
 	}
@@ -67,7 +73,10 @@ static int give_up_cache(struct fs *fs, struct block_group *g, int error)
 		return -ENOMEM;
 	fs_log(fs, FS_LOG_WARNING, "block group %llu: free-space cache %s (%s), rebuilding it from the trees",
 	       (unsigned long long)g->start,
-	       error == -ENOENT ? "is missing" : error == -ESTALE ? "is stale" : "is damaged", strerror(-error));
+	       error == -ENOENT	  ? "is missing"
+	       : error == -ESTALE ? "is stale"
+				  : "is damaged",
+	       strerror(-error));
 	/* Before a commit can find the group in this state and free something of it. */
 	space_unavailable(fs, g->type, (int64_t)(g->len - g->used));
 	lock_take(&g->lock);
@@ -130,7 +139,8 @@ static void cache_read_done(struct device_io *io)
 }
 
 /* NULL in ->group: it is not read here. */
-static void start_cache_read(struct device_queue *q, struct block_group *g, unsigned *under_way, struct cache_read *cr)
+static void start_cache_read(struct device_queue *q, struct block_group *g, unsigned *under_way,
+			     struct cache_read *cr)
 {
 	uint64_t bytes = round_up_u64(g->cache_bytes, DEVICE_ALIGN);
 	void *buf;
@@ -141,8 +151,11 @@ static void start_cache_read(struct device_queue *q, struct block_group *g, unsi
 	if (!buf)
 		return;
 	*cr = (struct cache_read){.group = g, .under_way = under_way};
-	cr->io = (struct device_io){.op = DEVICE_READ, .off = g->stripe[0] + g->len + (uint64_t)g->cache_slot * g->slot_bytes,
-				    .buf = buf, .len = bytes, .done = cache_read_done};
+	cr->io = (struct device_io){.op = DEVICE_READ,
+				    .off = g->stripe[0] + g->len + (uint64_t)g->cache_slot * g->slot_bytes,
+				    .buf = buf,
+				    .len = bytes,
+				    .done = cache_read_done};
 	(*under_way)++;
 	q->dev->ops->submit(q, &cr->io);
 }
@@ -179,7 +192,8 @@ void block_group_load_ahead(struct fs *fs, struct device_queue *q, struct block_
 
 bool block_group_load_next(struct fs *fs, struct device_queue *q)
 {
-	unsigned epoch = epoch_enter(&fs->epoch), bucket; /* first: what is found in it stays until it is left */
+	/* first: what is found in it stays until it is left */
+	unsigned epoch = epoch_enter(&fs->epoch), bucket;
 	struct block_group *g = block_group_most_free(fs, GROUP_DATA, ORDER_UNLOADED, &bucket);
 	bool loaded;
 

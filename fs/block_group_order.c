@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/block_group_order.c: which group to take from: groups in lists by the power of two of their free units, so that one
- * with the most room is found without looking at the others; and which to unload: loaded data groups by last use.
+ * fs/block_group_order.c: which group to take from: groups in lists by the power of two of their free units,
+ * so that one with the most room is found without looking at the others; and which to unload: loaded data
+ * groups by last use.
  *
- * A group moves only when it crosses a power of two, or is used for the first time in a generation. So the lock of the
- * lists is taken rarely.
+ * A group moves only when it crosses a power of two, or is used for the first time in a generation. So the
+ * lock of the lists is taken rarely.
  */
 #include "base/mem.h"
 #include "base/util.h"
@@ -12,7 +13,10 @@
 #include "fs/block_group_int.h"
 #include "fs/fs_int.h"
 
-static uint8_t bucket_of(uint32_t units) { return units ? (uint8_t)(32 - __builtin_clz(units)) : 0; }
+static uint8_t bucket_of(uint32_t units)
+{
+	return units ? (uint8_t)(32 - __builtin_clz(units)) : 0;
+}
 
 static uint32_t free_units_locked(const struct block_group *g)
 {
@@ -25,7 +29,9 @@ static uint32_t free_units_locked(const struct block_group *g)
 
 static uint8_t order_of(const struct block_group *g)
 {
-	enum group_order order = g->state == GROUP_LOADED ? ORDER_LOADED : g->used ? ORDER_UNLOADED : ORDER_EMPTY;
+	enum group_order order = g->state == GROUP_LOADED ? ORDER_LOADED
+				 : g->used		  ? ORDER_UNLOADED
+							  : ORDER_EMPTY;
 
 	return (uint8_t)(order * GROUP_TYPES + block_group_kind(g->type));
 }
@@ -68,7 +74,8 @@ static void reorder_locked(struct fs *fs, struct block_group *g, bool last)
 {
 	uint8_t order = order_of(g), bucket = bucket_of(free_units_locked(g));
 	uint64_t now = atomic_load(&fs->running_generation);
-	bool moves = order != g->order || bucket != g->bucket || last, used = now != g->touched || order != g->order;
+	bool moves = order != g->order || bucket != g->bucket || last,
+	     used = now != g->touched || order != g->order;
 
 	lock_assert_held(&g->lock);
 	if (!moves && !used)
@@ -84,10 +91,17 @@ static void reorder_locked(struct fs *fs, struct block_group *g, bool last)
 	lock_drop(&fs->groups.order_lock);
 }
 
-void block_group_reorder_locked(struct fs *fs, struct block_group *g) { reorder_locked(fs, g, false); }
-void block_group_reorder_last_locked(struct fs *fs, struct block_group *g) { reorder_locked(fs, g, true); }
+void block_group_reorder_locked(struct fs *fs, struct block_group *g)
+{
+	reorder_locked(fs, g, false);
+}
+void block_group_reorder_last_locked(struct fs *fs, struct block_group *g)
+{
+	reorder_locked(fs, g, true);
+}
 
-struct block_group *block_group_most_free(struct fs *fs, uint8_t type, enum group_order order, unsigned *ret_bucket)
+struct block_group *block_group_most_free(struct fs *fs, uint8_t type, enum group_order order,
+					  unsigned *ret_bucket)
 {
 	struct group_table *t = &fs->groups;
 	unsigned list = order * GROUP_TYPES + block_group_kind(type);
@@ -112,8 +126,8 @@ uint64_t block_group_loaded_bytes(const struct block_group *g)
 /* Whether its cache says all that its bitmaps say. */
 static bool is_idle_locked(const struct block_group *g)
 {
-	return g->state == GROUP_LOADED && g->in_tree && !g->dirty && !g->pinned_blocks[0] && !g->pinned_blocks[1] &&
-	       free_space_count(g->avail) == free_space_count(g->committed) &&
+	return g->state == GROUP_LOADED && g->in_tree && !g->dirty && !g->pinned_blocks[0] &&
+	       !g->pinned_blocks[1] && free_space_count(g->avail) == free_space_count(g->committed) &&
 	       (g->used == 0 || g->cache_slot != CACHE_SLOT_NONE);
 }
 

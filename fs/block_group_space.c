@@ -3,7 +3,8 @@
  * fs/block_group_space.c: giving space of groups out, taking it back, and the pins in between.
  *
  * Invariants
- * 1. Giving back, pinning and releasing allocate no memory: what frees space cannot fail (block_group.h, invariant 2).
+ * 1. Giving back, pinning and releasing allocate no memory: what frees space cannot fail (block_group.h,
+ *    invariant 2).
  * 2. While data is taken the table's lock is held: no group that gives something goes away.
  */
 #include <errno.h>
@@ -43,7 +44,9 @@ static void load_ahead_fn(struct fs_work *work)
 	atomic_store(&fs->groups.loads_ahead, false);
 }
 
-/* What is loaded gives little, and groups that would give more have to be read: one is, for later requests. */
+/*
+ * What is loaded gives little, and groups that would give more have to be read: one is, for later requests.
+ */
 static void want_load_ahead(struct fs *fs)
 {
 	if (atomic_exchange(&fs->groups.loads_ahead, true))
@@ -53,9 +56,9 @@ static void want_load_ahead(struct fs *fs)
 }
 
 /*
- * The cursor's group gave too little: the one to go on with. One of which nothing is used is loaded, without I/O, if it has more
- * room. NULL: there is none; with *ret_unloaded there would be one, but it has to be read first, or there was no memory. The
- * table's lock is held.
+ * The cursor's group gave too little: the one to go on with. One of which nothing is used is loaded, without
+ * I/O, if it has more room. NULL: there is none; with *ret_unloaded there would be one, but it has to be read
+ * first, or there was no memory. The table's lock is held.
  */
 static struct block_group *next_data_group(struct fs *fs, bool *ret_unloaded)
 {
@@ -124,7 +127,8 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 		return r;
 	if (g->state == GROUP_REBUILDING) {
 		/* So that the trees are walked once for many of them. */
-		while (atomic_load(&fs->groups.loaded_bytes) < fs->groups.loaded_max && block_group_load_next(fs, q))
+		while (atomic_load(&fs->groups.loaded_bytes) < fs->groups.loaded_max &&
+		       block_group_load_next(fs, q))
 			;
 		r = rebuild_groups(fs, q);
 		if (r)
@@ -143,8 +147,8 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 /* ---- nodes ----------------------------------------------------------------- */
 
 /*
- * From the group that gave last, up to its end; then from the one with the most room, so that new nodes follow each other on the device
- * and all groups take their turn.
+ * From the group that gave last, up to its end; then from the one with the most room, so that new nodes
+ * follow each other on the device and all groups take their turn.
  */
 static bool take_node(struct fs *fs, struct block_group *g, uint64_t *ret_addr)
 {
@@ -172,7 +176,7 @@ static int use_uncounted(struct fs *fs)
 	struct block_group *g;
 
 	lock_take(&fs->groups.lock);
-	TAILQ_FOREACH(g, &fs->groups.fresh, fresh_link)
+	TAILQ_FOREACH (g, &fs->groups.fresh, fresh_link)
 		if (g->uncounted && g->type == GROUP_METADATA)
 			break;
 	lock_drop(&fs->groups.lock);

@@ -2,9 +2,10 @@
 /*
  * fs/block_group_system.c: the system groups, which hold the group tree, and reading that at open.
  *
- * They stand in the superblock. One is made with the pool; more are made, each as large as all before, when half of what
- * they have room for is used, so that their number stays small however large the pool becomes. A new one is in memory at
- * first, as any group; the commit that first may put a node there also has it in its superblock.
+ * They stand in the superblock. One is made with the pool; more are made, each as large as all before, when
+ * half of what they have room for is used, so that their number stays small however large the pool becomes. A
+ * new one is in memory at first, as any group; the commit that first may put a node there also has it in its
+ * superblock.
  */
 #include <errno.h>
 #include <string.h>
@@ -21,8 +22,14 @@
 
 /* ---- how many groups they have room for -------------------------------------- */
 
-/* A third of it holds the items, in half-full nodes; the rest is for the old tree while the new one is written. */
-static uint64_t groups_in(uint64_t bytes) { return bytes / 3 / NODE_SIZE * (NODE_CAPACITY / 2 / GROUP_ITEM_BYTES); }
+/*
+ * A third of it holds the items, in half-full nodes; the rest is for the old tree while the new one is
+ * written.
+ */
+static uint64_t groups_in(uint64_t bytes)
+{
+	return bytes / 3 / NODE_SIZE * (NODE_CAPACITY / 2 / GROUP_ITEM_BYTES);
+}
 
 uint64_t block_group_system_for(uint64_t groups)
 {
@@ -64,7 +71,8 @@ void block_group_pack_system(struct fs *fs, struct super_block *sb)
 		const struct block_group *g = t->system[i];
 		struct super_system_group *entry = &sb->system[i];
 
-		*entry = (struct super_system_group){.start = cpu_to_le64(g->start), .length = cpu_to_le64(g->len)};
+		*entry = (struct super_system_group){.start = cpu_to_le64(g->start),
+						     .length = cpu_to_le64(g->len)};
 		for (unsigned k = 0; k < g->nr_stripes; k++)
 			entry->stripe[k].offset = cpu_to_le64(g->stripe[k]);
 	}
@@ -75,8 +83,12 @@ int block_group_read_system(struct fs *fs)
 {
 	for (unsigned i = 0; i < SUPER_SYSTEM_GROUPS; i++) {
 		const struct super_system_group *sg = &fs->super.system[i];
-		struct group_desc d = {.start = le64_to_cpu(sg->start), .len = le64_to_cpu(sg->length), .type = GROUP_SYSTEM,
-				       .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
+		struct group_desc d = {.start = le64_to_cpu(sg->start),
+				       .len = le64_to_cpu(sg->length),
+				       .type = GROUP_SYSTEM,
+				       .nr_stripes = 2,
+				       .cache_slot = CACHE_SLOT_NONE,
+				       .in_tree = true};
 		struct block_group *g;
 		int r;
 
@@ -225,7 +237,8 @@ static int start_read(struct tree_read *tr, struct node_slot_read *s, size_t nod
 
 	if (n < 0)
 		return n;
-	s->io = (struct device_io){.op = DEVICE_READ, .off = off[0], .buf = s->buf, .len = NODE_SIZE, .done = read_done};
+	s->io = (struct device_io){
+		.op = DEVICE_READ, .off = off[0], .buf = s->buf, .len = NODE_SIZE, .done = read_done};
 	s->tr = tr;
 	s->node = node;
 	s->busy = true;
@@ -318,7 +331,8 @@ static int alloc_buffers(struct tree_read *tr)
 
 int block_group_read_tree(struct fs *fs, struct device_queue *q)
 {
-	struct node_ident id = {fs->group_tree.addr, fs->group_tree.generation, TREE_ID_GROUP, fs->group_tree.level};
+	struct node_ident id = {fs->group_tree.addr, fs->group_tree.generation, TREE_ID_GROUP,
+				fs->group_tree.level};
 	struct tree_read tr = {.fs = fs, .q = q};
 	int r;
 

@@ -11,7 +11,10 @@ static const uint8_t class_heat[] = {[CACHE_DATA] = 1, [CACHE_NODE] = 2};
 
 /* ---- hash table --------------------------------------------------------------- */
 
-static bool shard_has_locked(const struct cache_shard *s, uint64_t buckets) { return s->buckets && buckets <= s->mask + 1; }
+static bool shard_has_locked(const struct cache_shard *s, uint64_t buckets)
+{
+	return s->buckets && buckets <= s->mask + 1;
+}
 
 static void shard_rehash_locked(struct cache_shard *s, struct cache_entry **new, uint64_t buckets)
 {
@@ -274,7 +277,8 @@ void cache_get_stats(struct cache *c, struct cache_stats *ret_stats)
 	memcpy(st.evictions, c->evictions, sizeof(st.evictions));
 	st.chunk_bytes = (uint64_t)(c->nchunks + c->spare.count) * CACHE_CHUNK_BYTES;
 	st.limit_bytes = (uint64_t)c->max_chunks * CACHE_CHUNK_BYTES;
-	st.metadata_bytes = sizeof(*c) + cache_pool_metadata_locked(c) + c->ahead.cap * sizeof(*c->ahead.addr);
+	st.metadata_bytes =
+		sizeof(*c) + cache_pool_metadata_locked(c) + c->ahead.cap * sizeof(*c->ahead.addr);
 	lock_drop(&c->lock);
 	for (uint32_t i = 0; i < CACHE_SHARDS; i++) {
 		struct cache_shard *s = &c->shards[i];

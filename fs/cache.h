@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/cache.h: the one cache of tree nodes (16 KiB) and data blocks (4 KiB), under one limit, by logical address.
+ * fs/cache.h: the one cache of tree nodes (16 KiB) and data blocks (4 KiB), under one limit, by logical
+ * address.
  *
- * Memory is mapped in chunks of CACHE_CHUNK_BYTES and cut into frames of 16 KiB; a frame holds one node or four
- * data blocks and changes between the two when it is empty. So memory moves between the classes 16 KiB
+ * Memory is mapped in chunks of CACHE_CHUNK_BYTES and cut into frames of 16 KiB; a frame holds one node or
+ * four data blocks and changes between the two when it is empty. So memory moves between the classes 16 KiB
  * at a time, on demand, and eviction (one CLOCK hand over all frames) alone decides how it is shared.
  *
  * The limit is on chunk memory: it is at most max(limit rounded down to chunks, one chunk), except that
@@ -14,13 +15,14 @@
  * Invariants
  * 1. A published entry's data and address never change. Writers publish a new entry instead.
  * 2. A pinned entry's memory stays as it is, published or not, replaced or not, until its last pin is put.
- * 3. An entry is found by cache_get from publish until it is replaced, invalidated or evicted. Only entries that
- *    nobody pins are evicted.
+ * 3. An entry is found by cache_get from publish until it is replaced, invalidated or evicted. Only entries
+ *    that nobody pins are evicted.
  * 4. `data` is aligned to 4096 (nodes: to 16384) and can be given to a device as it is.
  * 5. Publishing leaves an entry cold; each cache_get makes it hot. The hand takes cold entries first: what is
  *    written or read once goes before what is used again. Nodes outlast data by one round of the hand.
- * 6. In a full cache, what is fetched ahead (cache_alloc_ahead) takes 1 / CACHE_AHEAD_PART of the limit until somebody reads
- *    it: beyond that the oldest of it goes, not what others use. Addresses of it stand in a ring, 8 bytes each.
+ * 6. In a full cache, what is fetched ahead (cache_alloc_ahead) takes 1 / CACHE_AHEAD_PART of the limit until
+ *    somebody reads it: beyond that the oldest of it goes, not what others use. Addresses of it stand in a
+ *    ring, 8 bytes each.
  *
  * Threads: every call from any thread. One thread owns an unpublished entry. Locks: LOCK_CACHE_POOL, then
  * LOCK_CACHE_SHARD; never held across I/O; no call takes any other lock of the engine.
@@ -65,8 +67,9 @@ int cache_new(uint64_t limit_bytes, struct cache **ret_cache);
 void cache_free(struct cache *c);
 
 /*
- * From now on a thread sees to it that chunks have their pages before they are needed: else those who write wait for the
- * kernel to find and clear them, milliseconds for each chunk in a virtual machine. Call it once at the most. A negative errno.
+ * From now on a thread sees to it that chunks have their pages before they are needed: else those who write
+ * wait for the kernel to find and clear them, milliseconds for each chunk in a virtual machine. Call it once
+ * at the most. A negative errno.
  */
 int cache_start_thread(struct cache *c);
 
@@ -74,16 +77,16 @@ int cache_start_thread(struct cache *c);
 struct cache_entry *cache_get(struct cache *c, enum cache_class class, uint64_t addr);
 
 /*
- * A new entry, pinned and unpublished, with undefined data. Evicts as needed; goes above the limit when everything
- * is pinned. NULL: memory is out.
+ * A new entry, pinned and unpublished, with undefined data. Evicts as needed; goes above the limit when
+ * everything is pinned. NULL: memory is out.
  */
 struct cache_entry *cache_alloc(struct cache *c, enum cache_class class);
 /* As n times cache_alloc, cheaper. False: memory is out, and nothing was allocated. */
 bool cache_alloc_many(struct cache *c, enum cache_class class, size_t n, struct cache_entry **ret_entries);
 
 /*
- * For data blocks that nobody has asked for yet, `n` of them: as cache_alloc_many, with room made by older ones of the kind
- * (invariant 6). They are published with cache_publish_ahead.
+ * For data blocks that nobody has asked for yet, `n` of them: as cache_alloc_many, with room made by older
+ * ones of the kind (invariant 6). They are published with cache_publish_ahead.
  */
 bool cache_alloc_ahead(struct cache *c, size_t n, struct cache_entry **ret_entries);
 void cache_publish_ahead(struct cache *c, struct cache_entry *entry, uint64_t addr);
@@ -128,7 +131,9 @@ struct cache_stats {
 /* A snapshot; its numbers need not belong to one instant. */
 void cache_get_stats(struct cache *c, struct cache_stats *ret_stats);
 
-/* Asserts all that must hold among frames, hash tables and counts. No other call may be under way. For tests. */
+/*
+ * Asserts all that must hold among frames, hash tables and counts. No other call may be under way. For tests.
+ */
 void cache_check(struct cache *c);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/cache_ahead.c: blocks that were fetched before anybody has read them (cache.h, invariant 6). Who asks for all of a
- * volume to be fetched replaces what he fetched before, and not what others use.
+ * fs/cache_ahead.c: blocks that were fetched before anybody has read them (cache.h, invariant 6). Who asks
+ * for all of a volume to be fetched replaces what he fetched before, and not what others use.
  */
 #include "base/mem.h"
 #include "base/util.h"

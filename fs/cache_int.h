@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/cache_int.h: what cache.c and cache_pool.c share. The *pool* (cache_pool.c, one lock) owns memory: chunks,
- * frames, free lists and the CLOCK hand. The *shards* (cache.c, a lock each) are the hash table. A hit takes one
- * shard's lock and never the pool's; eviction takes the pool's, then a shard's.
+ * fs/cache_int.h: what cache.c and cache_pool.c share. The *pool* (cache_pool.c, one lock) owns memory:
+ * chunks, frames, free lists and the CLOCK hand. The *shards* (cache.c, a lock each) are the hash table. A
+ * hit takes one shard's lock and never the pool's; eviction takes the pool's, then a shard's.
  *
  * Invariants
  * 1. The hash table holds one reference on each entry in it, the pins are the others. Who drops the last one
@@ -10,10 +10,10 @@
  *    entry with one reference is the table's alone and can be removed.
  * 2. An entry's address is written once in its life, before `published` is set; its memory goes back, and is
  *    given out again, only under the pool's lock. So the hand may read the address of a published entry.
- * 3. A frame with free blocks is on the list of its kind, unless its chunk is draining. A draining chunk gives
- *    nothing out and is unmapped when its last frame becomes free.
- * 4. Chunks and spare ones together stay within the limit, but for what cache_alloc adds when everything is pinned, and
- *    for the one that the thread is making.
+ * 3. A frame with free blocks is on the list of its kind, unless its chunk is draining. A draining chunk
+ *    gives nothing out and is unmapped when its last frame becomes free.
+ * 4. Chunks and spare ones together stay within the limit, but for what cache_alloc adds when everything is
+ *    pinned, and for the one that the thread is making.
  */
 #ifndef FS_CACHE_INT_H
 #define FS_CACHE_INT_H
@@ -142,7 +142,9 @@ void cache_spare_fini(struct cache *c);
 
 /* ---- cache_ahead.c ---- */
 
-/* Room for that limit, unless another one is in force by now. Out of memory: for as much as before. No lock. */
+/*
+ * Room for that limit, unless another one is in force by now. Out of memory: for as much as before. No lock.
+ */
 void cache_ahead_resize(struct cache *c, size_t max_chunks);
 void cache_ahead_fini(struct cache *c);
 

@@ -6,7 +6,10 @@
 #include "base/util.h"
 #include "fs/cache_int.h"
 
-/* After so many frames without a victim the hand takes hot entries too: bounds the time under the pool's lock. */
+/*
+ * After so many frames without a victim the hand takes hot entries too: bounds the time under the pool's
+ * lock.
+ */
 #define SWEEP_PATIENCE 1024u
 
 #ifdef __SANITIZE_ADDRESS__
@@ -179,7 +182,8 @@ static bool entry_evict(struct cache *c, struct cache_entry *e)
 	lock_take(&s->lock);
 	mine = entry_is_evictable(e);
 	if (mine)
-		ASSERT(cache_shard_remove_locked(s, cache_shard_find_locked(s, hash, e->class, e->addr)) == e);
+		ASSERT(cache_shard_remove_locked(s, cache_shard_find_locked(s, hash, e->class, e->addr)) ==
+		       e);
 	lock_drop(&s->lock);
 	if (mine) {
 		c->evictions[e->class]++;
@@ -326,7 +330,8 @@ void cache_pool_fini(struct cache *c)
 
 size_t cache_pool_metadata_locked(const struct cache *c)
 {
-	return c->chunks_cap * sizeof(*c->chunks) + (c->nchunks + c->spare.count) * sizeof(struct cache_chunk);
+	return c->chunks_cap * sizeof(*c->chunks) +
+	       (c->nchunks + c->spare.count) * sizeof(struct cache_chunk);
 }
 
 static void frame_check(struct cache *c, struct cache_frame *f, uint64_t *bytes, uint64_t *published)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/cache_spare.c: the memory of the cache's chunks, and a thread that has some of it ready. See cache_int.h.
+ * fs/cache_spare.c: the memory of the cache's chunks, and a thread that has some of it ready. See
+ * cache_int.h.
  *
  * Invariants
  * 1. The thread maps and populates without the pool's lock; only count and the array change under it.
@@ -24,7 +25,8 @@
 
 static void *chunk_map(void)
 {
-	char *p = mmap(NULL, 2 * CACHE_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *p =
+		mmap(NULL, 2 * CACHE_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *mem;
 
 	if (p == MAP_FAILED)
@@ -99,7 +101,10 @@ static void *spare_thread(void *arg)
 	struct cache *c = arg;
 	struct cache_spare *sp = &c->spare;
 
-	/* Behind the loops; but not so far that what they wait for (the lock, the kernel's of the address space) is kept long. */
+	/*
+	 * Behind the loops; but not so far that what they wait for (the lock, the kernel's of the address
+	 * space) is kept long.
+	 */
 	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), SPARE_NICE);
 	lock_take(&c->lock);
 	while (!sp->stop) {
@@ -115,7 +120,7 @@ static void *spare_thread(void *arg)
 		if (chunk)
 			sp->chunk[sp->count++] = chunk;
 		else
-			sp->wanted = 0; /* memory is out: the next that needs a chunk asks again */
+			sp->wanted = 0;	    /* memory is out: the next that needs a chunk asks again */
 		cache_spare_trim_locked(c); /* the limit, or those in use, may have changed meanwhile */
 	}
 	lock_drop(&c->lock);

@@ -34,7 +34,8 @@ bool check_rewrite(struct check *c, uint64_t off, void *buf, uint64_t len)
 static bool same_super(const struct super_block *a, const struct super_block *b)
 {
 	return memcmp(&a->magic, &b->magic, sizeof(a->magic)) == 0 &&
-	       memcmp(&a->generation, &b->generation, SUPER_SIZE - offsetof(struct super_block, generation)) == 0;
+	       memcmp(&a->generation, &b->generation,
+		      SUPER_SIZE - offsetof(struct super_block, generation)) == 0;
 }
 
 static int check_super(struct check *c, unsigned copy, struct super_block *sb)
@@ -53,8 +54,8 @@ static int check_super(struct check *c, unsigned copy, struct super_block *sb)
 		return 0;
 	done = c->opt->repair && super_write_copy(c->q, &c->sb, copy) == 0;
 	c->wrote |= done;
-	check_finding_cure(c, done ? FS_CURE_DONE : FS_CURE_REPAIR, "superblock copy %u at offset %llu: %s%s", copy,
-			   (ull)super_offsets[copy], why, done ? " (repaired from a good one)" : "");
+	check_finding_cure(c, done ? FS_CURE_DONE : FS_CURE_REPAIR, "superblock copy %u at offset %llu: %s%s",
+			   copy, (ull)super_offsets[copy], why, done ? " (repaired from a good one)" : "");
 	return 0;
 }
 
@@ -67,13 +68,16 @@ static int check_supers(struct check *c, struct fs_error *err)
 	if (r)
 		return r;
 	if (le64_to_cpu(c->sb.ro_compat) & ~FEATURE_RO_COMPAT_KNOWN)
-		return fs_fail(err, -ENOTSUP, "the pool uses features that this version cannot check (0x%llx): use a newer one",
-			       (ull)le64_to_cpu(c->sb.ro_compat));
+		return fs_fail(
+			err, -ENOTSUP,
+			"the pool uses features that this version cannot check (0x%llx): use a newer one",
+			(ull)le64_to_cpu(c->sb.ro_compat));
 	c->generation = le64_to_cpu(c->sb.generation);
 	c->group_step = le64_to_cpu(c->sb.group_step);
 	c->device_size = le64_to_cpu(c->sb.device_size);
 	if (le64_to_cpu(c->sb.next_id) < TREE_ID_FIRST_FREE)
-		check_finding(c, "superblock: its next id, %llu, is impossible", (ull)le64_to_cpu(c->sb.next_id));
+		check_finding(c, "superblock: its next id, %llu, is impossible",
+			      (ull)le64_to_cpu(c->sb.next_id));
 	sb = mem_alloc_aligned(DEVICE_ALIGN, SUPER_SIZE);
 	if (!sb)
 		return -ENOMEM;
@@ -132,10 +136,16 @@ static void note_size(struct check *c)
 	uint64_t more = c->dev->size - c->device_size;
 
 	if (more && c->dev->block_device)
-		check_note(c, "the device has %llu bytes more than the pool, which are not used: byre pool grow takes them", (ull)more);
+		check_note(
+			c,
+			"the device has %llu bytes more than the pool, which are not used: byre pool grow takes them",
+			(ull)more);
 	else if (more)
-		check_note(c, "the file has %llu bytes more than the pool, which are not used: byre pool grow takes them, "
-			   "truncate -s %llu on the file gives them back", (ull)more, (ull)c->device_size);
+		check_note(
+			c,
+			"the file has %llu bytes more than the pool, which are not used: byre pool grow takes them, "
+			"truncate -s %llu on the file gives them back",
+			(ull)more, (ull)c->device_size);
 }
 
 static int check_everything(struct check *c, struct fs_error *err)
@@ -165,8 +175,8 @@ static int check_everything(struct check *c, struct fs_error *err)
 	return r;
 }
 
-static int run(struct device *dev, const struct fs_check_options *opt, uint64_t *ret_findings, bool *ret_reopen,
-	       struct fs_error *err)
+static int run(struct device *dev, const struct fs_check_options *opt, uint64_t *ret_findings,
+	       bool *ret_reopen, struct fs_error *err)
 {
 	struct check *c = mem_zalloc(sizeof(*c));
 	int r;
@@ -191,7 +201,8 @@ static int run(struct device *dev, const struct fs_check_options *opt, uint64_t 
 	return r;
 }
 
-int check_device(struct device *dev, const struct fs_check_options *opt, uint64_t *ret_findings, struct fs_error *err)
+int check_device(struct device *dev, const struct fs_check_options *opt, uint64_t *ret_findings,
+		 struct fs_error *err)
 {
 	bool reopen;
 
@@ -209,7 +220,10 @@ static int open_device(const char *path, bool writable, struct device **ret_dev,
 	return r ? claim_fail_open(path, r, holder, err) : 0;
 }
 
-/* A group at a time is held (block_group.h, invariant 8): a commit that has the lock may wait for those who hold older ones. */
+/*
+ * A group at a time is held (block_group.h, invariant 8): a commit that has the lock may wait for those who
+ * hold older ones.
+ */
 static void load_groups(struct fs *fs, struct device_queue *q)
 {
 	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
@@ -251,10 +265,12 @@ static int rebuild_caches(const char *path, struct fs_error *err)
 		r = fs_commit(fs);
 	closed = fs_close(fs);
 	r = r ? r : closed;
-	return r ? fs_fail(err, r, "pool %s: its free-space caches cannot be rebuilt: %s", path, strerror(-r)) : 0;
+	return r ? fs_fail(err, r, "pool %s: its free-space caches cannot be rebuilt: %s", path, strerror(-r))
+		 : 0;
 }
 
-int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret_findings, struct fs_error *err)
+int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret_findings,
+	     struct fs_error *err)
 {
 	struct fs_error inner;
 	struct device *dev;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check_data.c: reads data and compares checksums, several extents at a time. Blocks that do not match are put
- * aside as suspects and looked at one by one, on the other queue.
+ * fs/check_data.c: reads data and compares checksums, several extents at a time. Blocks that do not match are
+ * put aside as suspects and looked at one by one, on the other queue.
  */
 #include <errno.h>
 #include <string.h>
@@ -90,8 +90,8 @@ static void read_done(struct device_io *io)
 		uint32_t crc = le32_to_cpu(r->crc[i]);
 
 		if (io->error || crc32c((char *)r->buf + i * FS_BLOCK_SIZE, FS_BLOCK_SIZE) != crc)
-			d->suspect[d->suspects++] =
-				(struct suspect){r->group, r->blk + i, r->addr + i * FS_BLOCK_SIZE, crc, r->copy};
+			d->suspect[d->suspects++] = (struct suspect){
+				r->group, r->blk + i, r->addr + i * FS_BLOCK_SIZE, crc, r->copy};
 	}
 	r->next = d->free;
 	d->free = r;
@@ -100,7 +100,8 @@ static void read_done(struct device_io *io)
 
 static int read_block(struct check *c, const struct suspect *s, unsigned copy, void *buf)
 {
-	int r = device_sync(c->q, DEVICE_READ, s->group->stripe[copy] + (s->addr - s->group->start), buf, FS_BLOCK_SIZE);
+	int r = device_sync(c->q, DEVICE_READ, s->group->stripe[copy] + (s->addr - s->group->start), buf,
+			    FS_BLOCK_SIZE);
 
 	return r || crc32c(buf, FS_BLOCK_SIZE) == s->crc ? r : -EUCLEAN;
 }
@@ -109,8 +110,8 @@ static int read_block(struct check *c, const struct suspect *s, unsigned copy, v
 static void look_at(struct check *c, const struct suspect *s)
 {
 	uint64_t off = s->group->stripe[s->copy] + (s->addr - s->group->start);
-	struct check_damage_piece p = {DAMAGE_DATA, FS_CURE_OVERWRITE, s->copy, s->blk * FS_BLOCK_SIZE, FS_BLOCK_SIZE, off, 0,
-				       NULL};
+	struct check_damage_piece p = {
+		DAMAGE_DATA, FS_CURE_OVERWRITE, s->copy, s->blk * FS_BLOCK_SIZE, FS_BLOCK_SIZE, off, 0, NULL};
 	int r = read_block(c, s, s->copy, c->data->block[0]);
 
 	if (r == 0)
@@ -119,7 +120,8 @@ static void look_at(struct check *c, const struct suspect *s)
 	for (unsigned i = 0; i < s->group->nr_stripes && p.cure == FS_CURE_OVERWRITE; i++) {
 		if (i == s->copy || read_block(c, s, i, c->data->block[1]))
 			continue;
-		p.cure = check_rewrite(c, off, c->data->block[1], FS_BLOCK_SIZE) ? FS_CURE_DONE : FS_CURE_REPAIR;
+		p.cure = check_rewrite(c, off, c->data->block[1], FS_BLOCK_SIZE) ? FS_CURE_DONE
+										 : FS_CURE_REPAIR;
 	}
 	check_damage_add(c, &p);
 }

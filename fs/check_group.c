@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check_group.c: the block groups: their items, the device space they claim, which of their blocks are referred
- * to, and whether their free-space caches say the same.
+ * fs/check_group.c: the block groups: their items, the device space they claim, which of their blocks are
+ * referred to, and whether their free-space caches say the same.
  */
 #include <errno.h>
 #include <string.h>
@@ -58,7 +58,10 @@ void check_groups_fini(struct check *c)
 
 /* ---- what is referred to --------------------------------------------------- */
 
-static bool bit_is_set(const uint64_t *map, uint64_t i) { return map[i / 64] >> (i % 64) & 1; }
+static bool bit_is_set(const uint64_t *map, uint64_t i)
+{
+	return map[i / 64] >> (i % 64) & 1;
+}
 
 int check_group_mark(struct check_group *g, uint64_t addr, uint64_t len, uint64_t *ret_again)
 {
@@ -128,8 +131,9 @@ void check_ranges(struct check *c)
 		char a[64], b[64];
 
 		if (last && r->off < last->off + last->len)
-			check_finding(c, "%s and %s overlap on the device, at offset %llu", range_name(last, a, sizeof(a)),
-				      range_name(r, b, sizeof(b)), (ull)r->off);
+			check_finding(c, "%s and %s overlap on the device, at offset %llu",
+				      range_name(last, a, sizeof(a)), range_name(r, b, sizeof(b)),
+				      (ull)r->off);
 		if (!last || r->off + r->len > last->off + last->len)
 			last = r;
 	}
@@ -160,8 +164,7 @@ static const char *system_group_fault(const struct check *c, const struct super_
 	if (len == 0 || len > c->group_step || len % NODE_SIZE)
 		return "its length is impossible";
 	for (unsigned i = 0; i < GROUP_STRIPES_MAX; i++)
-		if (le64_to_cpu(s->stripe[i].device) ||
-		    !is_inside(c, le64_to_cpu(s->stripe[i].offset), len))
+		if (le64_to_cpu(s->stripe[i].device) || !is_inside(c, le64_to_cpu(s->stripe[i].offset), len))
 			return "it lies outside the device";
 	return NULL;
 }
@@ -187,8 +190,11 @@ int check_system_groups(struct check *c)
 		g = mem_zalloc(sizeof(*g));
 		if (!g)
 			return -ENOMEM;
-		*g = (struct check_group){.start = start, .len = le64_to_cpu(s->length), .unit = NODE_SIZE,
-					  .type = GROUP_SYSTEM, .nr_stripes = GROUP_STRIPES_MAX,
+		*g = (struct check_group){.start = start,
+					  .len = le64_to_cpu(s->length),
+					  .unit = NODE_SIZE,
+					  .type = GROUP_SYSTEM,
+					  .nr_stripes = GROUP_STRIPES_MAX,
 					  .cache_slot = CACHE_SLOT_NONE};
 		g->nblocks = (uint32_t)(g->len / NODE_SIZE);
 		for (unsigned k = 0; k < GROUP_STRIPES_MAX; k++)
@@ -268,8 +274,12 @@ static const char *group_field_fault(const struct check *c, const struct check_g
 {
 	if (g->used > g->len || g->used % g->unit)
 		return "its used bytes are impossible";
-	/* A group that is made while a commit runs belongs to the next transaction and may be in the tree of this one. */
-	if (g->generation > c->generation + 1 || (g->cache_slot != CACHE_SLOT_NONE && g->cache_generation > c->generation))
+	/*
+	 * A group that is made while a commit runs belongs to the next transaction and may be in the tree of
+	 * this one.
+	 */
+	if (g->generation > c->generation + 1 ||
+	    (g->cache_slot != CACHE_SLOT_NONE && g->cache_generation > c->generation))
 		return "it is younger than the superblock";
 	if (g->cache_slot > 1 && g->cache_slot != CACHE_SLOT_NONE)
 		return "its cache slot is impossible";
@@ -281,7 +291,8 @@ static const char *group_field_fault(const struct check *c, const struct check_g
 	return NULL;
 }
 
-static int group_item(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value)
+static int group_item(struct check_walk *w, const struct node_header *leaf, struct key key,
+		      struct value value)
 {
 	struct check *c = w->c;
 	struct check_group item = {0}, *g;
@@ -316,7 +327,8 @@ static int group_item(struct check_walk *w, const struct node_header *leaf, stru
 int check_group_tree(struct check *c)
 {
 	struct tree_root root;
-	struct check_walk w = {.c = c, .name = "group tree", .root = &root, .node_type = GROUP_SYSTEM, .item = group_item};
+	struct check_walk w = {
+		.c = c, .name = "group tree", .root = &root, .node_type = GROUP_SYSTEM, .item = group_item};
 
 	tree_root_unpack(&c->sb.group_tree, TREE_ID_GROUP, &root);
 	return check_walk(&w);
@@ -325,8 +337,13 @@ int check_group_tree(struct check *c)
 /* Data groups have one stripe. A group may be in the log more than once. */
 int check_logged_group(struct check *c, uint64_t start, uint64_t len, uint64_t device_off)
 {
-	struct check_group *g, item = {.start = start, .len = len, .stripe = {device_off}, .unit = FS_BLOCK_SIZE,
-				       .type = GROUP_DATA, .nr_stripes = 1, .cache_slot = CACHE_SLOT_NONE};
+	struct check_group *g, item = {.start = start,
+				       .len = len,
+				       .stripe = {device_off},
+				       .unit = FS_BLOCK_SIZE,
+				       .type = GROUP_DATA,
+				       .nr_stripes = 1,
+				       .cache_slot = CACHE_SLOT_NONE};
 	const char *fault;
 	int r;
 
@@ -358,7 +375,8 @@ struct difference {
 	uint64_t first_free, first_used;       /* the first of each */
 };
 
-static void compare_word(struct difference *d, uint32_t word, uint64_t cache_free, uint64_t used, uint64_t valid)
+static void compare_word(struct difference *d, uint32_t word, uint64_t cache_free, uint64_t used,
+			 uint64_t valid)
 {
 	uint64_t a = cache_free & used, b = ~cache_free & ~used & valid;
 
@@ -400,11 +418,11 @@ static bool drop_cache(struct check *c, const struct check_group *g)
 	return done;
 }
 
-static void report_difference(struct check *c, const struct check_group *g, enum fs_cure cure, uint64_t blocks, uint64_t first,
-			      const char *how)
+static void report_difference(struct check *c, const struct check_group *g, enum fs_cure cure,
+			      uint64_t blocks, uint64_t first, const char *how)
 {
-	check_finding_cure(c, cure, "block group %llu: %llu blocks are %s, the first at %llu%s", (ull)g->start, (ull)blocks, how,
-			   (ull)(g->start + first * g->unit),
+	check_finding_cure(c, cure, "block group %llu: %llu blocks are %s, the first at %llu%s",
+			   (ull)g->start, (ull)blocks, how, (ull)(g->start + first * g->unit),
 			   cure == FS_CURE_DONE ? " (repaired: dropped, to be rebuilt from the trees)" : "");
 }
 
@@ -418,18 +436,22 @@ static void report_differences(struct check *c, const struct check_group *g, con
 	if (drop_cache(c, g))
 		cure = FS_CURE_DONE;
 	if (d->free_but_used)
-		report_difference(c, g, cure, d->free_but_used, d->first_free, "free in its cache but in use");
+		report_difference(c, g, cure, d->free_but_used, d->first_free,
+				  "free in its cache but in use");
 	if (unused)
-		report_difference(c, g, cure, d->used_but_free, d->first_used, "in use in its cache but free");
+		report_difference(c, g, cure, d->used_but_free, d->first_used,
+				  "in use in its cache but free");
 }
 
 /* Reads a copy of the cache. NULL in *ret_space and a reason where it cannot be used; negative: no memory. */
-static int read_cache(struct check *c, const struct check_group *g, unsigned stripe, void *buf, uint64_t bytes,
-		      struct free_space **ret_space, const char **ret_why)
+static int read_cache(struct check *c, const struct check_group *g, unsigned stripe, void *buf,
+		      uint64_t bytes, struct free_space **ret_space, const char **ret_why)
 {
-	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+	struct free_space_cache_ident ident = {.group_start = g->start,
+					       .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
 					       .generation = g->cache_generation};
-	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes, (uint32_t)((g->len - g->used) / g->unit)};
+	struct free_space_cache_expect expect = {g->cache_crc, g->cache_bytes,
+						 (uint32_t)((g->len - g->used) / g->unit)};
 	int r = device_sync(c->q, DEVICE_READ, slot_offset(g, stripe), buf, bytes);
 
 	*ret_space = NULL;
@@ -473,7 +495,8 @@ static int check_cache(struct check *c, struct check_group *g)
 			what = cure == FS_CURE_DONE ? " (repaired from its twin)" : " (its twin is good)";
 		else
 			c->rebuild = true;
-		check_finding_cure(c, cure, "block group %llu: free-space cache, copy %u, %s%s", (ull)g->start, i, why[i], what);
+		check_finding_cure(c, cure, "block group %llu: free-space cache, copy %u, %s%s",
+				   (ull)g->start, i, why[i], what);
 	}
 	if (r == 0 && space) {
 		struct difference d = {0};
@@ -487,7 +510,9 @@ static int check_cache(struct check *c, struct check_group *g)
 	return r;
 }
 
-/* More may be in use than is referred to, where nodes were lost. It is free when the cache has been rebuilt. */
+/*
+ * More may be in use than is referred to, where nodes were lost. It is free when the cache has been rebuilt.
+ */
 static void report_leak(struct check *c, struct check_group *g)
 {
 	bool done = false;
@@ -498,9 +523,11 @@ static void report_leak(struct check *c, struct check_group *g)
 		g->cache_slot = CACHE_SLOT_NONE;
 		done = true;
 	}
-	check_finding_cure(c, done && c->opt->repair ? FS_CURE_DONE : FS_CURE_REPAIR,
-			   "block group %llu: %llu bytes are in use that lost nodes had referred to and nothing does now%s", (ull)g->start,
-			   (ull)(g->used - g->mapped * g->unit), done && c->opt->repair ? " (repaired: freed)" : "");
+	check_finding_cure(
+		c, done && c->opt->repair ? FS_CURE_DONE : FS_CURE_REPAIR,
+		"block group %llu: %llu bytes are in use that lost nodes had referred to and nothing does now%s",
+		(ull)g->start, (ull)(g->used - g->mapped * g->unit),
+		done && c->opt->repair ? " (repaired: freed)" : "");
 }
 
 static void check_used(struct check *c, struct check_group *g)

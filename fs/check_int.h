@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check_int.h: what the checker's parts share. check.c runs it and looks at the superblocks, check_group.c knows
- * what stands where and what refers to it, check_tree.c walks trees, check_volume.c knows what is in them,
- * check_data.c reads data, check_log.c reads the flush log, check_report.c words what is wrong.
+ * fs/check_int.h: what the checker's parts share. check.c runs it and looks at the superblocks, check_group.c
+ * knows what stands where and what refers to it, check_tree.c walks trees, check_volume.c knows what is in
+ * them, check_data.c reads data, check_log.c reads the flush log, check_report.c words what is wrong.
  *
- * Functions return 0 or a negative errno that ends the check (no memory); what is wrong with the pool is a finding.
+ * Functions return 0 or a negative errno that ends the check (no memory); what is wrong with the pool is a
+ * finding.
  */
 #ifndef FS_CHECK_INT_H
 #define FS_CHECK_INT_H
@@ -71,9 +72,9 @@ struct check {
 	struct super_block sb;
 	uint64_t generation, group_step, device_size;
 	uint64_t findings;
-	bool incomplete; /* a part of a tree could not be read: what it refers to is not known */
+	bool incomplete;  /* a part of a tree could not be read: what it refers to is not known */
 	bool contradicts; /* used bytes and trees do not agree: nothing can be rebuilt */
-	bool rebuild;	 /* a cache is to be made anew */
+	bool rebuild;	  /* a cache is to be made anew */
 	bool wrote;
 	struct check_group **group; /* by start / group_step */
 	uint32_t groups;
@@ -92,16 +93,18 @@ struct check {
 /* One line about what is wrong and cannot be mended here. */
 void check_finding(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* One about what can be. */
-void check_finding_cure(struct check *c, enum fs_cure cure, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void check_finding_cure(struct check *c, enum fs_cure cure, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* One about bytes of a volume (its name), which may be NULL. */
-void check_finding_range(struct check *c, enum fs_cure cure, const char *volume, uint64_t off, uint64_t len, const char *fmt,
-			 ...) __attribute__((format(printf, 6, 7)));
+void check_finding_range(struct check *c, enum fs_cure cure, const char *volume, uint64_t off, uint64_t len,
+			 const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 /* No fault, and good to know. */
 void check_note(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /*
- * Damage that comes piece by piece is put aside and joined: neighbours of one kind become one finding, in order. At most
- * CHECK_DAMAGE_MAX runs are kept; of the others only how much it is, and where it begins and ends.
+ * Damage that comes piece by piece is put aside and joined: neighbours of one kind become one finding, in
+ * order. At most CHECK_DAMAGE_MAX runs are kept; of the others only how much it is, and where it begins and
+ * ends.
  */
 enum check_damage_kind { DAMAGE_NODE_COPY, DAMAGE_DATA };
 
@@ -109,7 +112,7 @@ struct check_damage_piece {
 	enum check_damage_kind kind;
 	enum fs_cure cure;
 	unsigned copy;
-	uint64_t at;	 /* data: byte of the volume; node: device offset */
+	uint64_t at; /* data: byte of the volume; node: device offset */
 	uint64_t len;
 	uint64_t dev_off;
 	uint64_t addr;	 /* of the node */
@@ -119,7 +122,10 @@ struct check_damage_piece {
 int check_damage_init(struct check *c);
 void check_damage_fini(struct check *c);
 void check_damage_add(struct check *c, const struct check_damage_piece *piece);
-/* Tells what was put aside since the last call: it is of this tree. `volume`: the name of the one that data is in, or NULL. */
+/*
+ * Tells what was put aside since the last call: it is of this tree. `volume`: the name of the one that data
+ * is in, or NULL.
+ */
 void check_damage_tell(struct check *c, const char *tree, const char *volume);
 
 /* Writes when repairing is allowed: true when it was done. */
@@ -157,9 +163,12 @@ struct check_walk {
 	/* Subtrees whose keys are all below it are gone (an orphan's); len 0: none. */
 	struct key from;
 	int (*item)(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value);
-	/* May be NULL. No copy of a node can be read; all from `first` (NULL: the beginning) to before `upper` (NULL: the end) is lost. */
-	void (*lost)(struct check_walk *w, const struct node_ident *id, const struct key *first, const struct key *upper,
-		     const char *why);
+	/*
+	 * May be NULL. No copy of a node can be read; all from `first` (NULL: the beginning) to before
+	 * `upper` (NULL: the end) is lost.
+	 */
+	void (*lost)(struct check_walk *w, const struct node_ident *id, const struct key *first,
+		     const struct key *upper, const char *why);
 
 	bool part; /* its counts are compared together with those of other trees */
 
@@ -173,7 +182,8 @@ struct check_walk {
 /* Tells what is damaged in the tree, and in the data that `item` gave to check_data_add. */
 int check_walk(struct check_walk *w);
 /* What a root says of a tree, and what was found of it. */
-void check_counts(struct check *c, const char *name, const struct tree_root *said, const struct tree_root *found);
+void check_counts(struct check *c, const char *name, const struct tree_root *said,
+		  const struct tree_root *found);
 
 /* ---- check_volume.c ---- */
 
@@ -185,7 +195,10 @@ int check_volumes(struct check *c);
 
 int check_data_init(struct check *c);
 void check_data_fini(struct check *c);
-/* Reads an extent in each of its copies and compares checksums, some time until check_data_finish; what is bad becomes damage. */
+/*
+ * Reads an extent in each of its copies and compares checksums, some time until check_data_finish; what is
+ * bad becomes damage.
+ */
 int check_data_add(struct check *c, const struct extent *e, const struct check_group *g);
 int check_data_finish(struct check *c);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check_log.c: the flush log, as replay would read it. Items whose generation is committed say nothing any more.
- * The last group may lack data (nobody was told that it is safe); what comes before it may not.
- * A place that cannot be read stops replay, since it may hold what was flushed: --repair gives that up and writes zeros.
+ * fs/check_log.c: the flush log, as replay would read it. Items whose generation is committed say nothing any
+ * more. The last group may lack data (nobody was told that it is safe); what comes before it may not. A place
+ * that cannot be read stops replay, since it may hold what was flushed: --repair gives that up and writes
+ * zeros.
  */
 #include <errno.h>
 #include <string.h>
@@ -58,8 +59,8 @@ static int finish_data(struct log_check *lc)
 	return r;
 }
 
-static int check_extent_data(struct log_check *lc, const struct check_volume *vol, const struct check_group *g,
-			     const struct log_extent *le)
+static int check_extent_data(struct log_check *lc, const struct check_volume *vol,
+			     const struct check_group *g, const struct log_extent *le)
 {
 	uint64_t blk = le64_to_cpu(le->blk), n = le64_to_cpu(le->blocks), addr = le64_to_cpu(le->addr);
 	const le32 *crc = (const le32 *)(le + 1);
@@ -86,22 +87,24 @@ static int check_extent(struct log_check *lc, const struct log_extent *e, bool d
 	int r;
 
 	if (!vol || n > vol->size / FS_BLOCK_SIZE || blk > vol->size / FS_BLOCK_SIZE - n) {
-		check_finding(c, NAME ": an item names %llu blocks from %llu on of volume %llu, which do not exist", (ull)n,
-			      (ull)blk, (ull)id);
+		check_finding(c,
+			      NAME
+			      ": an item names %llu blocks from %llu on of volume %llu, which do not exist",
+			      (ull)n, (ull)blk, (ull)id);
 		return 0;
 	}
 	if (addr == 0)
 		return 0;
 	g = check_group_find(c, addr, n * FS_BLOCK_SIZE);
 	if (!g || g->type != GROUP_DATA) {
-		check_finding(c, NAME ": an item of %s says that data stands at %llu, where no data group is", vol->name,
-			      (ull)addr);
+		check_finding(c, NAME ": an item of %s says that data stands at %llu, where no data group is",
+			      vol->name, (ull)addr);
 		return 0;
 	}
 	used = check_group_referenced(g, addr, n * FS_BLOCK_SIZE);
 	if (used)
-		check_finding(c, NAME ": an item of %s has %llu blocks at %llu that the trees refer to", vol->name,
-			      (ull)used, (ull)addr);
+		check_finding(c, NAME ": an item of %s has %llu blocks at %llu that the trees refer to",
+			      vol->name, (ull)used, (ull)addr);
 	r = add_placed(lc, (struct placed){addr, n * FS_BLOCK_SIZE, id, blk * FS_BLOCK_SIZE});
 	return r == 0 && durable ? check_extent_data(lc, vol, g, e) : r;
 }
@@ -112,8 +115,8 @@ static int check_op(struct log_check *lc, const struct log_item *item)
 
 	if (r != -EUCLEAN)
 		return r;
-	check_finding(lc->c, NAME ": an operation of type %u on volume %llu contradicts what is there", le16_to_cpu(item->type),
-		      (ull)le64_to_cpu(item->id));
+	check_finding(lc->c, NAME ": an operation of type %u on volume %llu contradicts what is there",
+		      le16_to_cpu(item->type), (ull)le64_to_cpu(item->id));
 	return 0;
 }
 
@@ -124,15 +127,14 @@ static int check_item(struct log_check *lc, const struct log_item *item, bool du
 
 	switch ((enum log_item_type)le16_to_cpu(item->type)) {
 	case LOG_GROUP: /* of any generation, as at replay */
-		return check_logged_group(lc->c, le64_to_cpu(item->id), le64_to_cpu(g->length), le64_to_cpu(g->offset));
-	case LOG_EXTENT:
-		return committed ? 0 : check_extent(lc, (const struct log_extent *)item, durable);
+		return check_logged_group(lc->c, le64_to_cpu(item->id), le64_to_cpu(g->length),
+					  le64_to_cpu(g->offset));
+	case LOG_EXTENT: return committed ? 0 : check_extent(lc, (const struct log_extent *)item, durable);
 	case LOG_CREATE:
 	case LOG_DELETE:
 	case LOG_RENAME:
 	case LOG_RESIZE:
-	case LOG_SET:
-		return committed ? 0 : check_op(lc, item);
+	case LOG_SET: return committed ? 0 : check_op(lc, item);
 	}
 	return 0;
 }
@@ -174,8 +176,11 @@ static void check_placed(struct log_check *lc)
 
 		if (last && p->addr < last->addr + last->len &&
 		    (p->volume != last->volume || p->off - p->addr != last->off - last->addr))
-			check_finding(lc->c, NAME ": block %llu is given to volume %llu and to volume %llu, or twice to one",
-				      (ull)p->addr, (ull)last->volume, (ull)p->volume);
+			check_finding(
+				lc->c,
+				NAME
+				": block %llu is given to volume %llu and to volume %llu, or twice to one",
+				(ull)p->addr, (ull)last->volume, (ull)p->volume);
 		if (!last || p->addr + p->len > last->addr + last->len)
 			last = p;
 	}
@@ -188,9 +193,11 @@ static bool check_end(struct log_check *lc, uint64_t pos, uint64_t seq)
 
 	log_reader_lost(&lc->reader, pos, seq, &lost);
 	if (lost.records)
-		check_finding(lc->c,
-			      NAME ": record %llu at offset %llu is damaged: it and at least %llu flushes behind it cannot be replayed: opening the pool gives them up, volumes are then as of the flush before",
-			      (ull)seq, (ull)(lc->reader.offset + pos % lc->reader.size), (ull)lost.flushes);
+		check_finding(
+			lc->c,
+			NAME
+			": record %llu at offset %llu is damaged: it and at least %llu flushes behind it cannot be replayed: opening the pool gives them up, volumes are then as of the flush before",
+			(ull)seq, (ull)(lc->reader.offset + pos % lc->reader.size), (ull)lost.flushes);
 	return lost.records > 0;
 }
 
@@ -225,8 +232,12 @@ static int cannot_be_read(struct log_check *lc)
 	if (!zeros)
 		return -ENOMEM;
 	memset(zeros, 0, LOG_ALIGN);
-	check_finding(lc->c, NAME ": offset %llu cannot be read, and the pool cannot be opened: --repair gives up what was flushed there%s",
-		      (ull)lc->reader.bad_offset, check_rewrite(lc->c, lc->reader.bad_offset, zeros, LOG_ALIGN) ? " (done)" : "");
+	check_finding(
+		lc->c,
+		NAME
+		": offset %llu cannot be read, and the pool cannot be opened: --repair gives up what was flushed there%s",
+		(ull)lc->reader.bad_offset,
+		check_rewrite(lc->c, lc->reader.bad_offset, zeros, LOG_ALIGN) ? " (done)" : "");
 	mem_free(zeros);
 	return 0;
 }

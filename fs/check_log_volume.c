@@ -133,23 +133,18 @@ int log_volumes_apply(struct log_volumes *lv, const struct log_item *item)
 	if (!v || v->deleted)
 		return -EUCLEAN;
 	switch ((enum log_item_type)le16_to_cpu(item->type)) {
-	case LOG_DELETE:
-		v->deleted = true;
-		return 0;
+	case LOG_DELETE: v->deleted = true; return 0;
 	case LOG_RENAME: {
 		const struct log_rename *lr = (const struct log_rename *)item;
 
 		return set_name(&v->cv, lr + 1, lr->name_len) ? 0 : -EUCLEAN;
 	}
-	case LOG_RESIZE:
-		v->cv.size = le64_to_cpu(((const struct log_resize *)item)->size);
-		return 0;
+	case LOG_RESIZE: v->cv.size = le64_to_cpu(((const struct log_resize *)item)->size); return 0;
 	case LOG_SET: {
 		const struct log_set *ls = (const struct log_set *)item;
 
 		return text_is_plain((const char *)(ls + 1), ls->comment_len) ? 0 : -EUCLEAN;
 	}
-	default:
-		return -EUCLEAN;
+	default: return -EUCLEAN;
 	}
 }

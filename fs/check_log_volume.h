@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check_log_volume.h: the volumes of a pool as the flush log changes them, for the check: those of the root tree at first, then
- * made, deleted, renamed and resized. Found by id, in logarithmic time. What was found stays until fini.
+ * fs/check_log_volume.h: the volumes of a pool as the flush log changes them, for the check: those of the
+ * root tree at first, then made, deleted, renamed and resized. Found by id, in logarithmic time. What was
+ * found stays until fini.
  */
 #ifndef FS_CHECK_LOG_VOLUME_H
 #define FS_CHECK_LOG_VOLUME_H

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check_report.c: what is wrong, told so that somebody can act on it: neighbours joined, in order, each with what to do.
+ * fs/check_report.c: what is wrong, told so that somebody can act on it: neighbours joined, in order, each
+ * with what to do.
  *
- * Growth: memory is CHECK_DAMAGE_MAX pieces, lines are CHECK_LINES_MAX, however much is broken. A piece that follows the last
- * one of its kind costs nothing; only where pieces come in no order are they sorted, once for each time that the list is full.
+ * Growth: memory is CHECK_DAMAGE_MAX pieces, lines are CHECK_LINES_MAX, however much is broken. A piece that
+ * follows the last one of its kind costs nothing; only where pieces come in no order are they sorted, once
+ * for each time that the list is full.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -75,8 +77,8 @@ void check_finding_cure(struct check *c, enum fs_cure cure, const char *fmt, ...
 	va_end(args);
 }
 
-void check_finding_range(struct check *c, enum fs_cure cure, const char *volume, uint64_t off, uint64_t len, const char *fmt,
-			 ...)
+void check_finding_range(struct check *c, enum fs_cure cure, const char *volume, uint64_t off, uint64_t len,
+			 const char *fmt, ...)
 {
 	struct fs_finding f = {.cure = cure, .volume = volume, .off = off, .len = len};
 	va_list args;
@@ -126,7 +128,10 @@ static bool is_alike(const struct check_damage_piece *a, const struct check_dama
 	return a->kind == b->kind && a->cure == b->cure && a->copy == b->copy && strcmp(a->why, b->why) == 0;
 }
 
-/* b comes behind a. Data is one piece where the volume's bytes are; where they stand on the device is the first one's. */
+/*
+ * b comes behind a. Data is one piece where the volume's bytes are; where they stand on the device is the
+ * first one's.
+ */
 static bool join(struct check_damage_piece *a, const struct check_damage_piece *b)
 {
 	if (!is_alike(a, b) || a->at + a->len != b->at)
@@ -186,18 +191,22 @@ void check_damage_add(struct check *c, const struct check_damage_piece *piece)
 
 static const char *what_was_done(enum fs_cure cure)
 {
-	return cure == FS_CURE_DONE ? " (repaired from its twin)" : cure == FS_CURE_REPAIR ? " (its twin is good)" : "";
+	return cure == FS_CURE_DONE	? " (repaired from its twin)"
+	       : cure == FS_CURE_REPAIR ? " (its twin is good)"
+					: "";
 }
 
 static void tell_nodes(struct check *c, const char *tree, const struct check_damage_piece *p)
 {
 	if (p->len > NODE_SIZE)
-		check_finding_cure(c, p->cure, "%s: copy %u of %llu nodes from node %llu on, %llu bytes from device offset %llu on: %s%s",
-				   tree, p->copy, (ull)(p->len / NODE_SIZE), (ull)p->addr, (ull)p->len, (ull)p->dev_off, p->why,
-				   what_was_done(p->cure));
+		check_finding_cure(
+			c, p->cure,
+			"%s: copy %u of %llu nodes from node %llu on, %llu bytes from device offset %llu on: %s%s",
+			tree, p->copy, (ull)(p->len / NODE_SIZE), (ull)p->addr, (ull)p->len, (ull)p->dev_off,
+			p->why, what_was_done(p->cure));
 	else
-		check_finding_cure(c, p->cure, "%s: node %llu, copy %u at device offset %llu: %s%s", tree, (ull)p->addr, p->copy,
-				   (ull)p->dev_off, p->why, what_was_done(p->cure));
+		check_finding_cure(c, p->cure, "%s: node %llu, copy %u at device offset %llu: %s%s", tree,
+				   (ull)p->addr, p->copy, (ull)p->dev_off, p->why, what_was_done(p->cure));
 }
 
 static void tell_more(struct check *c, const char *tree, const char *volume)
@@ -205,12 +214,13 @@ static void tell_more(struct check *c, const char *tree, const char *volume)
 	struct check_damage *d = c->damage;
 
 	if (d->more_bytes)
-		check_finding_range(c, FS_CURE_OVERWRITE, volume, d->more_from, d->more_to - d->more_from,
-				    "%s: data in %llu bytes more, in many pieces between byte %llu and byte %llu, is damaged", tree,
-				    (ull)d->more_bytes, (ull)d->more_from, (ull)d->more_to);
+		check_finding_range(
+			c, FS_CURE_OVERWRITE, volume, d->more_from, d->more_to - d->more_from,
+			"%s: data in %llu bytes more, in many pieces between byte %llu and byte %llu, is damaged",
+			tree, (ull)d->more_bytes, (ull)d->more_from, (ull)d->more_to);
 	if (d->more_copies)
-		check_finding_cure(c, d->more_cure, "%s: %llu copies more of nodes are damaged%s", tree, (ull)d->more_copies,
-				   what_was_done(d->more_cure));
+		check_finding_cure(c, d->more_cure, "%s: %llu copies more of nodes are damaged%s", tree,
+				   (ull)d->more_copies, what_was_done(d->more_cure));
 	d->more_bytes = d->more_from = d->more_to = d->more_copies = 0;
 }
 
@@ -225,9 +235,11 @@ void check_damage_tell(struct check *c, const char *tree, const char *volume)
 		if (p->kind == DAMAGE_NODE_COPY)
 			tell_nodes(c, tree, p);
 		else
-			check_finding_range(c, p->cure, volume, p->at, p->len,
-					    "%s: data at byte %llu, %llu bytes (device offset %llu, copy %u): %s%s", tree, (ull)p->at,
-					    (ull)p->len, (ull)p->dev_off, p->copy, p->why, what_was_done(p->cure));
+			check_finding_range(
+				c, p->cure, volume, p->at, p->len,
+				"%s: data at byte %llu, %llu bytes (device offset %llu, copy %u): %s%s", tree,
+				(ull)p->at, (ull)p->len, (ull)p->dev_off, p->copy, p->why,
+				what_was_done(p->cure));
 	}
 	d->count = 0;
 	tell_more(c, tree, volume);

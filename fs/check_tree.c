@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check_tree.c: walks a tree and verifies all that holds for every tree. Recursion ends: a child's level is one
- * less than its parent's, and a node that was visited before is not entered again.
+ * fs/check_tree.c: walks a tree and verifies all that holds for every tree. Recursion ends: a child's level
+ * is one less than its parent's, and a node that was visited before is not entered again.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,7 +17,8 @@ struct copy {
 	const char *why;
 };
 
-static int read_copy(struct check_walk *w, const struct node_ident *id, uint64_t off, void *buf, struct copy *ret)
+static int read_copy(struct check_walk *w, const struct node_ident *id, uint64_t off, void *buf,
+		     struct copy *ret)
 {
 	struct check *c = w->c;
 
@@ -36,7 +37,8 @@ static void report_copies(struct check_walk *w, const struct node_ident *id, con
 {
 	for (unsigned i = 0; i < g->nr_stripes; i++) {
 		uint64_t off = g->stripe[i] + (id->addr - g->start);
-		struct check_damage_piece p = {DAMAGE_NODE_COPY, FS_CURE_REPAIR, i, off, NODE_SIZE, off, id->addr, copy[i].why};
+		struct check_damage_piece p = {DAMAGE_NODE_COPY, FS_CURE_REPAIR, i, off, NODE_SIZE, off,
+					       id->addr,	 copy[i].why};
 
 		if (copy[i].error == 0)
 			continue;
@@ -46,9 +48,12 @@ static void report_copies(struct check_walk *w, const struct node_ident *id, con
 	}
 }
 
-/* Reads every copy of a node; the first good one comes into buf. -EUCLEAN: there is none, *ret_why is the last one's fault. */
-static int read_node(struct check_walk *w, const struct node_ident *id, const struct check_group *g, void *buf,
-		     const char **ret_why)
+/*
+ * Reads every copy of a node; the first good one comes into buf. -EUCLEAN: there is none, *ret_why is the
+ * last one's fault.
+ */
+static int read_node(struct check_walk *w, const struct node_ident *id, const struct check_group *g,
+		     void *buf, const char **ret_why)
 {
 	struct copy copy[GROUP_STRIPES_MAX];
 	bool good = false;
@@ -70,18 +75,20 @@ static int read_node(struct check_walk *w, const struct node_ident *id, const st
 	return good ? 0 : -EUCLEAN;
 }
 
-static void report_lost(struct check_walk *w, const struct node_ident *id, const struct key *first, const struct key *upper,
-			const char *why)
+static void report_lost(struct check_walk *w, const struct node_ident *id, const struct key *first,
+			const struct key *upper, const char *why)
 {
 	w->unreadable = true;
 	if (w->lost)
 		w->lost(w, id, first, upper, why);
 	else
-		check_finding(w->c, "%s: node %llu (level %u), no copy of it can be used: %s", w->name, (ull)id->addr, id->level,
-			      why);
+		check_finding(w->c, "%s: node %llu (level %u), no copy of it can be used: %s", w->name,
+			      (ull)id->addr, id->level, why);
 }
 
-/* The place that a node is said to stand in, noted as used. NULL: it cannot be there, or was visited before. */
+/*
+ * The place that a node is said to stand in, noted as used. NULL: it cannot be there, or was visited before.
+ */
 static int claim_node(struct check_walk *w, const struct node_ident *id, struct check_group **ret_group)
 {
 	struct check_group *g = check_group_find(w->c, id->addr, NODE_SIZE);
@@ -90,7 +97,8 @@ static int claim_node(struct check_walk *w, const struct node_ident *id, struct 
 
 	*ret_group = NULL;
 	if (!g || g->type != w->node_type || (id->addr - g->start) % NODE_SIZE) {
-		check_finding(w->c, "%s: a node is said to stand at %llu, where no group for it is", w->name, (ull)id->addr);
+		check_finding(w->c, "%s: a node is said to stand at %llu, where no group for it is", w->name,
+			      (ull)id->addr);
 		w->unreadable = true;
 		return 0;
 	}
@@ -112,11 +120,11 @@ static int walk_leaf(struct check_walk *w, const struct node_header *node)
 	w->leaves++;
 	w->items += node_count(node);
 	if (w->from.len && key_cmp(node_key(node, 0), w->from) < 0)
-		check_finding(w->c, "%s: leaf %llu holds keys from before the place that freeing has come to", w->name,
-			      (ull)le64_to_cpu(node->addr));
+		check_finding(w->c, "%s: leaf %llu holds keys from before the place that freeing has come to",
+			      w->name, (ull)le64_to_cpu(node->addr));
 	if (w->prev_len && key_cmp((struct key){w->prev, w->prev_len}, node_key(node, 0)) >= 0)
-		check_finding(w->c, "%s: the keys of leaf %llu do not follow those of the leaf before it", w->name,
-			      (ull)le64_to_cpu(node->addr));
+		check_finding(w->c, "%s: the keys of leaf %llu do not follow those of the leaf before it",
+			      w->name, (ull)le64_to_cpu(node->addr));
 	for (unsigned i = 0; r == 0 && i < node_count(node); i++)
 		r = w->item(w, node, node_key(node, i), node_value(node, i));
 	struct key last = node_key(node, node_count(node) - 1);
@@ -175,24 +183,30 @@ static int walk_node(struct check_walk *w, const struct node_ident *id, const st
 	w->nodes++;
 	last = node_key(node, node_count(node) - 1);
 	if (first && key_cmp(*first, node_key(node, 0)) != 0)
-		check_finding(w->c, "%s: node %llu does not begin with the key that its parent has for it", w->name,
-			      (ull)id->addr);
+		check_finding(w->c, "%s: node %llu does not begin with the key that its parent has for it",
+			      w->name, (ull)id->addr);
 	if (upper && key_cmp(last, *upper) >= 0)
 		check_finding(w->c, "%s: node %llu holds keys that belong behind it", w->name, (ull)id->addr);
 	return id->level == 0 ? walk_leaf(w, node) : walk_children(w, node, upper);
 }
 
 /* What a root says is exact, or at most what is there. */
-static bool count_fits(uint64_t found, uint64_t said, bool at_most) { return at_most ? found <= said : found == said; }
+static bool count_fits(uint64_t found, uint64_t said, bool at_most)
+{
+	return at_most ? found <= said : found == said;
+}
 
-void check_counts(struct check *c, const char *name, const struct tree_root *said, const struct tree_root *found)
+void check_counts(struct check *c, const char *name, const struct tree_root *said,
+		  const struct tree_root *found)
 {
 	if (!count_fits(found->nodes, said->nodes, said->flags & TREE_NODE_LOST) ||
 	    !count_fits(found->leaves, said->leaves, said->flags & TREE_NODE_LOST) ||
 	    !count_fits(found->items, said->items, said->flags & TREE_LEAF_LOST))
-		check_finding(c, "%s: has %llu nodes, %llu leaves and %llu items, its root says %llu, %llu and %llu", name,
-			      (ull)found->nodes, (ull)found->leaves, (ull)found->items, (ull)said->nodes, (ull)said->leaves,
-			      (ull)said->items);
+		check_finding(
+			c,
+			"%s: has %llu nodes, %llu leaves and %llu items, its root says %llu, %llu and %llu",
+			name, (ull)found->nodes, (ull)found->leaves, (ull)found->items, (ull)said->nodes,
+			(ull)said->leaves, (ull)said->items);
 }
 
 int check_walk(struct check_walk *w)
@@ -202,8 +216,8 @@ int check_walk(struct check_walk *w)
 
 	if (id.addr) {
 		if (id.level >= NODE_LEVEL_MAX || id.generation > w->c->generation) {
-			check_finding(w->c, "%s: its root is impossible (level %u, generation %llu)", w->name, id.level,
-				      (ull)id.generation);
+			check_finding(w->c, "%s: its root is impossible (level %u, generation %llu)", w->name,
+				      id.level, (ull)id.generation);
 			w->unreadable = true;
 		} else {
 			r = walk_node(w, &id, NULL, NULL);
@@ -214,6 +228,7 @@ int check_walk(struct check_walk *w)
 	check_damage_tell(w->c, w->name, w->volume);
 	w->c->incomplete |= r == 0 && w->unreadable;
 	if (r == 0 && !w->unreadable && !w->part)
-		check_counts(w->c, w->name, w->root, &(struct tree_root){.nodes = w->nodes, .leaves = w->leaves, .items = w->items});
+		check_counts(w->c, w->name, w->root,
+			     &(struct tree_root){.nodes = w->nodes, .leaves = w->leaves, .items = w->items});
 	return r;
 }

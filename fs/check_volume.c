@@ -85,7 +85,8 @@ static const char *unpack_orphan(struct check *c, struct value value, struct che
 	vol->progress = le64_to_cpu(item.progress);
 	tree_root_unpack(&item.root, le64_to_cpu(item.owner), &vol->root);
 	if (vol->root.owner != vol->id)
-		snprintf(vol->name, sizeof(vol->name), "part %llu, cut out of volume %llu", (ull)vol->id, (ull)vol->root.owner);
+		snprintf(vol->name, sizeof(vol->name), "part %llu, cut out of volume %llu", (ull)vol->id,
+			 (ull)vol->root.owner);
 	return root_fault(c, &item.root);
 }
 
@@ -118,10 +119,12 @@ static int root_item(struct check_walk *w, const struct node_header *leaf, struc
 	vol.id = be64toh(be);
 	snprintf(vol.name, sizeof(vol.name), "volume with id %llu", (ull)vol.id);
 	if (key.len != ROOT_KEY_LEN || (key.data[0] != VOLUME_KEY_TYPE && key.data[0] != ORPHAN_KEY_TYPE)) {
-		check_finding(c, "root tree: leaf %llu holds an item of an unknown kind", (ull)le64_to_cpu(leaf->addr));
+		check_finding(c, "root tree: leaf %llu holds an item of an unknown kind",
+			      (ull)le64_to_cpu(leaf->addr));
 		return 0;
 	}
-	fault = key.data[0] == VOLUME_KEY_TYPE ? unpack_volume(c, value, &vol) : unpack_orphan(c, value, &vol);
+	fault = key.data[0] == VOLUME_KEY_TYPE ? unpack_volume(c, value, &vol)
+					       : unpack_orphan(c, value, &vol);
 	if (!fault && (vol.id < TREE_ID_FIRST_FREE || vol.id >= le64_to_cpu(c->sb.next_id)))
 		fault = "its id was never given out";
 	if (fault) {
@@ -168,7 +171,8 @@ static int check_unique(struct check *c)
 int check_root_tree(struct check *c)
 {
 	struct tree_root root;
-	struct check_walk w = {.c = c, .name = "root tree", .root = &root, .node_type = GROUP_METADATA, .item = root_item};
+	struct check_walk w = {
+		.c = c, .name = "root tree", .root = &root, .node_type = GROUP_METADATA, .item = root_item};
 	int r;
 
 	tree_root_unpack(&c->sb.root_tree, TREE_ID_ROOT, &root);
@@ -194,7 +198,8 @@ static int claim_extent(struct volume_walk *vw, const struct extent *e)
 	int r;
 
 	if (!g || g->type != GROUP_DATA || !g->has_item) {
-		check_finding(c, "%s: the extent at byte %llu is said to stand at %llu, where no data group is",
+		check_finding(c,
+			      "%s: the extent at byte %llu is said to stand at %llu, where no data group is",
 			      vw->vol->name, (ull)(e->blk * FS_BLOCK_SIZE), (ull)e->addr);
 		return 0;
 	}
@@ -202,12 +207,13 @@ static int claim_extent(struct volume_walk *vw, const struct extent *e)
 	if (r)
 		return r;
 	if (again)
-		check_finding(c, "%s: the extent at byte %llu shares %llu blocks at %llu with another one", vw->vol->name,
-			      (ull)(e->blk * FS_BLOCK_SIZE), (ull)again, (ull)e->addr);
+		check_finding(c, "%s: the extent at byte %llu shares %llu blocks at %llu with another one",
+			      vw->vol->name, (ull)(e->blk * FS_BLOCK_SIZE), (ull)again, (ull)e->addr);
 	return check_data_add(c, e, g);
 }
 
-static int extent_item(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value)
+static int extent_item(struct check_walk *w, const struct node_header *leaf, struct key key,
+		       struct value value)
 {
 	struct volume_walk *vw = container_of(w, struct volume_walk, base);
 	struct check *c = w->c;
@@ -216,7 +222,8 @@ static int extent_item(struct check_walk *w, const struct node_header *leaf, str
 	ull byte;
 
 	if (extent_unpack(key, value, &e)) {
-		check_finding(c, "%s: leaf %llu holds an item that is no extent", name, (ull)le64_to_cpu(leaf->addr));
+		check_finding(c, "%s: leaf %llu holds an item that is no extent", name,
+			      (ull)le64_to_cpu(leaf->addr));
 		w->unreadable = true;
 		return 0;
 	}
@@ -226,14 +233,17 @@ static int extent_item(struct check_walk *w, const struct node_header *leaf, str
 	if (e.blk + e.nblk > vw->vol->size / FS_BLOCK_SIZE)
 		check_finding(c, "%s: the extent at byte %llu lies behind the end of the volume", name, byte);
 	if (e.generation > le64_to_cpu(leaf->generation))
-		check_finding(c, "%s: the extent at byte %llu is younger than the node it stands in", name, byte);
+		check_finding(c, "%s: the extent at byte %llu is younger than the node it stands in", name,
+			      byte);
 	vw->end = e.blk + e.nblk;
 	if (e.addr == 0) {
 		vw->lost += e.nblk;
 		if (!vw->vol->orphan)
-			check_finding_range(c, FS_CURE_OVERWRITE, check_volume_name(vw->vol), byte, e.nblk * FS_BLOCK_SIZE,
-					    "%s: %llu bytes from byte %llu on were lost with a node that could not be read", name,
-					    (ull)(e.nblk * FS_BLOCK_SIZE), byte);
+			check_finding_range(
+				c, FS_CURE_OVERWRITE, check_volume_name(vw->vol), byte,
+				e.nblk * FS_BLOCK_SIZE,
+				"%s: %llu bytes from byte %llu on were lost with a node that could not be read",
+				name, (ull)(e.nblk * FS_BLOCK_SIZE), byte);
 		return 0;
 	}
 	vw->blocks += e.nblk;
@@ -251,15 +261,16 @@ static uint64_t key_byte(const struct key *key, uint64_t none)
 }
 
 /* A part of a volume of which nobody knows where it stands. */
-static void lost_node(struct check_walk *w, const struct node_ident *id, const struct key *first, const struct key *upper,
-		      const char *why)
+static void lost_node(struct check_walk *w, const struct node_ident *id, const struct key *first,
+		      const struct key *upper, const char *why)
 {
 	const struct check_volume *vol = container_of(w, struct volume_walk, base)->vol;
 	uint64_t from = first ? key_byte(first, vol->size) : 0, to = key_byte(upper, vol->size);
 
-	check_finding_range(w->c, FS_CURE_OVERWRITE, w->volume, from, to > from ? to - from : 0,
-			    "%s: %llu bytes from byte %llu on are lost: node %llu (level %u), no copy of it can be used: %s",
-			    w->name, (ull)(to > from ? to - from : 0), (ull)from, (ull)id->addr, id->level, why);
+	check_finding_range(
+		w->c, FS_CURE_OVERWRITE, w->volume, from, to > from ? to - from : 0,
+		"%s: %llu bytes from byte %llu on are lost: node %llu (level %u), no copy of it can be used: %s",
+		w->name, (ull)(to > from ? to - from : 0), (ull)from, (ull)id->addr, id->level, why);
 }
 
 /* The first item with this id, among those of one kind, which stand in order. */
@@ -276,7 +287,8 @@ static struct check_volume *find_volume(struct check *c, uint64_t id, bool orpha
 		else
 			hi = mid;
 	}
-	return lo < c->volumes && c->volume[lo].id == id && c->volume[lo].orphan == orphan ? &c->volume[lo] : NULL;
+	return lo < c->volumes && c->volume[lo].id == id && c->volume[lo].orphan == orphan ? &c->volume[lo]
+											   : NULL;
 }
 
 /* The volume, or what has become of it, that a tree counts with. NULL: an error, which was told of. */
@@ -287,15 +299,22 @@ static struct check_volume *find_owner(struct check *c, const struct check_volum
 	if (!owner)
 		owner = find_volume(c, vol->root.owner, true);
 	if (!owner)
-		check_finding(c, "%s: it was cut out of volume %llu, which is not there", vol->name, (ull)vol->root.owner);
+		check_finding(c, "%s: it was cut out of volume %llu, which is not there", vol->name,
+			      (ull)vol->root.owner);
 	return owner;
 }
 
 static int check_volume(struct check *c, const struct check_volume *vol)
 {
 	struct volume_walk vw = {
-		.base = {.c = c, .name = vol->name, .volume = check_volume_name(vol), .root = &vol->root,
-			 .node_type = GROUP_METADATA, .item = extent_item, .part = true, .lost = vol->orphan ? NULL : lost_node},
+		.base = {.c = c,
+			 .name = vol->name,
+			 .volume = check_volume_name(vol),
+			 .root = &vol->root,
+			 .node_type = GROUP_METADATA,
+			 .item = extent_item,
+			 .part = true,
+			 .lost = vol->orphan ? NULL : lost_node},
 		.vol = vol,
 	};
 	struct check_volume *owner;
@@ -329,12 +348,13 @@ static void check_sums(struct check *c, const struct check_volume *vol)
 	else
 		check_counts(c, vol->name, &vol->root, &vol->found);
 	if (vol->root.flags ? vol->found_used < vol->used_blocks : vol->found_used != vol->used_blocks)
-		check_finding(c, "%s: refers to %llu blocks, its item says %llu", vol->name, (ull)vol->found_used,
-			      (ull)vol->used_blocks);
+		check_finding(c, "%s: refers to %llu blocks, its item says %llu", vol->name,
+			      (ull)vol->found_used, (ull)vol->used_blocks);
 	/* At most, too, where a node that was cut out was passed over. */
-	if (!vol->orphan && (vol->root.flags ? vol->found_lost > vol->lost_blocks : vol->found_lost != vol->lost_blocks))
-		check_finding(c, "%s: %llu blocks are lost, its item says %llu", vol->name, (ull)vol->found_lost,
-			      (ull)vol->lost_blocks);
+	if (!vol->orphan &&
+	    (vol->root.flags ? vol->found_lost > vol->lost_blocks : vol->found_lost != vol->lost_blocks))
+		check_finding(c, "%s: %llu blocks are lost, its item says %llu", vol->name,
+			      (ull)vol->found_lost, (ull)vol->lost_blocks);
 }
 
 int check_volumes(struct check *c)

@@ -28,7 +28,9 @@ static void read_boot_id(uint8_t boot[16])
 
 	memset(boot, 0, 16);
 	for (int c; f && n < 32 && (c = fgetc(f)) != EOF;) {
-		unsigned digit = c >= '0' && c <= '9' ? (unsigned)c - '0' : c >= 'a' && c <= 'f' ? (unsigned)c - 'a' + 10 : 16;
+		unsigned digit = c >= '0' && c <= '9'	? (unsigned)c - '0'
+				 : c >= 'a' && c <= 'f' ? (unsigned)c - 'a' + 10
+							: 16;
 
 		if (digit == 16)
 			continue;
@@ -69,7 +71,10 @@ static bool is_valid(const struct claim_block *c)
 	return le32_to_cpu(c->magic) == CLAIM_MAGIC && le32_to_cpu(c->crc) == sum(c);
 }
 
-static bool is_of(const struct claim_block *c, const uint8_t uuid[16]) { return memcmp(c->pool, uuid, sizeof(c->pool)) == 0; }
+static bool is_of(const struct claim_block *c, const uint8_t uuid[16])
+{
+	return memcmp(c->pool, uuid, sizeof(c->pool)) == 0;
+}
 
 static int read_claim(struct device_queue *q, struct claim_block *c)
 {
@@ -82,7 +87,8 @@ static int read_claim(struct device_queue *q, struct claim_block *c)
 
 static int write_claim(struct fs *fs, bool held)
 {
-	struct claim_block c __attribute__((aligned(DEVICE_ALIGN))) = {.magic = cpu_to_le32(CLAIM_MAGIC), .held = held};
+	struct claim_block c
+		__attribute__((aligned(DEVICE_ALIGN))) = {.magic = cpu_to_le32(CLAIM_MAGIC), .held = held};
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -107,7 +113,8 @@ static void describe(const struct claim_block *c, char *ret_who, size_t size)
 
 	if (gmtime_r(&since, &tm))
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", &tm);
-	snprintf(ret_who, size, "process %u on host %.*s since %s", le32_to_cpu(c->pid), (int)CLAIM_HOST_MAX - 1, c->host, when);
+	snprintf(ret_who, size, "process %u on host %.*s since %s", le32_to_cpu(c->pid),
+		 (int)CLAIM_HOST_MAX - 1, c->host, when);
 }
 
 /* A process of this kernel that lives, and is not this one. */
@@ -117,8 +124,8 @@ static bool is_alive_here(const struct claim_block *c)
 	uint8_t boot[16];
 
 	read_boot_id(boot);
-	return c->held && pid > 0 && pid != getpid() && memcmp(boot, c->boot, sizeof(boot)) == 0 && le64_to_cpu(c->start) &&
-	       process_start(pid) == le64_to_cpu(c->start);
+	return c->held && pid > 0 && pid != getpid() && memcmp(boot, c->boot, sizeof(boot)) == 0 &&
+	       le64_to_cpu(c->start) && process_start(pid) == le64_to_cpu(c->start);
 }
 
 /* ---- the pool's life ------------------------------------------------------- */
@@ -129,9 +136,11 @@ int claim_take(struct fs *fs, struct fs_error *err)
 	char who[256];
 	int r = read_claim(fs->commit_q, &c);
 
-	if (r == 0 && is_valid(&c) && is_of(&c, fs->uuid) && is_alive_here(&c)) { /* of a copy, or of this one by another name */
+	/* of a copy, or of this one by another name */
+	if (r == 0 && is_valid(&c) && is_of(&c, fs->uuid) && is_alive_here(&c)) {
 		describe(&c, who, sizeof(who));
-		fs_log(fs, FS_LOG_WARNING, "the pool is claimed by %s, which still runs: where this is not a copy, that one stops writing now",
+		fs_log(fs, FS_LOG_WARNING,
+		       "the pool is claimed by %s, which still runs: where this is not a copy, that one stops writing now",
 		       who);
 	}
 	if (getrandom(fs->session, sizeof(fs->session), 0) != sizeof(fs->session))
@@ -166,7 +175,10 @@ bool claim_was_given_up(struct fs *fs, struct device_queue *q)
 	return read_claim(q, &c) == 0 && is_valid(&c) && is_of(&c, fs->uuid) && !c.held;
 }
 
-void claim_give_up(struct fs *fs) { (void)write_claim(fs, false); }
+void claim_give_up(struct fs *fs)
+{
+	(void)write_claim(fs, false);
+}
 
 /* Who holds the pool: "process 12" and the like. */
 static void describe_holder(const char *path, int pid, char *ret_who, size_t size)
@@ -175,7 +187,8 @@ static void describe_holder(const char *path, int pid, char *ret_who, size_t siz
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 
 	snprintf(ret_who, size, pid > 0 ? "process %d" : "another process", pid);
-	if (pid <= 0 && c && fd >= 0 && pread(fd, c, sizeof(*c), CLAIM_OFFSET) == (ssize_t)sizeof(*c) && is_valid(c) && c->held)
+	if (pid <= 0 && c && fd >= 0 && pread(fd, c, sizeof(*c), CLAIM_OFFSET) == (ssize_t)sizeof(*c) &&
+	    is_valid(c) && c->held)
 		describe(c, ret_who, size);
 	if (fd >= 0)
 		close(fd);
@@ -191,14 +204,23 @@ int claim_fail_open(const char *path, int r, int holder, struct fs_error *err)
 		describe_holder(path, holder, who, sizeof(who));
 		return fs_fail(err, r, "pool %s: held by %s: stop that first, or talk to it", path, who);
 	case -EROFS:
-		return fs_fail(err, r, "pool %s: it, or its file system, is read-only: make it writable (a systemd service needs "
-			       "ReadWritePaths=), or open it with --read-only", path);
-	case -ENOENT: return fs_fail(err, r, "pool %s: there is no such file: 'byre pool create' makes a pool", path);
+		return fs_fail(
+			err, r,
+			"pool %s: it, or its file system, is read-only: make it writable (a systemd service needs "
+			"ReadWritePaths=), or open it with --read-only",
+			path);
+	case -ENOENT:
+		return fs_fail(err, r, "pool %s: there is no such file: 'byre pool create' makes a pool",
+			       path);
 	case -EACCES:
-		return fs_fail(err, r, "pool %s: permission denied: user %u must be able to read and write it", path,
+		return fs_fail(err, r,
+			       "pool %s: permission denied: user %u must be able to read and write it", path,
 			       (unsigned)geteuid());
 	case -EPERM: /* of the control group, too */
-		return fs_fail(err, r, "pool %s: not permitted: a systemd service needs DeviceAllow=%s (systemctl edit)", path, path);
+		return fs_fail(
+			err, r,
+			"pool %s: not permitted: a systemd service needs DeviceAllow=%s (systemctl edit)",
+			path, path);
 	default: return fs_fail(err, r, "pool %s: cannot be opened: %s", path, strerror(-r));
 	}
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/claim_format.h: who has the pool open for writing. One block, written when a pool is opened and when it is closed; all that is
- * used lies in its first 512 bytes.
+ * fs/claim_format.h: who has the pool open for writing. One block, written when a pool is opened and when it
+ * is closed; all that is used lies in its first 512 bytes.
  */
 #ifndef FS_CLAIM_FORMAT_H
 #define FS_CLAIM_FORMAT_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/commit_thread.c: when commits happen: every commit interval, when somebody waits for space, for a full flush log
- * or for many pending changes, and on and on while deleted volumes' space is being freed.
+ * fs/commit_thread.c: when commits happen: every commit interval, when somebody waits for space, for a full
+ * flush log or for many pending changes, and on and on while deleted volumes' space is being freed.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,8 +16,8 @@
 #define CLAIM_CHECK_US 1000000u /* an idle pool looks whether it is still its own, when it wakes */
 
 /*
- * Released pins may serve those who wait for space; the commit itself has tried already. True when they wait for
- * requests under way: then there is nothing to commit yet.
+ * Released pins may serve those who wait for space; the commit itself has tried already. True when they wait
+ * for requests under way: then there is nothing to commit yet.
  */
 static bool after_commit(struct fs *fs)
 {
@@ -34,7 +34,8 @@ static bool after_commit(struct fs *fs)
 	backing_discard_tick(fs);
 	if (fs_is_read_only(fs))
 		transaction_fail_waiting(fs);
-	else if (atomic_load(&fs->orphans) || (needed && !atomic_load(&fs->pins.waiting) && (waiting || atomic_load(&fs->pins.behind))))
+	else if (atomic_load(&fs->orphans) ||
+		 (needed && !atomic_load(&fs->pins.waiting) && (waiting || atomic_load(&fs->pins.behind))))
 		fs_kick_commit(fs);
 	else
 		idle = waiting;
@@ -49,10 +50,13 @@ static void rebuild_work_fn(struct fs_work *work)
 
 	if (r && r != -ECANCELED)
 		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s%s", strerror(-r),
-		       node_is_lost(r) ? "; it is tried again when a commit has put a lost range in the place of what cannot be read, and now and then" : "");
+		       node_is_lost(r)
+			       ? "; it is tried again when a commit has put a lost range in the place of what cannot be read, and now and then"
+			       : "");
 	fs->rebuild_failed_us = fs_now_us();
 	atomic_store(&fs->rebuild_error, r);
-	if (node_is_lost(r) && atomic_load(&fs->lost_commits) != lost_commits) /* which looked at rebuild_error too early */
+	/* which looked at rebuild_error too early */
+	if (node_is_lost(r) && atomic_load(&fs->lost_commits) != lost_commits)
 		fs_kick_rebuild(fs);
 	atomic_store(&fs->rebuild_running, false);
 	fs_kick_commit(fs);
@@ -62,7 +66,8 @@ static void rebuild_work_fn(struct fs_work *work)
 static void queue_rebuild(struct fs *fs)
 {
 	fs->rebuild_work.fn = rebuild_work_fn;
-	work_pool_add(&fs->work, &fs->rebuild_work); /* a commit may wait for it, and those that wait for commits must not be in its way */
+	/* a commit may wait for it, and those that wait for commits must not be in its way */
+	work_pool_add(&fs->work, &fs->rebuild_work);
 }
 
 void fs_start_rebuild(struct fs *fs)
@@ -74,14 +79,16 @@ void fs_start_rebuild(struct fs *fs)
 }
 
 /*
- * What failed for want of memory is tried again at each interval. A node that cannot be read stays so, as a rule, until it is
- * overwritten (the commit that does it asks for the rebuild), and to find that out takes a walk of all trees.
+ * What failed for want of memory is tried again at each interval. A node that cannot be read stays so, as a
+ * rule, until it is overwritten (the commit that does it asks for the rebuild), and to find that out takes a
+ * walk of all trees.
  */
 static bool may_rebuild_again(struct fs *fs)
 {
 	int error = atomic_load(&fs->rebuild_error);
 
-	if (error == 0 || (node_is_lost(error) && fs_now_us() - fs->rebuild_failed_us < REBUILD_AGAIN_S * 1000000ull))
+	if (error == 0 ||
+	    (node_is_lost(error) && fs_now_us() - fs->rebuild_failed_us < REBUILD_AGAIN_S * 1000000ull))
 		return false;
 	atomic_store(&fs->rebuild_error, 0);
 	return true;
@@ -94,7 +101,8 @@ static void *commit_thread(void *arg)
 
 	lock_take(&fs->state_lock);
 	while (!fs->stop) {
-		uint64_t wait_ms = again || atomic_load(&fs->pins.waiting) ? RETRY_MS : fs->opt.commit_interval_ms;
+		uint64_t wait_ms = again || atomic_load(&fs->pins.waiting) ? RETRY_MS
+									   : fs->opt.commit_interval_ms;
 		bool in_time = true, rebuild, pins_only;
 
 		if (!fs->commit_wanted && !(fs->rebuild_wanted && !atomic_load(&fs->rebuild_running)))

@@ -96,7 +96,10 @@ void fs_ctx_free(struct fs_ctx *ctx)
 	mem_free(ctx);
 }
 
-int fs_ctx_fd(struct fs_ctx *ctx) { return ctx->epoll_fd; }
+int fs_ctx_fd(struct fs_ctx *ctx)
+{
+	return ctx->epoll_fd;
+}
 
 void ctx_post(struct fs_ctx *ctx, struct ctx_post *post)
 {
@@ -162,7 +165,8 @@ uint32_t ctx_take_blocks(struct fs_ctx *ctx, uint32_t want, uint64_t *ret_addr, 
 	*ret_unloaded = false;
 	lock_take(&fs->ctx_lock);
 	if (ctx->run_blocks == 0)
-		ctx->run_blocks = block_group_take_data(fs, (uint32_t)max_u64(want, RUN_BLOCKS), &ctx->run_addr, ret_unloaded);
+		ctx->run_blocks = block_group_take_data(fs, (uint32_t)max_u64(want, RUN_BLOCKS),
+							&ctx->run_addr, ret_unloaded);
 	n = take_from_run_locked(ctx, want, ret_addr);
 	if (n == 0 && !*ret_unloaded) { /* what is free is in the others' runs */
 		for (struct fs_ctx *other = fs->ctxs; other; other = other->next)
@@ -180,7 +184,10 @@ struct waited {
 	bool done;
 };
 
-static void wait_done(struct fs_io *io) { ((struct waited *)io->arg)->done = true; }
+static void wait_done(struct fs_io *io)
+{
+	((struct waited *)io->arg)->done = true;
+}
 
 int fs_io_wait(struct fs *fs, struct fs_io *io)
 {

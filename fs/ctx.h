@@ -48,8 +48,8 @@ struct fs_ctx {
 void ctx_post(struct fs_ctx *ctx, struct ctx_post *post);
 
 /*
- * Up to want blocks in a row from the context's run, refilled from the groups. 0: -EAGAIN-like, *ret_unloaded says
- * that a group's free space has to be read first.
+ * Up to want blocks in a row from the context's run, refilled from the groups. 0: -EAGAIN-like, *ret_unloaded
+ * says that a group's free space has to be read first.
  */
 uint32_t ctx_take_blocks(struct fs_ctx *ctx, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded);
 

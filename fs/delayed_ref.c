@@ -11,7 +11,8 @@
 
 int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes, int delta)
 {
-	ASSERT(addr && len_bytes && addr % 4096 == 0 && len_bytes % 4096 == 0 && len_bytes >> 12 <= UINT32_MAX);
+	ASSERT(addr && len_bytes && addr % 4096 == 0 && len_bytes % 4096 == 0 &&
+	       len_bytes >> 12 <= UINT32_MAX);
 	if (refs->count == refs->cap) {
 		size_t cap = refs->cap ? refs->cap * 2 : 256;
 		struct delayed_ref *ref = mem_realloc(refs->ref, cap * sizeof(*ref));
@@ -36,7 +37,8 @@ static int run_order(const void *pa, const void *pb)
 
 static bool are_neighbours(const struct delayed_ref *a, const struct delayed_ref *b, uint64_t group_step)
 {
-	return a->delta == b->delta && a->addr + ((uint64_t)a->len << 12) == b->addr && (uint64_t)a->len + b->len <= UINT32_MAX &&
+	return a->delta == b->delta && a->addr + ((uint64_t)a->len << 12) == b->addr &&
+	       (uint64_t)a->len + b->len <= UINT32_MAX &&
 	       (a->addr / group_step == b->addr / group_step || FAULT(FAULT_REF_MERGE));
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/delayed_ref.h: references to space that a transaction adds and drops, collected while the trees are merged
- * and run once at its end. Until they run, a transaction can still be given up.
+ * fs/delayed_ref.h: references to space that a transaction adds and drops, collected while the trees are
+ * merged and run once at its end. Until they run, a transaction can still be given up.
  *
  * One range has one reference, until snapshots come (then the refcount tree is looked at when a drop is run).
  */
@@ -26,9 +26,10 @@ struct delayed_refs {
 int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes, int delta);
 
 /*
- * Brings them into the order in which they run: what is added first, then what is dropped (a range may come and go
- * in one transaction, as a volume's that is deleted; it never goes and comes), each by address, neighbours merged: within a step of
- * logical addresses, since the group behind may begin where one ends. Cannot fail.
+ * Brings them into the order in which they run: what is added first, then what is dropped (a range may come
+ * and go in one transaction, as a volume's that is deleted; it never goes and comes), each by address,
+ * neighbours merged: within a step of logical addresses, since the group behind may begin where one ends.
+ * Cannot fail.
  */
 void delayed_refs_settle(struct delayed_refs *refs, uint64_t group_step);
 

@@ -3,14 +3,17 @@
  * fs/device.c: what the device implementations share.
  *
  * Locking a pool
- * 1. The truth is one OFD lock on [0, LOCK_PID_BYTE): exclusive for a writer, shared for a reader. It belongs to the
- *    open file, so it survives whatever else this process opens and closes, and ends with the last reference to it.
- * 2. OFD locks have no pid. So the holder also has a classic lock on LOCK_PID_BYTE, which only tells its pid. Losing
- *    it (this process closed the file elsewhere) costs the pid in a message and nothing else.
- * 3. When a process is killed, its classic locks go at once, but io_uring may keep the open file for a moment. So
- *    an OFD lock without a classic one is waited for, LOCK_WAIT_MS at most.
- * 4. A block device is opened with O_EXCL by a writer: mounts and other device nodes of the same disk exclude each other.
- * 5. Of a loop device the file behind it is locked as well, so that the file and the device exclude each other.
+ * 1. The truth is one OFD lock on [0, LOCK_PID_BYTE): exclusive for a writer, shared for a reader. It belongs
+ *    to the open file, so it survives whatever else this process opens and closes, and ends with the last
+ *    reference to it.
+ * 2. OFD locks have no pid. So the holder also has a classic lock on LOCK_PID_BYTE, which only tells its pid.
+ *    Losing it (this process closed the file elsewhere) costs the pid in a message and nothing else.
+ * 3. When a process is killed, its classic locks go at once, but io_uring may keep the open file for a
+ *    moment. So an OFD lock without a classic one is waited for, LOCK_WAIT_MS at most.
+ * 4. A block device is opened with O_EXCL by a writer: mounts and other device nodes of the same disk exclude
+ *    each other.
+ * 5. Of a loop device the file behind it is locked as well, so that the file and the device exclude each
+ *    other.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -164,7 +167,8 @@ static int open_locked_once(const char *path, int flags, bool writable, int *ret
 			    int *ret_pid)
 {
 	int fd = open(path, flags);
-	int err = fd < 0 ? -errno : lock_range(fd, F_OFD_SETLK, writable ? F_WRLCK : F_RDLCK, 0, LOCK_PID_BYTE);
+	int err = fd < 0 ? -errno
+			 : lock_range(fd, F_OFD_SETLK, writable ? F_WRLCK : F_RDLCK, 0, LOCK_PID_BYTE);
 
 	if (!err) {
 		lock_show_pid(fd, writable);
@@ -295,8 +299,9 @@ static bool probe_discard(int fd, bool block)
 }
 
 /*
- * Whether the file has holes; and whether a write into one may say that it succeeded and fail when it is flushed. With
- * O_DIRECT blocks are found when a write is carried out, and in tmpfs there is nothing to flush.
+ * Whether the file has holes; and whether a write into one may say that it succeeded and fail when it is
+ * flushed. With O_DIRECT blocks are found when a write is carried out, and in tmpfs there is nothing to
+ * flush.
  */
 static void probe_holes(struct device_file *file)
 {
@@ -338,7 +343,10 @@ static bool is_read_only_device(const char *path)
 	return is;
 }
 
-/* The file behind a loop device, or behind the one that this is a partition of. False: it is neither, or the file cannot be found. */
+/*
+ * The file behind a loop device, or behind the one that this is a partition of. False: it is neither, or the
+ * file cannot be found.
+ */
 static bool file_behind(int fd, char *ret_path, size_t size)
 {
 	static const char *const names[] = {"loop/backing_file", "../loop/backing_file"};
@@ -351,7 +359,8 @@ static bool file_behind(int fd, char *ret_path, size_t size)
 		char path[128];
 		FILE *f;
 
-		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(st.st_rdev), minor(st.st_rdev), names[i]);
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(st.st_rdev), minor(st.st_rdev),
+			 names[i]);
 		f = fopen(path, "re");
 		found = f && fgets(ret_path, (int)size, f);
 		if (f)
@@ -372,7 +381,8 @@ static int lock_behind(struct device_file *file, int *ret_holder)
 
 	if (!file_behind(file->fd, path, sizeof(path)) || stat(path, &st) || !S_ISREG(st.st_mode))
 		return 0;
-	err = open_locked(path, O_CLOEXEC | O_NOCTTY | (writable ? O_RDWR : O_RDONLY), writable, &file->behind_fd, ret_holder);
+	err = open_locked(path, O_CLOEXEC | O_NOCTTY | (writable ? O_RDWR : O_RDONLY), writable,
+			  &file->behind_fd, ret_holder);
 	return err == -EBUSY ? err : 0;
 }
 
@@ -477,9 +487,15 @@ static int preallocate_range(int fd, uint64_t off, uint64_t end)
 	return err == -EOPNOTSUPP ? write_zeros(fd, off, end) : err;
 }
 
-int device_host_error(int err) { return err == -EDQUOT ? -ENOSPC : err; }
+int device_host_error(int err)
+{
+	return err == -EDQUOT ? -ENOSPC : err;
+}
 
-/* Whether the range has blocks already, all of it. XFS asks for room before it looks, and then says that it is full. */
+/*
+ * Whether the range has blocks already, all of it. XFS asks for room before it looks, and then says that it
+ * is full.
+ */
 static bool has_blocks(int fd, uint64_t off, uint64_t end)
 {
 	struct {
@@ -499,7 +515,8 @@ static bool has_blocks(int fd, uint64_t off, uint64_t end)
 		for (uint32_t i = 0; i < fm.map.fm_mapped_extents; i++) {
 			const struct fiemap_extent *fe = &fm.extent[i];
 
-			if (fe->fe_logical > off || fe->fe_flags & (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC))
+			if (fe->fe_logical > off ||
+			    fe->fe_flags & (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC))
 				return false;
 			off = max_u64(off, fe->fe_logical + fe->fe_length);
 		}
@@ -530,7 +547,8 @@ int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, b
 		return 0;
 	if (!file->dev.writable)
 		return -EROFS;
-	for (uint64_t end = off + len, n; err == 0 && off < end; off += n) { /* writers wait for the file meanwhile */
+	/* writers wait for the file meanwhile */
+	for (uint64_t end = off + len, n; err == 0 && off < end; off += n) {
 		n = min_u64(end - off, ALLOCATE_PIECE);
 		err = allocate_piece(file, off, n, fresh);
 	}

@@ -15,11 +15,11 @@
  * 6. A flush error is reported once to each flush under way and is never retried by the device layer.
  * 7. A buffer that is being written does not change until done.
  *
- * Errors that every implementation reports in the same way: -EINVAL for an address or length that breaks invariant 2
- * or lies outside the device (a corrupt pool can cause that), -EROFS for a write or discard on a device that was
- * opened read-only, -EIO when a file ends before the device does. A request of length 0 completes with 0.
- * A discard that the host does not support completes with 0 and clears `discard`. -ENOSPC for a write that the host has no
- * room for (also where a quota is what is used up).
+ * Errors that every implementation reports in the same way: -EINVAL for an address or length that breaks
+ * invariant 2 or lies outside the device (a corrupt pool can cause that), -EROFS for a write or discard on a
+ * device that was opened read-only, -EIO when a file ends before the device does. A request of length 0
+ * completes with 0. A discard that the host does not support completes with 0 and clears `discard`. -ENOSPC
+ * for a write that the host has no room for (also where a quota is what is used up).
  */
 #ifndef FS_DEVICE_H
 #define FS_DEVICE_H
@@ -62,36 +62,45 @@ struct device_ops {
 	/* Nothing may be under way. Accepts NULL only through device_queue_free. */
 	void (*queue_free)(struct device_queue *q);
 	/*
-	 * Puts a request on the queue; it may start only at kick. Never waits and never fails: errors come through
-	 * done. submit and kick may be called inside done. A flush covers what completed before its submit.
+	 * Puts a request on the queue; it may start only at kick. Never waits and never fails: errors come
+	 * through done. submit and kick may be called inside done. A flush covers what completed before its
+	 * submit.
 	 */
 	void (*submit)(struct device_queue *q, struct device_io *io);
 	void (*kick)(struct device_queue *q);
-	/* Runs what has completed; returns how many. Never waits. Neither poll nor wait may be called inside done. */
+	/*
+	 * Runs what has completed; returns how many. Never waits. Neither poll nor wait may be called inside
+	 * done.
+	 */
 	unsigned (*poll)(struct device_queue *q);
 	/* Kicks, waits for at least one completion (if any is under way) and runs what has completed. */
 	unsigned (*wait)(struct device_queue *q);
 	/*
-	 * An eventfd-like descriptor that polls readable when poll() would find something (and now and then when it
-	 * would not). poll() clears it. It is made by the first call, and costs something only from then on: a queue whose
-	 * thread only ever waits needs one descriptor less. -ENOSYS: there is none; else what making it failed with.
+	 * An eventfd-like descriptor that polls readable when poll() would find something (and now and then
+	 * when it would not). poll() clears it. It is made by the first call, and costs something only from
+	 * then on: a queue whose thread only ever waits needs one descriptor less. -ENOSYS: there is none;
+	 * else what making it failed with.
 	 */
 	int (*fd)(struct device_queue *q);
 	/*
-	 * Extends the device to size bytes (a multiple of 4096, not less than now; else -EINVAL); preallocate: reserve
-	 * the new blocks in the host's file system. A block device must already have the size (else -ENOSPC). Waits.
-	 * Any thread, also while requests are under way; one at a time. 0: to what the device has, or the file if it was made
-	 * larger; -EALREADY when that is no more.
+	 * Extends the device to size bytes (a multiple of 4096, not less than now; else -EINVAL);
+	 * preallocate: reserve the new blocks in the host's file system. A block device must already have the
+	 * size (else -ENOSPC). Waits. Any thread, also while requests are under way; one at a time. 0: to
+	 * what the device has, or the file if it was made larger; -EALREADY when that is no more.
 	 */
 	int (*grow)(struct device *dev, uint64_t size, bool preallocate);
 	/*
-	 * Sees to it that the host has blocks for the range: writes to it do not fail with -ENOSPC from then on, until it is
-	 * discarded. It lasts like a write: over a crash if a flush that came later has completed. What stands there stays,
-	 * but with `fresh` it is of no use to anybody (where the host cannot do this, zeros are written then; without it such
-	 * a range is believed). Does nothing where there is nothing to do. -ENOSPC: the host is full, or a quota is. Waits. Any thread.
+	 * Sees to it that the host has blocks for the range: writes to it do not fail with -ENOSPC from then
+	 * on, until it is discarded. It lasts like a write: over a crash if a flush that came later has
+	 * completed. What stands there stays, but with `fresh` it is of no use to anybody (where the host
+	 * cannot do this, zeros are written then; without it such a range is believed). Does nothing where
+	 * there is nothing to do. -ENOSPC: the host is full, or a quota is. Waits. Any thread.
 	 */
 	int (*allocate)(struct device *dev, uint64_t off, uint64_t len, bool fresh);
-	/* What the file takes of its host's file system, and what that has left. -ENOTSUP: a block device. Any thread. */
+	/*
+	 * What the file takes of its host's file system, and what that has left. -ENOTSUP: a block device.
+	 * Any thread.
+	 */
 	int (*host)(struct device *dev, struct device_host *ret_host);
 };
 
@@ -102,11 +111,15 @@ struct device {
 	bool direct;  /* O_DIRECT is in force */
 	bool discard; /* discards do something, as far as is known: device_can_discard() */
 	bool block_device;
-	uint64_t discard_unit, discard_shift; /* discards work on multiples of this many bytes, counted from there; a multiple of 4096, or 0 */
-	bool sparse;	  /* a file that had holes when it was opened: writes into them may fail with -ENOSPC */
-	bool writes_late; /* sparse, and the host may find out at a flush only that it is full: device_threads.c knows a way */
+	/* discards work on multiples of this many bytes, counted from there; a multiple of 4096, or 0 */
+	uint64_t discard_unit, discard_shift;
+	/* a file that had holes when it was opened: writes into them may fail with -ENOSPC */
+	bool sparse;
+	/* sparse, and the host may find out at a flush only that it is full: device_threads.c knows a way */
+	bool writes_late;
 	bool flush_failed; /* some flush has failed since open: device_flush_failed() */
-	uint64_t flushes; /* completed without error since open; those that shared one count once: device_flushes() */
+	/* completed without error since open; those that shared one count once: device_flushes() */
+	uint64_t flushes;
 };
 
 struct device_queue {
@@ -130,8 +143,8 @@ static inline uint64_t device_flushes(const struct device *dev)
 }
 
 /*
- * True from before the failed flush was answered. What it covered may be lost although later flushes succeed: who sees
- * true after a flush of its own must take that one as failed.
+ * True from before the failed flush was answered. What it covered may be lost although later flushes succeed:
+ * who sees true after a flush of its own must take that one as failed.
  */
 static inline bool device_flush_failed(const struct device *dev)
 {
@@ -162,19 +175,19 @@ int device_sync(struct device_queue *q, enum device_op op, uint64_t off, void *b
 int device_flush(struct device_queue *q);
 
 /*
- * Opens a file or block device, O_DIRECT where the host has it. `writable` also takes an exclusive lock (OFD lock
- * on the file, which ends with the process): -EBUSY when another holds it, and *ret_holder is its pid (0 if unknown).
- * Not writable: a shared lock is taken in the same way. ret_holder may be NULL.
+ * Opens a file or block device, O_DIRECT where the host has it. `writable` also takes an exclusive lock (OFD
+ * lock on the file, which ends with the process): -EBUSY when another holds it, and *ret_holder is its pid (0
+ * if unknown). Not writable: a shared lock is taken in the same way. ret_holder may be NULL.
  * device_open_uring: -ENOSYS where the kernel does not let this process use io_uring; then use threads.
- * -EINVAL: neither a file nor a block device. An empty file opens, with size 0. All queues must be freed before close.
- * Waits, up to a second where the lock's holder has just died.
+ * -EINVAL: neither a file nor a block device. An empty file opens, with size 0. All queues must be freed
+ * before close. Waits, up to a second where the lock's holder has just died.
  */
 int device_open_uring(const char *path, bool writable, struct device **ret_dev, int *ret_holder);
 int device_open_threads(const char *path, bool writable, struct device **ret_dev, int *ret_holder);
 
 /*
- * Wraps `inner`, which then belongs to the new device (not when this fails): every write, discard and flush goes to
- * log_path too, which is made anew. fs/device_record.h has the format. Waits.
+ * Wraps `inner`, which then belongs to the new device (not when this fails): every write, discard and flush
+ * goes to log_path too, which is made anew. fs/device_record.h has the format. Waits.
  */
 int device_record(struct device *inner, const char *log_path, struct device **ret_dev);
 

@@ -44,6 +44,8 @@ int device_file_host(struct device_file *file, struct device_host *ret_host)
 	/* ext4 keeps a twentieth for root, who may take it. */
 	ret_host->free_bytes = (uint64_t)(geteuid() == 0 ? vfs.f_bfree : vfs.f_bavail) * vfs.f_frsize;
 	if (sfs.f_type == TMPFS_MAGIC || sfs.f_type == RAMFS_MAGIC)
-		ret_host->free_bytes = min_u64(sfs.f_type == RAMFS_MAGIC || vfs.f_blocks == 0 ? UINT64_MAX : ret_host->free_bytes, memory_left());
+		ret_host->free_bytes = min_u64(
+			sfs.f_type == RAMFS_MAGIC || vfs.f_blocks == 0 ? UINT64_MAX : ret_host->free_bytes,
+			memory_left());
 	return 0;
 }

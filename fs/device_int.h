@@ -82,9 +82,14 @@ struct flush_batch {
 	struct io_list followers; /* that are answered with it */
 };
 
-/* Makes one batch of the waiting flushes. Returns the leader to start; NULL if there is none or one is under way. */
+/*
+ * Makes one batch of the waiting flushes. Returns the leader to start; NULL if there is none or one is under
+ * way.
+ */
 struct device_io *flush_batch_start(struct flush_batch *batch);
-/* The leader has completed: returns all that its result answers, with their error set, and counts the flush. */
+/*
+ * The leader has completed: returns all that its result answers, with their error set, and counts the flush.
+ */
 struct io_list flush_batch_end(struct flush_batch *batch, struct device *dev, int error);
 
 /* ---- the file -------------------------------------------------------------------- */

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device_record.c: a device that passes everything on to another one and records what changes it. Format and
- * guarantees of the log are in device_record.h.
+ * fs/device_record.c: a device that passes everything on to another one and records what changes it. Format
+ * and guarantees of the log are in device_record.h.
  *
  * Invariants
- * 1. Reads go through as they are. Anything else goes in a slot: a copy of the request whose done records it. Slots are
- *    made with the queue, so that no request fails for memory; when they are all in use, requests wait in `kicked`.
- * 2. Once the log cannot be written, every write, discard and flush fails with that error: nothing that is acknowledged is
- *    missing from the log.
+ * 1. Reads go through as they are. Anything else goes in a slot: a copy of the request whose done records it.
+ *    Slots are made with the queue, so that no request fails for memory; when they are all in use, requests
+ *    wait in `kicked`.
+ * 2. Once the log cannot be written, every write, discard and flush fails with that error: nothing that is
+ *    acknowledged is missing from the log.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,7 +43,8 @@ struct record_slot {
 	struct device_io *outer;
 	struct record_queue *rq;
 	struct record_slot *next;
-	struct iovec iov[SLOT_IOV]; /* the inner device's, to change; the outer one still tells where the data is */
+	/* the inner device's, to change; the outer one still tells where the data is */
+	struct iovec iov[SLOT_IOV];
 };
 
 struct record_queue {
@@ -120,8 +122,9 @@ static int log_append_locked(struct record_device *rd, struct record_entry *entr
 
 static int log_request(struct record_device *rd, const struct device_io *io)
 {
-	static const enum record_type types[] = {
-		[DEVICE_WRITE] = RECORD_WRITE, [DEVICE_FLUSH] = RECORD_FLUSH, [DEVICE_DISCARD] = RECORD_DISCARD};
+	static const enum record_type types[] = {[DEVICE_WRITE] = RECORD_WRITE,
+						 [DEVICE_FLUSH] = RECORD_FLUSH,
+						 [DEVICE_DISCARD] = RECORD_DISCARD};
 	struct record_entry entry = {.type = cpu_to_le32(types[io->op])};
 	struct iovec one;
 	int cnt, err;

@@ -3,17 +3,19 @@
  * fs/device_record.h: the log of a recorded device (device_record() in device.h), and its reader.
  *
  * Format, little-endian
- *   one struct record_header, then records. Each is a struct record_entry, followed for WRITE by its `len` bytes.
+ *   one struct record_header, then records. Each is a struct record_entry, followed for WRITE by its `len`
+ *   bytes.
  *
  * Invariants
- * 1. Entries are numbered 1, 2, 3, ... A write, discard or flush has its entry when it has completed without error,
- *    before whoever asked for it is told.
- * 2. A FLUSH covers the entries 1 to `covers`: those that were there when it was submitted. So with the FLUSH at hand
- *    these are durable. Writes that completed while the flush was under way stand before it but are not covered.
- * 3. Therefore the image at the start plus the entries 1 to n is a legal state after a crash, for every n; and so is it
- *    without any of those that no FLUSH among the n covers.
- * 4. A log that was cut off (by a crash of the writer) ends at its last whole entry.
- * Two overlapping writes that were under way together stand in the order in which their completions were seen.
+ * 1. Entries are numbered 1, 2, 3, ... A write, discard or flush has its entry when it has completed without
+ *    error, before whoever asked for it is told.
+ * 2. A FLUSH covers the entries 1 to `covers`: those that were there when it was submitted. So with the FLUSH
+ *    at hand these are durable. Writes that completed while the flush was under way stand before it but are
+ *    not covered.
+ * 3. Therefore the image at the start plus the entries 1 to n is a legal state after a crash, for every n;
+ *    and so is it without any of those that no FLUSH among the n covers.
+ * 4. A log that was cut off (by a crash of the writer) ends at its last whole entry. Two overlapping writes
+ * that were under way together stand in the order in which their completions were seen.
  */
 #ifndef FS_DEVICE_RECORD_H
 #define FS_DEVICE_RECORD_H
@@ -49,7 +51,8 @@ struct record_entry {
 	le64 off;
 	le64 len;
 	le64 covers; /* FLUSH; else 0 */
-	le32 data_crc; /* WRITE: over its blocks of 4096 bytes, crc = crc32c(le32 crc so far, le32 crc32c(block)), from 0 */
+	/* WRITE: over its blocks of 4096 bytes, crc = crc32c(le32 crc so far, le32 crc32c(block)), from 0 */
+	le32 data_crc;
 	le32 reserved;
 };
 static_assert(sizeof(struct record_entry) == 48, "record_entry");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device_record_reader.c: reads the log of a recorded device; nothing in it is believed before its checksum is right.
- * Format in device_record.h.
+ * fs/device_record_reader.c: reads the log of a recorded device; nothing in it is believed before its
+ * checksum is right. Format in device_record.h.
  */
 #include <errno.h>
 #include <fcntl.h>

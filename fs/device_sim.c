@@ -144,7 +144,8 @@ static void do_flush(struct sim_device *sim, const struct sim_pending *p)
 static void check_buffer(const struct sim_pending *p)
 {
 	if (p->io->op == DEVICE_WRITE && p->sum != buffer_sum(p->io)) {
-		fprintf(stderr, "device_sim: the buffer of the write at %llu, %llu bytes, changed under way\n",
+		fprintf(stderr,
+			"device_sim: the buffer of the write at %llu, %llu bytes, changed under way\n",
 			(unsigned long long)p->io->off, (unsigned long long)p->io->len);
 		abort();
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device_sim_crash.c: the simulated device's log of events, what a crash leaves of it, and history. The rules
- * that it follows are in device_sim.h, 3. and 4.
+ * fs/device_sim_crash.c: the simulated device's log of events, what a crash leaves of it, and history. The
+ * rules that it follows are in device_sim.h, 3. and 4.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -261,7 +261,10 @@ static void crash_add_completed(struct crash *crash, const struct sim_event *eve
 		(struct candidate){.key = ++crash->completed << 32, .event = event, .completed = true};
 }
 
-/* first_seq: the number of the first completed candidate. It was kicked after the event of the number event->info.start. */
+/*
+ * first_seq: the number of the first completed candidate. It was kicked after the event of the number
+ * event->info.start.
+ */
 static void crash_add_under_way(struct crash *crash, const struct sim_event *event, uint64_t first_seq)
 {
 	uint64_t least = event->info.start < first_seq ? 0 : event->info.start - first_seq + 1;
@@ -304,7 +307,8 @@ static void crash_run(struct crash *crash, struct sim_image *image)
 	free(crash->candidates);
 }
 
-static struct device *crash_image_locked(struct sim_device *sim, enum device_sim_crash_mode mode, uint64_t seed)
+static struct device *crash_image_locked(struct sim_device *sim, enum device_sim_crash_mode mode,
+					 uint64_t seed)
 {
 	struct sim_image *image = sim_image_clone(sim->stable);
 	uint64_t first = max_u64(sim->stable_seq + 1, sim->log.first), count = sim->frozen_count,

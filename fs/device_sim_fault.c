@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/device_sim_fault.c: the simulated device's faults: requests that fail, tear or get lost, bad pages, bit rot. */
+/*
+ * fs/device_sim_fault.c: the simulated device's faults: requests that fail, tear or get lost, bad pages, bit
+ * rot.
+ */
 #include <string.h>
 
 #include "base/util.h"

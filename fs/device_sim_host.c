@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/device_sim_host.c: the simulated device as a sparse file: which pages have blocks of a host that may be full. */
+/*
+ * fs/device_sim_host.c: the simulated device as a sparse file: which pages have blocks of a host that may be
+ * full.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +50,9 @@ int sim_host_look(const struct sim_device *sim, struct device_host *ret_host)
 	if (!sim->blocks)
 		return -ENOTSUP;
 	ret_host->used_bytes = count_pages(sim, 0, sim->dev.size / SIM_PAGE) * SIM_PAGE;
-	ret_host->free_bytes = sim->host_full ? 0 : sim->host_left == UINT64_MAX ? UINT64_MAX : sim->host_left * SIM_PAGE;
+	ret_host->free_bytes = sim->host_full		      ? 0
+			       : sim->host_left == UINT64_MAX ? UINT64_MAX
+							      : sim->host_left * SIM_PAGE;
 	return 0;
 }
 
@@ -69,7 +74,8 @@ static void set_sparse(struct sim_device *sim)
 	free(sim->blocks);
 	sim->blocks = sim_alloc(pages * sizeof(*sim->blocks));
 	memset(sim->blocks, 0, pages * sizeof(*sim->blocks));
-	for (uint64_t i = sim_image_next(sim->view, 0, pages); i < pages; i = sim_image_next(sim->view, i + 1, pages))
+	for (uint64_t i = sim_image_next(sim->view, 0, pages); i < pages;
+	     i = sim_image_next(sim->view, i + 1, pages))
 		sim->blocks[i] = 1;
 }
 
@@ -81,14 +87,18 @@ void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *
 	if (!sim->blocks)
 		return;
 	set_sparse(image); /* nobody else has it yet, and sim's lock is held */
-	/* Written pages have theirs whatever else was lost; and a flush covers what was allocated before it was submitted. */
+	/*
+	 * Written pages have theirs whatever else was lost; and a flush covers what was allocated before it
+	 * was submitted.
+	 */
 	for (uint64_t i = 0; i < pages; i++)
 		if (sim->blocks[i] && (sim->blocks[i] - 1 <= sim->stable_seq || !lose || sim_random(rng) % 2))
 			image->blocks[i] = 1;
 	image->host_full = sim->host_full;
 	image->host_left = sim->host_left;
 	if (sim->host_left != UINT64_MAX)
-		image->host_left += count_pages(sim, 0, pages) - min_u64(count_pages(sim, 0, pages), count_pages(image, 0, pages));
+		image->host_left += count_pages(sim, 0, pages) -
+				    min_u64(count_pages(sim, 0, pages), count_pages(image, 0, pages));
 }
 
 void device_sim_set_sparse(struct device *dev)

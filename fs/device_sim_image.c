@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/device_sim_image.c: an image is an array of leaves with 512 pages each; leaves and pages are shared by reference. */
+/*
+ * fs/device_sim_image.c: an image is an array of leaves with 512 pages each; leaves and pages are shared by
+ * reference.
+ */
 #include "fs/device_sim_image.h"
 
 #include <stdlib.h>
@@ -139,7 +142,8 @@ void sim_image_grow(struct sim_image *image, uint64_t size)
 		return;
 	image->leaves = realloc(image->leaves, count * sizeof(*image->leaves));
 	ASSERT(image->leaves);
-	memset(image->leaves + image->leaves_count, 0, (count - image->leaves_count) * sizeof(*image->leaves));
+	memset(image->leaves + image->leaves_count, 0,
+	       (count - image->leaves_count) * sizeof(*image->leaves));
 	image->leaves_count = count;
 }
 

@@ -3,8 +3,8 @@
  * fs/device_sim_image.h: sparse copy-on-write images for the simulated device.
  *
  * 1. A page that has more than one reference is never changed.
- * 2. A page that is not there reads as zeros. Reference counts are atomic: images that share pages may be used by
- *    different threads; one image by one thread at a time.
+ * 2. A page that is not there reads as zeros. Reference counts are atomic: images that share pages may be
+ *    used by different threads; one image by one thread at a time.
  */
 #ifndef FS_DEVICE_SIM_IMAGE_H
 #define FS_DEVICE_SIM_IMAGE_H

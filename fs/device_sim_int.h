@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device_sim_int.h: the simulated device's state, shared by device_sim.c (queues, completions), device_sim_fault.c and
- * device_sim_crash.c (the log, crashes, history).
+ * fs/device_sim_int.h: the simulated device's state, shared by device_sim.c (queues, completions),
+ * device_sim_fault.c and device_sim_crash.c (the log, crashes, history).
  *
  * Invariants (all under `lock`)
  * 1. The events of the log are numbered without gaps; log.first is the number of events[0].
  * 2. Events up to stable_seq are in the stable image. They are dropped, except those that history keeps.
- * 3. view = stable plus the changes of the events after stable_seq, in order; unless a flush failed or writes were lost.
+ * 3. view = stable plus the changes of the events after stable_seq, in order; unless a flush failed or writes
+ *    were lost.
  */
 #ifndef FS_DEVICE_SIM_INT_H
 #define FS_DEVICE_SIM_INT_H
@@ -78,8 +79,8 @@ struct sim_device {
 	uint64_t frozen_count;
 
 	/*
-	 * A sparse file's pages: 0: no blocks; 1: stable ones; else two more than the number of the last event when it got them:
-	 * they are stable when the event after that is. NULL: not sparse.
+	 * A sparse file's pages: 0: no blocks; 1: stable ones; else two more than the number of the last
+	 * event when it got them: they are stable when the event after that is. NULL: not sparse.
 	 */
 	uint64_t *blocks;
 	bool host_full;
@@ -126,7 +127,10 @@ static inline uint64_t sim_log_seq(const struct sim_log *log)
 /* What a write or discard under way would change now. */
 struct sim_event sim_event_make(struct sim_device *sim, const struct sim_pending *pending);
 void sim_event_fini(struct sim_event *event);
-/* Keeps some sectors of each change, drawn from rng; the others become what `image` has. Changes image so too. */
+/*
+ * Keeps some sectors of each change, drawn from rng; the others become what `image` has. Changes image so
+ * too.
+ */
 void sim_event_tear(struct sim_event *event, struct sim_image *image, uint64_t *rng);
 void sim_event_apply(const struct sim_event *event, struct sim_image *image);
 

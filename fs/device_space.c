@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/device_space.c: see device_space.h. Depths are logarithmic with overwhelming probability, whatever the ranges are. */
+/*
+ * fs/device_space.c: see device_space.h. Depths are logarithmic with overwhelming probability, whatever the
+ * ranges are.
+ */
 #include "fs/device_space.h"
 
 #include <errno.h>
@@ -10,13 +13,16 @@
 struct device_range {
 	struct device_range *left, *right;
 	uint64_t off, len;
-	uint64_t longest; /* of this one and all below */
+	uint64_t longest;  /* of this one and all below */
 	uint32_t priority; /* not less than those below */
 };
 
 /* ---- the tree --------------------------------------------------------------- */
 
-static uint64_t longest(const struct device_range *r) { return r ? r->longest : 0; }
+static uint64_t longest(const struct device_range *r)
+{
+	return r ? r->longest : 0;
+}
 
 static void update(struct device_range *r)
 {
@@ -24,7 +30,8 @@ static void update(struct device_range *r)
 }
 
 /* What begins before `off`, and the rest. */
-static void split(struct device_range *r, uint64_t off, struct device_range **ret_left, struct device_range **ret_right)
+static void split(struct device_range *r, uint64_t off, struct device_range **ret_left,
+		  struct device_range **ret_right)
 {
 	if (!r) {
 		*ret_left = *ret_right = NULL;
@@ -260,4 +267,7 @@ bool device_space_next(const struct device_space *ds, uint64_t from, uint64_t *r
 	return true;
 }
 
-uint64_t device_space_longest(const struct device_space *ds) { return longest(ds->root); }
+uint64_t device_space_longest(const struct device_space *ds)
+{
+	return longest(ds->root);
+}

@@ -6,10 +6,11 @@
  *
  * Invariants
  * 1. Ranges do not overlap and do not touch: neighbours are joined.
- * 2. Giving a range back that was taken in one piece needs no memory: each take brings the node that giving back may need.
+ * 2. Giving a range back that was taken in one piece needs no memory: each take brings the node that giving
+ *    back may need.
  *
- * Growth: every call is logarithmic in the number of ranges; memory is one node of 48 bytes for each range and for each piece
- * that is taken.
+ * Growth: every call is logarithmic in the number of ranges; memory is one node of 48 bytes for each range
+ * and for each piece that is taken.
  *
  * Threads: no lock of its own.
  */
@@ -40,7 +41,9 @@ int device_space_take(struct device_space *ds, uint64_t off, uint64_t len);
 /* The first place where so many bytes are in one range. False: there is none. */
 bool device_space_find(const struct device_space *ds, uint64_t len, uint64_t *ret_off);
 
-/* The first range that ends behind `from`, whole. False: there is none. To walk: from = *ret_off + *ret_len. */
+/*
+ * The first range that ends behind `from`, whole. False: there is none. To walk: from = *ret_off + *ret_len.
+ */
 bool device_space_next(const struct device_space *ds, uint64_t from, uint64_t *ret_off, uint64_t *ret_len);
 
 /* The length of the longest range. */

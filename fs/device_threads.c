@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device_threads.c: the device on a small pool of threads with pread and pwrite, for hosts without io_uring.
+ * fs/device_threads.c: the device on a small pool of threads with pread and pwrite, for hosts without
+ * io_uring.
  *
  * Invariants
- * 1. A request is in one of: fresh (submitted), a flush batch, the device's jobs, a thread's hands, or its queue's
- *    finished list. While it is in jobs or in a thread's hands, io->progress holds the address of its queue.
- * 2. Only the queue's own thread touches fresh, the flush batch and under_way. The queue's lock protects finished,
- *    event_fd and waiting; the device's lock protects jobs, idle and stop. No thread holds both.
- * 3. From the first call of fd() on, the eventfd is there, and signalled if and only if finished is not empty.
+ * 1. A request is in one of: fresh (submitted), a flush batch, the device's jobs, a thread's hands, or its
+ *    queue's finished list. While it is in jobs or in a thread's hands, io->progress holds the address of its
+ *    queue.
+ * 2. Only the queue's own thread touches fresh, the flush batch and under_way. The queue's lock protects
+ *    finished, event_fd and waiting; the device's lock protects jobs, idle and stop. No thread holds both.
+ * 3. From the first call of fd() on, the eventfd is there, and signalled if and only if finished is not
+ *    empty.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -72,7 +75,10 @@ static ssize_t transfer(int fd, struct device_io *io, uint64_t done)
 	return io->op == DEVICE_READ ? preadv(fd, iov, cnt, off) : pwritev(fd, iov, cnt, off);
 }
 
-/* The blocks first: written through the page cache, a hole would get them when it is flushed, and then it is too late to refuse. */
+/*
+ * The blocks first: written through the page cache, a hole would get them when it is flushed, and then it is
+ * too late to refuse.
+ */
 static int allocate_first(int fd, const struct device_io *io)
 {
 	int err;

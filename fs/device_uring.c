@@ -3,15 +3,16 @@
  * fs/device_uring.c: the device on io_uring, one ring a queue.
  *
  * Invariants
- * 1. A request is in one of: fresh (submitted), kicked (waits for room in the ring), the ring, a flush batch, finished
- *    (its error is known, done has not run).
- * 2. in_ring counts submission entries filled and completion entries not yet reaped. It never exceeds RING_ENTRIES, so
- *    getting a submission entry never fails and the completion ring (twice as long) never overflows. RING_DATA_MAX
- *    leaves one entry for the flush, of which there is one at a time.
- * 3. From the first call of fd() on, the eventfd is there and signalled whenever a completion is there that has not been seen by poll: by the kernel for the
- *    ring, by us for `finished` and for what poll left over.
+ * 1. A request is in one of: fresh (submitted), kicked (waits for room in the ring), the ring, a flush batch,
+ *    finished (its error is known, done has not run).
+ * 2. in_ring counts submission entries filled and completion entries not yet reaped. It never exceeds
+ *    RING_ENTRIES, so getting a submission entry never fails and the completion ring (twice as long) never
+ *    overflows. RING_DATA_MAX leaves one entry for the flush, of which there is one at a time.
+ * 3. From the first call of fd() on, the eventfd is there and signalled whenever a completion is there that
+ *    has not been seen by poll: by the kernel for the ring, by us for `finished` and for what poll left over.
  *
- * BLKDISCARD has no io_uring operation on the kernels we support: on a block device a discard blocks inside kick.
+ * BLKDISCARD has no io_uring operation on the kernels we support: on a block device a discard blocks inside
+ * kick.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +37,7 @@ struct uring_queue {
 	struct device_queue q;
 	struct io_uring ring;
 	int fd;
-	bool fixed; /* fd is registered as the ring's file 0 */
+	bool fixed;   /* fd is registered as the ring's file 0 */
 	int event_fd; /* -1: nobody has asked for it */
 	unsigned in_ring;
 	struct io_list fresh, kicked, finished;
@@ -233,7 +234,8 @@ static unsigned uring_complete(struct uring_queue *uq, struct device_io *io, int
 
 	if (io->op == DEVICE_FLUSH)
 		return complete_flush(uq, res);
-	complete = io->op == DEVICE_DISCARD ? discard_is_complete(uq, io, res) : transfer_is_complete(io, res);
+	complete = io->op == DEVICE_DISCARD ? discard_is_complete(uq, io, res)
+					    : transfer_is_complete(io, res);
 	if (!complete) {
 		io_list_prepend(&uq->kicked, io);
 		return 0;
@@ -242,7 +244,10 @@ static unsigned uring_complete(struct uring_queue *uq, struct device_io *io, int
 	return 1;
 }
 
-/* Takes one batch out of the completion ring before it runs any of it, since done may come back here through kick. */
+/*
+ * Takes one batch out of the completion ring before it runs any of it, since done may come back here through
+ * kick.
+ */
 static unsigned reap_batch(struct uring_queue *uq, unsigned *ret_ran)
 {
 	struct io_uring_cqe *cqes[REAP_BATCH];
@@ -267,7 +272,10 @@ static bool ring_has_completions(struct uring_queue *uq)
 	return io_uring_cq_ready(&uq->ring) != 0;
 }
 
-/* Runs what is there, about POLL_MAX at most, and starts what waited for room. Returns how many requests completed. */
+/*
+ * Runs what is there, about POLL_MAX at most, and starts what waited for room. Returns how many requests
+ * completed.
+ */
 static unsigned uring_drain(struct uring_queue *uq)
 {
 	unsigned ran = run_finished(uq), reaped = 0, n;
@@ -290,8 +298,8 @@ static unsigned uring_poll(struct device_queue *q)
 	if (uq->event_fd < 0)
 		return ran;
 	/*
-	 * Cleared always, since the kernel may signal after we have seen the completion. Cleared after draining and
-	 * looked again, since that leaves fewer signals for nothing than clearing first.
+	 * Cleared always, since the kernel may signal after we have seen the completion. Cleared after
+	 * draining and looked again, since that leaves fewer signals for nothing than clearing first.
 	 */
 	eventfd_read(uq->event_fd, &val);
 	if (uq->finished.head || ring_has_completions(uq) || io_uring_sq_ready(&uq->ring))
@@ -343,7 +351,10 @@ static int uring_fd(struct device_queue *q)
 
 static int ring_init(struct io_uring *ring, unsigned entries)
 {
-	/* Completions are handed over when the thread is in the kernel anyway, not by interrupting it. Linux 5.19. */
+	/*
+	 * Completions are handed over when the thread is in the kernel anyway, not by interrupting it. Linux
+	 * 5.19.
+	 */
 	int err = io_uring_queue_init(entries, ring, IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG);
 
 	if (err == -EINVAL)

@@ -2,10 +2,10 @@
 /*
  * fs/epoch.h: who may still be reading what a commit has freed.
  *
- * A reader enters the current epoch before it looks up where something stands and leaves it when it has read it.
- * A commit that has published its trees advances the epoch; what it freed may be reused once
- * nobody is left in an earlier one. The current epoch and the one before are the only ones with readers: the
- * committer advances only when the one before has drained.
+ * A reader enters the current epoch before it looks up where something stands and leaves it when it has read
+ * it. A commit that has published its trees advances the epoch; what it freed may be reused once nobody is
+ * left in an earlier one. The current epoch and the one before are the only ones with readers: the committer
+ * advances only when the one before has drained.
  */
 #ifndef FS_EPOCH_H
 #define FS_EPOCH_H
@@ -32,7 +32,10 @@ static inline unsigned epoch_enter(struct epoch *e)
 	}
 }
 
-static inline void epoch_leave(struct epoch *e, unsigned which) { atomic_fetch_sub(&e->readers[which], 1); }
+static inline void epoch_leave(struct epoch *e, unsigned which)
+{
+	atomic_fetch_sub(&e->readers[which], 1);
+}
 
 /* The committer alone: true when nobody is left in the epoch before the current one. */
 static inline bool epoch_previous_is_empty(struct epoch *e)
@@ -41,6 +44,9 @@ static inline bool epoch_previous_is_empty(struct epoch *e)
 }
 
 /* The committer alone, only when the epoch before is empty. */
-static inline void epoch_advance(struct epoch *e) { atomic_fetch_add(&e->current, 1); }
+static inline void epoch_advance(struct epoch *e)
+{
+	atomic_fetch_add(&e->current, 1);
+}
 
 #endif

@@ -34,13 +34,15 @@ int extent_unpack(struct key key, struct value value, struct extent *ret_extent)
 	memcpy(&item, value.data, sizeof(item));
 	if (le32_to_cpu(item.flags) == EXTENT_LOST) {
 		n = le64_to_cpu(item.addr);
-		if (n == 0 || n > UINT64_MAX / FS_BLOCK_SIZE || le32_to_cpu(item.blocks) || value.len != sizeof(item))
+		if (n == 0 || n > UINT64_MAX / FS_BLOCK_SIZE || le32_to_cpu(item.blocks) ||
+		    value.len != sizeof(item))
 			return -EUCLEAN;
 	} else {
 		n = le32_to_cpu(item.blocks);
 		if (n == 0 || n > EXTENT_BLOCKS_MAX || value.len != sizeof(item) + n * sizeof(le32))
 			return -EUCLEAN;
-		if (le64_to_cpu(item.addr) == 0 || le64_to_cpu(item.addr) % FS_BLOCK_SIZE || le32_to_cpu(item.flags))
+		if (le64_to_cpu(item.addr) == 0 || le64_to_cpu(item.addr) % FS_BLOCK_SIZE ||
+		    le32_to_cpu(item.flags))
 			return -EUCLEAN;
 	}
 	ret_extent->blk = extent_key_blk(key);
@@ -66,15 +68,17 @@ uint64_t extent_blocks_below(uint8_t level)
 
 /* A way down the tree. */
 struct descent {
-	struct node_ident id;	/* of the node that it has come to */
-	uint64_t first, next;	/* the blocks that it covers: to before `next`, UINT64_MAX: to the end */
+	struct node_ident id;	  /* of the node that it has come to */
+	uint64_t first, next;	  /* the blocks that it covers: to before `next`, UINT64_MAX: to the end */
 	struct cache_entry *leaf; /* NULL: no leaf covers the key */
 };
 
 /* To the leaf that covers the key. On failure d->id is the node that could not be read. */
-static int find_leaf(struct fs *fs, struct device_queue *q, const struct tree_root *root, struct key key, struct descent *d)
+static int find_leaf(struct fs *fs, struct device_queue *q, const struct tree_root *root, struct key key,
+		     struct descent *d)
 {
-	*d = (struct descent){.id = {root->addr, root->generation, root->owner, root->level}, .next = UINT64_MAX};
+	*d = (struct descent){.id = {root->addr, root->generation, root->owner, root->level},
+			      .next = UINT64_MAX};
 	if (d->id.level >= NODE_LEVEL_MAX || d->id.addr % NODE_SIZE)
 		return -EUCLEAN;
 	for (;;) {
@@ -108,12 +112,15 @@ static int find_leaf(struct fs *fs, struct device_queue *q, const struct tree_ro
 /* The piece of a node that cannot be read. */
 static void set_lost(const struct descent *d, uint64_t blk, struct extent_piece *ret_piece)
 {
-	*ret_piece = (struct extent_piece){.nblk = d->next == UINT64_MAX ? UINT64_MAX : d->next - blk, .lost = true,
-					   .lost_node = d->id.addr, .lost_blk = d->first};
+	*ret_piece = (struct extent_piece){.nblk = d->next == UINT64_MAX ? UINT64_MAX : d->next - blk,
+					   .lost = true,
+					   .lost_node = d->id.addr,
+					   .lost_blk = d->first};
 }
 
 /* In the leaf, which the piece takes over if it needs it. */
-static int lookup_leaf(struct fs *fs, const struct descent *d, struct key key, uint64_t blk, struct extent_piece *ret_piece)
+static int lookup_leaf(struct fs *fs, const struct descent *d, struct key key, uint64_t blk,
+		       struct extent_piece *ret_piece)
 {
 	const struct node_header *node = d->leaf ? node_header(d->leaf) : NULL;
 	int slot = node ? node_floor(node, key) : -1, r = 0;
@@ -125,16 +132,21 @@ static int lookup_leaf(struct fs *fs, const struct descent *d, struct key key, u
 		if (r == 0 && blk < e.blk + e.nblk) {
 			uint64_t skip = blk - e.blk;
 
-			*ret_piece = (struct extent_piece){.addr = e.addr ? e.addr + skip * FS_BLOCK_SIZE : 0, .nblk = e.nblk - skip,
-							   .lost = e.addr == 0, .generation = e.generation,
-							   .crc = e.addr ? e.crc + skip : NULL, .entry = d->leaf};
+			*ret_piece = (struct extent_piece){.addr = e.addr ? e.addr + skip * FS_BLOCK_SIZE : 0,
+							   .nblk = e.nblk - skip,
+							   .lost = e.addr == 0,
+							   .generation = e.generation,
+							   .crc = e.addr ? e.crc + skip : NULL,
+							   .entry = d->leaf};
 			return 0;
 		}
 	}
 	if (r == 0 && node && (unsigned)(slot + 1) < node_count(node))
 		next = extent_key_blk(node_key(node, (unsigned)(slot + 1)));
 	cache_put(fs->cache, d->leaf);
-	*ret_piece = (struct extent_piece){.nblk = next == UINT64_MAX ? UINT64_MAX : next > blk ? next - blk : 0};
+	*ret_piece = (struct extent_piece){.nblk = next == UINT64_MAX ? UINT64_MAX
+						   : next > blk	      ? next - blk
+								      : 0};
 	return r == 0 && ret_piece->nblk == 0 ? -EUCLEAN : r;
 }
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/extent.h: extent items of a volume's tree: reading one, checking untrusted ones, merging an overlay into them. */
+/*
+ * fs/extent.h: extent items of a volume's tree: reading one, checking untrusted ones, merging an overlay into
+ * them.
+ */
 #ifndef FS_EXTENT_H
 #define FS_EXTENT_H
 
@@ -23,7 +26,10 @@ struct extent {
 	const le32 *crc;
 };
 
-/* Blocks that the extents of one leaf can cover at the most, if they are not lost: 128 of them take 4 bytes each and their item's 39. */
+/*
+ * Blocks that the extents of one leaf can cover at the most, if they are not lost: 128 of them take 4 bytes
+ * each and their item's 39.
+ */
 #define EXTENT_LEAF_BLOCKS_MAX 3840u
 
 /* The same for a node of any level. */
@@ -36,9 +42,9 @@ uint64_t extent_key_blk(struct key key);
 int extent_unpack(struct key key, struct value value, struct extent *ret_extent);
 
 struct extent_piece {
-	uint64_t addr; /* of the block asked for; 0: a hole, or lost */
-	uint64_t nblk; /* to the extent's end, or to the next extent (UINT64_MAX: there is none) */
-	bool lost;     /* nobody knows what is there */
+	uint64_t addr;	    /* of the block asked for; 0: a hole, or lost */
+	uint64_t nblk;	    /* to the extent's end, or to the next extent (UINT64_MAX: there is none) */
+	bool lost;	    /* nobody knows what is there */
 	uint64_t lost_node; /* lost because this node cannot be read, now; 0: a commit has found that */
 	uint64_t lost_blk;  /* where that node's range begins */
 	uint64_t generation;
@@ -59,13 +65,15 @@ struct extent_counts {
 };
 
 /*
- * Merges an overlay into the volume's tree at *root, in which nothing is at or behind block old_end. From `end` on there are only
- * holes afterwards, which the overlay has where the tree had not. What cannot be read and
- * is written to, or is touched (NULL: nothing), becomes lost, but for what is written. Where a hole of CUT_BLOCKS_MIN blocks or more takes whole subtrees with it, at most
- * txn->open_leaves leaves are read; the others come as a tree of their own, *ret_cut, which the caller has to have freed. The root's counts,
- * and `counts`, go on including it.
+ * Merges an overlay into the volume's tree at *root, in which nothing is at or behind block old_end. From
+ * `end` on there are only holes afterwards, which the overlay has where the tree had not. What cannot be read
+ * and is written to, or is touched (NULL: nothing), becomes lost, but for what is written. Where a hole of
+ * CUT_BLOCKS_MIN blocks or more takes whole subtrees with it, at most txn->open_leaves leaves are read; the
+ * others come as a tree of their own, *ret_cut, which the caller has to have freed. The root's counts, and
+ * `counts`, go on including it.
  */
 int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay,
-		 const struct volume_touches *touches, uint64_t old_end, uint64_t end, struct extent_counts *counts, struct tree_root *ret_cut);
+		 const struct volume_touches *touches, uint64_t old_end, uint64_t end,
+		 struct extent_counts *counts, struct tree_root *ret_cut);
 
 #endif

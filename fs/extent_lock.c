@@ -2,10 +2,10 @@
 /*
  * fs/extent_lock.c: range locks, and whose turn it is. See extent_state.h for the invariants.
  *
- * Fairness costs one counter a lock: on arrival it counts the overlapping locks before it, held or waiting, and each
- * of them takes itself off at its unlock (a grant changes nothing: who waited before still stands before). At zero
- * the range is free of locks. Every waiter that overlaps an unlocked range came later than that lock (else the lock
- * would not have been granted), so unlock need not know who counted it.
+ * Fairness costs one counter a lock: on arrival it counts the overlapping locks before it, held or waiting,
+ * and each of them takes itself off at its unlock (a grant changes nothing: who waited before still stands
+ * before). At zero the range is free of locks. Every waiter that overlaps an unlocked range came later than
+ * that lock (else the lock would not have been granted), so unlock need not know who counted it.
  */
 #include "base/util.h"
 #include "fs/extent_state.h"
@@ -32,8 +32,8 @@ static uint64_t lock_count_blockers(struct extent_state_tree *tree, const struct
 			n += s->owner != other;
 		other = s->owner;
 	}
-	TAILQ_FOREACH(other, &tree->waiters, link)
-	n += locks_overlap(lk, other);
+	TAILQ_FOREACH (other, &tree->waiters, link)
+		n += locks_overlap(lk, other);
 	return n;
 }
 
@@ -47,7 +47,8 @@ static void lock_grant(struct extent_state_tree *tree, struct extent_lock *lk)
 }
 
 /* A waiter's turn: takes the lock if no plain state stands in the way, and notes whom to tell. */
-static void waiter_try(struct extent_state_tree *tree, struct extent_lock *lk, struct extent_lock_list *granted)
+static void waiter_try(struct extent_state_tree *tree, struct extent_lock *lk,
+		       struct extent_lock_list *granted)
 {
 	struct extent_state *s = extent_state_find(tree, lk->start);
 
@@ -67,17 +68,17 @@ void extent_lock_retry_locked(struct extent_state_tree *tree, struct extent_lock
 	struct extent_lock *lk, *next;
 
 	lock_assert_held(&tree->lock);
-	TAILQ_FOREACH_SAFE(lk, &tree->waiters, link, next)
-	if (!lk->blockers)
-		waiter_try(tree, lk, granted);
+	TAILQ_FOREACH_SAFE (lk, &tree->waiters, link, next)
+		if (!lk->blockers)
+			waiter_try(tree, lk, granted);
 }
 
 void extent_lock_run_granted(struct extent_lock_list *granted)
 {
 	struct extent_lock *lk, *next;
 
-	TAILQ_FOREACH_SAFE(lk, granted, link, next)
-	lk->granted(lk);
+	TAILQ_FOREACH_SAFE (lk, granted, link, next)
+		lk->granted(lk);
 }
 
 void extent_lock_init(struct extent_lock *lk, uint64_t start, uint64_t end, uint32_t bits,
@@ -167,8 +168,7 @@ void unlock_extent(struct extent_state_tree *tree, struct extent_lock *lk)
 
 	lock_take(&tree->lock);
 	lock_release(tree, lk);
-	TAILQ_FOREACH_SAFE(w, &tree->waiters, link, next)
-	{
+	TAILQ_FOREACH_SAFE (w, &tree->waiters, link, next) {
 		if (!locks_overlap(lk, w))
 			continue;
 		ASSERT(w->blockers);
@@ -189,6 +189,7 @@ void extent_lock_clear_bits(struct extent_state_tree *tree, struct extent_lock *
 	ASSERT(lk->status == EXTENT_LOCK_HELD);
 	s = extent_state_find(tree, start);
 	while (s && s->start < end)
-		s = s->bits & bits ? extent_state_clear_part(tree, s, start, end, bits, NULL) : extent_state_next(s);
+		s = s->bits & bits ? extent_state_clear_part(tree, s, start, end, bits, NULL)
+				   : extent_state_next(s);
 	lock_drop(&tree->lock);
 }

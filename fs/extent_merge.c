@@ -2,8 +2,8 @@
 /*
  * fs/extent_merge.c: merging an overlay into a volume's tree.
  *
- * A lost extent is merged as any other: pendings cut it, it joins its neighbours, and no space hangs on it. Where a node
- * cannot be read, one lost extent stands for all of its range (extent_lost).
+ * A lost extent is merged as any other: pendings cut it, it joins its neighbours, and no space hangs on it.
+ * Where a node cannot be read, one lost extent stands for all of its range (extent_lost).
  */
 #include <errno.h>
 #include <string.h>
@@ -34,8 +34,8 @@ struct extent_changes {
 	struct extent_out out;
 	uint64_t old_end; /* nothing of the tree is behind this block, */
 	uint64_t end;	  /* and nothing of what it becomes behind this one */
-	int64_t blocks; /* change to what extents cover */
-	int64_t lost;	/* and lost ones */
+	int64_t blocks;	  /* change to what extents cover */
+	int64_t lost;	  /* and lost ones */
 	uint64_t unknown; /* blocks that lost nodes may have referred to, at the most */
 	uint8_t key[EXTENT_KEY_LEN];
 };
@@ -44,23 +44,26 @@ static int flush_out(struct extent_changes *ec, struct tree_writer *w)
 {
 	struct extent_out *o = &ec->out;
 	uint8_t key[EXTENT_KEY_LEN], value[sizeof(struct extent_item) + EXTENT_BLOCKS_MAX * sizeof(le32)];
-	struct extent_item item = {cpu_to_le64(o->addr), cpu_to_le64(o->generation), cpu_to_le32((uint32_t)o->nblk), {0}};
+	struct extent_item item = {
+		cpu_to_le64(o->addr), cpu_to_le64(o->generation), cpu_to_le32((uint32_t)o->nblk), {0}};
 	size_t crcs = o->lost ? 0 : o->nblk * sizeof(le32);
 
 	if (o->nblk == 0)
 		return 0;
 	if (o->lost)
-		item = (struct extent_item){cpu_to_le64(o->nblk), cpu_to_le64(o->generation), cpu_to_le32(0), cpu_to_le32(EXTENT_LOST)};
+		item = (struct extent_item){cpu_to_le64(o->nblk), cpu_to_le64(o->generation), cpu_to_le32(0),
+					    cpu_to_le32(EXTENT_LOST)};
 	extent_key_pack(key, o->blk);
 	memcpy(value, &item, sizeof(item));
 	memcpy(value + sizeof(item), o->crc, crcs);
 	o->nblk = 0;
-	return tree_emit(w, (struct key){key, sizeof(key)}, (struct value){value, (uint16_t)(sizeof(item) + crcs)});
+	return tree_emit(w, (struct key){key, sizeof(key)},
+			 (struct value){value, (uint16_t)(sizeof(item) + crcs)});
 }
 
 /* Room for more blocks of an extent behind what is on its way out; puts that out where they do not join. */
-static int out_room(struct extent_changes *ec, struct tree_writer *w, uint64_t blk, uint64_t addr, uint64_t generation,
-		    uint64_t *ret_room)
+static int out_room(struct extent_changes *ec, struct tree_writer *w, uint64_t blk, uint64_t addr,
+		    uint64_t generation, uint64_t *ret_room)
 {
 	struct extent_out *o = &ec->out;
 	bool joins = o->nblk && !o->lost && o->nblk < EXTENT_BLOCKS_MAX && o->blk + o->nblk == blk &&
@@ -78,7 +81,8 @@ static int out_room(struct extent_changes *ec, struct tree_writer *w, uint64_t b
 	return r;
 }
 
-static int put_lost(struct extent_changes *ec, struct tree_writer *w, uint64_t blk, uint64_t nblk, uint64_t generation)
+static int put_lost(struct extent_changes *ec, struct tree_writer *w, uint64_t blk, uint64_t nblk,
+		    uint64_t generation)
 {
 	struct extent_out *o = &ec->out;
 	int r = 0;
@@ -95,7 +99,8 @@ static int put_lost(struct extent_changes *ec, struct tree_writer *w, uint64_t b
 	return r;
 }
 
-static int put_old(struct extent_changes *ec, struct tree_writer *w, const struct extent *e, uint64_t skip, uint64_t nblk)
+static int put_old(struct extent_changes *ec, struct tree_writer *w, const struct extent *e, uint64_t skip,
+		   uint64_t nblk)
 {
 	if (e->addr == 0)
 		return put_lost(ec, w, e->blk + skip, nblk, e->generation);
@@ -242,11 +247,12 @@ static int extent_merge(struct tree_changes *ch, struct tree_writer *w, const st
 	return r ? r : put_rest(ec, w, upper ? extent_key_blk(*upper) : UINT64_MAX);
 }
 
-static int extent_lost(struct tree_changes *ch, struct tree_writer *w, const struct key *first, const struct key *upper,
-		       uint8_t level)
+static int extent_lost(struct tree_changes *ch, struct tree_writer *w, const struct key *first,
+		       const struct key *upper, uint8_t level)
 {
 	struct extent_changes *ec = container_of(ch, struct extent_changes, base);
-	uint64_t bound = upper ? extent_key_blk(*upper) : UINT64_MAX, end = min_u64(bound, ec->end), old_end = min_u64(bound, ec->old_end);
+	uint64_t bound = upper ? extent_key_blk(*upper) : UINT64_MAX, end = min_u64(bound, ec->end),
+		 old_end = min_u64(bound, ec->old_end);
 	struct extent e = {.blk = first ? extent_key_blk(*first) : 0, .generation = ec->txn->generation};
 	int r = 0;
 
@@ -282,8 +288,8 @@ static bool extent_drops(const struct tree_changes *ch, const struct key *first,
 	const struct extent_changes *ec = container_of(ch, struct extent_changes, base);
 	uint64_t end = upper ? extent_key_blk(*upper) : ec->old_end;
 
-	return ec->cur && ec->cur->addr == 0 && ec->cur->nblk >= CUT_BLOCKS_MIN && ec->from <= (first ? extent_key_blk(*first) : 0) &&
-	       ec->cur->blk + ec->cur->nblk >= end;
+	return ec->cur && ec->cur->addr == 0 && ec->cur->nblk >= CUT_BLOCKS_MIN &&
+	       ec->from <= (first ? extent_key_blk(*first) : 0) && ec->cur->blk + ec->cur->nblk >= end;
 }
 
 static bool extent_touches(const struct tree_changes *ch, const struct key *first, const struct key *upper)
@@ -295,7 +301,8 @@ static bool extent_touches(const struct tree_changes *ch, const struct key *firs
 	if (!p || p->blk >= end)
 		return false;
 	/* What is cut out is not read. */
-	return *ec->base.open_leaves || p->addr || p->nblk < CUT_BLOCKS_MIN || p->blk > blk || p->blk + p->nblk < end;
+	return *ec->base.open_leaves || p->addr || p->nblk < CUT_BLOCKS_MIN || p->blk > blk ||
+	       p->blk + p->nblk < end;
 }
 
 static bool extent_next(struct tree_changes *ch, struct key *ret_key)
@@ -312,12 +319,17 @@ static bool extent_next(struct tree_changes *ch, struct key *ret_key)
 }
 
 int extent_apply(struct transaction *txn, struct tree_root *root, const struct overlay *overlay,
-		 const struct volume_touches *touches, uint64_t old_end, uint64_t end, struct extent_counts *counts,
-		 struct tree_root *ret_cut)
+		 const struct volume_touches *touches, uint64_t old_end, uint64_t end,
+		 struct extent_counts *counts, struct tree_root *ret_cut)
 {
-	struct extent_changes ec = {.base = {.next = extent_next, .merge = extent_merge, .is_sane = extent_leaf_is_sane},
-				    .txn = txn, .overlay = overlay, .cur = overlay_first(overlay), .touches = touches, .old_end = old_end,
-				    .end = min_u64(end, old_end)};
+	struct extent_changes ec = {
+		.base = {.next = extent_next, .merge = extent_merge, .is_sane = extent_leaf_is_sane},
+		.txn = txn,
+		.overlay = overlay,
+		.cur = overlay_first(overlay),
+		.touches = touches,
+		.old_end = old_end,
+		.end = min_u64(end, old_end)};
 	int r;
 
 	*ret_cut = (struct tree_root){.owner = root->owner};

@@ -12,7 +12,8 @@
 #include "fs/extent_state_int.h"
 
 /* The place of the first conflict in [start, end), or end. */
-static uint64_t set_find_conflict(struct extent_state *s, uint64_t start, uint64_t end, uint32_t exclusive_bits)
+static uint64_t set_find_conflict(struct extent_state *s, uint64_t start, uint64_t end,
+				  uint32_t exclusive_bits)
 {
 	for (; s && s->start < end; s = extent_state_next(s))
 		if (s->bits & (exclusive_bits | EXTENT_LOCKED))
@@ -20,7 +21,10 @@ static uint64_t set_find_conflict(struct extent_state *s, uint64_t start, uint64
 	return end;
 }
 
-/* How many nodes set_apply will take: one for each gap, and one for each end that lies within a state to be changed. */
+/*
+ * How many nodes set_apply will take: one for each gap, and one for each end that lies within a state to be
+ * changed.
+ */
 static unsigned set_count_nodes(struct extent_state *s, uint64_t start, uint64_t end, uint32_t bits)
 {
 	uint64_t pos = start;
@@ -35,7 +39,10 @@ static unsigned set_count_nodes(struct extent_state *s, uint64_t start, uint64_t
 	return n + (pos < end);
 }
 
-/* One step of set_apply: sets bits on what begins at pos, up to `end` at most. Returns the state that holds pos. */
+/*
+ * One step of set_apply: sets bits on what begins at pos, up to `end` at most. Returns the state that holds
+ * pos.
+ */
 static struct extent_state *set_step(struct extent_state_tree *tree, struct extent_state *s, uint64_t pos,
 				     uint64_t end, uint32_t bits, struct extent_prealloc *p)
 {
@@ -137,7 +144,8 @@ int clear_extent_bit(struct extent_state_tree *tree, uint64_t start, uint64_t en
 	if (r)
 		goto out;
 	while (s && s->start < end)
-		s = clear_wants(s, bits) ? extent_state_clear_part(tree, s, start, end, bits, prealloc) : extent_state_next(s);
+		s = clear_wants(s, bits) ? extent_state_clear_part(tree, s, start, end, bits, prealloc)
+					 : extent_state_next(s);
 	if (cached && *cached) {
 		extent_state_put(tree, *cached);
 		*cached = NULL;
@@ -156,7 +164,8 @@ bool test_range_bit(struct extent_state_tree *tree, uint64_t start, uint64_t end
 	bool any = false;
 
 	lock_take(&tree->lock);
-	for (s = extent_state_find(tree, start); s && s->start < end && (filled || !any); s = extent_state_next(s)) {
+	for (s = extent_state_find(tree, start); s && s->start < end && (filled || !any);
+	     s = extent_state_next(s)) {
 		if (!(s->bits & bits))
 			continue;
 		any = true;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/extent_state_int.h: what extent_state_tree.c (the states), extent_lock.c (range locks) and extent_state.c (plain
- * bits) share. Each uses only those before it. Everything here is called under the tree's mutex, but for
- * extent_lock_run_granted.
+ * fs/extent_state_int.h: what extent_state_tree.c (the states), extent_lock.c (range locks) and
+ * extent_state.c (plain bits) share. Each uses only those before it. Everything here is called under the
+ * tree's mutex, but for extent_lock_run_granted.
  *
  * Invariants
- * 1. A plain change reserves its nodes first (extent_state_reserve) and fails then or not at all; a change within a lock
- *    takes them from the lock.
- * 2. A state that is out of the tree, and lives only because a `cached` points to it, is empty: start and end are 0.
+ * 1. A plain change reserves its nodes first (extent_state_reserve) and fails then or not at all; a change
+ *    within a lock takes them from the lock.
+ * 2. A state that is out of the tree, and lives only because a `cached` points to it, is empty: start and end
+ *    are 0.
  */
 #ifndef FS_EXTENT_STATE_INT_H
 #define FS_EXTENT_STATE_INT_H
@@ -47,12 +48,16 @@ struct extent_state *extent_state_split(struct extent_state_tree *tree, struct e
 struct extent_state *extent_state_merge(struct extent_state_tree *tree, struct extent_state *s);
 
 /* Clears bits from the part of s in [start, end). Returns the next state to look at. */
-struct extent_state *extent_state_clear_part(struct extent_state_tree *tree, struct extent_state *s, uint64_t start,
-					     uint64_t end, uint32_t bits, struct extent_prealloc *p);
+struct extent_state *extent_state_clear_part(struct extent_state_tree *tree, struct extent_state *s,
+					     uint64_t start, uint64_t end, uint32_t bits,
+					     struct extent_prealloc *p);
 
 /* ---- extent_lock.c --------------------------------------------------------- */
 
-/* After plain states went: takes the locks of those whom nothing blocks any more; `granted` gets whom to tell. */
+/*
+ * After plain states went: takes the locks of those whom nothing blocks any more; `granted` gets whom to
+ * tell.
+ */
 void extent_lock_retry_locked(struct extent_state_tree *tree, struct extent_lock_list *granted);
 /* Tells them. Without the mutex. */
 void extent_lock_run_granted(struct extent_lock_list *granted);

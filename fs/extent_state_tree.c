@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/extent_state_tree.c: the tree of states itself: its nodes and where they come from, look-up, cutting and joining, the
- * counters, and the check of the invariants. It knows of locks only that a state may belong to one.
+ * fs/extent_state_tree.c: the tree of states itself: its nodes and where they come from, look-up, cutting and
+ * joining, the counters, and the check of the invariants. It knows of locks only that a state may belong to
+ * one.
  */
 #include "fs/extent_state_int.h"
 
@@ -205,7 +206,8 @@ void extent_state_clear(struct extent_state_tree *tree, struct extent_state *s, 
 struct extent_state *extent_state_split(struct extent_state_tree *tree, struct extent_state *s, uint64_t at,
 					struct extent_prealloc *p)
 {
-	struct extent_state *right = s->owner ? extent_state_take_owned(s->owner) : extent_state_take_plain(tree, p);
+	struct extent_state *right = s->owner ? extent_state_take_owned(s->owner)
+					      : extent_state_take_plain(tree, p);
 	uint64_t end = s->end;
 
 	account_split(tree, s, at);
@@ -237,8 +239,9 @@ struct extent_state *extent_state_merge(struct extent_state_tree *tree, struct e
 	return left;
 }
 
-struct extent_state *extent_state_clear_part(struct extent_state_tree *tree, struct extent_state *s, uint64_t start,
-					     uint64_t end, uint32_t bits, struct extent_prealloc *p)
+struct extent_state *extent_state_clear_part(struct extent_state_tree *tree, struct extent_state *s,
+					     uint64_t start, uint64_t end, uint32_t bits,
+					     struct extent_prealloc *p)
 {
 	struct extent_state *next;
 
@@ -297,8 +300,7 @@ void extent_state_check(struct extent_state_tree *tree)
 	uint64_t count = 0, delalloc = 0;
 
 	lock_take(&tree->lock);
-	RB_FOREACH(s, extent_state_root, &tree->root)
-	{
+	RB_FOREACH (s, extent_state_root, &tree->root) {
 		state_check(s, prev);
 		count++;
 		if (s->bits & EXTENT_DELALLOC)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/flush_log.c: writing the flush log. What a group holds is in flush_log_build.c; flush_log_replay.c reads it. */
+/*
+ * fs/flush_log.c: writing the flush log. What a group holds is in flush_log_build.c; flush_log_replay.c reads
+ * it.
+ */
 #include "fs/flush_log.h"
 
 #include <errno.h>
@@ -112,9 +115,9 @@ void flush_log_unlist_ops_locked(struct flush_log *log, uint64_t generation)
 	struct log_op *op, *next;
 
 	lock_assert_held(&log->lock);
-	TAILQ_FOREACH_SAFE(op, &log->ops, link, next)
-	if (le64_to_cpu(op->item.generation) <= generation)
-		unlist_op(log, op);
+	TAILQ_FOREACH_SAFE (op, &log->ops, link, next)
+		if (le64_to_cpu(op->item.generation) <= generation)
+			unlist_op(log, op);
 }
 
 /* ---- a group's way --------------------------------------------------------- */
@@ -159,13 +162,13 @@ static bool leave_ops_to_commit(struct fs *fs, struct flush_waiter_list *list)
 	struct flush_waiter *w, *next;
 	bool any = false;
 
-	TAILQ_FOREACH_SAFE(w, list, link, next)
-	if (w->or_commit) {
-		TAILQ_REMOVE(list, w, link);
-		w->commits = atomic_load(&fs->commits_started);
-		TAILQ_INSERT_TAIL(&fs->log.committing, w, link);
-		any = true;
-	}
+	TAILQ_FOREACH_SAFE (w, list, link, next)
+		if (w->or_commit) {
+			TAILQ_REMOVE(list, w, link);
+			w->commits = atomic_load(&fs->commits_started);
+			TAILQ_INSERT_TAIL(&fs->log.committing, w, link);
+			any = true;
+		}
 	return any;
 }
 
@@ -175,7 +178,7 @@ void flush_log_leave_to_commit(struct fs *fs)
 	struct flush_waiter *w;
 
 	lock_take(&log->lock);
-	TAILQ_FOREACH(w, &log->waiting, link)
+	TAILQ_FOREACH (w, &log->waiting, link)
 		w->commits = atomic_load(&fs->commits_started);
 	TAILQ_CONCAT(&log->committing, &log->waiting, link);
 	lock_drop(&log->lock);
@@ -212,7 +215,8 @@ static void group_ended(struct log_group *g)
 		fs_kick_commit(fs);
 }
 
-static void submit(struct fs_ctx *ctx, struct device_io *io, void (*done)(struct device_io *io), struct log_group *g)
+static void submit(struct fs_ctx *ctx, struct device_io *io, void (*done)(struct device_io *io),
+		   struct log_group *g)
 {
 	io->done = done;
 	io->arg = g;
@@ -228,7 +232,8 @@ static void flushed(struct device_io *io)
 	g->error = io->error;
 	if (!g->error && device_flush_failed(g->fs->dev) && !FAULT(FAULT_FLUSH_ERROR))
 		g->error = -EIO; /* another's, which may have covered what this one was to make safe */
-	if (g->error && !FAULT(FAULT_FLUSH_ERROR)) /* what is on the device now is not known: no later flush may say that it is safe */
+	/* what is on the device now is not known: no later flush may say that it is safe */
+	if (g->error && !FAULT(FAULT_FLUSH_ERROR))
 		fs_set_read_only(g->fs, g->error, "a flush of the device failed");
 	else if (fs_is_read_only(g->fs)) /* so it is when a flush of the committer's failed meanwhile */
 		g->error = -EROFS;
@@ -261,7 +266,8 @@ static void write_records(struct log_group *g)
 
 	g->ios = g->used > first ? 2 : 1;
 	g->io[0] = (struct device_io){.op = DEVICE_WRITE, .off = g->ring + at, .buf = g->buf, .len = first};
-	g->io[1] = (struct device_io){.op = DEVICE_WRITE, .off = g->ring, .buf = g->buf + first, .len = g->used - first};
+	g->io[1] = (struct device_io){
+		.op = DEVICE_WRITE, .off = g->ring, .buf = g->buf + first, .len = g->used - first};
 	for (unsigned i = 0, n = g->ios; i < n; i++)
 		submit(g->ctx, &g->io[i], record_written, g);
 }
@@ -316,7 +322,7 @@ static void start_group(struct fs *fs, struct fs_ctx *ctx)
 	if (r && r != -EROFS) { /* a commit does it instead */
 		struct flush_waiter *w;
 
-		TAILQ_FOREACH(w, &g->waiters, link)
+		TAILQ_FOREACH (w, &g->waiters, link)
 			w->commits = atomic_load(&fs->commits_started);
 		TAILQ_CONCAT(&log->committing, &g->waiters, link);
 	}
@@ -435,7 +441,8 @@ void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t 
 			moved_locked(log);
 		log->tail = tail;
 		log->frozen_bytes = 0;
-		flush_log_unlist_ops_locked(log, FAULT(FAULT_OPS_FORGOTTEN) ? UINT64_MAX : le64_to_cpu(fs->super.generation));
+		flush_log_unlist_ops_locked(
+			log, FAULT(FAULT_OPS_FORGOTTEN) ? UINT64_MAX : le64_to_cpu(fs->super.generation));
 	}
 	if (!error && (tail != UINT64_MAX || FAULT(FAULT_LOG_HOLE)) && log->failed_commits < commits)
 		log->failed = false;

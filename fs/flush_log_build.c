@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/flush_log_build.c: what stands in a group. It is built without the log's lock: `building` keeps away freezes and operations, which
- * must see a group as a whole or not at all, and the fields that it changes are its own meanwhile. So who wants to flush
- * waits for nothing that goes with the length of the group.
+ * fs/flush_log_build.c: what stands in a group. It is built without the log's lock: `building` keeps away
+ * freezes and operations, which must see a group as a whole or not at all, and the fields that it changes are
+ * its own meanwhile. So who wants to flush waits for nothing that goes with the length of the group.
  */
 #include <errno.h>
 #include <sched.h>
@@ -79,7 +79,8 @@ static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
 		close_record(en, 0);
 	if (!en->rec) {
 		max = min_u64(LOG_RECORD_MAX, to_ring_end(en));
-		if (sizeof(struct log_record) + bytes > max) { /* too near to the ring's end: leave that empty */
+		/* too near to the ring's end: leave that empty */
+		if (sizeof(struct log_record) + bytes > max) {
 			r = open_record(en);
 			if (r)
 				return r;
@@ -106,8 +107,8 @@ static int make_room(struct encoder *en, uint32_t bytes, void **ret_room)
 
 static struct log_item item_head(enum log_item_type type, uint64_t bytes, uint64_t id, uint64_t generation)
 {
-	return (struct log_item){cpu_to_le16(type), cpu_to_le16(0), cpu_to_le32((uint32_t)bytes), cpu_to_le64(id),
-				 cpu_to_le64(generation)};
+	return (struct log_item){cpu_to_le16(type), cpu_to_le16(0), cpu_to_le32((uint32_t)bytes),
+				 cpu_to_le64(id), cpu_to_le64(generation)};
 }
 
 /* Data groups that no commit knows and that are loaded, since they hold something. */
@@ -119,7 +120,7 @@ static int put_new_groups(struct encoder *en, struct fs *fs)
 	if (!atomic_load(&en->log->new_groups) || !atomic_exchange(&en->log->new_groups, false))
 		return 0;
 	lock_take(&fs->groups.lock);
-	TAILQ_FOREACH(bg, &fs->groups.fresh, fresh_link) {
+	TAILQ_FOREACH (bg, &fs->groups.fresh, fresh_link) {
 		struct log_group_item item;
 		void *room;
 
@@ -142,8 +143,8 @@ static int put_pending(struct encoder *en, struct fs *fs, uint64_t volume, const
 {
 	uint32_t crcs = p->addr ? (uint32_t)p->nblk : 0;
 	uint64_t bytes = round_up_u64(sizeof(struct log_extent) + crcs * sizeof(le32), 8);
-	struct log_extent item = {item_head(LOG_EXTENT, bytes, volume, p->gen), cpu_to_le64(p->blk), cpu_to_le64(p->nblk),
-				  cpu_to_le64(p->addr)};
+	struct log_extent item = {item_head(LOG_EXTENT, bytes, volume, p->gen), cpu_to_le64(p->blk),
+				  cpu_to_le64(p->nblk), cpu_to_le64(p->addr)};
 	void *room;
 	int r = put_new_groups(en, fs);
 	le32 *crc;
@@ -169,7 +170,7 @@ static int put_ops_locked(struct encoder *en, struct fs *fs, bool running)
 	void *room;
 	int r = 0;
 
-	TAILQ_FOREACH(op, &en->log->ops, link) {
+	TAILQ_FOREACH (op, &en->log->ops, link) {
 		uint32_t bytes = le32_to_cpu(op->item.bytes);
 
 		if ((le64_to_cpu(op->item.generation) == generation || FAULT(FAULT_LOG_OPS_MIXED)) != running)
@@ -203,7 +204,8 @@ static void pass_overlay(struct overlay *ov)
 
 #define PUT_PENDINGS 512u /* under a volume's lock in one go */
 
-static int put_overlay_locked(struct encoder *en, struct fs *fs, uint64_t volume, struct overlay *ov, unsigned *ret_put)
+static int put_overlay_locked(struct encoder *en, struct fs *fs, uint64_t volume, struct overlay *ov,
+			      unsigned *ret_put)
 {
 	struct pending *p;
 	int r = 0;
@@ -219,10 +221,11 @@ static int put_overlay_locked(struct encoder *en, struct fs *fs, uint64_t volume
 }
 
 /*
- * In steps, so that nobody waits for the volume's lock for long. No commit freezes it in between, nor is it cut off: both wait until the
- * group is built.
+ * In steps, so that nobody waits for the volume's lock for long. No commit freezes it in between, nor is it
+ * cut off: both wait until the group is built.
  */
-static int put_overlay(struct encoder *en, struct fs *fs, struct fs_volume *vol, struct overlay *ov, bool pass)
+static int put_overlay(struct encoder *en, struct fs *fs, struct fs_volume *vol, struct overlay *ov,
+		       bool pass)
 {
 	unsigned put = PUT_PENDINGS;
 	int r = 0;
@@ -260,8 +263,8 @@ static int put_running(struct encoder *en, struct fs *fs, struct fs_volume *vol,
 }
 
 /*
- * What a commit under way has frozen stands before the operations that came after the freeze: one of them may have cut a volume
- * off, and its overlay is not the one that was frozen.
+ * What a commit under way has frozen stands before the operations that came after the freeze: one of them may
+ * have cut a volume off, and its overlay is not the one that was frozen.
  */
 static int put_all(struct encoder *en, struct fs *fs)
 {
@@ -274,7 +277,7 @@ static int put_all(struct encoder *en, struct fs *fs)
 	lock_drop(&fs->volumes.dirty_lock);
 	if (FAULT(FAULT_LOG_OPS_MIXED) && r == 0)
 		r = put_ops(en, fs, true);
-	TAILQ_FOREACH(vol, &list, log_link)
+	TAILQ_FOREACH (vol, &list, log_link)
 		if (r == 0)
 			r = put_committing(en, fs, vol);
 	if (r == 0 && !FAULT(FAULT_LOG_OPS_MIXED))
@@ -289,10 +292,14 @@ static int put_all(struct encoder *en, struct fs *fs)
 	return r;
 }
 
-/* An upper bound of the bytes that records with so many bytes of items take, padding and the ring's end included. */
+/*
+ * An upper bound of the bytes that records with so many bytes of items take, padding and the ring's end
+ * included.
+ */
 static uint64_t group_bound(uint64_t item_bytes)
 {
-	return round_up_u64(item_bytes, LOG_ALIGN) + (item_bytes / (LOG_RECORD_MAX / 2) + 3) * 2 * LOG_ALIGN + LOG_ITEM_MAX;
+	return round_up_u64(item_bytes, LOG_ALIGN) + (item_bytes / (LOG_RECORD_MAX / 2) + 3) * 2 * LOG_ALIGN +
+	       LOG_ITEM_MAX;
 }
 
 static int buffer_reserve(struct log_group *g, uint64_t bytes)
@@ -310,7 +317,10 @@ static int buffer_reserve(struct log_group *g, uint64_t bytes)
 	return 0;
 }
 
-/* What the counters say is taken by this group; what writers add meanwhile is the next one's, or goes along if there is room. */
+/*
+ * What the counters say is taken by this group; what writers add meanwhile is the next one's, or goes along
+ * if there is room.
+ */
 static int start_building(struct fs *fs, struct log_group *g, struct encoder *en)
 {
 	struct flush_log *log = &fs->log;
@@ -357,7 +367,8 @@ int flush_log_build_locked(struct fs *fs, struct log_group *g)
 	r = put_all(&en, fs);
 	lock_take(&log->lock);
 	end_building(log);
-	if (r) { /* some are marked as logged that are not, and records were numbered that nobody will write */
+	/* some are marked as logged that are not, and records were numbered that nobody will write */
+	if (r) {
 		log->seq = seq;
 		flush_log_suspend_locked(fs);
 		return r;

@@ -6,8 +6,9 @@
 #include "fs/flush_log.h"
 
 /*
- * Collects all that is not logged into the group's buffer and moves the head. The lock is dropped meanwhile. 0: records are in the
- * buffer (or there was nothing). -ENOSPC: the log has no room. Any error: flushes must commit.
+ * Collects all that is not logged into the group's buffer and moves the head. The lock is dropped meanwhile.
+ * 0: records are in the buffer (or there was nothing). -ENOSPC: the log has no room. Any error: flushes must
+ * commit.
  */
 int flush_log_build_locked(struct fs *fs, struct log_group *g);
 

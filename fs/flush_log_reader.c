@@ -16,15 +16,24 @@
 
 int log_reader_init(struct log_reader *rd, struct device_queue *q, const struct super_block *sb)
 {
-	*rd = (struct log_reader){.q = q, .offset = le64_to_cpu(sb->log_offset), .size = le64_to_cpu(sb->log_size),
-				  .tail = le64_to_cpu(sb->log_tail), .seq = le64_to_cpu(sb->log_seq)};
+	*rd = (struct log_reader){.q = q,
+				  .offset = le64_to_cpu(sb->log_offset),
+				  .size = le64_to_cpu(sb->log_size),
+				  .tail = le64_to_cpu(sb->log_tail),
+				  .seq = le64_to_cpu(sb->log_seq)};
 	memcpy(rd->pool, sb->uuid, sizeof(rd->pool));
 	rd->window = mem_alloc_aligned(DEVICE_ALIGN, WINDOW_BYTES);
 	return rd->window ? 0 : -ENOMEM;
 }
 
-void log_reader_fini(struct log_reader *rd) { mem_free(rd->window); }
-void log_group_read_fini(struct log_group_read *g) { mem_free(g->bytes); }
+void log_reader_fini(struct log_reader *rd)
+{
+	mem_free(rd->window);
+}
+void log_group_read_fini(struct log_group_read *g)
+{
+	mem_free(g->bytes);
+}
 
 /* ---- records --------------------------------------------------------------- */
 
@@ -65,13 +74,15 @@ static const struct log_record *any_record(struct log_reader *rd, uint64_t pos, 
 	const struct log_record *rec = bytes_at(rd, at, LOG_ALIGN, ret_error);
 	uint32_t bytes;
 
-	if (!rec || le32_to_cpu(rec->magic) != LOG_MAGIC || memcmp(rec->pool, rd->pool, sizeof(rec->pool)) != 0)
+	if (!rec || le32_to_cpu(rec->magic) != LOG_MAGIC ||
+	    memcmp(rec->pool, rd->pool, sizeof(rec->pool)) != 0)
 		return NULL;
 	bytes = le32_to_cpu(rec->bytes);
 	if (bytes < sizeof(*rec) || bytes > LOG_RECORD_MAX)
 		return NULL;
 	rec = bytes_at(rd, at, round_up_u64(bytes, LOG_ALIGN), ret_error);
-	if (!rec || (le32_to_cpu(rec->crc) != crc32c((const char *)rec + 4, bytes - 4) && !FAULT(FAULT_LOG_CHECKSUM)))
+	if (!rec ||
+	    (le32_to_cpu(rec->crc) != crc32c((const char *)rec + 4, bytes - 4) && !FAULT(FAULT_LOG_CHECKSUM)))
 		return NULL;
 	return rec;
 }
@@ -169,7 +180,8 @@ static bool extent_is_sound(const struct log_item *item, uint32_t bytes)
 		return false;
 	n = le64_to_cpu(e->blocks);
 	crcs = le64_to_cpu(e->addr) ? n : 0;
-	return n > 0 && crcs <= LOG_RECORD_MAX / sizeof(le32) && bytes == round_up_u64(sizeof(*e) + crcs * sizeof(le32), 8) &&
+	return n > 0 && crcs <= LOG_RECORD_MAX / sizeof(le32) &&
+	       bytes == round_up_u64(sizeof(*e) + crcs * sizeof(le32), 8) &&
 	       le64_to_cpu(e->addr) % FS_BLOCK_SIZE == 0;
 }
 
@@ -177,7 +189,8 @@ static bool group_is_sound(const struct log_item *item, uint32_t bytes)
 {
 	const struct log_group_item *g = (const struct log_group_item *)item;
 
-	return bytes == sizeof(*g) && le64_to_cpu(g->length) > 0 && le64_to_cpu(g->length) % FS_BLOCK_SIZE == 0;
+	return bytes == sizeof(*g) && le64_to_cpu(g->length) > 0 &&
+	       le64_to_cpu(g->length) % FS_BLOCK_SIZE == 0;
 }
 
 static bool name_is_sound(const void *name, uint8_t len, uint64_t room)
@@ -196,7 +209,8 @@ static bool create_is_sound(const struct log_item *item, uint32_t bytes)
 {
 	const struct log_create *c = (const struct log_create *)item;
 
-	return bytes >= sizeof(*c) && size_is_sound(c->size) && name_is_sound(c + 1, c->name_len, bytes - sizeof(*c));
+	return bytes >= sizeof(*c) && size_is_sound(c->size) &&
+	       name_is_sound(c + 1, c->name_len, bytes - sizeof(*c));
 }
 
 static bool rename_is_sound(const struct log_item *item, uint32_t bytes)

@@ -2,14 +2,15 @@
 /*
  * fs/flush_log_replay.c: the log into the running overlays, at open.
  *
- * A group counts only if all its records are there. Every group but the last one is known to be durable together
- * with its data, since the next was written after its flush had ended. Of the last one, each extent's data is read and compared
- * with its checksums, and an extent whose data did not arrive is left out: nobody was told that it was safe. What has no data
- * always counts, so all operations of a group are carried out or none. Data that
- * cannot be read at all counts as arrived: reads of it fail, which is better than what was there before.
+ * A group counts only if all its records are there. Every group but the last one is known to be durable
+ * together with its data, since the next was written after its flush had ended. Of the last one, each
+ * extent's data is read and compared with its checksums, and an extent whose data did not arrive is left out:
+ * nobody was told that it was safe. What has no data always counts, so all operations of a group are carried
+ * out or none. Data that cannot be read at all counts as arrived: reads of it fail, which is better than what
+ * was there before.
  *
- * Where a record is missing that was durable, replay ends as it would after a crash at that moment, and says what is lost
- * (flush_log_reader.h).
+ * Where a record is missing that was durable, replay ends as it would after a crash at that moment, and says
+ * what is lost (flush_log_reader.h).
  */
 #include <errno.h>
 #include <string.h>
@@ -42,8 +43,12 @@ struct replay {
 static int replay_block_group(struct replay *rp, const struct log_item *item)
 {
 	const struct log_group_item *gi = (const struct log_group_item *)item;
-	struct group_desc d = {.start = le64_to_cpu(item->id), .len = le64_to_cpu(gi->length), .type = GROUP_DATA,
-			       .nr_stripes = 1, .stripe = {le64_to_cpu(gi->offset)}, .cache_slot = CACHE_SLOT_NONE,
+	struct group_desc d = {.start = le64_to_cpu(item->id),
+			       .len = le64_to_cpu(gi->length),
+			       .type = GROUP_DATA,
+			       .nr_stripes = 1,
+			       .stripe = {le64_to_cpu(gi->offset)},
+			       .cache_slot = CACHE_SLOT_NONE,
 			       .generation = le64_to_cpu(item->generation)};
 	struct block_group *g = block_group_find(rp->fs, d.start);
 	uint64_t stripe_bytes;
@@ -77,7 +82,8 @@ static bool extent_arrived(struct replay *rp, const struct log_extent *e)
 		for (int try = 0; r && try < READ_TRIES; try++)
 			r = device_sync(rp->q, DEVICE_READ, off[0], rp->block, FS_BLOCK_SIZE);
 		if (r) /* it may well be what a flush covered: better a read that fails than old data */
-			fs_log(rp->fs, FS_LOG_WARNING, "flush log: data at %llu cannot be read (%s) and is taken as it is",
+			fs_log(rp->fs, FS_LOG_WARNING,
+			       "flush log: data at %llu cannot be read (%s) and is taken as it is",
 			       (unsigned long long)(addr + i * FS_BLOCK_SIZE), strerror(-r));
 		else if (crc32c(rp->block, FS_BLOCK_SIZE) != le32_to_cpu(crc[i]))
 			return false;
@@ -102,7 +108,8 @@ static int replay_extent(struct replay *rp, const struct log_item *item)
 		return -EUCLEAN;
 	if (addr) {
 		r = block_group_claim(rp->fs, rp->q, addr, n * FS_BLOCK_SIZE);
-		if (r == -EAGAIN) { /* its cache was bad: what is free has to be known now, not in the background */
+		/* its cache was bad: what is free has to be known now, not in the background */
+		if (r == -EAGAIN) {
 			r = rebuild_groups(rp->fs, rp->q);
 			if (r == 0)
 				r = block_group_claim(rp->fs, rp->q, addr, n * FS_BLOCK_SIZE);
@@ -120,8 +127,10 @@ static int replay_extent(struct replay *rp, const struct log_item *item)
 	p->addr = addr;
 	for (uint64_t i = 0; addr && i < n; i++)
 		p->crc[i] = le32_to_cpu(crc[i]);
-	bytes = addr ? volume_item_bytes(volume_extent_items(n) + 2, n) : volume_item_bytes(2, 0) + space_cut_bytes(rp->fs, n);
-	space_replayed(rp->fs, &vol->promise, addr ? n * FS_BLOCK_SIZE : 0, (struct space_pending){n > 1 ? 2 : 1, bytes});
+	bytes = addr ? volume_item_bytes(volume_extent_items(n) + 2, n)
+		     : volume_item_bytes(2, 0) + space_cut_bytes(rp->fs, n);
+	space_replayed(rp->fs, &vol->promise, addr ? n * FS_BLOCK_SIZE : 0,
+		       (struct space_pending){n > 1 ? 2 : 1, bytes});
 	lock_take(&vol->lock);
 	volume_insert_locked(vol, p, &rp->spare);
 	lock_drop(&vol->lock);
@@ -135,7 +144,8 @@ static int apply_extent(struct replay *rp, const struct log_item *item, bool ver
 {
 	if (le64_to_cpu(item->generation) <= rp->generation)
 		return 0;
-	if (verify && !FAULT(FAULT_REPLAY_UNVERIFIED) && !extent_arrived(rp, (const struct log_extent *)item)) {
+	if (verify && !FAULT(FAULT_REPLAY_UNVERIFIED) &&
+	    !extent_arrived(rp, (const struct log_extent *)item)) {
 		rp->skipped++;
 		return 0;
 	}
@@ -162,16 +172,14 @@ static int apply_op(struct replay *rp, const struct log_item *item)
 static int apply_item(struct replay *rp, const struct log_item *item, bool verify)
 {
 	switch ((enum log_item_type)le16_to_cpu(item->type)) {
-	case LOG_GROUP: /* whatever its generation: one that no commit knows was made while that commit was under way */
-		return replay_block_group(rp, item);
-	case LOG_EXTENT:
-		return apply_extent(rp, item, verify);
+	/* whatever its generation: one that no commit knows was made while that commit was under way */
+	case LOG_GROUP: return replay_block_group(rp, item);
+	case LOG_EXTENT: return apply_extent(rp, item, verify);
 	case LOG_CREATE:
 	case LOG_DELETE:
 	case LOG_RENAME:
 	case LOG_RESIZE:
-	case LOG_SET:
-		return apply_op(rp, item);
+	case LOG_SET: return apply_op(rp, item);
 	}
 	return -EUCLEAN;
 }
@@ -218,14 +226,17 @@ static int replay_all(struct replay *rp, uint64_t *ret_groups)
 	int have, r = 0;
 
 	have = log_reader_group(&rp->reader, log->tail, log->seq, &group[cur]);
-	if (have == 0 && !claim_was_given_up(rp->fs, rp->q)) /* else all was committed, and nothing can be missing */
+	/* else all was committed, and nothing can be missing */
+	if (have == 0 && !claim_was_given_up(rp->fs, rp->q))
 		(void)something_is_lost(rp, log->tail, log->seq);
 	while (have == 1 && r == 0) {
 		int next = log_reader_group(&rp->reader, group[cur].end, group[cur].seq, &group[!cur]);
 
 		if (next == 0) /* then this one was durable, data and all */
 			lost = something_is_lost(rp, group[cur].end, group[cur].seq);
-		r = next < 0 ? next : apply_group(rp, &group[cur], next == 0 && !lost && !(group[cur].flags & LOG_DATA_DURABLE));
+		r = next < 0 ? next
+			     : apply_group(rp, &group[cur],
+					   next == 0 && !lost && !(group[cur].flags & LOG_DATA_DURABLE));
 		log->head = group[cur].end;
 		log->seq = group[cur].seq;
 		(*ret_groups)++;
@@ -251,7 +262,8 @@ int flush_log_replay(struct fs *fs, struct device_queue *q, uint64_t *ret_groups
 		       "flush log: offset %llu cannot be read, and may hold what was flushed: 'byre pool check --repair' gives that up",
 		       (unsigned long long)rp.reader.bad_offset);
 	if (rp.skipped)
-		fs_log(fs, FS_LOG_NOTICE, "flush log: %llu items of its last group left out: their data had not arrived",
+		fs_log(fs, FS_LOG_NOTICE,
+		       "flush log: %llu items of its last group left out: their data had not arrived",
 		       (unsigned long long)rp.skipped);
 	*ret_items = rp.items;
 	pending_free(rp.spare);

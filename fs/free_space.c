@@ -2,9 +2,10 @@
 /*
  * fs/free_space.c: see free_space.h.
  *
- * The bitmap is cut into windows of 512 blocks. A segment tree has one leaf for each window (padded to a power
- * of two with empty ones) and keeps {longest run, run at the head, run at the tail} in every node, so that runs
- * across windows are found in O(log) steps. Node 1 is the root, the children of node i are 2i and 2i+1.
+ * The bitmap is cut into windows of 512 blocks. A segment tree has one leaf for each window (padded to a
+ * power of two with empty ones) and keeps {longest run, run at the head, run at the tail} in every node, so
+ * that runs across windows are found in O(log) steps. Node 1 is the root, the children of node i are 2i and
+ * 2i+1.
  *
  * Invariants
  * 1. Bits at and past nblocks are 0, up to the end of the last window.
@@ -229,8 +230,12 @@ static bool window_find(const struct free_space *space, uint32_t pos, uint32_t c
 	return false;
 }
 
-/* The first `want` blocks in a row within node i, whose longest run is that long. `pos` is where the node begins. */
-static uint32_t descend(const struct free_space *space, uint32_t i, uint32_t pos, uint32_t span, uint32_t want)
+/*
+ * The first `want` blocks in a row within node i, whose longest run is that long. `pos` is where the node
+ * begins.
+ */
+static uint32_t descend(const struct free_space *space, uint32_t i, uint32_t pos, uint32_t span,
+			uint32_t want)
 {
 	uint32_t start = 0, carry;
 
@@ -392,7 +397,8 @@ bool free_space_test(const struct free_space *space, uint32_t start, uint32_t le
 	return !len || (range_is_inside(space, start, len) && bits_are(space, start, len, free));
 }
 
-bool free_space_next_free(const struct free_space *space, uint32_t from, uint32_t *ret_start, uint32_t *ret_len)
+bool free_space_next_free(const struct free_space *space, uint32_t from, uint32_t *ret_start,
+			  uint32_t *ret_len)
 {
 	uint32_t start;
 

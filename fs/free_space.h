@@ -56,29 +56,33 @@ uint32_t free_space_alloc(struct free_space *space, uint32_t hint, uint32_t want
 uint32_t free_space_alloc_near(struct free_space *space, uint32_t hint, uint32_t want, uint32_t *ret_start);
 
 /*
- * take: [start, start+len) must be all free and becomes taken. give: all taken, becomes free.
- * False, and nothing changed, when it is not so, when len is 0 or the range leaves the group. The caller knows
- * whether that is a bug or a corrupt tree.
+ * take: [start, start+len) must be all free and becomes taken. give: all taken, becomes free. False, and
+ * nothing changed, when it is not so, when len is 0 or the range leaves the group. The caller knows whether
+ * that is a bug or a corrupt tree.
  */
 bool free_space_take(struct free_space *space, uint32_t start, uint32_t len);
 bool free_space_give(struct free_space *space, uint32_t start, uint32_t len);
 
-/* True when every block of the range is free (`free`) or taken (`!free`), and for len 0; false past the group's end. */
+/*
+ * True when every block of the range is free (`free`) or taken (`!free`), and for len 0; false past the
+ * group's end.
+ */
 bool free_space_test(const struct free_space *space, uint32_t start, uint32_t len, bool free);
 
 /*
- * The first free run at or after `from`, whole from there on (a run that starts before `from` is reported from
- * `from` on). False when there is none. To walk: from = *ret_start + *ret_len.
+ * The first free run at or after `from`, whole from there on (a run that starts before `from` is reported
+ * from `from` on). False when there is none. To walk: from = *ret_start + *ret_len.
  */
 bool free_space_next_free(const struct free_space *space, uint32_t from, uint32_t *ret_start,
 			  uint32_t *ret_len);
 
 /*
  * The bits of 64-block words, bit i of a word being block 64 * word + i, for storing and loading. `first` and
- * `count` are in words; words past the end of the group read as 0. Loading bits past the group's end is refused
- * (false, nothing changed).
+ * `count` are in words; words past the end of the group read as 0. Loading bits past the group's end is
+ * refused (false, nothing changed).
  */
-void free_space_get_words(const struct free_space *space, uint32_t first, uint32_t count, uint64_t *ret_words);
+void free_space_get_words(const struct free_space *space, uint32_t first, uint32_t count,
+			  uint64_t *ret_words);
 bool free_space_set_words(struct free_space *space, uint32_t first, uint32_t count, const uint64_t *words);
 
 /* True when every summary and count agrees with the bitmap. Costly: for tests and debug builds. */

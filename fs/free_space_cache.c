@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/free_space_cache.c: see free_space_cache.h, and free_space_cache_format.h for the bytes and their invariants.
+ * fs/free_space_cache.c: see free_space_cache.h, and free_space_cache_format.h for the bytes and their
+ * invariants.
  *
  * Whatever the content, a window costs at most one entry and one bitmap: MAX_RUNS is where extents stop
  * being smaller. That bounds the slot.
@@ -132,7 +133,8 @@ int free_space_cache_encode(const struct free_space *space, const struct free_sp
 		return -ENOSPC;
 	put_entries(&w);
 	put_bitmaps(&w);
-	bytes = (uint32_t)(HEADER_BYTES + w.nentries * ENTRY_BYTES + w.nbitmaps * FREE_SPACE_CACHE_BITMAP_BYTES);
+	bytes = (uint32_t)(HEADER_BYTES + w.nentries * ENTRY_BYTES +
+			   w.nbitmaps * FREE_SPACE_CACHE_BITMAP_BYTES);
 	*h = (struct free_space_cache_header){
 		.magic = cpu_to_le32(FREE_SPACE_CACHE_MAGIC),
 		.version = cpu_to_le16(FREE_SPACE_CACHE_VERSION),
@@ -180,7 +182,8 @@ static int header_validate(const struct free_space_cache_header *h, const void *
 	if (crc32c((const char *)buf + CRC_FROM, bytes - CRC_FROM) != le32_to_cpu(h->crc32c))
 		return -EUCLEAN;
 	if (memcmp(h->pool_uuid, ident->pool_uuid, sizeof(h->pool_uuid)) ||
-	    le64_to_cpu(h->group_start) != ident->group_start || le64_to_cpu(h->group_len) != ident->group_len)
+	    le64_to_cpu(h->group_start) != ident->group_start ||
+	    le64_to_cpu(h->group_len) != ident->group_len)
 		return -EUCLEAN;
 	if (le32_to_cpu(h->flags) || !all_zero(h->reserved0, sizeof(h->reserved0)) ||
 	    !all_zero(h->reserved1, sizeof(h->reserved1)))
@@ -227,7 +230,9 @@ static bool get_bitmap(struct reader *r, uint64_t start, uint32_t nbits)
 	       free_space_set_words(r->space, (uint32_t)start / 64, WINDOW_WORDS, words);
 }
 
-/* An extent may end inside of a window only if no bitmap of that window follows: get_bitmap sees start < pos. */
+/*
+ * An extent may end inside of a window only if no bitmap of that window follows: get_bitmap sees start < pos.
+ */
 static bool get_entries(struct reader *r, const char *entries, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {

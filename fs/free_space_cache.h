@@ -33,15 +33,15 @@ uint32_t free_space_cache_slot_bytes(uint32_t nblocks);
 
 /*
  * Writes the free space into buf, whose cap is at least free_space_cache_slot_bytes(). *ret_bytes is the used
- * length, *ret_crc the checksum, for the group's item. The bytes from *ret_bytes to the next multiple of 4096 are
- * zeroed: write that many. -ENOSPC: cap is too small. -EINVAL: group_len is not that of the free space.
+ * length, *ret_crc the checksum, for the group's item. The bytes from *ret_bytes to the next multiple of 4096
+ * are zeroed: write that many. -ENOSPC: cap is too small. -EINVAL: group_len is not that of the free space.
  */
 int free_space_cache_encode(const struct free_space *space, const struct free_space_cache_ident *ident,
 			    void *buf, size_t cap, uint32_t *ret_bytes, uint32_t *ret_crc);
 
 /*
- * Reads a slot (untrusted bytes, cap of them readable) and makes a new free space of it, which the caller frees.
- * -ESTALE: a valid slot of this group, of another generation. -EUCLEAN: anything else that is not what
+ * Reads a slot (untrusted bytes, cap of them readable) and makes a new free space of it, which the caller
+ * frees. -ESTALE: a valid slot of this group, of another generation. -EUCLEAN: anything else that is not what
  * ident and expect say. -ENOMEM. *ret_space is untouched on failure.
  */
 int free_space_cache_decode(const void *buf, size_t cap, const struct free_space_cache_ident *ident,

@@ -41,7 +41,13 @@ struct fs_error {
 
 /* ---- pools ---------------------------------------------------------------- */
 
-enum fs_log_level { FS_LOG_ERROR = 3, FS_LOG_WARNING = 4, FS_LOG_NOTICE = 5, FS_LOG_INFO = 6, FS_LOG_DEBUG = 7 };
+enum fs_log_level {
+	FS_LOG_ERROR = 3,
+	FS_LOG_WARNING = 4,
+	FS_LOG_NOTICE = 5,
+	FS_LOG_INFO = 6,
+	FS_LOG_DEBUG = 7
+};
 
 struct fs_create_options {
 	uint64_t size_bytes; /* of the file; ignored for a block device (all of it is taken) */
@@ -51,8 +57,9 @@ struct fs_create_options {
 	void (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *progress_arg;
 	/*
-	 * May be NULL: what a file or device holds: 1 and a few words ("an ext4 file system"), 0 when nothing is known there, or a
-	 * negative errno; and wiping it, before a pool is written over it, with the lock held.
+	 * May be NULL: what a file or device holds: 1 and a few words ("an ext4 file system"), 0 when nothing
+	 * is known there, or a negative errno; and wiping it, before a pool is written over it, with the lock
+	 * held.
 	 */
 	int (*describe)(void *arg, int fd, char *ret_what, size_t size);
 	int (*wipe)(void *arg, int fd);
@@ -63,12 +70,15 @@ struct fs_create_options {
 int fs_create(const char *path, const struct fs_create_options *opt, struct fs_error *err);
 
 enum fs_device_kind {
-	FS_DEVICE_AUTO,	   /* io_uring, threads where it is not allowed */
+	FS_DEVICE_AUTO, /* io_uring, threads where it is not allowed */
 	FS_DEVICE_URING,
 	FS_DEVICE_THREADS,
 };
 
-/* Whether what is freed goes back to the host's file system, or is discarded on the device. AUTO: sparse files, devices that can. */
+/*
+ * Whether what is freed goes back to the host's file system, or is discarded on the device. AUTO: sparse
+ * files, devices that can.
+ */
 enum fs_discard { FS_DISCARD_AUTO, FS_DISCARD_ON, FS_DISCARD_OFF };
 
 struct fs_options {
@@ -77,14 +87,19 @@ struct fs_options {
 	unsigned workers;	     /* 0: a default */
 	enum fs_device_kind device_kind;
 	bool read_only;
-	bool scrub_goes_on;	     /* one that was under way when the pool was closed is continued */
-	uint64_t scrub_interval_s;   /* a scrub starts so long after the last one ended (or the pool was made); 0: never */
-	uint64_t scrub_rate;	     /* bytes a second, of those that start by themselves; 0: the default */
+	bool scrub_goes_on; /* one that was under way when the pool was closed is continued */
+	/* a scrub starts so long after the last one ended (or the pool was made); 0: never */
+	uint64_t scrub_interval_s;
+	uint64_t scrub_rate;	 /* bytes a second, of those that start by themselves; 0: the default */
 	enum fs_discard discard; /* ON: a preallocated file becomes a sparse one as long as it is opened so */
-	bool as_device; /* tests: takes a sparse file for a device of that size, which has room for all of it */
+	/* tests: takes a sparse file for a device of that size, which has room for all of it */
+	bool as_device;
 	/* Records every write and flush of the device to this file (tests; NULL: not). */
 	const char *write_log;
-	/* May be NULL. Called from any thread, perhaps with locks of the engine held: it must not call the engine, nor wait for who does. */
+	/*
+	 * May be NULL. Called from any thread, perhaps with locks of the engine held: it must not call the
+	 * engine, nor wait for who does.
+	 */
 	void (*log)(void *arg, enum fs_log_level level, const char *msg);
 	void *log_arg;
 };
@@ -96,8 +111,8 @@ struct fs_options {
 int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, struct fs_error *err);
 
 /*
- * Commits, stops the threads, closes the device. No context may be left and no volume handle. Waits. Accepts NULL.
- * -EROFS: an error had turned the pool read-only; what was flushed is safe. It is closed all the same.
+ * Commits, stops the threads, closes the device. No context may be left and no volume handle. Waits. Accepts
+ * NULL. -EROFS: an error had turned the pool read-only; what was flushed is safe. It is closed all the same.
  */
 int fs_close(struct fs *fs);
 
@@ -105,27 +120,27 @@ int fs_close(struct fs *fs);
 int fs_commit(struct fs *fs);
 
 /*
- * Grows the pool to new_size bytes (the file is extended, preallocated where the pool was); 0: to all of its device, or of a
- * file that has been made larger. Waits.
+ * Grows the pool to new_size bytes (the file is extended, preallocated where the pool was); 0: to all of its
+ * device, or of a file that has been made larger. Waits.
  */
 int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err);
 
 /* ---- scrub ---------------------------------------------------------------- */
 
 enum fs_scrub_state {
-	FS_SCRUB_NEVER,	   /* since the pool was made */
+	FS_SCRUB_NEVER, /* since the pool was made */
 	FS_SCRUB_RUNNING,
 	FS_SCRUB_FINISHED,
-	FS_SCRUB_STOPPED,  /* by fs_scrub_stop; fs_scrub_start goes on */
+	FS_SCRUB_STOPPED, /* by fs_scrub_stop; fs_scrub_start goes on */
 };
 
 struct fs_scrub_status {
 	enum fs_scrub_state state;
-	int64_t started_ns, ended_ns; /* since 1970, UTC; 0: not yet */
-	uint64_t rate;		      /* bytes a second, at the most */
+	int64_t started_ns, ended_ns;	  /* since 1970, UTC; 0: not yet */
+	uint64_t rate;			  /* bytes a second, at the most */
 	uint64_t bytes_done, bytes_total; /* read, copies too; the total is an estimate made at the start */
-	uint64_t found, mended;	      /* bad copies and blocks; those that are good again */
-	uint64_t damaged_bytes;	      /* of volumes, that cannot be read */
+	uint64_t found, mended;		  /* bad copies and blocks; those that are good again */
+	uint64_t damaged_bytes;		  /* of volumes, that cannot be read */
 };
 
 enum fs_scrub_damage_kind {
@@ -142,26 +157,33 @@ struct fs_scrub_damage {
 };
 
 /*
- * Starts reading all that is allocated, in the background; goes on with one that was stopped, unless `restart` is set.
- * rate: bytes a second, 0: the default. -EBUSY: one runs. Does not wait for it.
+ * Starts reading all that is allocated, in the background; goes on with one that was stopped, unless
+ * `restart` is set. rate: bytes a second, 0: the default. -EBUSY: one runs. Does not wait for it.
  */
 int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *err);
 /* -ENOENT: none runs. Waits until it has ended. */
 int fs_scrub_stop(struct fs *fs, struct fs_error *err);
 void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status);
-/* Copies up to max ranges that this or the last scrub found since the pool was opened; returns how many there are. */
+/*
+ * Copies up to max ranges that this or the last scrub found since the pool was opened; returns how many there
+ * are.
+ */
 size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max);
 
 /*
- * Discards all that is free, in the background; what that is on: struct fs_info, trim_left. Data groups of a pool with reserved volumes
- * keep theirs. Waits for a commit. -EROFS, -ENOTSUP, -EINVAL (a preallocated file).
+ * Discards all that is free, in the background; what that is on: struct fs_info, trim_left. Data groups of a
+ * pool with reserved volumes keep theirs. Waits for a commit. -EROFS, -ENOTSUP, -EINVAL (a preallocated
+ * file).
  */
 int fs_trim(struct fs *fs, struct fs_error *err);
 
 /* ---- figures --------------------------------------------------------------- */
 
 #define FS_LATENCY_BUCKETS 16
-/* Microseconds; of all buckets but the last. A time counts in the first bucket whose bound it does not exceed. */
+/*
+ * Microseconds; of all buckets but the last. A time counts in the first bucket whose bound it does not
+ * exceed.
+ */
 extern const uint32_t fs_latency_bounds_us[FS_LATENCY_BUCKETS - 1];
 
 struct fs_latency {
@@ -173,13 +195,14 @@ struct fs_info {
 	uint64_t size, data_bytes, metadata_bytes, reserved_bytes, pinned_bytes, free_bytes;
 	uint64_t generation;
 	uint64_t groups_data, groups_metadata, groups_system;
-	uint64_t unallocated_bytes;  /* device space that belongs to no block group */
+	uint64_t unallocated_bytes; /* device space that belongs to no block group */
 	uint64_t global_reserve_bytes;
 	uint64_t volume_reserved_bytes; /* promised to reserved volumes and not yet used */
 	/* free-space cache: groups since start; bytes and time of the last write-out */
 	uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
-	uint64_t cache_bytes, cache_us, commit_bytes, commit_us; /* of caches, and of whole commits, since start */
-	uint64_t last_commit_ms;     /* how long the last commit took */
+	/* of caches, and of whole commits, since start */
+	uint64_t cache_bytes, cache_us, commit_bytes, commit_us;
+	uint64_t last_commit_ms;		       /* how long the last commit took */
 	struct fs_latency commit_latency, log_latency; /* of commits; of groups written to the flush log */
 	uint64_t commits, flushes, log_groups, log_bytes, device_flushes;
 	uint64_t reclaim_commits, reclaim_groups, enospc; /* steps of reclaim, and refusals */
@@ -188,18 +211,24 @@ struct fs_info {
 	uint64_t volumes, snapshots, objects;
 	uint64_t errors_corrected, errors_checksum, errors_io;
 	uint64_t discarded_bytes; /* given back to the host since start */
-	uint64_t lost_bytes; /* of volumes: cannot be read, with a node that could not be, until they are overwritten */
-	uint64_t log_lost_flushes; /* since the pool was made: at least so many, by records of the flush log that had rotted */
-	int64_t log_lost_ns;	   /* when that was last noticed; 0: never */
+	/* of volumes: cannot be read, with a node that could not be, until they are overwritten */
+	uint64_t lost_bytes;
+	/* since the pool was made: at least so many, by records of the flush log that had rotted */
+	uint64_t log_lost_flushes;
+	int64_t log_lost_ns;	      /* when that was last noticed; 0: never */
 	struct fs_scrub_status scrub; /* the one that runs, or the last one */
-	bool sparse;		     /* what is written takes blocks of the host's file system, which may be full: */
-	bool host_full;		     /* it was when last asked; new data is refused */
-	uint64_t host_free_bytes;    /* what it has left for anybody */
-	uint64_t host_usable_bytes;  /* of free_bytes (the pool's own, as if the host had room): what can be written there now */
-	bool discard;		     /* what is freed goes back to the host, or is discarded on the device, by itself */
-	uint64_t trim_left, trim_total; /* bytes of the pool that fs_trim still has to look at, and had to; 0: none runs */
-	bool read_only;		     /* opened so, or turned so by an error */
-	const char *device_kind;     /* "io_uring", "threads", "simulated" */
+	/* what is written takes blocks of the host's file system, which may be full: */
+	bool sparse;
+	bool host_full;		  /* it was when last asked; new data is refused */
+	uint64_t host_free_bytes; /* what it has left for anybody */
+	/* of free_bytes (the pool's own, as if the host had room): what can be written there now */
+	uint64_t host_usable_bytes;
+	/* what is freed goes back to the host, or is discarded on the device, by itself */
+	bool discard;
+	/* bytes of the pool that fs_trim still has to look at, and had to; 0: none runs */
+	uint64_t trim_left, trim_total;
+	bool read_only;		 /* opened so, or turned so by an error */
+	const char *device_kind; /* "io_uring", "threads", "simulated" */
 	bool direct_io;
 };
 
@@ -207,10 +236,11 @@ void fs_get_info(struct fs *fs, struct fs_info *ret_info);
 
 /* What can be done about a finding. */
 enum fs_cure {
-	FS_CURE_DONE,	   /* nothing: this check has mended it */
-	FS_CURE_REPAIR,	   /* a check with `repair` mends it */
-	FS_CURE_OVERWRITE, /* this range of a volume is lost: writing or trimming it ends that. All else is good */
-	FS_CURE_RESTORE,   /* nothing here mends it */
+	FS_CURE_DONE,	/* nothing: this check has mended it */
+	FS_CURE_REPAIR, /* a check with `repair` mends it */
+	/* this range of a volume is lost: writing or trimming it ends that. All else is good */
+	FS_CURE_OVERWRITE,
+	FS_CURE_RESTORE, /* nothing here mends it */
 	FS_CURES,
 };
 
@@ -224,10 +254,10 @@ struct fs_finding {
 };
 
 /*
- * Reads a whole pool that no process has open and verifies every invariant.
- * `finding` gets one line for each thing that is wrong, `detail` the same in parts, `note` what is no fault and good to
- * know; each may be NULL. Returns 0 when the check ran (look at *ret_findings), negative when it could not. `repair`
- * rewrites what can be derived from the trees.
+ * Reads a whole pool that no process has open and verifies every invariant. `finding` gets one line for each
+ * thing that is wrong, `detail` the same in parts, `note` what is no fault and good to know; each may be
+ * NULL. Returns 0 when the check ran (look at *ret_findings), negative when it could not. `repair` rewrites
+ * what can be derived from the trees.
  */
 struct fs_check_options {
 	bool repair;
@@ -237,7 +267,8 @@ struct fs_check_options {
 	void (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *arg;
 };
-int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret_findings, struct fs_error *err);
+int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret_findings,
+	     struct fs_error *err);
 
 /* ---- volumes -------------------------------------------------------------- */
 
@@ -249,7 +280,10 @@ struct fs_volume_info {
 	uint64_t id;
 	char name[FS_NAME_MAX + 1];
 	uint64_t size;
-	/* As of the last commit, and what was written since, of which overwrites count twice until the next; at least, where nodes were lost. */
+	/*
+	 * As of the last commit, and what was written since, of which overwrites count twice until the next;
+	 * at least, where nodes were lost.
+	 */
 	uint64_t used_bytes;
 	uint64_t lost_bytes; /* cannot be read until they are overwritten */
 	uint32_t flags;
@@ -261,54 +295,71 @@ struct fs_volume_info {
 /* What fs_volume_set changes. */
 struct fs_volume_change {
 	uint32_t set, clear; /* of RESERVED and READ_ONLY */
-	const char *comment; /* NULL: stays; "": none any more. UTF-8 without control characters, at most FS_COMMENT_MAX bytes */
+	const char *
+		comment; /* NULL: stays; "": none any more. UTF-8 without control characters, at most FS_COMMENT_MAX bytes */
 };
 
 /* True for 1 to 255 bytes of letters, digits, '.', '_', '-' that do not start with '.' or '-'. */
 bool fs_name_is_valid(const char *name);
 
-/* Each of these is durable when it returns 0. They wait. Sizes: rounded up to 4 KiB by the caller, else -EINVAL. */
+/*
+ * Each of these is durable when it returns 0. They wait. Sizes: rounded up to 4 KiB by the caller, else
+ * -EINVAL.
+ */
 int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_error *err);
-int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err); /* -EBUSY while a handle is open */
+/* -EBUSY while a handle is open */
+int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err);
 int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err);
 int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err);
 /*
- * As fs_volume_resize, but with a question first: a volume gets smaller only with `may_shrink` (-EINVAL), and only while
- * nobody has a handle (-EBUSY); nobody gets one until it is done.
+ * As fs_volume_resize, but with a question first: a volume gets smaller only with `may_shrink` (-EINVAL), and
+ * only while nobody has a handle (-EBUSY); nobody gets one until it is done.
  */
 int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err);
 
 /*
- * RESERVED: -ENOSPC when the volume's space cannot be promised. READ_ONLY holds for the next request on; who has the volume open
- * is told when he opens it again.
+ * RESERVED: -ENOSPC when the volume's space cannot be promised. READ_ONLY holds for the next request on; who
+ * has the volume open is told when he opens it again.
  */
-int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err);
+int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change,
+		  struct fs_error *err);
 
 /*
- * The same operations for callers that do not wait for the device: start returns when the operation has its place in the order of
- * all changes, and `done` tells when it is durable, or why not. Those under way together share a write of the flush log. start
- * may wait: for space, and for another operation on the same volume. The strings are the caller's until then, the struct until done.
+ * The same operations for callers that do not wait for the device: start returns when the operation has its
+ * place in the order of all changes, and `done` tells when it is durable, or why not. Those under way
+ * together share a write of the flush log. start may wait: for space, and for another operation on the same
+ * volume. The strings are the caller's until then, the struct until done.
  */
-enum fs_volume_op_kind { FS_VOLUME_CREATE, FS_VOLUME_DELETE, FS_VOLUME_RENAME, FS_VOLUME_RESIZE, FS_VOLUME_SET };
+enum fs_volume_op_kind {
+	FS_VOLUME_CREATE,
+	FS_VOLUME_DELETE,
+	FS_VOLUME_RENAME,
+	FS_VOLUME_RESIZE,
+	FS_VOLUME_SET
+};
 
 struct fs_volume_op {
 	enum fs_volume_op_kind kind;
 	const char *name;
-	const char *to;	    /* RENAME */
-	uint64_t size;	    /* CREATE, RESIZE */
-	uint32_t flags;	    /* CREATE: enum fs_volume_flags */
-	bool ask;	    /* RESIZE: as fs_volume_set_size, with */
-	bool may_shrink;    /* this */
-	struct fs_volume_change change; /* SET */
+	const char *to;					  /* RENAME */
+	uint64_t size;					  /* CREATE, RESIZE */
+	uint32_t flags;					  /* CREATE: enum fs_volume_flags */
+	bool ask;					  /* RESIZE: as fs_volume_set_size, with */
+	bool may_shrink;				  /* this */
+	struct fs_volume_change change;			  /* SET */
 	void (*done)(struct fs_volume_op *op, int error); /* any thread; perhaps before start returns */
-	struct fs_error err; /* one line, when there was an error */
+	struct fs_error err;				  /* one line, when there was an error */
 };
 void fs_volume_op_start(struct fs *fs, struct fs_volume_op *op);
 
-/* Calls fn for each volume in order of name, from a copy: fn may call the engine. fn's nonzero return ends the walk and is returned. */
+/*
+ * Calls fn for each volume in order of name, from a copy: fn may call the engine. fn's nonzero return ends
+ * the walk and is returned.
+ */
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
 /* The same from the first name behind `after` on, whatever volumes there are before: for pages. */
-int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
+int fs_volume_list_from(struct fs *fs, const char *after,
+			int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
 
 /* A volume's figures, without a handle. Does not wait. -ENOENT. */
 int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info);
@@ -332,9 +383,9 @@ enum fs_op { FS_READ, FS_WRITE, FS_FLUSH, FS_TRIM, FS_ZERO, FS_CACHE };
 enum fs_io_flags { FS_FUA = 1, FS_NO_HOLE = 2 };
 
 /*
- * One request. The caller fills in the first part and keeps the struct and the buffer untouched until `done` runs.
- * off and len may have any alignment and must lie within the volume (-EINVAL for reads, -ENOSPC for the rest).
- * A FLUSH covers every request on any volume that completed before it was submitted.
+ * One request. The caller fills in the first part and keeps the struct and the buffer untouched until `done`
+ * runs. off and len may have any alignment and must lie within the volume (-EINVAL for reads, -ENOSPC for the
+ * rest). A FLUSH covers every request on any volume that completed before it was submitted.
  */
 struct fs_io {
 	enum fs_op op;
@@ -342,7 +393,7 @@ struct fs_io {
 	struct fs_volume *vol; /* a reference that the caller holds until done */
 	uint64_t off;
 	uint64_t len;
-	void *buf; /* READ: filled in; WRITE: taken from. Any alignment. */
+	void *buf;			/* READ: filled in; WRITE: taken from. Any alignment. */
 	void (*done)(struct fs_io *io); /* runs on the context's thread, inside fs_submit or fs_ctx_run */
 	void *arg;			/* the caller's */
 	int error;			/* 0 or negative errno, valid in done */

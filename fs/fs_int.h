@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/fs_int.h: the open pool, as the engine's units see it. Each unit owns its part of struct fs and documents it
- * in its own header; nothing else may write there.
+ * fs/fs_int.h: the open pool, as the engine's units see it. Each unit owns its part of struct fs and
+ * documents it in its own header; nothing else may write there.
  */
 #ifndef FS_FS_INT_H
 #define FS_FS_INT_H
@@ -44,11 +44,11 @@ struct fs {
 	struct device *dev;
 	struct cache *cache;
 	uint8_t uuid[FS_UUID_LEN];
-	uint64_t group_step; /* of logical addresses */
+	uint64_t group_step;	     /* of logical addresses */
 	_Atomic uint64_t group_size; /* how long new groups are, at the most: goes with the pool's size */
-	uint8_t session[16]; /* of this opening: claim.h */
+	uint8_t session[16];	     /* of this opening: claim.h */
 	struct fs_options opt;
-	bool simulated; /* no threads: the caller runs workers and commits */
+	bool simulated;	       /* no threads: the caller runs workers and commits */
 	_Atomic int read_only; /* 0, or the errno that turned the pool read-only, or EROFS when opened so */
 
 	struct group_table groups;
@@ -73,17 +73,18 @@ struct fs {
 	struct super_block super; /* of the last commit */
 	struct tree_root root_tree, group_tree;
 	struct device_queue *commit_q;
-	unsigned eio_tries;	 /* that commits still have to read nodes again, which the device says it cannot read */
-	uint64_t eio_tried_us;	 /* when the last of them was used */
+	/* that commits still have to read nodes again, which the device says it cannot read */
+	unsigned eio_tries;
+	uint64_t eio_tried_us; /* when the last of them was used */
 	uint64_t claim_checked_us;
-	bool super_dirty; /* something but the trees changed that the superblock has */
+	bool super_dirty;		     /* something but the trees changed that the superblock has */
 	_Atomic uint64_t running_generation; /* of the running transaction */
 	_Atomic uint64_t root_tree_nodes_bound;
 	_Atomic uint64_t next_id;
-	_Atomic uint64_t orphans; /* deleted volumes whose space is not yet freed */
+	_Atomic uint64_t orphans;     /* deleted volumes whose space is not yet freed */
 	_Atomic uint64_t lost_blocks; /* of all volumes, as of the last commit */
-	unsigned orphan_leaves;	  /* of them that a commit frees at the most */
-	struct pins pins;	  /* what was freed and is kept for readers */
+	unsigned orphan_leaves;	      /* of them that a commit frees at the most */
+	struct pins pins;	      /* what was freed and is kept for readers */
 
 	/* The commit thread: LOCK_COMMIT_STATE. */
 	struct lock state_lock;
@@ -91,14 +92,17 @@ struct fs {
 	pthread_t commit_thread;
 	bool commit_thread_runs, stop;
 	bool commit_wanted, rebuild_wanted;
-	_Atomic uint64_t commits_started, commits_done; /* a commit that starts after X completed contains X */
+	/* a commit that starts after X completed contains X */
+	_Atomic uint64_t commits_started, commits_done;
 	struct fs_work rebuild_work;
 	_Atomic bool rebuild_running;
-	_Atomic int rebuild_error; /* of the last one: it is tried again at the next interval, or much later (commit_thread.c) */
+	/* of the last one: it is tried again at the next interval, or much later (commit_thread.c) */
+	_Atomic int rebuild_error;
 	uint64_t rebuild_failed_us; /* when it ended, before rebuild_error was set */
-	uint64_t rebuild_eio_us;    /* since when one comes by nodes that the device cannot read; 0: the last did not */
+	/* since when one comes by nodes that the device cannot read; 0: the last did not */
+	uint64_t rebuild_eio_us;
 	_Atomic uint64_t lost_commits; /* that put a lost extent in the place of a node */
-	_Atomic bool rebuild_stop;  /* the last commit has been: one that runs ends */
+	_Atomic bool rebuild_stop;     /* the last commit has been: one that runs ends */
 };
 
 /* Puts the rebuild on a worker, unless one is under way. */

@@ -94,7 +94,10 @@ static void has_range(struct io *io)
 	io->go_locked(io);
 }
 
-static void locked_posted(struct ctx_post *post) { has_range(container_of(post, struct io, post)); }
+static void locked_posted(struct ctx_post *post)
+{
+	has_range(container_of(post, struct io, post));
+}
 
 static void lock_granted(struct extent_lock *lk)
 {
@@ -107,7 +110,8 @@ static void lock_granted(struct extent_lock *lk)
 void io_lock_range(struct io *io, uint32_t bits, void (*then)(struct io *io))
 {
 	io->go_locked = then;
-	extent_lock_init(&io->lock, io->blk * FS_BLOCK_SIZE, (io->blk + io->nblk) * FS_BLOCK_SIZE, bits, lock_granted);
+	extent_lock_init(&io->lock, io->blk * FS_BLOCK_SIZE, (io->blk + io->nblk) * FS_BLOCK_SIZE, bits,
+			 lock_granted);
 	if (FAULT(FAULT_RANGE_LOCK)) { /* of a range that is nobody else's */
 		io->lock.start = (uintptr_t)io;
 		io->lock.end = io->lock.start + 1;
@@ -183,7 +187,8 @@ void io_copy_out(struct io *io, uint64_t index, const void *page)
 	if (!io->user->buf)
 		return;
 	if (page)
-		memcpy((char *)io->user->buf + (from - io->user->off), (const char *)page + (from - at), to - from);
+		memcpy((char *)io->user->buf + (from - io->user->off), (const char *)page + (from - at),
+		       to - from);
 	else
 		memset((char *)io->user->buf + (from - io->user->off), 0, to - from);
 }
@@ -196,7 +201,8 @@ void io_copy_in(struct io *io, uint64_t index, void *page)
 	if (io->user->flags & IO_ZEROS)
 		memset((char *)page + (from - at), 0, to - from);
 	else
-		memcpy((char *)page + (from - at), (const char *)io->user->buf + (from - io->user->off), to - from);
+		memcpy((char *)page + (from - at), (const char *)io->user->buf + (from - io->user->off),
+		       to - from);
 }
 
 /* The request against the volume: 0 or what it is answered with. */
@@ -225,7 +231,8 @@ void io_start(struct fs_ctx *ctx, struct fs_io *user)
 	struct io *io;
 	int r = user->op == FS_FLUSH ? 0 : check_request(ctx->fs, user);
 
-	if (user->op == FS_FLUSH && ctx->fs->opt.read_only) { /* there was nothing to write since the pool was opened */
+	/* there was nothing to write since the pool was opened */
+	if (user->op == FS_FLUSH && ctx->fs->opt.read_only) {
 		answer(user, 0);
 		return;
 	}
@@ -246,12 +253,8 @@ void io_start(struct fs_ctx *ctx, struct fs_io *user)
 	io->nblk = (user->off + user->len + FS_BLOCK_SIZE - 1) / FS_BLOCK_SIZE - io->blk;
 	switch (user->op) {
 	case FS_READ:
-	case FS_CACHE:
-		io_read(io);
-		break;
-	case FS_WRITE:
-		io_write(io);
-		break;
+	case FS_CACHE: io_read(io); break;
+	case FS_WRITE: io_write(io); break;
 	default:
 		if (user->op == FS_ZERO && user->flags & FS_NO_HOLE)
 			io_zero_fill(io);
@@ -266,7 +269,8 @@ void fs_submit(struct fs_ctx *ctx, struct fs_io *const *ios, size_t n)
 {
 	uint64_t requests = atomic_load_explicit(&ctx->requests, memory_order_relaxed);
 
-	atomic_store_explicit(&ctx->requests, requests + n, memory_order_relaxed); /* only this thread writes it */
+	/* only this thread writes it */
+	atomic_store_explicit(&ctx->requests, requests + n, memory_order_relaxed);
 	for (size_t i = 0; i < n; i++)
 		io_start(ctx, ios[i]);
 	io_submit_open_write(ctx);

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/io.h: a request's way through the engine; io.c starts and ends requests, io_read.c and io_write.c carry them out,
- * io_zero.c makes requests of them.
+ * fs/io.h: a request's way through the engine; io.c starts and ends requests, io_read.c and io_write.c carry
+ * them out, io_zero.c makes requests of them.
  *
- * A request runs on its context's thread from state to state. Where it would have to wait, it parks: on a space
- * ticket, in the queue of an extent lock, in a worker that reads nodes, on the device, in the flush log; and what it
- * waited for posts it back. It takes, in this order: the extent lock (a write's has DELALLOC), a reservation, pages,
- * allocations. The lock comes first always, so that who waits for space keeps its turn in the range. Every way out gives
- * back exactly what is held (io_end).
+ * A request runs on its context's thread from state to state. Where it would have to wait, it parks: on a
+ * space ticket, in the queue of an extent lock, in a worker that reads nodes, on the device, in the flush
+ * log; and what it waited for posts it back. It takes, in this order: the extent lock (a write's has
+ * DELALLOC), a reservation, pages, allocations. The lock comes first always, so that who waits for space
+ * keeps its turn in the range. Every way out gives back exactly what is held (io_end).
  *
  * Invariants
  * 1. Reads hold no lock; they are in an epoch from their first look-up to their last byte.
  * 2. A write's extents enter the overlay only when all of its data is on the device (completed, not flushed).
- * 3. The extent state of a request exists from the grant of its lock to the step that drops it, and never longer.
+ * 3. The extent state of a request exists from the grant of its lock to the step that drops it, and never
+ *    longer.
  */
 #ifndef FS_IO_H
 #define FS_IO_H
@@ -28,9 +29,9 @@
 #include "fs/flush_log.h"
 
 /* In fs_io.flags, for requests that the engine makes itself. */
-#define IO_ZEROS (1u << 16)	  /* WRITE of zeros; buf is not used */
-#define IO_FREEING (1u << 17)	  /* on behalf of something that frees space */
-#define IO_LOCKED (1u << 18)	  /* the request that it is a part of has locked the range */
+#define IO_ZEROS (1u << 16)   /* WRITE of zeros; buf is not used */
+#define IO_FREEING (1u << 17) /* on behalf of something that frees space */
+#define IO_LOCKED (1u << 18)  /* the request that it is a part of has locked the range */
 
 #define IO_INLINE_BLOCKS 8u
 #define IO_ZERO_CHUNK (4u << 20)
@@ -86,8 +87,9 @@ void io_free_all(struct fs_ctx *ctx);
 void io_start(struct fs_ctx *ctx, struct fs_io *user);
 
 /*
- * Takes its turn in the range of all blocks that the request touches, then calls `then`: perhaps before this returns.
- * `bits` go with the lock (extent_state.h). The lock is dropped by io_unlock_range, or when the request ends.
+ * Takes its turn in the range of all blocks that the request touches, then calls `then`: perhaps before this
+ * returns. `bits` go with the lock (extent_state.h). The lock is dropped by io_unlock_range, or when the
+ * request ends.
  */
 void io_lock_range(struct io *io, uint32_t bits, void (*then)(struct io *io));
 void io_unlock_range(struct io *io);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/io_read.c: reads: look up all pieces (on a worker, if nodes have to be read), then fetch what is not cached. */
+/*
+ * fs/io_read.c: reads: look up all pieces (on a worker, if nodes have to be read), then fetch what is not
+ * cached.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -25,7 +28,8 @@ static int map_pieces(struct io *io, struct device_queue *q)
 {
 	while (io->mapped < io->nblk) {
 		struct volume_piece vp;
-		int r = volume_lookup(io->vol, q, io->blk + io->mapped, io->nblk - io->mapped, &vp, io->crc + io->mapped);
+		int r = volume_lookup(io->vol, q, io->blk + io->mapped, io->nblk - io->mapped, &vp,
+				      io->crc + io->mapped);
 
 		if (r == 0 && vp.lost)
 			r = -ENODATA;
@@ -52,8 +56,10 @@ static int check_block(struct read_sub *sub, uint64_t i)
 	if (crc32c(sub->page[i]->data, FS_BLOCK_SIZE) == io->crc[sub->index + i])
 		return 0;
 	atomic_fetch_add(&io->fs->stats.errors_checksum, 1);
-	fs_log_often(io->fs, FS_OFTEN_CHECKSUM, FS_LOG_ERROR, "volume %s, offset %llu: data at %llu does not match its checksum",
-		     volume_get_name(io->vol).text, (unsigned long long)(io->blk + sub->index + i) * FS_BLOCK_SIZE,
+	fs_log_often(io->fs, FS_OFTEN_CHECKSUM, FS_LOG_ERROR,
+		     "volume %s, offset %llu: data at %llu does not match its checksum",
+		     volume_get_name(io->vol).text,
+		     (unsigned long long)(io->blk + sub->index + i) * FS_BLOCK_SIZE,
 		     (unsigned long long)(sub->addr + i * FS_BLOCK_SIZE));
 	return -EIO;
 }
@@ -79,7 +85,8 @@ static void sub_done(struct device_io *dev)
 
 	if (error) {
 		atomic_fetch_add(&io->fs->stats.errors_io, 1);
-		fs_log_often(io->fs, FS_OFTEN_READ, FS_LOG_ERROR, "volume %s, offset %llu: cannot be read: %s", volume_get_name(io->vol).text,
+		fs_log_often(io->fs, FS_OFTEN_READ, FS_LOG_ERROR,
+			     "volume %s, offset %llu: cannot be read: %s", volume_get_name(io->vol).text,
 			     (unsigned long long)(io->blk + sub->index) * FS_BLOCK_SIZE, strerror(-error));
 	}
 	for (uint64_t i = 0; i < sub->n; i++) {
@@ -119,8 +126,12 @@ static int start_sub(struct io *io, uint64_t index, uint64_t addr, uint64_t n)
 	sub->n = n;
 	for (uint64_t i = 0; i < n; i++)
 		sub->iov[i] = (struct iovec){sub->page[i]->data, FS_BLOCK_SIZE};
-	sub->dev = (struct device_io){.op = DEVICE_READ, .off = off[0], .len = n * FS_BLOCK_SIZE, .iov = sub->iov,
-				      .iovcnt = (int)n, .done = sub_done};
+	sub->dev = (struct device_io){.op = DEVICE_READ,
+				      .off = off[0],
+				      .len = n * FS_BLOCK_SIZE,
+				      .iov = sub->iov,
+				      .iovcnt = (int)n,
+				      .done = sub_done};
 	io->parts++;
 	io->ctx->q->dev->ops->submit(io->ctx->q, &sub->dev);
 	return 0;
@@ -185,7 +196,8 @@ static void mapped(struct io *io, int error)
 		return;
 	}
 	if (error != -ENODATA) /* a lost range was told of when it was found */
-		fs_log_often(io->fs, FS_OFTEN_READ, FS_LOG_ERROR, "volume %s, offset %llu: cannot be looked up: %s", volume_get_name(io->vol).text,
+		fs_log_often(io->fs, FS_OFTEN_READ, FS_LOG_ERROR,
+			     "volume %s, offset %llu: cannot be looked up: %s", volume_get_name(io->vol).text,
 			     (unsigned long long)io->user->off, strerror(-error));
 	io_end(io, error == -ENOMEM ? error : -EIO);
 }

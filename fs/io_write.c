@@ -2,8 +2,9 @@
 /*
  * fs/io_write.c: writes, and trims of whole blocks. Those of any alignment are made of them in io_zero.c.
  *
- * A write: lock, reserve, fill pages (reading what it covers only in part), allocate, write, and only when all of that is on the
- * device put the extents into the overlay. Writes of one batch take neighbouring addresses and leave as one device write.
+ * A write: lock, reserve, fill pages (reading what it covers only in part), allocate, write, and only when
+ * all of that is on the device put the extents into the overlay. Writes of one batch take neighbouring
+ * addresses and leave as one device write.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,7 +18,8 @@
 #include "fs/io.h"
 
 #define RUN_IOV_MAX 256u
-#define HOLE_PENDINGS 256u /* that a trim replaces in one go, under the volume's lock and on the thread of a loop */
+/* that a trim replaces in one go, under the volume's lock and on the thread of a loop */
+#define HOLE_PENDINGS 256u
 
 /* A device write that is being put together: neighbours in the pool, from any number of requests. */
 struct write_run {
@@ -50,8 +52,9 @@ static void run_done(struct device_io *dev)
 		backing_write_failed(run->ctx->fs);
 	} else if (dev->error) {
 		atomic_fetch_add(&run->ctx->fs->stats.errors_io, 1);
-		fs_log_often(run->ctx->fs, FS_OFTEN_WRITE, FS_LOG_ERROR, "data of %llu blocks could not be written: %s",
-			     (unsigned long long)run->blocks, strerror(-dev->error));
+		fs_log_often(run->ctx->fs, FS_OFTEN_WRITE, FS_LOG_ERROR,
+			     "data of %llu blocks could not be written: %s", (unsigned long long)run->blocks,
+			     strerror(-dev->error));
 	} else {
 		backing_write_succeeded(run->ctx->fs);
 	}
@@ -70,8 +73,12 @@ void io_submit_open_write(struct fs_ctx *ctx)
 		return;
 	/* Data has one stripe; a mirrored group will submit one write for each. */
 	ASSERT(block_group_map(ctx->fs, run->addr, run->blocks * FS_BLOCK_SIZE, off) == 1);
-	run->dev = (struct device_io){.op = DEVICE_WRITE, .off = off[0], .len = run->blocks * FS_BLOCK_SIZE,
-				      .iov = run->iov, .iovcnt = (int)run->blocks, .done = run_done};
+	run->dev = (struct device_io){.op = DEVICE_WRITE,
+				      .off = off[0],
+				      .len = run->blocks * FS_BLOCK_SIZE,
+				      .iov = run->iov,
+				      .iovcnt = (int)run->blocks,
+				      .done = run_done};
 	ctx->q->dev->ops->submit(ctx->q, &run->dev);
 }
 
@@ -129,19 +136,24 @@ static void publish_pages(struct io *io)
 {
 	struct pending *p;
 
-	TAILQ_FOREACH(p, &io->pendings, log_link)
+	TAILQ_FOREACH (p, &io->pendings, log_link)
 		for (uint64_t i = 0; i < p->nblk; i++)
-			cache_publish(io->fs->cache, io->page[p->blk - io->blk + i], p->addr + i * FS_BLOCK_SIZE);
+			cache_publish(io->fs->cache, io->page[p->blk - io->blk + i],
+				      p->addr + i * FS_BLOCK_SIZE);
 }
 
-static void allocate_posted(struct ctx_post *post) { allocate(container_of(post, struct io, post)); }
+static void allocate_posted(struct ctx_post *post)
+{
+	allocate(container_of(post, struct io, post));
+}
 
 /* What frees space and found no blocks of the host takes a spare, or waits for one. */
 static bool try_again(struct io *io)
 {
 	struct pending *p;
 
-	if (io->error != -ENOSPC || !(io->user->flags & IO_FREEING) || !io->fs->backing.on || ++io->alloc_tries > IO_ALLOC_TRIES)
+	if (io->error != -ENOSPC || !(io->user->flags & IO_FREEING) || !io->fs->backing.on ||
+	    ++io->alloc_tries > IO_ALLOC_TRIES)
 		return false;
 	while ((p = TAILQ_FIRST(&io->pendings))) {
 		TAILQ_REMOVE(&io->pendings, p, log_link);
@@ -174,7 +186,8 @@ static void write_parts_done(struct io *io)
 	publish_pages(io);
 	insert_pendings(io);
 	space_pend(io->fs, &io->ticket.want,
-		   (struct space_pending){io->ticket.want.pending.touches, volume_item_bytes(io->items + 2, io->nblk)});
+		   (struct space_pending){io->ticket.want.pending.touches,
+					  volume_item_bytes(io->items + 2, io->nblk)});
 	io->reserved = false;
 	io_succeed(io);
 }
@@ -185,15 +198,21 @@ static void load_on_worker(struct fs_work *work)
 {
 	struct io *io = container_of(work, struct io, work);
 
-	/* Groups that turned out to need a rebuild had been counted as free: their space comes back with that. */
-	if (!block_group_load_next(io->fs, work_queue()) && (fs_is_rebuilding(io->fs) || backing_lacks_spare(io->fs)) &&
-	    !io->fs->simulated)
+	/*
+	 * Groups that turned out to need a rebuild had been counted as free: their space comes back with
+	 * that.
+	 */
+	if (!block_group_load_next(io->fs, work_queue()) &&
+	    (fs_is_rebuilding(io->fs) || backing_lacks_spare(io->fs)) && !io->fs->simulated)
 		nanosleep(&(struct timespec){0, 2000000}, NULL);
 	io->post.fn = allocate_posted;
 	ctx_post(io->ctx, &io->post);
 }
 
-/* The space is reserved, but nobody could give it yet: a group has to be read, or another thread has it in its hands. */
+/*
+ * The space is reserved, but nobody could give it yet: a group has to be read, or another thread has it in
+ * its hands.
+ */
 static void allocate_later(struct io *io)
 {
 	if (fs_is_read_only(io->fs)) {
@@ -201,7 +220,8 @@ static void allocate_later(struct io *io)
 		return;
 	}
 	if (!fs_is_rebuilding(io->fs) && ++io->alloc_tries > IO_ALLOC_TRIES) {
-		fs_log_often(io->fs, FS_OFTEN_SPACE, FS_LOG_ERROR, "reserved space could not be found; run a check of the pool");
+		fs_log_often(io->fs, FS_OFTEN_SPACE, FS_LOG_ERROR,
+			     "reserved space could not be found; run a check of the pool");
 		part_done(io, -ENOSPC);
 		return;
 	}
@@ -233,10 +253,14 @@ static int add_extent(struct io *io, uint64_t addr, uint32_t n)
 	return r;
 }
 
-/* What frees space must not find the host full: the commit of those before it brings blocks that can be written. */
+/*
+ * What frees space must not find the host full: the commit of those before it brings blocks that can be
+ * written.
+ */
 static bool waits_for_spare(struct io *io)
 {
-	if (!(io->user->flags & IO_FREEING) || !backing_lacks_spare(io->fs) || io->alloc_tries >= IO_ALLOC_TRIES)
+	if (!(io->user->flags & IO_FREEING) || !backing_lacks_spare(io->fs) ||
+	    io->alloc_tries >= IO_ALLOC_TRIES)
 		return false;
 	fs_kick_commit(io->fs);
 	return true;
@@ -274,15 +298,16 @@ static void fill_pages(struct io *io)
 }
 
 /*
- * The edge of a trim, which is zeros already: it may be a hole by now. To write it then would take space for good from
- * what is kept for those who free some.
+ * The edge of a trim, which is zeros already: it may be a hole by now. To write it then would take space for
+ * good from what is kept for those who free some.
  */
 static bool is_idle_edge(const struct io *io)
 {
 	static const uint8_t zeros[FS_BLOCK_SIZE];
 
 	return io->user->flags & IO_FREEING && io->nblk == 1 &&
-	       memcmp((const char *)io->page[0]->data + io->user->off % FS_BLOCK_SIZE, zeros, io->user->len) == 0;
+	       memcmp((const char *)io->page[0]->data + io->user->off % FS_BLOCK_SIZE, zeros,
+		      io->user->len) == 0;
 }
 
 static void edge_read(struct fs_io *child)
@@ -301,8 +326,13 @@ static void edge_read(struct fs_io *child)
 
 static void read_edge(struct io *io, unsigned which, uint64_t index)
 {
-	io->child[which] = (struct fs_io){.op = FS_READ, .vol = io->vol, .off = (io->blk + index) * FS_BLOCK_SIZE,
-					  .len = FS_BLOCK_SIZE, .buf = io->page[index]->data, .done = edge_read, .arg = io};
+	io->child[which] = (struct fs_io){.op = FS_READ,
+					  .vol = io->vol,
+					  .off = (io->blk + index) * FS_BLOCK_SIZE,
+					  .len = FS_BLOCK_SIZE,
+					  .buf = io->page[index]->data,
+					  .done = edge_read,
+					  .arg = io};
 	io->parts++;
 	io_start(io->ctx, &io->child[which]);
 }
@@ -348,9 +378,10 @@ static void write_locked(struct io *io)
 /* ---- lock and reservation -------------------------------------------------- */
 
 /*
- * The lock comes first: requests of the same range are carried out in the order in which they came, so that an old write
- * that waits for space never lands on top of a newer one, or of a trim, that was answered meanwhile. And who has a
- * reservation waits for nobody but the device: those who wait for space, with their locks, get it in the end.
+ * The lock comes first: requests of the same range are carried out in the order in which they came, so that
+ * an old write that waits for space never lands on top of a newer one, or of a trim, that was answered
+ * meanwhile. And who has a reservation waits for nobody but the device: those who wait for space, with their
+ * locks, get it in the end.
  */
 
 static void hole_locked(struct io *io);
@@ -411,10 +442,14 @@ static void lock_and_reserve(struct io *io, uint64_t data_bytes, struct space_pe
 
 void io_write(struct io *io)
 {
-	/* At the worst each block gets a place of its own; when they have theirs, space_pend gives the rest back. */
+	/*
+	 * At the worst each block gets a place of its own; when they have theirs, space_pend gives the rest
+	 * back.
+	 */
 	struct space_pending pending = {io->nblk > 1 ? 2 : 1, volume_item_bytes(io->nblk + 2, io->nblk)};
 
-	lock_and_reserve(io, io->nblk * FS_BLOCK_SIZE, pending, io->user->flags & IO_FREEING ? SPACE_FREEING : 0);
+	lock_and_reserve(io, io->nblk * FS_BLOCK_SIZE, pending,
+			 io->user->flags & IO_FREEING ? SPACE_FREEING : 0);
 }
 
 /* ---- holes ----------------------------------------------------------------- */
@@ -422,12 +457,13 @@ void io_write(struct io *io)
 /* For the rest of the range. */
 static struct space_pending hole_pending(const struct io *io)
 {
-	return (struct space_pending){2, volume_item_bytes(2, 0) + space_cut_bytes(io->fs, io->nblk - io->allocated)};
+	return (struct space_pending){2, volume_item_bytes(2, 0) +
+						 space_cut_bytes(io->fs, io->nblk - io->allocated)};
 }
 
 /*
- * Puts a hole over what is left of the range, up to HOLE_PENDINGS of what is pending there: all of it, as a rule. Returns how many
- * blocks that are.
+ * Puts a hole over what is left of the range, up to HOLE_PENDINGS of what is pending there: all of it, as a
+ * rule. Returns how many blocks that are.
  */
 static uint64_t punch(struct io *io, struct pending *p)
 {

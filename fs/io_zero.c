@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/io_zero.c: trims and zeroes that are made of other requests: whole blocks become holes, edges are overwritten with zeros,
- * and zeros that keep their space are written piece by piece.
+ * fs/io_zero.c: trims and zeroes that are made of other requests: whole blocks become holes, edges are
+ * overwritten with zeros, and zeros that keep their space are written piece by piece.
  *
  * Invariants
- * 1. A request made of others holds the lock of its whole range from before its first child to after its last, and nothing
- *    else. So it is carried out as a whole, in the order in which it arrived; its children (IO_LOCKED) take no lock, and hold
- *    what else they need.
+ * 1. A request made of others holds the lock of its whole range from before its first child to after its
+ *    last, and nothing else. So it is carried out as a whole, in the order in which it arrived; its children
+ *    (IO_LOCKED) take no lock, and hold what else they need.
  * 2. No block is written by two children of one request.
- * 3. Whether an edge lies in a hole is looked up when the range is locked: no earlier write to it is under way any more.
+ * 3. Whether an edge lies in a hole is looked up when the range is locked: no earlier write to it is under
+ *    way any more.
  */
 #include "base/util.h"
 #include "fs/fault.h"
@@ -32,12 +33,18 @@ static void child_done(struct fs_io *child)
 /* A mistake: each child takes its turn by itself, and edges are looked at before. */
 static const bool unlocked = FAULT(FAULT_EDGE_UNLOCKED);
 
-static void start_child(struct io *io, unsigned which, enum fs_op op, uint32_t flags, uint64_t off, uint64_t len)
+static void start_child(struct io *io, unsigned which, enum fs_op op, uint32_t flags, uint64_t off,
+			uint64_t len)
 {
 	if (len == 0)
 		return;
-	io->child[which] = (struct fs_io){.op = op, .flags = flags | (unlocked ? 0 : IO_LOCKED), .vol = io->vol, .off = off, .len = len,
-					  .done = child_done, .arg = io};
+	io->child[which] = (struct fs_io){.op = op,
+					  .flags = flags | (unlocked ? 0 : IO_LOCKED),
+					  .vol = io->vol,
+					  .off = off,
+					  .len = len,
+					  .done = child_done,
+					  .arg = io};
 	io->parts++;
 	io_start(io->ctx, &io->child[which]);
 }
@@ -90,15 +97,24 @@ static void zero_next(struct fs_io *child);
 static void zero_chunk(struct io *io)
 {
 	/* Chunks meet at block borders: no block is written by two of them. */
-	uint64_t len = min_u64(io->user->len - io->zero_pos, IO_ZERO_CHUNK - (io->user->off + io->zero_pos) % FS_BLOCK_SIZE);
+	uint64_t len = min_u64(io->user->len - io->zero_pos,
+			       IO_ZERO_CHUNK - (io->user->off + io->zero_pos) % FS_BLOCK_SIZE);
 
-	io->child[0] = (struct fs_io){.op = FS_WRITE, .flags = IO_ZEROS | IO_LOCKED, .vol = io->vol, .off = io->user->off + io->zero_pos,
-				      .len = len, .done = zero_next, .arg = io};
+	io->child[0] = (struct fs_io){.op = FS_WRITE,
+				      .flags = IO_ZEROS | IO_LOCKED,
+				      .vol = io->vol,
+				      .off = io->user->off + io->zero_pos,
+				      .len = len,
+				      .done = zero_next,
+				      .arg = io};
 	io->zero_pos += len;
 	io_start(io->ctx, &io->child[0]);
 }
 
-static void zero_next_posted(struct ctx_post *post) { zero_chunk(container_of(post, struct io, post)); }
+static void zero_next_posted(struct ctx_post *post)
+{
+	zero_chunk(container_of(post, struct io, post));
+}
 
 static void zero_next(struct fs_io *child)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/latency.h: how long commits and groups of the flush log took, as a histogram. Adding is two atomic operations, once for each
- * of them; from any thread.
+ * fs/latency.h: how long commits and groups of the flush log took, as a histogram. Adding is two atomic
+ * operations, once for each of them; from any thread.
  */
 #ifndef FS_LATENCY_H
 #define FS_LATENCY_H

@@ -61,7 +61,8 @@ static const char *validate_items(const struct node_header *node)
 		return "item array runs into the items";
 	for (unsigned i = 0; i < n; i++) {
 		const struct node_slot *s = &slots(node)[i];
-		uint32_t off = le16_to_cpu(s->off), klen = le16_to_cpu(s->key_len), vlen = le16_to_cpu(s->value_len);
+		uint32_t off = le16_to_cpu(s->off), klen = le16_to_cpu(s->key_len),
+			 vlen = le16_to_cpu(s->value_len);
 
 		if (off < data_off || off + klen + vlen > NODE_SIZE)
 			return "an item lies outside";
@@ -113,8 +114,14 @@ static bool same_ident(const struct node_header *node, const struct node_ident *
 
 /* ---- nodes without a good copy --------------------------------------------- */
 
-void bad_nodes_init(struct bad_nodes *bn) { lock_init(&bn->lock, LOCK_BAD_NODES); }
-void bad_nodes_fini(struct bad_nodes *bn) { lock_fini(&bn->lock); }
+void bad_nodes_init(struct bad_nodes *bn)
+{
+	lock_init(&bn->lock, LOCK_BAD_NODES);
+}
+void bad_nodes_fini(struct bad_nodes *bn)
+{
+	lock_fini(&bn->lock);
+}
 
 bool bad_nodes_note(struct bad_nodes *bn, uint64_t addr, unsigned bit)
 {
@@ -159,11 +166,13 @@ struct copy_result {
 };
 
 /* What is wrong with the first n copies; `mended`: the next one is good. */
-static void report_copies(struct fs *fs, const struct node_ident *id, const struct copy_result *res, int n, bool mended)
+static void report_copies(struct fs *fs, const struct node_ident *id, const struct copy_result *res, int n,
+			  bool mended)
 {
 	for (int i = 0; i < n; i++)
-		fs_log(fs, FS_LOG_WARNING, "tree %llu: node at %llu, copy %d: %s%s", (unsigned long long)id->owner,
-		       (unsigned long long)id->addr, i, res[i].error == -EUCLEAN ? res[i].why : strerror(-res[i].error),
+		fs_log(fs, FS_LOG_WARNING, "tree %llu: node at %llu, copy %d: %s%s",
+		       (unsigned long long)id->owner, (unsigned long long)id->addr, i,
+		       res[i].error == -EUCLEAN ? res[i].why : strerror(-res[i].error),
 		       mended ? ", reading its twin" : ": no copy is good");
 }
 
@@ -194,7 +203,8 @@ static int read_copies(struct fs *fs, struct device_queue *q, const struct node_
 			bad_nodes_forget(&fs->bad_nodes, id->addr);
 			return 0;
 		}
-		atomic_fetch_add(res[i].error == -EUCLEAN ? &fs->stats.errors_checksum : &fs->stats.errors_io, 1);
+		atomic_fetch_add(res[i].error == -EUCLEAN ? &fs->stats.errors_checksum : &fs->stats.errors_io,
+				 1);
 		if (res[i].error == -ENOMEM)
 			err = -ENOMEM;
 		else if (res[i].error != -EUCLEAN && err != -ENOMEM) /* whatever the device calls it */
@@ -205,7 +215,8 @@ static int read_copies(struct fs *fs, struct device_queue *q, const struct node_
 	return err;
 }
 
-int node_read(struct fs *fs, struct device_queue *q, const struct node_ident *id, struct cache_entry **ret_entry)
+int node_read(struct fs *fs, struct device_queue *q, const struct node_ident *id,
+	      struct cache_entry **ret_entry)
 {
 	struct cache_entry *entry = cache_get(fs->cache, CACHE_NODE, id->addr);
 	int r;
@@ -235,7 +246,8 @@ int node_child(const struct node_header *node, unsigned slot, uint64_t owner, st
 	struct node_pointer ptr;
 
 	memcpy(&ptr, node_value(node, slot).data, sizeof(ptr));
-	*ret_id = (struct node_ident){le64_to_cpu(ptr.addr), le64_to_cpu(ptr.generation), owner, (uint8_t)(node->level - 1)};
+	*ret_id = (struct node_ident){le64_to_cpu(ptr.addr), le64_to_cpu(ptr.generation), owner,
+				      (uint8_t)(node->level - 1)};
 	/* Children are never younger than their parents. */
 	if (ret_id->addr % NODE_SIZE || ret_id->generation > le64_to_cpu(node->generation))
 		return -EUCLEAN;
@@ -262,7 +274,8 @@ void node_append(struct node_header *node, struct key key, struct value value)
 	ASSERT(sizeof(*node) + (n + 1) * sizeof(struct node_slot) <= off);
 	memcpy((char *)node + off, key.data, key.len);
 	memcpy((char *)node + off + key.len, value.data, value.len);
-	slots(node)[n] = (struct node_slot){cpu_to_le16((uint16_t)off), cpu_to_le16(key.len), cpu_to_le16(value.len)};
+	slots(node)[n] =
+		(struct node_slot){cpu_to_le16((uint16_t)off), cpu_to_le16(key.len), cpu_to_le16(value.len)};
 	node->nritems = cpu_to_le16((uint16_t)(n + 1));
 	node->data_off = cpu_to_le32(off);
 }

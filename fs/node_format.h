@@ -4,8 +4,8 @@
  *
  * A node is NODE_SIZE bytes: header, an array of item slots that grows up, and the items' bytes (key directly
  * followed by value) that grow down from the end. Keys are byte strings in memcmp order, strictly ascending.
- * In an interior node (level > 0) a value is a struct node_pointer, and its key is exactly the first key of the
- * child. Nodes are never changed after they were written: a change writes a new node somewhere else.
+ * In an interior node (level > 0) a value is a struct node_pointer, and its key is exactly the first key of
+ * the child. Nodes are never changed after they were written: a change writes a new node somewhere else.
  */
 #ifndef FS_NODE_FORMAT_H
 #define FS_NODE_FORMAT_H
@@ -52,7 +52,8 @@ static_assert(sizeof(struct node_pointer) == 16, "node_pointer");
 /* What the counts of a root are worth after nodes were lost in every copy. */
 enum tree_root_flags {
 	TREE_LEAF_LOST = 1, /* `items` is at most */
-	TREE_NODE_LOST = 2, /* `nodes` and `leaves` are at most, too: an interior node, and nobody knows what was below it */
+	/* `nodes` and `leaves` are at most, too: an interior node, and nobody knows what was below it */
+	TREE_NODE_LOST = 2,
 };
 #define TREE_ROOT_FLAGS_KNOWN 3u
 
@@ -60,9 +61,9 @@ enum tree_root_flags {
 struct tree_root_item {
 	le64 addr; /* 0: the tree is empty */
 	le64 generation;
-	le64 nodes;  /* all of them, leaves included */
+	le64 nodes; /* all of them, leaves included */
 	le64 leaves;
-	le64 items;  /* in the leaves */
+	le64 items; /* in the leaves */
 	uint8_t level;
 	uint8_t flags; /* enum tree_root_flags */
 	uint8_t reserved[6];

@@ -20,7 +20,10 @@ void node_prefetch_init(struct node_prefetch *pf, struct fs *fs, struct device_q
 		pf->slot[i].pf = pf;
 }
 
-static unsigned *used(struct node_prefetch *pf, uint8_t level) { return level ? &pf->interior : &pf->leaves; }
+static unsigned *used(struct node_prefetch *pf, uint8_t level)
+{
+	return level ? &pf->interior : &pf->leaves;
+}
 
 static void slot_free(struct prefetch_slot *s)
 {
@@ -78,7 +81,8 @@ static bool slot_start(struct prefetch_slot *s)
 	if (!s->entry)
 		return false;
 	s->under_way = true;
-	s->io = (struct device_io){.op = DEVICE_READ, .off = off[0], .buf = s->entry->data, .len = NODE_SIZE, .done = slot_read};
+	s->io = (struct device_io){
+		.op = DEVICE_READ, .off = off[0], .buf = s->entry->data, .len = NODE_SIZE, .done = slot_read};
 	pf->q->dev->ops->submit(pf->q, &s->io);
 	pf->q->dev->ops->kick(pf->q);
 	return true;

@@ -51,7 +51,7 @@ static void hand_over_cuts(struct transaction *txn, const struct fs_volume *vol,
 	struct orphan *o;
 	unsigned left = vol->cuts;
 
-	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &txn->fs->volumes.orphans, link) {
 		if (left == 0)
 			break;
 		if (o->vol != vol)
@@ -101,7 +101,7 @@ void orphans_before_freeze(struct fs *fs)
 	unsigned left = fs->orphan_leaves; /* more cannot be come to */
 	struct orphan *o;
 
-	TAILQ_FOREACH(o, &fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &fs->volumes.orphans, link) {
 		if (left-- == 0)
 			break;
 		if (!o->vol)
@@ -161,7 +161,8 @@ static struct counters counters_of(struct drop *d)
 		touch(d->txn, o->new_deleted);
 		o = o->new_deleted;
 	} else if (o->vol) {
-		return (struct counters){&o->vol->new_root, &o->vol->new_used_blocks, &o->vol->new_lost_blocks};
+		return (struct counters){&o->vol->new_root, &o->vol->new_used_blocks,
+					 &o->vol->new_lost_blocks};
 	}
 	return (struct counters){&o->new_root, &o->new_used_blocks, NULL};
 }
@@ -204,11 +205,15 @@ static int drop_leaf(struct drop *d, const struct node_header *leaf)
 }
 
 /* The first block of a child; what came before the progress is gone already. */
-static uint64_t child_blk(const struct node_header *node, unsigned slot) { return extent_key_blk(node_key(node, slot)); }
+static uint64_t child_blk(const struct node_header *node, unsigned slot)
+{
+	return extent_key_blk(node_key(node, slot));
+}
 
 /*
- * Nobody can tell what the node refers to. It goes as if it referred to nothing; but of the blocks that are in use it takes as many along
- * as it can have held at the most, since these are counted as at least (a reserved volume is owed the others).
+ * Nobody can tell what the node refers to. It goes as if it referred to nothing; but of the blocks that are
+ * in use it takes as many along as it can have held at the most, since these are counted as at least (a
+ * reserved volume is owed the others).
  */
 static void pass_over(struct drop *d, const struct node_header *parent, unsigned slot, int error)
 {
@@ -220,7 +225,8 @@ static void pass_over(struct drop *d, const struct node_header *parent, unsigned
 		most = min_u64(most, child_blk(parent, slot + 1) - child_blk(parent, slot));
 	fs_log(d->txn->fs, FS_LOG_ERROR,
 	       "volume %llu, deleted%s, from offset %llu on: no copy of a node of level %u can be read (%s); the space of what it held is not freed: byre pool check --repair finds it",
-	       (unsigned long long)o->root.owner, o->id == o->root.owner ? "" : " or trimmed", parent ? (unsigned long long)child_blk(parent, slot) * FS_BLOCK_SIZE : 0, level,
+	       (unsigned long long)o->root.owner, o->id == o->root.owner ? "" : " or trimmed",
+	       parent ? (unsigned long long)child_blk(parent, slot) * FS_BLOCK_SIZE : 0, level,
 	       strerror(-error));
 	counters_of(d).root->flags |= TREE_LEAF_LOST | (level ? TREE_NODE_LOST : 0);
 	d->txn->store.lost = true;
@@ -301,7 +307,7 @@ int orphans_drop(struct transaction *txn, unsigned *budget)
 	struct orphan *o;
 	int r = 0;
 
-	TAILQ_FOREACH(o, &txn->fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &txn->fs->volumes.orphans, link) {
 		if (r || *budget == 0 || (o->vol && o->vol->frozen_generation != txn->generation))
 			break;
 		r = orphan_drop(txn, o, budget);
@@ -316,7 +322,7 @@ bool orphans_are_left_of(struct transaction *txn, const struct fs_volume *vol)
 
 	if (left == 0)
 		return false;
-	TAILQ_FOREACH(o, &txn->touched, touched_link)
+	TAILQ_FOREACH (o, &txn->touched, touched_link)
 		left -= o->vol == vol && o->done;
 	return left > 0;
 }
@@ -325,7 +331,7 @@ void orphans_sum_up(struct transaction *txn)
 {
 	struct orphan *o;
 
-	TAILQ_FOREACH(o, &txn->touched, touched_link) {
+	TAILQ_FOREACH (o, &txn->touched, touched_link) {
 		if (o->in_tree)
 			tree_sums_add(&txn->sums, &o->root, -1);
 		tree_sums_add(&txn->sums, &o->new_root, 1);

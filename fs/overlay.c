@@ -2,9 +2,9 @@
 /*
  * fs/overlay.c: see the header for the invariants.
  *
- * Pendings come from the general allocator, because they are made before anyone knows which overlay they will be in,
- * and on other threads than the one that frees them. Clearing follows the lists, which are close to the order of
- * allocation, and so stays in the processor's caches; the order of the tree is random in memory.
+ * Pendings come from the general allocator, because they are made before anyone knows which overlay they will
+ * be in, and on other threads than the one that frees them. Clearing follows the lists, which are close to
+ * the order of allocation, and so stays in the processor's caches; the order of the tree is random in memory.
  */
 #include "fs/overlay.h"
 
@@ -137,7 +137,9 @@ static void overlay_link_leaf(struct overlay *ov, struct pending *p, struct pend
 	overlay_root_RB_INSERT_COLOR(&ov->root, p);
 }
 
-/* Leaves of p only what is in [start, end), which is a part of it. Does not touch the tree or the counters. */
+/*
+ * Leaves of p only what is in [start, end), which is a part of it. Does not touch the tree or the counters.
+ */
 static void pending_cut(struct pending *p, uint64_t start, uint64_t end)
 {
 	uint64_t skip = start - p->blk;
@@ -293,8 +295,8 @@ static void pending_list_free(struct pending_list *list)
 {
 	struct pending *p, *next;
 
-	TAILQ_FOREACH_SAFE(p, list, log_link, next)
-	pending_free(p);
+	TAILQ_FOREACH_SAFE (p, list, log_link, next)
+		pending_free(p);
 }
 
 void overlay_clear(struct overlay *ov)
@@ -323,8 +325,7 @@ static uint64_t pending_list_check(const struct pending_list *list, bool logged)
 	const struct pending *p;
 	uint64_t n = 0;
 
-	TAILQ_FOREACH(p, list, log_link)
-	{
+	TAILQ_FOREACH (p, list, log_link) {
 		ASSERT(p->logged == logged);
 		n++;
 	}

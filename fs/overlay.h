@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/overlay.h: the pending extents of one volume in one transaction, in memory: what was written, trimmed or zeroed
- * since the last commit and is not in the volume's tree yet. Offsets and lengths are in blocks of FS_BLOCK_SIZE,
- * addresses in bytes of the pool's logical space. Not locked: the volume's lock protects an overlay that takes
- * writes; one that is frozen may be read by many.
+ * fs/overlay.h: the pending extents of one volume in one transaction, in memory: what was written, trimmed or
+ * zeroed since the last commit and is not in the volume's tree yet. Offsets and lengths are in blocks of
+ * FS_BLOCK_SIZE, addresses in bytes of the pool's logical space. Not locked: the volume's lock protects an
+ * overlay that takes writes; one that is frozen may be read by many.
  *
  * Invariants
  * 1. Pendings do not overlap and are not empty. The newest write of a block is the one that stands.
  * 2. A pending is on exactly one of the lists `unlogged` and `logged`, as p->logged says.
  * 3. A pending has a checksum for each of its blocks, or none at all; a hole (addr 0) has none.
- * 4. Inserting cannot fail: all it can need is one spare, without a checksum array, because the pieces of a pending
- *    share one array. The pieces are of one overlay, so the array's reference count needs no lock of its own.
+ * 4. Inserting cannot fail: all it can need is one spare, without a checksum array, because the pieces of a
+ *    pending share one array. The pieces are of one overlay, so the array's reference count needs no lock of
+ *    its own.
  * 5. count, blocks and crc_words are exact.
  */
 #ifndef FS_OVERLAY_H
@@ -28,7 +29,10 @@ struct pending_crcs {
 	uint32_t crc[];
 };
 
-/* What a descent reads stands first, in one cache line. Its size is part of the memory that a transaction takes. */
+/*
+ * What a descent reads stands first, in one cache line. Its size is part of the memory that a transaction
+ * takes.
+ */
 struct pending {
 	uint64_t blk;
 	uint64_t nblk;
@@ -62,8 +66,8 @@ struct overlay {
 typedef void overlay_freed_fn(void *arg, uint64_t addr, uint64_t nblk);
 
 /*
- * A pending of nblk blocks (with_crcs: 2^31 at most), whose blk, addr, gen and crc[] the caller fills in. Zeroed
- * otherwise. NULL: no memory. pending_free is for one that is in no overlay; it accepts NULL.
+ * A pending of nblk blocks (with_crcs: 2^31 at most), whose blk, addr, gen and crc[] the caller fills in.
+ * Zeroed otherwise. NULL: no memory. pending_free is for one that is in no overlay; it accepts NULL.
  */
 struct pending *pending_new(uint64_t nblk, bool with_crcs);
 void pending_free(struct pending *p);
@@ -71,14 +75,18 @@ void pending_free(struct pending *p);
 /* Cannot fail, nor need fini when nothing is in it: overlay_clear empties it. */
 void overlay_init(struct overlay *ov);
 
-/* Sees to it that *spare, NULL or a spare left over, holds one for overlay_insert. -ENOMEM. Freed with pending_free. */
+/*
+ * Sees to it that *spare, NULL or a spare left over, holds one for overlay_insert. -ENOMEM. Freed with
+ * pending_free.
+ */
 int overlay_insert_prealloc(struct pending **spare);
 
 /*
- * Puts p, which becomes the overlay's, in the place of whatever it overlaps: that is trimmed, split or removed, and
- * freed(arg, ...) is called for each piece of it that has space (freed must not call the overlay). Pieces that stay
- * keep their gen, and their place in or out of the log; p is unlogged and goes to the end of that list.
- * Takes *spare, which must not be NULL, when p falls into the middle of a pending, and sets it to NULL then.
+ * Puts p, which becomes the overlay's, in the place of whatever it overlaps: that is trimmed, split or
+ * removed, and freed(arg, ...) is called for each piece of it that has space (freed must not call the
+ * overlay). Pieces that stay keep their gen, and their place in or out of the log; p is unlogged and goes to
+ * the end of that list. Takes *spare, which must not be NULL, when p falls into the middle of a pending, and
+ * sets it to NULL then.
  */
 void overlay_insert(struct overlay *ov, struct pending *p, struct pending **spare, overlay_freed_fn *freed,
 		    void *arg);
@@ -86,15 +94,20 @@ void overlay_insert(struct overlay *ov, struct pending *p, struct pending **spar
 /* What the overlay knows of a block. */
 struct overlay_piece {
 	bool found;
-	uint64_t nblk; /* found: to the end of the pending; else: to the next pending (UINT64_MAX: there is none) */
+	/* found: to the end of the pending; else: to the next pending (UINT64_MAX: there is none) */
+	uint64_t nblk;
 	uint64_t addr; /* of this block; 0: a hole. The rest is valid when found is true. */
 	uint64_t gen;
-	const uint32_t *crc; /* of this block and those after it; NULL: none. Valid until the overlay changes. */
+	/* of this block and those after it; NULL: none. Valid until the overlay changes. */
+	const uint32_t *crc;
 };
 
 void overlay_lookup(const struct overlay *ov, uint64_t blk, struct overlay_piece *ret_piece);
 
-/* How many of the nblk blocks from blk on the first `max` pendings that overlap them reach: all, if there are no more. */
+/*
+ * How many of the nblk blocks from blk on the first `max` pendings that overlap them reach: all, if there are
+ * no more.
+ */
 uint64_t overlay_span(const struct overlay *ov, uint64_t blk, uint64_t nblk, unsigned max);
 
 /* In order of blk; NULL at the end. overlay_find: the first that ends after blk. */

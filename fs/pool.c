@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/pool.c: opening and closing a pool; making one is in pool_format.c, the commit thread in commit_thread.c, what is told
- * of one in pool_info.c.
+ * fs/pool.c: opening and closing a pool; making one is in pool_format.c, the commit thread in
+ * commit_thread.c, what is told of one in pool_info.c.
  */
 #include "fs/pool.h"
 
@@ -23,9 +23,13 @@
 #define LOADED_SHARE 4u /* bitmaps of data groups may take this part of the cache's size besides */
 #define DEFAULT_COMMIT_INTERVAL_MS 5000u
 #define DEFAULT_WORKERS 16u /* half of them for what does not wait */
-#define LOG_SEQ_JUMP (1ull << 24) /* more than a ring holds: what an earlier life wrote is never taken for ours */
+/* more than a ring holds: what an earlier life wrote is never taken for ours */
+#define LOG_SEQ_JUMP (1ull << 24)
 
-void fs_work(struct fs *fs, struct fs_work *work) { work_pool_add_waiting(&fs->work, work); }
+void fs_work(struct fs *fs, struct fs_work *work)
+{
+	work_pool_add_waiting(&fs->work, work);
+}
 
 /* ---- opening --------------------------------------------------------------- */
 
@@ -51,7 +55,8 @@ static int replay(struct fs *fs)
 	fs->log.lost_ns = (int64_t)le64_to_cpu(fs->super.log_lost_ns);
 	if (groups)
 		fs_log(fs, FS_LOG_NOTICE, "flush log: %llu flushes with %llu changes replayed in %llu ms",
-		       (unsigned long long)groups, (unsigned long long)items, (unsigned long long)(fs_now_us() - start) / 1000);
+		       (unsigned long long)groups, (unsigned long long)items,
+		       (unsigned long long)(fs_now_us() - start) / 1000);
 	/* Flushes commit until the first commit has put the new sequence into the superblock. */
 	fs->log.seq += LOG_SEQ_JUMP;
 	fs->log.failed = true;
@@ -69,10 +74,14 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	if (r)
 		return r;
 	if (bad)
-		fs_log(fs, FS_LOG_WARNING, "%u of %u superblocks are damaged; they are written anew", bad, SUPER_COPIES);
+		fs_log(fs, FS_LOG_WARNING, "%u of %u superblocks are damaged; they are written anew", bad,
+		       SUPER_COPIES);
 	if (le64_to_cpu(sb->ro_compat) & ~FEATURE_RO_COMPAT_KNOWN)
 		fs_set_read_only(fs, -EROFS, "the pool uses features that this version can only read");
-	/* Before anything else is written: what cannot be read now, and may be newer, must not be found at the next start. */
+	/*
+	 * Before anything else is written: what cannot be read now, and may be newer, must not be found at
+	 * the next start.
+	 */
 	if ((bad || old) && !fs_is_read_only(fs)) {
 		r = super_write_all(fs->commit_q, sb);
 		if (r)
@@ -95,15 +104,20 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	if (r == 0)
 		r = block_group_read_tree(fs, fs->commit_q);
 	if (r)
-		return fs_fail(err, r, "the block groups cannot be read (%s): run a check of the pool", strerror(-r));
+		return fs_fail(err, r, "the block groups cannot be read (%s): run a check of the pool",
+			       strerror(-r));
 	r = root_tree_read(fs);
 	if (r)
-		return fs_fail(err, r, "the volumes cannot be read (%s): run a check of the pool", strerror(-r));
+		return fs_fail(err, r, "the volumes cannot be read (%s): run a check of the pool",
+			       strerror(-r));
 	if (atomic_load(&fs->lost_blocks))
-		fs_log(fs, FS_LOG_WARNING, "%llu bytes of volumes were lost with nodes of their trees and cannot be read: byre pool check names them",
+		fs_log(fs, FS_LOG_WARNING,
+		       "%llu bytes of volumes were lost with nodes of their trees and cannot be read: byre pool check names them",
 		       (unsigned long long)atomic_load(&fs->lost_blocks) * FS_BLOCK_SIZE);
 	r = replay(fs);
-	return r ? fs_fail(err, r, "the flush log cannot be replayed (%s): run a check of the pool", strerror(-r)) : 0;
+	return r ? fs_fail(err, r, "the flush log cannot be replayed (%s): run a check of the pool",
+			   strerror(-r))
+		 : 0;
 }
 
 static void set_options(struct fs *fs, const struct fs_options *opt)
@@ -195,7 +209,8 @@ static int start(struct fs *fs, struct fs_error *err)
 	return 0;
 }
 
-int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, struct fs **ret_fs, struct fs_error *err)
+int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, struct fs **ret_fs,
+	      struct fs_error *err)
 {
 	struct fs *fs = mem_zalloc(sizeof(*fs));
 	int r;
@@ -218,13 +233,15 @@ int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, 
 	return 0;
 }
 
-static int open_device(const char *path, const struct fs_options *opt, struct device **ret_dev, int *ret_holder)
+static int open_device(const char *path, const struct fs_options *opt, struct device **ret_dev,
+		       int *ret_holder)
 {
 	int r = -ENOSYS;
 
 	if (opt->device_kind != FS_DEVICE_THREADS)
 		r = device_open_uring(path, !opt->read_only, ret_dev, ret_holder);
-	if (opt->device_kind == FS_DEVICE_THREADS || (opt->device_kind == FS_DEVICE_AUTO && (r == -ENOSYS || r == -EPERM)))
+	if (opt->device_kind == FS_DEVICE_THREADS ||
+	    (opt->device_kind == FS_DEVICE_AUTO && (r == -ENOSYS || r == -EPERM)))
 		r = device_open_threads(path, !opt->read_only, ret_dev, ret_holder);
 	if (r == 0 && opt->device_kind == FS_DEVICE_AUTO && (*ret_dev)->writes_late) {
 		device_close(*ret_dev);
@@ -251,7 +268,8 @@ int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, 
 		r = device_record(dev, opt->write_log, &recorded);
 		if (r) {
 			device_close(dev);
-			return fs_fail(err, r, "write log %s: cannot be written: %s", opt->write_log, strerror(-r));
+			return fs_fail(err, r, "write log %s: cannot be written: %s", opt->write_log,
+				       strerror(-r));
 		}
 		dev = recorded;
 	}
@@ -259,7 +277,8 @@ int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, 
 	if (r)
 		return fs_fail(err, r, "pool %s: %s", path, inner.msg);
 	if (!(*ret_fs)->dev->direct)
-		fs_log(*ret_fs, FS_LOG_WARNING, "pool %s: its file system has no direct I/O: data is cached twice", path);
+		fs_log(*ret_fs, FS_LOG_WARNING,
+		       "pool %s: its file system has no direct I/O: data is cached twice", path);
 	return 0;
 }
 
@@ -278,7 +297,8 @@ int fs_close(struct fs *fs)
 		r = writable ? -EROFS : 0; /* an error made it so: not everything could be committed */
 	} else {
 		ctx_return_runs(fs);
-		r = fs_commit(fs); /* what is still to be freed of deleted volumes, the next start goes on with */
+		/* what is still to be freed of deleted volumes, the next start goes on with */
+		r = fs_commit(fs);
 		if (r == 0)
 			claim_give_up(fs);
 	}
@@ -296,7 +316,10 @@ void pool_abandon(struct fs *fs)
 	destroy(fs);
 }
 
-int fs_commit(struct fs *fs) { return transaction_commit(fs); }
+int fs_commit(struct fs *fs)
+{
+	return transaction_commit(fs);
+}
 
 bool pool_step(struct fs *fs)
 {

@@ -24,12 +24,16 @@
 
 uint64_t pool_log_size(uint64_t pool_bytes)
 {
-	uint64_t small = min_u64(pool_bytes / 128, 32ull << 20), large = min_u64(pool_bytes / 1024, 256ull << 20);
+	uint64_t small = min_u64(pool_bytes / 128, 32ull << 20),
+		 large = min_u64(pool_bytes / 1024, 256ull << 20);
 
 	return round_down_u64(max_u64(max_u64(small, large), 256ull << 10), 256ull << 10);
 }
 
-/* Twice as many groups as stripes of the usual length fit: there are smaller ones, too. More are made when it turns out so. */
+/*
+ * Twice as many groups as stripes of the usual length fit: there are smaller ones, too. More are made when it
+ * turns out so.
+ */
 uint64_t pool_groups_for(uint64_t size, uint64_t step)
 {
 	return size / min_u64(group_size_for(size), step) * 2 + 256;
@@ -94,7 +98,8 @@ int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_e
 	int r;
 
 	if (dev->size < FS_POOL_SIZE_MIN)
-		return fs_fail(err, -EINVAL, "%llu bytes are too few: a pool has at least 16 MiB", (unsigned long long)dev->size);
+		return fs_fail(err, -EINVAL, "%llu bytes are too few: a pool has at least 16 MiB",
+			       (unsigned long long)dev->size);
 	r = fill_super(dev, sparse, step, &sb);
 	if (r == 0)
 		r = dev->ops->queue_new(dev, &q);
@@ -117,7 +122,10 @@ int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_e
 
 /* ---- files ----------------------------------------------------------------- */
 
-/* Whether there is anything but zeros at the start, where file systems, partition tables and pools have their marks. */
+/*
+ * Whether there is anything but zeros at the start, where file systems, partition tables and pools have their
+ * marks.
+ */
 static int holds_something(int fd, bool *ret_holds)
 {
 	static const size_t len = 128u << 10;
@@ -135,7 +143,8 @@ static int holds_something(int fd, bool *ret_holds)
 }
 
 /* As it is to be named when it is refused. True when something is there. */
-static int held_there(int fd, const struct fs_create_options *opt, char *ret_what, size_t size, bool *ret_holds)
+static int held_there(int fd, const struct fs_create_options *opt, char *ret_what, size_t size,
+		      bool *ret_holds)
 {
 	int r = holds_something(fd, ret_holds), known = 0;
 
@@ -157,7 +166,8 @@ static int preallocate(int fd, uint64_t size, const struct fs_create_options *op
 	return 0;
 }
 
-static int prepare_file(int fd, const char *path, bool existed, const struct fs_create_options *opt, struct fs_error *err)
+static int prepare_file(int fd, const char *path, bool existed, const struct fs_create_options *opt,
+			struct fs_error *err)
 {
 	uint64_t size = round_up_u64(opt->size_bytes, FS_BLOCK_SIZE);
 	char what[WHAT_BYTES];
@@ -169,20 +179,23 @@ static int prepare_file(int fd, const char *path, bool existed, const struct fs_
 		return fs_fail(err, -errno, "pool %s: %s", path, strerror(errno));
 	if (existed && st.st_size > 0 && !opt->force) {
 		r = held_there(fd, opt, what, sizeof(what), &holds);
-		return fs_fail(err, -EEXIST, "pool %s: the file exists and %s%s: choose another name, or --force to overwrite it",
-			       path, r == 0 && holds ? "holds " : "is not empty", r == 0 && holds ? what : "");
+		return fs_fail(
+			err, -EEXIST,
+			"pool %s: the file exists and %s%s: choose another name, or --force to overwrite it",
+			path, r == 0 && holds ? "holds " : "is not empty", r == 0 && holds ? what : "");
 	}
 	if (size < FS_POOL_SIZE_MIN)
-		return fs_fail(err, -EINVAL, "pool %s: %llu bytes are too few: a pool has at least 16 MiB", path,
-			       (unsigned long long)size);
+		return fs_fail(err, -EINVAL, "pool %s: %llu bytes are too few: a pool has at least 16 MiB",
+			       path, (unsigned long long)size);
 	/* A file of this size keeps its blocks: what is written already need not be allocated again. */
 	if (st.st_size != (off_t)size && (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)size) < 0))
-		return fs_fail(err, -errno, "pool %s: cannot be set to %llu bytes: %s", path, (unsigned long long)size,
-			       strerror(errno));
+		return fs_fail(err, -errno, "pool %s: cannot be set to %llu bytes: %s", path,
+			       (unsigned long long)size, strerror(errno));
 	r = opt->sparse ? 0 : preallocate(fd, size, opt);
 	if (r)
-		return fs_fail(err, r, "pool %s: %llu bytes cannot be preallocated: %s: make it smaller, or --sparse", path,
-			       (unsigned long long)size, strerror(-r));
+		return fs_fail(err, r,
+			       "pool %s: %llu bytes cannot be preallocated: %s: make it smaller, or --sparse",
+			       path, (unsigned long long)size, strerror(-r));
 	return 0;
 }
 
@@ -236,8 +249,11 @@ int pool_write_log_once(struct device *dev, uint64_t off, uint64_t size)
 	return r;
 }
 
-/* The file is there and is the caller's to overwrite; if it is made here and this fails, it is removed again. */
-static int create_on(const char *path, bool existed, const struct fs_create_options *opt, struct fs_error *err)
+/*
+ * The file is there and is the caller's to overwrite; if it is made here and this fails, it is removed again.
+ */
+static int create_on(const char *path, bool existed, const struct fs_create_options *opt,
+		     struct fs_error *err)
 {
 	struct device *dev = NULL;
 	struct fs_error inner;
@@ -259,7 +275,10 @@ static int create_on(const char *path, bool existed, const struct fs_create_opti
 		r = prepare_device(fd, path, opt, err);
 	else
 		r = prepare_file(fd, path, existed, opt, err);
-	/* A file that was there may be open to everybody; somebody else's cannot be changed, and the daemon says so when it opens it. */
+	/*
+	 * A file that was there may be open to everybody; somebody else's cannot be changed, and the daemon
+	 * says so when it opens it.
+	 */
 	if (r == 0 && S_ISREG(st.st_mode) && st.st_mode & 077)
 		(void)fchmod(fd, 0600);
 	close(fd);

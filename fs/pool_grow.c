@@ -2,10 +2,11 @@
 /*
  * fs/pool_grow.c: growing a pool, and its flush log with it.
  *
- * The log moves to the start of what is added when it can be at least twice as long there, and takes no more than a 16th of that. The
- * new place is written with zeros first, on a sparse pool in blocks of the host; where these are not to be had the log
- * stays as it is. Then a commit names it (flush_log.h, invariant 8), and when the last write to the old place has ended, that
- * is space like any other. A crash before leaves the old log, and both places are what the superblock says.
+ * The log moves to the start of what is added when it can be at least twice as long there, and takes no more
+ * than a 16th of that. The new place is written with zeros first, on a sparse pool in blocks of the host;
+ * where these are not to be had the log stays as it is. Then a commit names it (flush_log.h, invariant 8),
+ * and when the last write to the old place has ended, that is space like any other. A crash before leaves the
+ * old log, and both places are what the superblock says.
  */
 #include <errno.h>
 #include <string.h>
@@ -30,7 +31,10 @@ static uint64_t new_log_size(struct fs *fs, uint64_t old, uint64_t new_size)
 	return bytes >= 2 * fs->log.size ? bytes : 0;
 }
 
-/* The old place is free, or, where a write to it is still under way that nobody here can wait for, at the next start. */
+/*
+ * The old place is free, or, where a write to it is still under way that nobody here can wait for, at the
+ * next start.
+ */
 static void free_old_log(struct fs *fs, uint64_t off, uint64_t size)
 {
 	if (!flush_log_has_left(fs) || group_space_add(fs, off, size))
@@ -38,7 +42,10 @@ static void free_old_log(struct fs *fs, uint64_t off, uint64_t size)
 	backing_space_freed(fs, off, size);
 }
 
-/* At `at`, where nothing is. 0: it stands there now. Else it stays where it was: that is no reason not to grow. */
+/*
+ * At `at`, where nothing is. 0: it stands there now. Else it stays where it was: that is no reason not to
+ * grow.
+ */
 static int move_log(struct fs *fs, uint64_t at, uint64_t bytes)
 {
 	uint64_t old = fs->log.offset, old_size = fs->log.size;
@@ -47,7 +54,8 @@ static int move_log(struct fs *fs, uint64_t at, uint64_t bytes)
 	if (r == 0)
 		r = pool_write_log_once(fs->dev, at, bytes);
 	if (r) {
-		fs_log(fs, FS_LOG_NOTICE, "the flush log stays at %llu bytes: there is no room for a larger one: %s",
+		fs_log(fs, FS_LOG_NOTICE,
+		       "the flush log stays at %llu bytes: there is no room for a larger one: %s",
 		       (unsigned long long)old_size, strerror(-r));
 		return r;
 	}
@@ -60,7 +68,10 @@ static int move_log(struct fs *fs, uint64_t at, uint64_t bytes)
 	return 0;
 }
 
-/* First the size is committed, so that nothing durable can stand where no superblock says that the pool reaches. */
+/*
+ * First the size is committed, so that nothing durable can stand where no superblock says that the pool
+ * reaches.
+ */
 static int use_grown(struct fs *fs, uint64_t old, uint64_t new_size)
 {
 	uint64_t log = new_log_size(fs, old, new_size), start = round_up_u64(old, FS_BLOCK_SIZE);
@@ -91,7 +102,8 @@ int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 	if (fs_is_read_only(fs))
 		return fs_fail(err, -EROFS, "the pool is read-only and cannot grow");
 	if (new_size && new_size <= old)
-		return fs_fail(err, -EINVAL, "the pool has %llu bytes already: it can only grow", (unsigned long long)old);
+		return fs_fail(err, -EINVAL, "the pool has %llu bytes already: it can only grow",
+			       (unsigned long long)old);
 	lock_take(&fs->volumes.op_lock);
 	r = fs->dev->ops->grow(fs->dev, new_size, !sparse);
 	if (r == 0 && !new_size)
@@ -101,7 +113,11 @@ int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 	lock_drop(&fs->volumes.op_lock);
 	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), true);
 	if (r == -EALREADY)
-		return fs_fail(err, -EINVAL, "the pool has all of its device already, %llu bytes: make that larger first, or say how large its file shall be",
-			       (unsigned long long)old);
-	return r ? fs_fail(err, r, "the pool cannot grow to %llu bytes: %s", (unsigned long long)new_size, strerror(-r)) : 0;
+		return fs_fail(
+			err, -EINVAL,
+			"the pool has all of its device already, %llu bytes: make that larger first, or say how large its file shall be",
+			(unsigned long long)old);
+	return r ? fs_fail(err, r, "the pool cannot grow to %llu bytes: %s", (unsigned long long)new_size,
+			   strerror(-r))
+		 : 0;
 }

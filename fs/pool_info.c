@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/pool_info.c: the figures of a pool, for people and for monitoring. Those of the space counters are of one moment, under
- * their lock; the others are counters that go on meanwhile.
+ * fs/pool_info.c: the figures of a pool, for people and for monitoring. Those of the space counters are of
+ * one moment, under their lock; the others are counters that go on meanwhile.
  */
 #include <string.h>
 
@@ -103,7 +103,9 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->discard = fs->backing.discard;
 	if (atomic_load(&fs->backing.trimming)) {
 		info->trim_total = atomic_load(&fs->backing.trim_total);
-		info->trim_left = min_u64(atomic_load(&fs->backing.freed_bytes) + atomic_load(&fs->backing.discard_bytes), info->trim_total);
+		info->trim_left = min_u64(atomic_load(&fs->backing.freed_bytes) +
+						  atomic_load(&fs->backing.discard_bytes),
+					  info->trim_total);
 	}
 	info->read_only = fs_is_read_only(fs);
 	info->device_kind = fs->dev->ops->name;

@@ -1,34 +1,40 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/rebuild.c: see rebuild.h. Why a walk in slices, each of the trees of another moment, gives the right answer:
+ * fs/rebuild.c: see rebuild.h. Why a walk in slices, each of the trees of another moment, gives the right
+ * answer:
  *
- * Let S be the start, when each group's `lost` is cleared, and E the end; both are under the commit lock, so the
- * committed trees stand still at them. A group in state REBUILDING gives nothing out. So what the committed trees refer to
- * in it only shrinks from S to E, and `lost` is exactly what went. Wanted is what they refer to at E.
+ * Let S be the start, when each group's `lost` is cleared, and E the end; both are under the commit lock, so
+ * the committed trees stand still at them. A group in state REBUILDING gives nothing out. So what the
+ * committed trees refer to in it only shrinks from S to E, and `lost` is exactly what went. Wanted is what
+ * they refer to at E.
  *
- * 1. Nothing too much: each slice sees committed trees between S and E, so it finds only what was referred to at S.
- *    What of that is not referred to at E is in `lost`, and is taken out at the end.
- * 2. Nothing too little, data: a block that is referred to at E is so at every moment from S to E, by the same block of
- *    the same volume all the time (a range has one reference, and no operation moves one). The slices of a volume
- *    cover all its blocks without a gap: each begins where the one before ended, at the first block that it did not see,
- *    and takes in the extent that reaches over this place.
- * 3. Nothing too little, nodes: a node that is referred to at E is so from S to E. Nodes do not change, nor does what is
- *    below one that stays, so its first key is all the time a key of the tree, and whoever walks over that key
- *    passes through the node. Each slice notes all nodes on its path.
- * 4. A volume made after S has nothing in these groups. One that is deleted becomes an orphan of the same id, and each
- *    slice looks the id up anew; an orphan's tree is entered at its progress, in front of which all is in `lost`.
- * 5. What a hole cuts out of a tree after S gets an id of its own, and moves from the volume to that, once. So the orphans with
- *    ids that were not there at S are walked last, until there are none that were not, at E: what a slice of the volume came
- *    too late to see is found there.
+ * 1. Nothing too much: each slice sees committed trees between S and E, so it finds only what was referred to
+ *    at S. What of that is not referred to at E is in `lost`, and is taken out at the end.
+ * 2. Nothing too little, data: a block that is referred to at E is so at every moment from S to E, by the
+ *    same block of the same volume all the time (a range has one reference, and no operation moves one). The
+ *    slices of a volume cover all its blocks without a gap: each begins where the one before ended, at the
+ *    first block that it did not see, and takes in the extent that reaches over this place.
+ * 3. Nothing too little, nodes: a node that is referred to at E is so from S to E. Nodes do not change, nor
+ *    does what is below one that stays, so its first key is all the time a key of the tree, and whoever walks
+ *    over that key passes through the node. Each slice notes all nodes on its path.
+ * 4. A volume made after S has nothing in these groups. One that is deleted becomes an orphan of the same id,
+ *    and each slice looks the id up anew; an orphan's tree is entered at its progress, in front of which all
+ *    is in `lost`.
+ * 5. What a hole cuts out of a tree after S gets an id of its own, and moves from the volume to that, once.
+ *    So the orphans with ids that were not there at S are walked last, until there are none that were not, at
+ *    E: what a slice of the volume came too late to see is found there.
  *
- * Where nodes were lost (SUPER_FLAG_LEAKED) the item's `used` may be more than was found: what they referred to is free then.
+ * Where nodes were lost (SUPER_FLAG_LEAKED) the item's `used` may be more than was found: what they referred
+ * to is free then.
  *
- * A node that no copy is left of ends nothing: the walk goes on behind it, to find all of them, and has the next commit put lost
- * extents in their place (fs/volume_touch.h). Then the trees are walked once more. Not handed over before: where such a node can be read after
- * all, it refers to space. What the *device* cannot read may come back: it is waited for until a rebuild ten minutes later.
- * Those of deleted volumes are left to the commits that free them.
+ * A node that no copy is left of ends nothing: the walk goes on behind it, to find all of them, and has the
+ * next commit put lost extents in their place (fs/volume_touch.h). Then the trees are walked once more. Not
+ * handed over before: where such a node can be read after all, it refers to space. What the *device* cannot
+ * read may come back: it is waited for until a rebuild ten minutes later. Those of deleted volumes are left
+ * to the commits that free them.
  *
- * A slice holds its epoch only as long as it takes to read REBUILD_SLICE_LEAVES leaves, so that freed space comes back.
+ * A slice holds its epoch only as long as it takes to read REBUILD_SLICE_LEAVES leaves, so that freed space
+ * comes back.
  */
 #include "fs/rebuild.h"
 
@@ -57,7 +63,7 @@ struct rebuild_group {
 	struct block_group *group; /* it cannot go away: only a loaded one is removed */
 	uint64_t *used;		   /* found by the walk */
 	bool done;
-	uint64_t found;		   /* bytes, at the end */
+	uint64_t found; /* bytes, at the end */
 };
 
 struct rebuild {
@@ -67,12 +73,15 @@ struct rebuild {
 	size_t groups, groups_cap;
 	uint64_t *id; /* of the volumes and orphans at the start */
 	size_t ids, ids_cap, walked;
-	int lost; /* error of a node that could not be read */
+	int lost;	  /* error of a node that could not be read */
 	uint64_t next_id; /* what was made with an id from here on is not among them */
-	int error; /* of the collection */
+	int error;	  /* of the collection */
 };
 
-static size_t bitmap_words(const struct block_group *g) { return (g->nblocks + 63) / 64; }
+static size_t bitmap_words(const struct block_group *g)
+{
+	return (g->nblocks + 63) / 64;
+}
 
 /* ---- what was found -------------------------------------------------------- */
 
@@ -217,7 +226,8 @@ static int start(struct rebuild *rb)
 
 /* ---- the walk -------------------------------------------------------------- */
 
-static int get_root_item(struct rebuild *rb, uint8_t type, uint64_t id, void *buf, size_t cap, size_t *ret_len)
+static int get_root_item(struct rebuild *rb, uint8_t type, uint64_t id, void *buf, size_t cap,
+			 size_t *ret_len)
 {
 	uint8_t key[ROOT_KEY_LEN] = {type};
 	uint64_t be = htobe64(id);
@@ -226,7 +236,10 @@ static int get_root_item(struct rebuild *rb, uint8_t type, uint64_t id, void *bu
 	return tree_get(rb->fs, rb->q, &rb->fs->root_tree, (struct key){key, sizeof(key)}, buf, cap, ret_len);
 }
 
-/* The committed tree of a volume or orphan, and the first block of it that is still there. -ENOENT. The commit lock is held. */
+/*
+ * The committed tree of a volume or orphan, and the first block of it that is still there. -ENOENT. The
+ * commit lock is held.
+ */
 static int find_root(struct rebuild *rb, uint64_t id, struct tree_root *ret_root, uint64_t *ret_from)
 {
 	uint8_t buf[VOLUME_ITEM_MAX];
@@ -270,7 +283,9 @@ static int walk_leaves(struct rebuild *rb, const struct tree_root *root, uint64_
 	while (r == 0 && it.valid) {
 		struct extent e;
 
-		r = atomic_load(&rb->fs->rebuild_stop) ? -ECANCELED : extent_unpack(tree_iter_key(&it), tree_iter_value(&it), &e);
+		r = atomic_load(&rb->fs->rebuild_stop)
+			    ? -ECANCELED
+			    : extent_unpack(tree_iter_key(&it), tree_iter_value(&it), &e);
 		if (r == 0 && (first || it.slot[0] == 0)) {
 			if (leaves++ == REBUILD_SLICE_LEAVES) {
 				r = e.blk > *pos ? 0 : -EUCLEAN; /* else it would go on for ever */
@@ -305,8 +320,12 @@ static bool is_final(struct rebuild *rb, int error)
 	return fs_now_us() - fs->rebuild_eio_us >= REBUILD_AGAIN_S * 1000000ull;
 }
 
-/* Behind the node that the walk of a volume ended at; the next commit is to replace it. It stands at *pos, or behind a hole there. */
-static int pass_lost(struct rebuild *rb, uint64_t id, const struct tree_root *root, int error, uint64_t *pos, bool *ret_end)
+/*
+ * Behind the node that the walk of a volume ended at; the next commit is to replace it. It stands at *pos, or
+ * behind a hole there.
+ */
+static int pass_lost(struct rebuild *rb, uint64_t id, const struct tree_root *root, int error, uint64_t *pos,
+		     bool *ret_end)
 {
 	for (unsigned i = 0; i < REBUILD_HOLES; i++) {
 		struct extent_piece piece;
@@ -378,7 +397,7 @@ static int add_new_orphans(struct rebuild *rb, bool *ret_any)
 	int r = 0;
 
 	*ret_any = false;
-	TAILQ_FOREACH(o, &rb->fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &rb->fs->volumes.orphans, link) {
 		if (r || o->id < rb->next_id) /* ids ascend */
 			continue;
 		*ret_any = true;
@@ -417,7 +436,8 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 	if (!space)
 		return -ENOMEM;
 	/* What nobody refers to since nodes were lost is free. */
-	leaked = g->used > rg->found && le64_to_cpu(fs->super.flags) & SUPER_FLAG_LEAKED ? g->used - rg->found : 0;
+	leaked = g->used > rg->found && le64_to_cpu(fs->super.flags) & SUPER_FLAG_LEAKED ? g->used - rg->found
+											 : 0;
 	g->contradicts = rg->found != g->used - leaked;
 	r = g->contradicts ? 0 : block_group_rebuilt(fs, g, space);
 	if (r || g->contradicts) {
@@ -438,7 +458,8 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 	if (leaked) {
 		g->used -= leaked;
 		space_found_leaked(fs, g->type, leaked);
-		fs_log(fs, FS_LOG_NOTICE, "block group %llu: %llu bytes are free again that lost nodes had referred to",
+		fs_log(fs, FS_LOG_NOTICE,
+		       "block group %llu: %llu bytes are free again that lost nodes had referred to",
 		       (unsigned long long)g->start, (unsigned long long)leaked);
 	}
 	rg->done = true;
@@ -446,8 +467,9 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 }
 
 /*
- * Takes the commit lock at a moment when nobody reads what the last commit freed, and so nothing in `lost`. Where pins of that commit
- * still gather the epoch is advanced for this alone: a commit might be waiting for the rebuild.
+ * Takes the commit lock at a moment when nobody reads what the last commit freed, and so nothing in `lost`.
+ * Where pins of that commit still gather the epoch is advanced for this alone: a commit might be waiting for
+ * the rebuild.
  */
 static bool lock_without_readers(struct fs *fs)
 {
@@ -522,9 +544,11 @@ static void report(struct rebuild *rb, int error, uint64_t us)
 			       (unsigned long long)rg->group->start, (unsigned long long)rg->found);
 	}
 	fs_log(rb->fs, error && error != -ECANCELED ? FS_LOG_WARNING : FS_LOG_NOTICE,
-	       "free space of %zu of %zu block groups rebuilt in %llu ms%s%s", done, rb->groups, (unsigned long long)us / 1000,
-	       error ? ": " : "",
-	       error == -ECANCELED ? "the pool is being closed, the next start begins anew" : error ? strerror(-error) : "");
+	       "free space of %zu of %zu block groups rebuilt in %llu ms%s%s", done, rb->groups,
+	       (unsigned long long)us / 1000, error ? ": " : "",
+	       error == -ECANCELED ? "the pool is being closed, the next start begins anew"
+	       : error		   ? strerror(-error)
+				   : "");
 }
 
 static void rebuild_fini(struct rebuild *rb)

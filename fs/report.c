@@ -26,10 +26,12 @@ static uint64_t often_count(struct fs *fs, struct fs_often *often)
 {
 	uint64_t now = fs_now_us(), since = atomic_load(&often->since_us), lines = 0;
 
-	if ((since == 0 || now - since >= FS_LOG_OFTEN_S * 1000000ull) && atomic_compare_exchange_strong(&often->since_us, &since, now))
+	if ((since == 0 || now - since >= FS_LOG_OFTEN_S * 1000000ull) &&
+	    atomic_compare_exchange_strong(&often->since_us, &since, now))
 		lines = atomic_exchange(&often->lines, 0);
 	if (lines > FS_LOG_OFTEN_MAX)
-		fs_log(fs, FS_LOG_WARNING, "%llu lines like the next one were left out", (unsigned long long)(lines - FS_LOG_OFTEN_MAX));
+		fs_log(fs, FS_LOG_WARNING, "%llu lines like the next one were left out",
+		       (unsigned long long)(lines - FS_LOG_OFTEN_MAX));
 	return atomic_fetch_add(&often->lines, 1) + 1;
 }
 
@@ -44,7 +46,8 @@ void fs_log_often(struct fs *fs, enum fs_often_kind kind, enum fs_log_level leve
 	va_start(ap, fmt);
 	vsnprintf(msg, sizeof(msg), fmt, ap);
 	va_end(ap);
-	fs_log(fs, level, "%s%s", msg, n == FS_LOG_OFTEN_MAX ? "; there is more, of which no line is written for some seconds" : "");
+	fs_log(fs, level, "%s%s", msg,
+	       n == FS_LOG_OFTEN_MAX ? "; there is more, of which no line is written for some seconds" : "");
 }
 
 int fs_fail(struct fs_error *err, int code, const char *fmt, ...)
@@ -59,7 +62,10 @@ int fs_fail(struct fs_error *err, int code, const char *fmt, ...)
 	return code;
 }
 
-bool fs_is_read_only(struct fs *fs) { return atomic_load(&fs->read_only) != 0; }
+bool fs_is_read_only(struct fs *fs)
+{
+	return atomic_load(&fs->read_only) != 0;
+}
 
 void fs_set_read_only(struct fs *fs, int error, const char *what)
 {

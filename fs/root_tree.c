@@ -85,7 +85,8 @@ static void pack_volume(struct root_change *rc, struct fs_volume *vol)
 
 static void pack_orphan(struct root_change *rc, const struct orphan *o)
 {
-	struct orphan_item item = {.used_blocks = cpu_to_le64(o->new_used_blocks), .progress = cpu_to_le64(o->new_progress),
+	struct orphan_item item = {.used_blocks = cpu_to_le64(o->new_used_blocks),
+				   .progress = cpu_to_le64(o->new_progress),
 				   .owner = cpu_to_le64(o->root.owner)};
 
 	pack_root_key(rc, ORPHAN_KEY_TYPE, o->id);
@@ -96,18 +97,22 @@ static void pack_orphan(struct root_change *rc, const struct orphan *o)
 	rc->len = sizeof(item);
 }
 
-static int by_key(const void *a, const void *b) { return memcmp(a, b, ROOT_KEY_LEN); }
+static int by_key(const void *a, const void *b)
+{
+	return memcmp(a, b, ROOT_KEY_LEN);
+}
 
-static int apply_changes(struct transaction *txn, struct root_change *rc, struct tree_keyed_change *change, size_t cap)
+static int apply_changes(struct transaction *txn, struct root_change *rc, struct tree_keyed_change *change,
+			 size_t cap)
 {
 	struct tree_keyed_changes changes;
 	struct fs_volume *vol;
 	struct orphan *o;
 	size_t n = 0;
 
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+	TAILQ_FOREACH (vol, &txn->frozen, frozen_link)
 		pack_volume(&rc[n++], vol);
-	TAILQ_FOREACH(o, &txn->touched, touched_link)
+	TAILQ_FOREACH (o, &txn->touched, touched_link)
 		pack_orphan(&rc[n++], o);
 	ASSERT(n == cap);
 	qsort(rc, n, sizeof(*rc), by_key);
@@ -128,9 +133,9 @@ int root_tree_update(struct transaction *txn)
 	size_t n = 0;
 	int r = -ENOMEM;
 
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+	TAILQ_FOREACH (vol, &txn->frozen, frozen_link)
 		n++;
-	TAILQ_FOREACH(o, &txn->touched, touched_link)
+	TAILQ_FOREACH (o, &txn->touched, touched_link)
 		n++;
 	if (n == 0)
 		return 0;

@@ -2,8 +2,9 @@
 /*
  * fs/scrub.c: when a scrub begins, how fast it goes, when it ends, and what is known of it.
  *
- * Its thread gives way twice: by the kernel's idle class for what it reads (where the device's scheduler knows classes), and by
- * itself: while clients send requests it sleeps three times as long as each slice took.
+ * Its thread gives way twice: by the kernel's idle class for what it reads (where the device's scheduler
+ * knows classes), and by itself: while clients send requests it sleeps three times as long as each slice
+ * took.
  */
 #include "fs/scrub_int.h"
 
@@ -52,7 +53,8 @@ void scrub_log(struct scrub_run *r, enum fs_log_level level, const char *fmt, ..
 	va_start(ap, fmt);
 	vsnprintf(msg, sizeof(msg), fmt, ap);
 	va_end(ap);
-	fs_log(r->fs, level, "%s%s", msg, n == SCRUB_DAMAGE_LINES_MAX ? "; there is more, of which no line is written" : "");
+	fs_log(r->fs, level, "%s%s", msg,
+	       n == SCRUB_DAMAGE_LINES_MAX ? "; there is more, of which no line is written" : "");
 }
 
 /* Joined with the one before it, where they are neighbours: true. */
@@ -60,13 +62,15 @@ static bool join(struct scrub *s, const struct fs_scrub_damage *d)
 {
 	struct fs_scrub_damage *last = s->damage_count ? &s->damage[s->damage_count - 1] : NULL;
 
-	if (!last || last->volume_id != d->volume_id || last->kind != d->kind || last->off + last->len != d->off)
+	if (!last || last->volume_id != d->volume_id || last->kind != d->kind ||
+	    last->off + last->len != d->off)
 		return false;
 	last->len += d->len;
 	return true;
 }
 
-void scrub_damaged(struct scrub_run *r, enum fs_scrub_damage_kind kind, uint64_t off, uint64_t len, const char *why)
+void scrub_damaged(struct scrub_run *r, enum fs_scrub_damage_kind kind, uint64_t off, uint64_t len,
+		   const char *why)
 {
 	struct fs_scrub_damage d = {.volume_id = r->id, .off = off, .len = len, .kind = kind};
 	struct scrub *s = &r->fs->scrub;
@@ -80,9 +84,11 @@ void scrub_damaged(struct scrub_run *r, enum fs_scrub_damage_kind kind, uint64_t
 		s->damage[s->damage_count++] = d;
 	lock_drop(&s->lock);
 	if (!joined)
-		scrub_log(r, FS_LOG_ERROR,
-			  "scrub: volume %s: data at byte %llu and on is damaged (%s): overwrite or trim it, or restore it from a backup; "
-			  "byre scrub status has the whole list", r->name, (ull)off, why);
+		scrub_log(
+			r, FS_LOG_ERROR,
+			"scrub: volume %s: data at byte %llu and on is damaged (%s): overwrite or trim it, or restore it from a backup; "
+			"byre scrub status has the whole list",
+			r->name, (ull)off, why);
 }
 
 void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status)
@@ -211,7 +217,8 @@ static int run_new(struct fs *fs, uint64_t rate, struct scrub_run **ret_run)
 	for (unsigned i = 0; i < NODE_LEVEL_MAX; i++)
 		ok &= (r->node[i] = mem_alloc_aligned(DEVICE_ALIGN, NODE_SIZE)) != NULL;
 	for (unsigned i = 0; i < GROUP_STRIPES_MAX; i++)
-		ok &= (r->copy[i] = mem_alloc_aligned(DEVICE_ALIGN, i ? NODE_SIZE : SCRUB_COPY_BYTES)) != NULL;
+		ok &= (r->copy[i] = mem_alloc_aligned(DEVICE_ALIGN, i ? NODE_SIZE : SCRUB_COPY_BYTES)) !=
+		      NULL;
 	if (!ok || fs->dev->ops->queue_new(fs->dev, &r->q)) {
 		r->q = NULL;
 		run_free(r);
@@ -254,8 +261,8 @@ static void report(struct fs *fs, const struct fs_scrub_status *st, int error)
 		fs_log(fs, FS_LOG_NOTICE, "scrub: %s read, nothing is wrong", bytes);
 	else if (st->state == FS_SCRUB_FINISHED)
 		fs_log(fs, st->found > st->mended || st->damaged_bytes ? FS_LOG_ERROR : FS_LOG_WARNING,
-		       "scrub: %s read, %llu pieces were bad, %llu of them are mended, %s of volumes cannot be read", bytes,
-		       (ull)st->found, (ull)st->mended, damaged);
+		       "scrub: %s read, %llu pieces were bad, %llu of them are mended, %s of volumes cannot be read",
+		       bytes, (ull)st->found, (ull)st->mended, damaged);
 }
 
 /* It is over, or goes on at the next start. */
@@ -392,7 +399,9 @@ static void reset(struct fs *fs, const struct scrub_run *r)
 
 	fs_get_info(fs, &info);
 	lock_take(&s->lock);
-	s->status = (struct fs_scrub_status){.state = FS_SCRUB_RUNNING, .started_ns = now_ns(), .rate = r->rate,
+	s->status = (struct fs_scrub_status){.state = FS_SCRUB_RUNNING,
+					     .started_ns = now_ns(),
+					     .rate = r->rate,
 					     .bytes_total = info.data_bytes + 2 * info.metadata_bytes};
 	s->volume = s->pos = 0;
 	s->phase = SCRUB_SUPERS;
@@ -448,13 +457,15 @@ int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *
 	lock_drop(&s->lock);
 	if (taken) {
 		run_free(r);
-		return fs_fail(err, -EBUSY, "scrub start: one is running: see byre scrub status, or stop it first");
+		return fs_fail(err, -EBUSY,
+			       "scrub start: one is running: see byre scrub status, or stop it first");
 	}
 	if (goes_on)
 		go_on(fs, r);
 	else
 		reset(fs, r);
-	fs_log(fs, FS_LOG_NOTICE, "scrub: %s, at most %llu bytes a second", goes_on ? "goes on" : "begins", (ull)r->rate);
+	fs_log(fs, FS_LOG_NOTICE, "scrub: %s, at most %llu bytes a second", goes_on ? "goes on" : "begins",
+	       (ull)r->rate);
 	save(fs);
 	e = launch(fs, r);
 	if (e) {
@@ -525,7 +536,10 @@ void scrub_fini(struct fs *fs)
 	lock_fini(&fs->scrub.lock);
 }
 
-void scrub_opened(struct fs *fs) { unpack(&fs->scrub, &fs->super.scrub); }
+void scrub_opened(struct fs *fs)
+{
+	unpack(&fs->scrub, &fs->super.scrub);
+}
 
 /* One that was under way when the pool was closed says so in the superblock. */
 static bool was_interrupted(struct fs *fs)
@@ -538,17 +552,22 @@ static bool is_due(struct fs *fs)
 	const struct fs_scrub_status *st = &fs->scrub.status;
 	int64_t last = st->ended_ns ? st->ended_ns : (int64_t)le64_to_cpu(fs->super.ctime_ns);
 
-	return fs->opt.scrub_interval_s && now_ns() - last >= (int64_t)min_u64(fs->opt.scrub_interval_s, INT64_MAX / NS_PER_S) * NS_PER_S;
+	return fs->opt.scrub_interval_s &&
+	       now_ns() - last >= (int64_t)min_u64(fs->opt.scrub_interval_s, INT64_MAX / NS_PER_S) * NS_PER_S;
 }
 
-/* It is asked after each commit; what was wanting a moment ago (memory, descriptors, threads) mostly still is. */
+/*
+ * It is asked after each commit; what was wanting a moment ago (memory, descriptors, threads) mostly still
+ * is.
+ */
 void scrub_poll(struct fs *fs)
 {
 	struct fs_error err = {""};
 	bool start;
 
 	lock_take(&fs->scrub.lock);
-	start = !fs->scrub.run && !fs->scrub.closing && (was_interrupted(fs) || is_due(fs)) && fs_now_us() >= fs->scrub.not_before_us;
+	start = !fs->scrub.run && !fs->scrub.closing && (was_interrupted(fs) || is_due(fs)) &&
+		fs_now_us() >= fs->scrub.not_before_us;
 	lock_drop(&fs->scrub.lock);
 	if (!start || fs_scrub_start(fs, fs->opt.scrub_rate, false, &err) == 0)
 		return;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/scrub_data.c: blocks of data: read in the order in which they stand on the device, neighbours together. */
+/*
+ * fs/scrub_data.c: blocks of data: read in the order in which they stand on the device, neighbours together.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,12 +63,14 @@ bool scrub_data_add(struct scrub_run *r, const struct extent *e)
 		return false;
 	if (block_group_map(r->fs, e->addr, e->nblk * FS_BLOCK_SIZE, off) != 1) {
 		r->found++;
-		scrub_damaged(r, FS_SCRUB_DAMAGED, e->blk * FS_BLOCK_SIZE, e->nblk * FS_BLOCK_SIZE, "it stands in no data group");
+		scrub_damaged(r, FS_SCRUB_DAMAGED, e->blk * FS_BLOCK_SIZE, e->nblk * FS_BLOCK_SIZE,
+			      "it stands in no data group");
 		return true;
 	}
 	for (uint32_t i = 0; i < n; i++)
 		r->crc[r->blocks + i] = le32_to_cpu(e->crc[i]);
-	r->piece[r->pieces++] = (struct scrub_piece){.blk = e->blk, .addr = e->addr, .off = off[0], .nblk = n, .crc = r->blocks};
+	r->piece[r->pieces++] = (struct scrub_piece){
+		.blk = e->blk, .addr = e->addr, .off = off[0], .nblk = n, .crc = r->blocks};
 	r->blocks += n;
 	return true;
 }
@@ -85,7 +89,10 @@ static int by_blk(const void *pa, const void *pb)
 	return a->blk < b->blk ? -1 : a->blk > b->blk;
 }
 
-/* How many pieces from i on are one read, which is as long as *ret_len; their blocks come behind *data in `data`. */
+/*
+ * How many pieces from i on are one read, which is as long as *ret_len; their blocks come behind *data in
+ * `data`.
+ */
 static unsigned join(struct scrub_run *r, unsigned i, uint32_t *data, uint64_t *ret_len)
 {
 	struct scrub_piece *p = r->piece;
@@ -162,7 +169,8 @@ void scrub_data_read(struct scrub_run *r)
 		const struct scrub_piece *p = &r->piece[i];
 
 		for (uint32_t k = 0; k < p->nblk; k++)
-			if (p->error || crc32c(r->data + (p->data + k) * (uint64_t)FS_BLOCK_SIZE, FS_BLOCK_SIZE) != r->crc[p->crc + k])
+			if (p->error || crc32c(r->data + (p->data + k) * (uint64_t)FS_BLOCK_SIZE,
+					       FS_BLOCK_SIZE) != r->crc[p->crc + k])
 				look_at_block(r, p, k);
 	}
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/scrub_int.h: what the parts of the scrub share. scrub.c starts, paces and ends it, and keeps what it found;
- * scrub_walk.c walks trees and knows what is in them; scrub_data.c reads blocks of data; scrub_node.c reads nodes,
- * superblocks and caches, and mends them.
+ * fs/scrub_int.h: what the parts of the scrub share. scrub.c starts, paces and ends it, and keeps what it
+ * found; scrub_walk.c walks trees and knows what is in them; scrub_data.c reads blocks of data; scrub_node.c
+ * reads nodes, superblocks and caches, and mends them.
  */
 #ifndef FS_SCRUB_INT_H
 #define FS_SCRUB_INT_H
@@ -58,15 +58,15 @@ struct scrub_cache {
 struct scrub_run {
 	struct fs *fs;
 	struct device_queue *q;
-	uint64_t rate; /* bytes a second */
+	uint64_t rate;	  /* bytes a second */
 	uint64_t owed_us; /* time to sleep, not yet slept */
 	enum scrub_phase phase;
 	uint8_t pos[SCRUB_KEY_LEN]; /* the first key of the tree that was not seen */
-	unsigned scale, scale_max; /* of slices: how much they read */
+	unsigned scale, scale_max;  /* of slices: how much they read */
 
 	/* The volume at hand, or what is left of one. */
 	uint64_t id;
-	uint8_t type;	    /* of its key in the root tree */
+	uint8_t type;		    /* of its key in the root tree */
 	char name[FS_NAME_MAX + 1]; /* "": a deleted one's */
 	uint64_t size;		    /* bytes */
 
@@ -80,8 +80,8 @@ struct scrub_run {
 	struct scrub_read read[SCRUB_READS], *free_read;
 	unsigned under_way;
 
-	uint8_t *data;			/* SCRUB_BLOCKS_MAX blocks */
-	uint8_t *node[NODE_LEVEL_MAX];	/* of the path */
+	uint8_t *data;			  /* SCRUB_BLOCKS_MAX blocks */
+	uint8_t *node[NODE_LEVEL_MAX];	  /* of the path */
 	uint8_t *copy[GROUP_STRIPES_MAX]; /* one node; caches too: CACHE_BUF bytes */
 };
 
@@ -90,9 +90,11 @@ struct scrub_run {
 /* ---- scrub.c ---- */
 
 /* A line in the log, unless there were many. */
-void scrub_log(struct scrub_run *r, enum fs_log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void scrub_log(struct scrub_run *r, enum fs_log_level level, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* A range of the volume at hand cannot be read. */
-void scrub_damaged(struct scrub_run *r, enum fs_scrub_damage_kind kind, uint64_t off, uint64_t len, const char *why);
+void scrub_damaged(struct scrub_run *r, enum fs_scrub_damage_kind kind, uint64_t off, uint64_t len,
+		   const char *why);
 bool scrub_should_stop(struct scrub_run *r);
 
 /* ---- scrub_walk.c ---- */
@@ -101,12 +103,18 @@ bool scrub_should_stop(struct scrub_run *r);
 uint64_t scrub_pos(const struct scrub_run *r);
 /* Instead of at the beginning: where one that was interrupted stood. */
 void scrub_go_to(struct scrub_run *r, enum scrub_phase phase, uint64_t volume, uint64_t pos);
-/* Reads a piece more, from where it stands. -EIO, -EROFS: a flush failed; -EUCLEAN: the root tree cannot be read. */
+/*
+ * Reads a piece more, from where it stands. -EIO, -EROFS: a flush failed; -EUCLEAN: the root tree cannot be
+ * read.
+ */
 int scrub_slice(struct scrub_run *r);
 
 /* ---- scrub_node.c ---- */
 
-/* Every copy is read; one that is bad is mended. The node comes into buf. -EUCLEAN, -EIO: there is no good one. */
+/*
+ * Every copy is read; one that is bad is mended. The node comes into buf. -EUCLEAN, -EIO: there is no good
+ * one.
+ */
 int scrub_node(struct scrub_run *r, const struct node_ident *id, void *buf);
 void scrub_supers(struct scrub_run *r);
 /* The caches that were put aside: in the slice's epoch, then behind it. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/scrub_node.c: what stands in more than one copy: nodes, superblocks, free-space caches. A node's bad copy is written anew
- * from the good one while a committed tree refers to it, so nobody else writes there. Superblocks and caches change with
- * commits: what is bad of them a commit writes.
+ * fs/scrub_node.c: what stands in more than one copy: nodes, superblocks, free-space caches. A node's bad
+ * copy is written anew from the good one while a committed tree refers to it, so nobody else writes there.
+ * Superblocks and caches change with commits: what is bad of them a commit writes.
  */
 #include <errno.h>
 #include <string.h>
@@ -60,7 +60,8 @@ static bool from_memory(struct scrub_run *r, const struct node_ident *id, void *
 	return is;
 }
 
-static void mend_copies(struct scrub_run *r, const struct node_ident *id, const struct copy *copy, int n, const void *good)
+static void mend_copies(struct scrub_run *r, const struct node_ident *id, const struct copy *copy, int n,
+			const void *good)
 {
 	for (int i = 0; i < n; i++) {
 		bool done;
@@ -68,13 +69,18 @@ static void mend_copies(struct scrub_run *r, const struct node_ident *id, const 
 		if (copy[i].error == 0)
 			continue;
 		r->found++;
-		atomic_fetch_add(copy[i].error == -EUCLEAN ? &r->fs->stats.errors_checksum : &r->fs->stats.errors_io, 1);
+		atomic_fetch_add(copy[i].error == -EUCLEAN ? &r->fs->stats.errors_checksum
+							   : &r->fs->stats.errors_io,
+				 1);
 		done = good && scrub_mend(r, copy[i].off, good, r->copy[i], NODE_SIZE);
 		if (done)
 			atomic_fetch_add(&r->fs->stats.errors_corrected, 1);
-		scrub_log(r, FS_LOG_WARNING, "scrub: tree %llu: node at %llu, copy %d at device offset %llu: %s, %s", (ull)id->owner,
-			  (ull)id->addr, i, (ull)copy[i].off, copy[i].why,
-			  done ? "mended" : good ? "it cannot be written anew" : "there is no good one");
+		scrub_log(r, FS_LOG_WARNING,
+			  "scrub: tree %llu: node at %llu, copy %d at device offset %llu: %s, %s",
+			  (ull)id->owner, (ull)id->addr, i, (ull)copy[i].off, copy[i].why,
+			  done	 ? "mended"
+			  : good ? "it cannot be written anew"
+				 : "there is no good one");
 	}
 }
 
@@ -163,13 +169,16 @@ void scrub_supers(struct scrub_run *r)
 	r->repaired += bad - min_u64(left, bad);
 	atomic_fetch_add(&r->fs->stats.errors_checksum, bad);
 	atomic_fetch_add(&r->fs->stats.errors_corrected, bad - min_u64(left, bad));
-	scrub_log(r, left ? FS_LOG_ERROR : FS_LOG_WARNING, "scrub: %u of %u superblocks are damaged: %s", bad, SUPER_COPIES,
-		  left ? "they cannot be written anew" : "written anew");
+	scrub_log(r, left ? FS_LOG_ERROR : FS_LOG_WARNING, "scrub: %u of %u superblocks are damaged: %s", bad,
+		  SUPER_COPIES, left ? "they cannot be written anew" : "written anew");
 }
 
 /* ---- free-space caches ------------------------------------------------------ */
 
-/* How many copies of a cache are bad. A commit may be writing the slot by now: then the group has a newer cache (renew). */
+/*
+ * How many copies of a cache are bad. A commit may be writing the slot by now: then the group has a newer
+ * cache (renew).
+ */
 static unsigned bad_copies(struct scrub_run *r, const struct scrub_cache *sc)
 {
 	uint64_t len = round_up_u64(sc->expect.bytes, DEVICE_ALIGN);
@@ -189,9 +198,9 @@ static unsigned bad_copies(struct scrub_run *r, const struct scrub_cache *sc)
 }
 
 /*
- * The next commit writes it anew, from memory or, where both copies are bad, from the trees. Not in an epoch: a commit holds
- * the lock while it waits for old ones to end, where it has to. What is read here under the lock is one slot. False: that cache is
- * nobody's any more, since commits went on while it was read.
+ * The next commit writes it anew, from memory or, where both copies are bad, from the trees. Not in an epoch:
+ * a commit holds the lock while it waits for old ones to end, where it has to. What is read here under the
+ * lock is one slot. False: that cache is nobody's any more, since commits went on while it was read.
  */
 static bool renew(struct scrub_run *r, const struct scrub_cache *sc, bool *ret_done)
 {
@@ -232,7 +241,8 @@ void scrub_caches_renew(struct scrub_run *r)
 		atomic_fetch_add(&r->fs->stats.errors_checksum, sc->bad);
 		if (done)
 			atomic_fetch_add(&r->fs->stats.errors_corrected, sc->bad);
-		scrub_log(r, FS_LOG_WARNING, "scrub: block group %llu: %u of %u copies of its free-space cache are damaged: %s",
+		scrub_log(r, FS_LOG_WARNING,
+			  "scrub: block group %llu: %u of %u copies of its free-space cache are damaged: %s",
 			  (ull)sc->ident.group_start, sc->bad, sc->copies,
 			  done ? "the next commit writes it anew" : "it is not written anew");
 	}

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/scrub_walk.c: slices: which tree comes next, where in it the scrub stands, and what its leaves say has to be read.
+ * fs/scrub_walk.c: slices: which tree comes next, where in it the scrub stands, and what its leaves say has
+ * to be read.
  *
- * A slice enters its epoch under the commit lock, together with the root that it takes, and walks down from it to `pos`. Where
- * it ends, `pos` is the first key that it did not see; since keys only grow from slice to slice, it comes to an end. Nodes on
- * the path to `pos` are read again by the next slice, of which one in SCRUB_NODES is new at least.
+ * A slice enters its epoch under the commit lock, together with the root that it takes, and walks down from
+ * it to `pos`. Where it ends, `pos` is the first key that it did not see; since keys only grow from slice to
+ * slice, it comes to an end. Nodes on the path to `pos` are read again by the next slice, of which one in
+ * SCRUB_NODES is new at least.
  */
 #include <errno.h>
 #include <string.h>
@@ -35,11 +37,20 @@ static uint64_t key_number(const struct key *key, uint64_t none)
 	return be64toh(be);
 }
 
-uint64_t scrub_pos(const struct scrub_run *r) { return key_number(&(struct key){r->pos, SCRUB_KEY_LEN}, 0); }
+uint64_t scrub_pos(const struct scrub_run *r)
+{
+	return key_number(&(struct key){r->pos, SCRUB_KEY_LEN}, 0);
+}
 
-static struct key pos_key(const struct scrub_run *r) { return (struct key){r->pos, SCRUB_KEY_LEN}; }
+static struct key pos_key(const struct scrub_run *r)
+{
+	return (struct key){r->pos, SCRUB_KEY_LEN};
+}
 
-/* The slice ends in front of this key. -EUCLEAN: it is none, or lies behind us: a tree whose keys are not in order has no end. */
+/*
+ * The slice ends in front of this key. -EUCLEAN: it is none, or lies behind us: a tree whose keys are not in
+ * order has no end.
+ */
 static int end_slice(struct scrub_run *r, struct key key)
 {
 	if (key.len != SCRUB_KEY_LEN || key_cmp(key, pos_key(r)) <= 0)
@@ -63,11 +74,13 @@ static void add_cache(struct scrub_run *r, struct key key, struct value value)
 	memcpy(&item, value.data, sizeof(item));
 	g = block_group_find(r->fs, key_number(&key, 0));
 	if (!g || item.cache_slot > 1 || value.len != sizeof(item) + item.nr_stripes * sizeof(stripe) ||
-	    item.nr_stripes > GROUP_STRIPES_MAX || le32_to_cpu(item.cache_bytes) > le32_to_cpu(item.slot_bytes) ||
+	    item.nr_stripes > GROUP_STRIPES_MAX ||
+	    le32_to_cpu(item.cache_bytes) > le32_to_cpu(item.slot_bytes) ||
 	    le32_to_cpu(item.slot_bytes) > SCRUB_COPY_BYTES)
 		return;
 	*sc = (struct scrub_cache){
-		.ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+		.ident = {.group_start = g->start,
+			  .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
 			  .generation = le64_to_cpu(item.cache_generation)},
 		.expect = {le32_to_cpu(item.cache_crc), le32_to_cpu(item.cache_bytes),
 			   (uint32_t)((g->len - le64_to_cpu(item.used)) / g->unit)},
@@ -76,7 +89,8 @@ static void add_cache(struct scrub_run *r, struct key key, struct value value)
 	memcpy(sc->ident.pool_uuid, r->fs->uuid, sizeof(sc->ident.pool_uuid));
 	for (unsigned i = 0; i < item.nr_stripes; i++) {
 		memcpy(&stripe, (const char *)value.data + sizeof(item) + i * sizeof(stripe), sizeof(stripe));
-		sc->off[i] = le64_to_cpu(stripe.offset) + g->len + (uint64_t)item.cache_slot * le32_to_cpu(item.slot_bytes);
+		sc->off[i] = le64_to_cpu(stripe.offset) + g->len +
+			     (uint64_t)item.cache_slot * le32_to_cpu(item.slot_bytes);
 	}
 	r->caches++;
 }
@@ -129,7 +143,8 @@ static int walk_leaf(struct scrub_run *r, const struct node_header *leaf)
 /* ---- nodes ----------------------------------------------------------------- */
 
 /* Everything below a node that no copy is left of. */
-static void lost(struct scrub_run *r, const struct node_ident *id, const struct key *first, const struct key *upper, int error)
+static void lost(struct scrub_run *r, const struct node_ident *id, const struct key *first,
+		 const struct key *upper, int error)
 {
 	uint64_t from = first ? key_number(first, 0) : 0, to = key_number(upper, r->size / FS_BLOCK_SIZE);
 
@@ -142,11 +157,13 @@ static void lost(struct scrub_run *r, const struct node_ident *id, const struct 
 			volume_touch(r->fs, r->id, from);
 		return;
 	}
-	scrub_log(r, FS_LOG_ERROR, "scrub: tree %llu: node at %llu, level %u: no copy of it can be read: run byre pool check",
+	scrub_log(r, FS_LOG_ERROR,
+		  "scrub: tree %llu: node at %llu, level %u: no copy of it can be read: run byre pool check",
 		  (ull)id->owner, (ull)id->addr, id->level);
 }
 
-static int walk_node(struct scrub_run *r, const struct node_ident *id, const struct key *first, const struct key *upper)
+static int walk_node(struct scrub_run *r, const struct node_ident *id, const struct key *first,
+		     const struct key *upper)
 {
 	struct node_header *node = (struct node_header *)r->node[id->level];
 	int e = 0;
@@ -303,8 +320,10 @@ static int read_slice(struct scrub_run *r)
 		e = walk_tree(r, &root);
 		if (e == -EUCLEAN) {
 			r->found++;
-			scrub_log(r, FS_LOG_ERROR, "scrub: tree %llu contradicts itself, the rest of it is left out: run byre pool check",
-				  (ull)root.owner);
+			scrub_log(
+				r, FS_LOG_ERROR,
+				"scrub: tree %llu contradicts itself, the rest of it is left out: run byre pool check",
+				(ull)root.owner);
 			e = 0;
 		}
 	}

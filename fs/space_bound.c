@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space_bound.c: what commits can need at the worst, and what therefore fits. Only computes: nothing is changed here.
- * docs/design.md has the proof that stands on these bounds.
+ * fs/space_bound.c: what commits can need at the worst, and what therefore fits. Only computes: nothing is
+ * changed here. docs/design.md has the proof that stands on these bounds.
  */
 #include "base/util.h"
 #include "fs/block_group.h"
@@ -16,10 +16,10 @@
 #define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
 
 /*
- * Bytes of nodes that the commits of these changes write at the most: each touched leaf and one neighbour that it
- * may be merged with are written anew; each may split, once for each touch and for what the new items fill;
- * above them every interior node; a first leaf and a root for each volume that is touched; and the root tree. What the commit
- * under way splits, the next one may have to write once more.
+ * Bytes of nodes that the commits of these changes write at the most: each touched leaf and one neighbour
+ * that it may be merged with are written anew; each may split, once for each touch and for what the new items
+ * fill; above them every interior node; a first leaf and a root for each volume that is touched; and the root
+ * tree. What the commit under way splits, the next one may have to write once more.
  */
 static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
 {
@@ -33,8 +33,8 @@ static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, s
 }
 
 /*
- * By how much trims can make the trees grow at the worst: every second block freed, each of the others an item of its
- * own, and every leaf half full (tree.h, invariant 4). A trim never makes this larger.
+ * By how much trims can make the trees grow at the worst: every second block freed, each of the others an
+ * item of its own, and every leaf half full (tree.h, invariant 4). A trim never makes this larger.
  */
 static uint64_t trim_growth(const struct space_info *si, uint64_t volumes)
 {
@@ -59,8 +59,9 @@ struct space_pending space_all_pending(const struct space_info *si)
 }
 
 /*
- * Nodes that fit into metadata groups and into what can become such: in two copies, less the cache slots beside them and
- * the pieces that are too small for a pair of stripes. On a sparse pool only what has blocks of the host counts (backing.h).
+ * Nodes that fit into metadata groups and into what can become such: in two copies, less the cache slots
+ * beside them and the pieces that are too small for a pair of stripes. On a sparse pool only what has blocks
+ * of the host counts (backing.h).
  */
 static uint64_t metadata_capacity(const struct fs *fs, uint64_t unallocated, uint32_t flags)
 {
@@ -78,8 +79,9 @@ uint64_t space_items_for(uint64_t data_bytes)
 }
 
 /*
- * Nodes that one request to a reserved volume needs beside its items, however its tree has grown: 2 touches cost 4 leaves and
- * 2 splits, 2 trees their first leaf and root; and the first nodes of the root tree and the group tree.
+ * Nodes that one request to a reserved volume needs beside its items, however its tree has grown: 2 touches
+ * cost 4 leaves and 2 splits, 2 trees their first leaf and root; and the first nodes of the root tree and the
+ * group tree.
  */
 #define PROMISE_NODES 20u
 
@@ -87,7 +89,8 @@ uint64_t space_promise_growth(const struct space_info *si, uint64_t more_bytes)
 {
 	uint64_t items = space_items_for(si->volume_reserved + more_bytes);
 
-	return si->promises || more_bytes ? items + items / 64 + PROMISE_NODES * NODE_SIZE : 0; /* a 64th: interior nodes */
+	/* a 64th: interior nodes */
+	return si->promises || more_bytes ? items + items / 64 + PROMISE_NODES * NODE_SIZE : 0;
 }
 
 /* Of all that is pending and of `p`, which includes it. See enum space_commit. */
@@ -98,14 +101,13 @@ static uint64_t pending_bound(const struct space_info *si, const struct fs *fs, 
 	switch (si->beside) {
 	case SPACE_COMMIT_BESIDE_SOON: /* any part of it may be in that commit */
 		return 2 * commit_bound(si, fs, p);
-	case SPACE_COMMIT_BESIDE:
-		return commit_bound(si, fs, si->committing) + commit_bound(si, fs, rest);
-	default:
-		return commit_bound(si, fs, p);
+	case SPACE_COMMIT_BESIDE: return commit_bound(si, fs, si->committing) + commit_bound(si, fs, rest);
+	default: return commit_bound(si, fs, p);
 	}
 }
 
-uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
+uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated,
+				uint32_t flags, uint64_t growth)
 {
 	const struct space_info *si = &fs->space;
 	struct space_pending p = space_all_pending(si);
@@ -119,11 +121,13 @@ uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra,
 	else if (!(flags & SPACE_FREEING))
 		need += si->global_reserve;
 	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
-		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_promise_growth(si, 0) + growth;
+		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_promise_growth(si, 0) +
+			growth;
 	return need > have ? need - have : 0;
 }
 
-bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth)
+bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated,
+			 uint32_t flags, uint64_t growth)
 {
 	return space_metadata_lacking(fs, extra, unallocated, flags, growth) == 0;
 }
@@ -136,7 +140,8 @@ uint64_t space_group_growth(const struct fs *fs, uint64_t bytes)
 uint64_t space_data_lacking(const struct space_info *si, uint64_t bytes, uint32_t flags)
 {
 	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes, have = d->total + si->aside;
+	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes,
+		 have = d->total + si->aside;
 
 	need += flags & SPACE_FREEING ? 0 : si->freeing_reserve;
 	return need > have ? need - have : 0;
@@ -148,13 +153,20 @@ bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags
 }
 
 /* Leaves that all trees can have: half-full ones have 190 items, each of a block or more. */
-static uint64_t leaves_max(const struct fs *fs) { return device_size(fs->dev) / (512u << 10); }
+static uint64_t leaves_max(const struct fs *fs)
+{
+	return device_size(fs->dev) / (512u << 10);
+}
 
-bool space_may_cut(const struct fs *fs) { return leaves_max(fs) > fs->orphan_leaves; }
+bool space_may_cut(const struct fs *fs)
+{
+	return leaves_max(fs) > fs->orphan_leaves;
+}
 
 /*
- * The tree of what is cut out has a node that is not full on each level for each hole, and one more for its end; a
- * level more than the volumes' trees can have, whose leaves are half full, and whose interior nodes have 250 children.
+ * The tree of what is cut out has a node that is not full on each level for each hole, and one more for its
+ * end; a level more than the volumes' trees can have, whose leaves are half full, and whose interior nodes
+ * have 250 children.
  */
 uint64_t space_cut_bytes(const struct fs *fs, uint64_t blocks)
 {
@@ -184,24 +196,29 @@ static uint64_t slots_of(uint64_t group_bytes)
 /* The pieces smaller than a whole group that groups for so much data may come to stand in, at the most. */
 static uint64_t small_pieces(const struct fs *fs, uint64_t data_bytes)
 {
-	uint64_t quantum = group_quantum(fs), sizes = 1; /* of a group, each half of the one before: a range ends in one of each */
+	/* of a group, each half of the one before: a range ends in one of each */
+	uint64_t quantum = group_quantum(fs), sizes = 1;
 
 	for (uint64_t bytes = fs->group_size; bytes > quantum; bytes /= 2)
 		sizes++;
-	return min_u64(sizes * (atomic_load(&fs->groups.unallocated_ranges) + 1), data_bytes / (quantum - slots_of(quantum)) + 1);
+	return min_u64(sizes * (atomic_load(&fs->groups.unallocated_ranges) + 1),
+		       data_bytes / (quantum - slots_of(quantum)) + 1);
 }
 
 uint64_t space_aside_bytes(const struct fs *fs, uint64_t data_bytes, unsigned losses)
 {
 	uint64_t slots = slots_of(fs->group_size), groups = data_bytes / (fs->group_size - slots) + 1;
-	uint64_t bytes = data_bytes + groups * slots + losses * small_pieces(fs, data_bytes) * slots_of(FS_BLOCK_SIZE);
+	uint64_t bytes =
+		data_bytes + groups * slots + losses * small_pieces(fs, data_bytes) * slots_of(FS_BLOCK_SIZE);
 
 	return data_bytes ? round_up_u64(bytes, group_quantum(fs)) + 2 * group_quantum(fs) : 0;
 }
 
 uint64_t space_aside_groups(const struct fs *fs, uint64_t data_bytes)
 {
-	return data_bytes ? data_bytes / (fs->group_size - slots_of(fs->group_size)) + 1 + small_pieces(fs, data_bytes) : 0;
+	return data_bytes ? data_bytes / (fs->group_size - slots_of(fs->group_size)) + 1 +
+				    small_pieces(fs, data_bytes)
+			  : 0;
 }
 
 uint64_t space_unallocated(const struct fs *fs, unsigned losses)
@@ -212,10 +229,14 @@ uint64_t space_unallocated(const struct fs *fs, unsigned losses)
 	return unallocated > aside ? unallocated - aside : 0;
 }
 
-/* Device space for system groups that so many more groups of the usual size want, by the rule of grow_system_locked. */
+/*
+ * Device space for system groups that so many more groups of the usual size want, by the rule of
+ * grow_system_locked.
+ */
 static uint64_t system_for(struct fs *fs, uint64_t more_groups)
 {
-	uint64_t have = block_group_system_bytes(fs), want = 2 * block_group_system_for(2 * (atomic_load(&fs->groups.live) + more_groups));
+	uint64_t have = block_group_system_bytes(fs),
+		 want = 2 * block_group_system_for(2 * (atomic_load(&fs->groups.live) + more_groups));
 
 	return more_groups > space_groups_left(fs) && want > have ? 2 * (want - have) : 0;
 }
@@ -223,7 +244,8 @@ static uint64_t system_for(struct fs *fs, uint64_t more_groups)
 static bool can_set_aside(struct fs *fs, uint64_t more, uint64_t growth)
 {
 	const struct space_info *si = &fs->space;
-	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes), groups = space_aside_groups(fs, si->aside + more);
+	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes),
+		 groups = space_aside_groups(fs, si->aside + more);
 	uint64_t bytes = space_aside_bytes(fs, si->aside + more, 2) + system_for(fs, groups);
 	struct space_pending none = {0, 0};
 
@@ -258,15 +280,23 @@ uint64_t space_groups_for(const struct fs *fs, uint64_t data_bytes)
 	return data_bytes ? round_up_u64(data_bytes + groups * slots, group_quantum(fs)) : 0;
 }
 
-/* Whether so much data can be written in single blocks, `have` bytes of it to groups that are there; and without any others. */
+/*
+ * Whether so much data can be written in single blocks, `have` bytes of it to groups that are there; and
+ * without any others.
+ */
 static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, uint64_t leaving, bool only_made)
 {
 	uint64_t unallocated = space_unallocated(fs, 2) + leaving;
-	uint64_t grow = space_groups_for(fs, bytes > have ? bytes - have : 0), groups = grow / fs->group_size + space_aside_groups(fs, fs->space.aside);
-	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1); /* a small pool has no room for many */
+	uint64_t grow = space_groups_for(fs, bytes > have ? bytes - have : 0),
+		 groups = grow / fs->group_size + space_aside_groups(fs, fs->space.aside);
+	/* a small pool has no room for many */
+	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1);
 	/* As grow_data_locked asks it: for whole groups. */
-	uint64_t growth = space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
-	struct space_pending few = {max_u64(requests, 2), requests * 256 + volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
+	uint64_t growth =
+		space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
+	struct space_pending few = {max_u64(requests, 2),
+				    requests * 256 +
+					    volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
 
 	if (only_made)
 		return grow == 0 && space_metadata_fits(fs, few, 0, 0, growth);
@@ -276,8 +306,8 @@ static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, uint6
 }
 
 /*
- * Empty data groups that leave with the next commits, but for as much room as stays: then metadata can have of their space what data
- * does not. (On a sparse pool commits go on by themselves until they have left.)
+ * Empty data groups that leave with the next commits, but for as much room as stays: then metadata can have
+ * of their space what data does not. (On a sparse pool commits go on by themselves until they have left.)
  */
 static uint64_t leaving_bytes(const struct fs *fs)
 {
@@ -294,13 +324,15 @@ static uint64_t free_bytes(struct fs *fs, bool only_made)
 	uint64_t taken, have, leaving;
 
 	lock_take(&si->lock);
-	taken = d->allocated - d->pinned + d->may_use + d->unavailable - si->discarding + si->volume_reserved + si->freeing_reserve;
+	taken = d->allocated - d->pinned + d->may_use + d->unavailable - si->discarding +
+		si->volume_reserved + si->freeing_reserve;
 	have = d->total + si->aside > taken ? d->total + si->aside - taken : 0;
 	leaving = min_u64(leaving_bytes(fs), have);
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
-		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, only_made ? have : have - leaving, only_made ? 0 : leaving, only_made))
+		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, only_made ? have : have - leaving,
+				     only_made ? 0 : leaving, only_made))
 			lo = mid;
 		else
 			hi = mid - 1;
@@ -309,5 +341,11 @@ static uint64_t free_bytes(struct fs *fs, bool only_made)
 	return (lo - lo / 512) * FS_BLOCK_SIZE; /* nodes are not filled to the last byte */
 }
 
-uint64_t space_free_bytes(struct fs *fs) { return free_bytes(fs, false); }
-uint64_t space_free_bytes_made(struct fs *fs) { return free_bytes(fs, true); }
+uint64_t space_free_bytes(struct fs *fs)
+{
+	return free_bytes(fs, false);
+}
+uint64_t space_free_bytes_made(struct fs *fs)
+{
+	return free_bytes(fs, true);
+}

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/space_info.c: reservations, promises and the counters. What fits is computed in space_bound.c; who waits: space_ticket.c. */
+/*
+ * fs/space_info.c: reservations, promises and the counters. What fits is computed in space_bound.c; who
+ * waits: space_ticket.c.
+ */
 #include "fs/space_info.h"
 
 #include <errno.h>
@@ -12,8 +15,8 @@
 #include "fs/space_info_int.h"
 
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
-#define GLOBAL_RESERVE_NODES_MIN 16u /* a trim needs 7 of the half that it may always have */
-#define GLOBAL_RESERVE_NODES_CUT 28u /* 14 where it may cut subtrees out */
+#define GLOBAL_RESERVE_NODES_MIN 16u	  /* a trim needs 7 of the half that it may always have */
+#define GLOBAL_RESERVE_NODES_CUT 28u	  /* 14 where it may cut subtrees out */
 #define FREEING_RESERVE_BYTES (256u << 10)
 /* Pending changes in memory: more than the first ask for a commit, more than the second wait for it. */
 #define PENDING_COMMIT 400000u
@@ -21,7 +24,9 @@
 
 static enum space_kind kind_of(uint8_t group_type)
 {
-	return group_type == GROUP_DATA ? SPACE_DATA : group_type == GROUP_METADATA ? SPACE_METADATA : SPACE_SYSTEM;
+	return group_type == GROUP_DATA	      ? SPACE_DATA
+	       : group_type == GROUP_METADATA ? SPACE_METADATA
+					      : SPACE_SYSTEM;
 }
 
 static void check_locked(struct space_info *si)
@@ -31,7 +36,10 @@ static void check_locked(struct space_info *si)
 		struct space_counts *c = &si->kind[k];
 
 		ASSERT(c->pinned <= c->allocated);
-		/* Only then can more be reserved than there is: a group's cache turned out to be bad after that. */
+		/*
+		 * Only then can more be reserved than there is: a group's cache turned out to be bad after
+		 * that.
+		 */
 		ASSERT(c->unavailable || c->allocated + c->may_use <= c->total);
 	}
 #endif
@@ -44,7 +52,8 @@ void space_info_init(struct fs *fs)
 	uint64_t nodes = space_may_cut(fs) ? GLOBAL_RESERVE_NODES_CUT : GLOBAL_RESERVE_NODES_MIN;
 
 	atomic_store(&fs->group_size, min_u64(group_size_for(fs->dev->size), fs->group_step));
-	si->global_reserve = round_up_u64(max_u64(nodes * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
+	si->global_reserve =
+		round_up_u64(max_u64(nodes * NODE_SIZE, min_u64(fs->dev->size / 512, 256u << 20)), NODE_SIZE);
 	si->freeing_reserve = min_u64(FREEING_RESERVE_BYTES, fs->dev->size / 1024);
 	si->freeing_reserve = round_up_u64(si->freeing_reserve, FS_BLOCK_SIZE);
 }
@@ -60,7 +69,8 @@ static uint64_t owed(const struct space_promise *p)
 	return p->promised > p->allocated ? p->promised - p->allocated : 0;
 }
 
-static void promise_change_locked(struct space_info *si, struct space_promise *p, uint64_t promised, uint64_t allocated)
+static void promise_change_locked(struct space_info *si, struct space_promise *p, uint64_t promised,
+				  uint64_t allocated)
 {
 	si->volume_reserved -= owed(p);
 	si->promises += (promised != 0) - (p->promised != 0);
@@ -73,13 +83,14 @@ static void promise_change_locked(struct space_info *si, struct space_promise *p
 /* ---- reserving ------------------------------------------------------------- */
 
 /*
- * Before the group tree runs out of room for items there is another system group, as large as all before, if metadata can
- * spare that. Else data groups end a quarter before that room does.
+ * Before the group tree runs out of room for items there is another system group, as large as all before, if
+ * metadata can spare that. Else data groups end a quarter before that room does.
  */
 static void grow_system_locked(struct fs *fs, uint64_t groups)
 {
 	uint64_t have = block_group_system_bytes(fs), want = block_group_system_for(2 * groups);
-	uint64_t quantum = group_quantum(fs), bytes = round_up_u64(min_u64(max_u64(have, quantum), SYSTEM_GROUP_MAX), quantum);
+	uint64_t quantum = group_quantum(fs),
+		 bytes = round_up_u64(min_u64(max_u64(have, quantum), SYSTEM_GROUP_MAX), quantum);
 	struct space_pending none = {0, 0};
 	int r = 0;
 
@@ -88,7 +99,8 @@ static void grow_system_locked(struct fs *fs, uint64_t groups)
 	while (r == 0 && have < want && bytes >= quantum) {
 		uint64_t unallocated = space_unallocated(fs, 2);
 
-		if (2 * bytes > unallocated || !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0)) {
+		if (2 * bytes > unallocated ||
+		    !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0)) {
 			bytes = round_down_u64(bytes / 2, quantum);
 			continue;
 		}
@@ -115,8 +127,8 @@ void space_grow_system(struct fs *fs, uint64_t groups)
 }
 
 /*
- * Makes a data group of what unallocated space metadata does not need to keep, as large as it may be. `growth` as for
- * space_metadata_fits. False: there is none to be had.
+ * Makes a data group of what unallocated space metadata does not need to keep, as large as it may be.
+ * `growth` as for space_metadata_fits. False: there is none to be had.
  */
 static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t growth)
 {
@@ -128,10 +140,10 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 	if (fs->backing.on) /* a worker makes them: see backing.h */
 		return false;
 
-	while (bytes >= quantum &&
-	       !space_metadata_fits(fs, extra, unallocated - bytes, 0,
-				    growth + space_group_growth(fs, bytes)))
-		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum) : bytes - quantum;
+	while (bytes >= quantum && !space_metadata_fits(fs, extra, unallocated - bytes, 0,
+							growth + space_group_growth(fs, bytes)))
+		bytes = bytes > 16 * quantum ? round_down_u64(bytes / 2 + bytes / 4, quantum)
+					     : bytes - quantum;
 	if (bytes >= quantum && space_groups_left(fs) > space_aside_groups(fs, si->aside))
 		r = block_group_create(fs, GROUP_DATA, bytes, &bytes);
 	if (r == 0) {
@@ -163,8 +175,9 @@ int space_grow_metadata(struct fs *fs)
 
 	lock_take(&si->lock);
 	bytes = space_unallocated(fs, 1);
-	r = bytes < 2 * group_quantum(fs) ? -ENOSPC
-					  : block_group_create(fs, GROUP_METADATA, min_u64(fs->group_size / 2, bytes), &bytes);
+	r = bytes < 2 * group_quantum(fs)
+		    ? -ENOSPC
+		    : block_group_create(fs, GROUP_METADATA, min_u64(fs->group_size / 2, bytes), &bytes);
 	if (r == 0)
 		si->kind[SPACE_METADATA].total += bytes;
 	lock_drop(&si->lock);
@@ -298,7 +311,8 @@ void space_unreserve(struct fs *fs, struct space_reservation *res)
 	lock_drop(&fs->space.lock);
 }
 
-void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_bytes, struct space_pending pending)
+void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_bytes,
+		    struct space_pending pending)
 {
 	struct space_info *si = &fs->space;
 
@@ -336,17 +350,23 @@ void space_freeze(struct fs *fs)
 
 #define SYSTEM_BESIDE_BYTES (4u << 20) /* of system groups, at the most, for commits beside readers */
 
-/* The group tree may be written anew by this commit and, with all the groups there may come to be, by the next. */
+/*
+ * The group tree may be written anew by this commit and, with all the groups there may come to be, by the
+ * next.
+ */
 static bool system_has_room_locked(struct fs *fs)
 {
 	const struct space_counts *s = &fs->space.kind[SPACE_SYSTEM];
 	uint64_t most = min_u64(SYSTEM_BESIDE_BYTES, fs->dev->size / 256);
 	struct space_pending none = {0, 0};
 
-	while (s->allocated + (fs->group_tree.nodes + atomic_load(&fs->groups.live) / 64 + 4) * NODE_SIZE + s->total / 3 > s->total) {
+	while (s->allocated + (fs->group_tree.nodes + atomic_load(&fs->groups.live) / 64 + 4) * NODE_SIZE +
+		       s->total / 3 >
+	       s->total) {
 		uint64_t unallocated = space_unallocated(fs, 2), bytes = s->total;
 
-		if (fs->backing.on || 2 * bytes > most || 2 * bytes > unallocated || !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0) ||
+		if (fs->backing.on || 2 * bytes > most || 2 * bytes > unallocated ||
+		    !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0) ||
 		    block_group_create_system_locked(fs, bytes))
 			return false;
 	}
@@ -399,18 +419,27 @@ void space_commit_done(struct fs *fs, const struct tree_sums *change)
 
 /* ---- groups ---------------------------------------------------------------- */
 
-#define CHANGE(fs, type, body)                                       \
-	do {                                                         \
+#define CHANGE(fs, type, body)                                             \
+	do {                                                               \
 		struct space_counts *c = &(fs)->space.kind[kind_of(type)]; \
-		lock_take(&(fs)->space.lock);                        \
-		body;                                                \
-		check_locked(&(fs)->space);                          \
-		lock_drop(&(fs)->space.lock);                        \
+		lock_take(&(fs)->space.lock);                              \
+		body;                                                      \
+		check_locked(&(fs)->space);                                \
+		lock_drop(&(fs)->space.lock);                              \
 	} while (0)
 
-void space_group_added(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->total += bytes); }
-void space_allocated_node(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->allocated += bytes); }
-void space_deallocated_node(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->allocated -= bytes); }
+void space_group_added(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	CHANGE(fs, type, c->total += bytes);
+}
+void space_allocated_node(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	CHANGE(fs, type, c->allocated += bytes);
+}
+void space_deallocated_node(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	CHANGE(fs, type, c->allocated -= bytes);
+}
 void space_loaded_group(struct fs *fs, uint8_t type, uint64_t total, uint64_t used)
 {
 	CHANGE(fs, type, (c->total += total, c->allocated += used));
@@ -430,7 +459,8 @@ bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 	may = c->total >= bytes && total >= used && total - used >= 2 * bytes;
 	if (type == GROUP_METADATA && fs->backing.on) /* nothing comes in its place by itself */
 		may = may && backing_can_spare_locked(fs, bytes);
-	if (fs->backing.on && fs->backing.promising) /* groups are made for a promise, with commits in between, and it counts only at the end */
+	/* groups are made for a promise, with commits in between, and it counts only at the end */
+	if (fs->backing.on && fs->backing.promising)
 		may = false;
 	if (may)
 		c->total -= bytes;
@@ -438,7 +468,10 @@ bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 	return may;
 }
 
-void space_pinned(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->pinned += bytes); }
+void space_pinned(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	CHANGE(fs, type, c->pinned += bytes);
+}
 void space_released(struct fs *fs, uint8_t type, uint64_t bytes)
 {
 	CHANGE(fs, type, (c->pinned -= bytes, c->allocated -= bytes));
@@ -447,27 +480,39 @@ void space_lost(struct fs *fs, uint8_t type, uint64_t bytes)
 {
 	CHANGE(fs, type, (c->allocated -= bytes, c->unavailable += bytes));
 }
-void space_found_leaked(struct fs *fs, uint8_t type, uint64_t bytes) { CHANGE(fs, type, c->allocated -= bytes); }
-void space_unavailable(struct fs *fs, uint8_t type, int64_t bytes) { CHANGE(fs, type, c->unavailable += (uint64_t)bytes); }
+void space_found_leaked(struct fs *fs, uint8_t type, uint64_t bytes)
+{
+	CHANGE(fs, type, c->allocated -= bytes);
+}
+void space_unavailable(struct fs *fs, uint8_t type, int64_t bytes)
+{
+	CHANGE(fs, type, c->unavailable += (uint64_t)bytes);
+}
 
 /* ---- promises -------------------------------------------------------------- */
 
-uint64_t space_promise_for(uint64_t size) { return size + min_u64(size, PROMISE_SLACK_BYTES); }
+uint64_t space_promise_for(uint64_t size)
+{
+	return size + min_u64(size, PROMISE_SLACK_BYTES);
+}
 
 /*
- * Room for `bytes` more that nobody else has, with their metadata. What data groups do not have is set aside of unallocated
- * space: no group is made now, so that a promise takes neither time nor memory by its size. 0, or what is lacking.
+ * Room for `bytes` more that nobody else has, with their metadata. What data groups do not have is set aside
+ * of unallocated space: no group is made now, so that a promise takes neither time nor memory by its size. 0,
+ * or what is lacking.
  */
 static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 {
 	struct space_info *si = &fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	struct space_pending none = {0, 0};
-	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes + si->freeing_reserve;
+	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes +
+			si->freeing_reserve;
 	uint64_t growth = space_promise_growth(si, bytes) - space_promise_growth(si, 0);
 	uint64_t more, can;
 
-	if (fs->backing.on && !space_data_fits(si, bytes, 0)) /* groups were made, with the host's blocks, if there was room: backing_promise */
+	/* groups were made, with the host's blocks, if there was room: backing_promise */
+	if (fs->backing.on && !space_data_fits(si, bytes, 0))
 		return need - d->total;
 	while (!space_data_fits(si, 0, 0)) /* the freeing reserve, which stands in groups */
 		if (!grow_data_locked(fs, none, growth))
@@ -488,7 +533,8 @@ static void set_aside_by_force_locked(struct fs *fs)
 {
 	struct space_info *si = &fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
-	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
+	uint64_t need =
+		d->allocated + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
 
 	if (need > d->total + si->aside && !fs->backing.on)
 		si->aside = min_u64(need - d->total, si->volume_reserved);
@@ -496,14 +542,16 @@ static void set_aside_by_force_locked(struct fs *fs)
 		grow_system_for_aside_locked(fs);
 }
 
-int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force, uint64_t *ret_missing)
+int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force,
+		      uint64_t *ret_missing)
 {
 	struct space_info *si = &fs->space;
 	uint64_t lacking = 0;
 
 	lock_take(&si->lock);
 	if (!force && promised > p->promised)
-		lacking = lacking_locked(fs, promised - max_u64(p->promised, min_u64(p->allocated, promised)));
+		lacking =
+			lacking_locked(fs, promised - max_u64(p->promised, min_u64(p->allocated, promised)));
 	if (lacking == 0)
 		promise_change_locked(si, p, promised, p->allocated);
 	else

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space_info_int.h: what space_bound.c computes for space_info.c, without changing anything; and what space_ticket.c asks of
- * space_info.c. All of it under the lock of struct space_info.
+ * fs/space_info_int.h: what space_bound.c computes for space_info.c, without changing anything; and what
+ * space_ticket.c asks of space_info.c. All of it under the lock of struct space_info.
  *
  * Invariant: what reserves, what makes data groups and what says how much is free ask the same function,
  * space_metadata_fits. It is (M) of docs/design.md.
@@ -23,26 +23,28 @@ struct space_pending space_all_pending(const struct space_info *si);
 uint64_t space_items_for(uint64_t data_bytes);
 
 /*
- * Metadata that the writes to reserved volumes may come to need, when so many bytes more than now are promised: items for what is owed
- * to them, and nodes that a commit writes anew.
+ * Metadata that the writes to reserved volumes may come to need, when so many bytes more than now are
+ * promised: items for what is owed to them, and nodes that a commit writes anew.
  */
 uint64_t space_promise_growth(const struct space_info *si, uint64_t more_bytes);
 
 /*
- * What stays free for metadata beyond that when data takes more of the device: so that data, not metadata, runs out
- * first, and what is trimmed then can be written again, in smaller pieces too.
+ * What stays free for metadata beyond that when data takes more of the device: so that data, not metadata,
+ * runs out first, and what is trimmed then can be written again, in smaller pieces too.
  */
 uint64_t space_growth_slack(const struct space_info *si, uint64_t more_data);
 
 /*
- * Whether the commits of all that is pending, and of `extra`, find room in metadata groups and in so much unallocated space.
- * flags: enum space_flags, which say what reserves stay untouched. `growth`: bytes of metadata to leave room for beyond
- * what is there; not for requests with SPACE_FREEING or SPACE_PROMISED.
+ * Whether the commits of all that is pending, and of `extra`, find room in metadata groups and in so much
+ * unallocated space. flags: enum space_flags, which say what reserves stay untouched. `growth`: bytes of
+ * metadata to leave room for beyond what is there; not for requests with SPACE_FREEING or SPACE_PROMISED.
  */
-bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth);
+bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated,
+			 uint32_t flags, uint64_t growth);
 
 /* By how much they do not: 0 if they fit. */
-uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated, uint32_t flags, uint64_t growth);
+uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated,
+				uint32_t flags, uint64_t growth);
 
 /* Device space for groups that hold so much data, with their cache slots. */
 uint64_t space_groups_for(const struct fs *fs, uint64_t data_bytes);
@@ -59,10 +61,11 @@ uint64_t space_data_lacking(const struct space_info *si, uint64_t bytes, uint32_
 uint64_t space_groups_left(const struct fs *fs);
 
 /*
- * Device bytes that data groups for so much data of reserved volumes take of unallocated space; and how many groups that are at
- * the most. Where a range ends the groups become smaller, and the slots beside each take some more (a *loss*, of at
- * most so much for each range). All losses together are counted once where space is given to metadata, so that what is promised
- * always finds its place; and twice where a reservation is checked, so that metadata finds its own when they have come.
+ * Device bytes that data groups for so much data of reserved volumes take of unallocated space; and how many
+ * groups that are at the most. Where a range ends the groups become smaller, and the slots beside each take
+ * some more (a *loss*, of at most so much for each range). All losses together are counted once where space
+ * is given to metadata, so that what is promised always finds its place; and twice where a reservation is
+ * checked, so that metadata finds its own when they have come.
  */
 uint64_t space_aside_bytes(const struct fs *fs, uint64_t data_bytes, unsigned losses);
 uint64_t space_aside_groups(const struct fs *fs, uint64_t data_bytes);

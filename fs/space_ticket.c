@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space_ticket.c: who waits for space, behind whom, and for how long. What fits is decided in space_info.c.
+ * fs/space_ticket.c: who waits for space, behind whom, and for how long. What fits is decided in
+ * space_info.c.
  *
- * There is a queue for each class (enum space_class). Within one, those who wait are served in order; but who waits for his
- * own volume's promise alone, because a commit has yet to free what he overwrites, holds up nobody else.
+ * There is a queue for each class (enum space_class). Within one, those who wait are served in order; but who
+ * waits for his own volume's promise alone, because a commit has yet to free what he overwrites, holds up
+ * nobody else.
  */
 #include <errno.h>
 
@@ -12,7 +14,8 @@
 #include "fs/space_info_int.h"
 
 #define TICKET_IDLE_COMMITS_MAX 256u /* of any kind, without a grant */
-#define TICKET_COMMITS_MAX 8u /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
+/* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
+#define TICKET_COMMITS_MAX 8u
 
 static enum space_class class_of(const struct space_ticket *t)
 {
@@ -22,16 +25,16 @@ static enum space_class class_of(const struct space_ticket *t)
 }
 
 /*
- * Whether a commit could free anything: something pinned, or pending that may replace or drop extents. Or a group of a sparse
- * pool can be made for it.
+ * Whether a commit could free anything: something pinned, or pending that may replace or drop extents. Or a
+ * group of a sparse pool can be made for it.
  */
 static bool can_reclaim_locked(struct fs *fs, const struct space_ticket *t)
 {
 	const struct space_info *si = &fs->space;
 
-	return backing_helps_locked(fs, &t->want, t->flags) || si->kind[SPACE_DATA].pinned || si->kind[SPACE_METADATA].pinned || si->running.touches ||
-	       si->committing.touches || si->in_flight.touches || atomic_load(&fs->orphans) ||
-	       fs_is_rebuilding(fs);
+	return backing_helps_locked(fs, &t->want, t->flags) || si->kind[SPACE_DATA].pinned ||
+	       si->kind[SPACE_METADATA].pinned || si->running.touches || si->committing.touches ||
+	       si->in_flight.touches || atomic_load(&fs->orphans) || fs_is_rebuilding(fs);
 }
 
 /* ---- queues ---------------------------------------------------------------- */
@@ -74,17 +77,17 @@ static void unqueue_locked(struct space_info *si, struct space_ticket *t)
 		t->want.promise->waiting--;
 }
 
-/* What frees space helps those who wait, and overtakes them. Who is promised it waits for nobody who is not. */
+/*
+ * What frees space helps those who wait, and overtakes them. Who is promised it waits for nobody who is not.
+ */
 static bool may_try_locked(const struct space_info *si, const struct space_ticket *t)
 {
 	switch (class_of(t)) {
-	case SPACE_CLASS_FREEING:
-		return true;
-	case SPACE_CLASS_PROMISED:
-		return t->want.promise->waiting == 0 && si->nr_stuck == 0;
+	case SPACE_CLASS_FREEING: return true;
+	case SPACE_CLASS_PROMISED: return t->want.promise->waiting == 0 && si->nr_stuck == 0;
 	default:
-		return TAILQ_EMPTY(&si->tickets[SPACE_CLASS_FREEING]) && TAILQ_EMPTY(&si->tickets[SPACE_CLASS_PLAIN]) &&
-		       si->nr_stuck == 0;
+		return TAILQ_EMPTY(&si->tickets[SPACE_CLASS_FREEING]) &&
+		       TAILQ_EMPTY(&si->tickets[SPACE_CLASS_PLAIN]) && si->nr_stuck == 0;
 	}
 }
 
@@ -147,10 +150,12 @@ static bool is_hopeless_locked(const struct round *round, const struct space_tic
 	const struct space_info *si = &round->fs->space;
 
 	/* Groups are made for it and leave again, on and on, and that changes nothing. */
-	if (round->commits > t->commits + TICKET_IDLE_COMMITS_MAX && si->granted_at[t->class] <= t->change_commits &&
-	    !atomic_load(&round->fs->orphans) && !fs_is_rebuilding(round->fs))
+	if (round->commits > t->commits + TICKET_IDLE_COMMITS_MAX &&
+	    si->granted_at[t->class] <= t->change_commits && !atomic_load(&round->fs->orphans) &&
+	    !fs_is_rebuilding(round->fs))
 		return true;
-	return si->change_commits > max_u64(t->change_commits, si->granted_at[t->class]) + TICKET_COMMITS_MAX ||
+	return si->change_commits >
+		       max_u64(t->change_commits, si->granted_at[t->class]) + TICKET_COMMITS_MAX ||
 	       (round->commits > t->commits && !round->reclaimable && !can_reclaim_locked(round->fs, t));
 }
 
@@ -184,11 +189,13 @@ static bool serve_class_locked(struct round *round, enum space_class class)
 {
 	struct space_info *si = &round->fs->space;
 	struct space_ticket *t, *next;
-	bool no_data = false; /* some that free space need data for their edges; those that need none do not wait for them */
+	/* some that free space need data for their edges; those that need none do not wait for them */
+	bool no_data = false;
 
 	si->round++;
-	TAILQ_FOREACH_SAFE(t, &si->tickets[class], link, next) {
-		if ((no_data && t->want.data_bytes) || (t->want.promise && t->want.promise->blocked_in == si->round))
+	TAILQ_FOREACH_SAFE (t, &si->tickets[class], link, next) {
+		if ((no_data && t->want.data_bytes) ||
+		    (t->want.promise && t->want.promise->blocked_in == si->round))
 			continue;
 		if (try_ticket_locked(round, t))
 			continue;

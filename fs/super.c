@@ -14,11 +14,15 @@
 
 static const uint64_t offsets[SUPER_COPIES] = SUPER_OFFSETS;
 
-static bool is_power_of_two(uint64_t v) { return v && !(v & (v - 1)); }
+static bool is_power_of_two(uint64_t v)
+{
+	return v && !(v & (v - 1));
+}
 
 int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes, const char **ret_why)
 {
-	uint64_t size = le64_to_cpu(sb->device_size), log = le64_to_cpu(sb->log_offset), log_size = le64_to_cpu(sb->log_size);
+	uint64_t size = le64_to_cpu(sb->device_size), log = le64_to_cpu(sb->log_offset),
+		 log_size = le64_to_cpu(sb->log_size);
 	const char *why = NULL;
 
 	if (le64_to_cpu(sb->magic) != SUPER_MAGIC)
@@ -33,11 +37,11 @@ int super_validate(const struct super_block *sb, uint64_t offset, uint64_t devic
 		why = "has an unknown block size";
 	else if (size < FS_POOL_SIZE_MIN || size % FS_BLOCK_SIZE)
 		why = "has an impossible size";
-	else if (!is_power_of_two(le64_to_cpu(sb->group_step)) || le64_to_cpu(sb->group_step) < GROUP_STEP_MIN ||
-		 le64_to_cpu(sb->group_step) > GROUP_STEP)
+	else if (!is_power_of_two(le64_to_cpu(sb->group_step)) ||
+		 le64_to_cpu(sb->group_step) < GROUP_STEP_MIN || le64_to_cpu(sb->group_step) > GROUP_STEP)
 		why = "has an impossible step of block groups";
-	else if (log < DEVICE_DATA_START || log % FS_BLOCK_SIZE || log_size < (64u << 10) || log_size % FS_BLOCK_SIZE ||
-		 log_size > size || log > size - log_size)
+	else if (log < DEVICE_DATA_START || log % FS_BLOCK_SIZE || log_size < (64u << 10) ||
+		 log_size % FS_BLOCK_SIZE || log_size > size || log > size - log_size)
 		why = "has an impossible flush log";
 	else if (device_bytes && size > device_bytes)
 		why = "says that the pool is larger than the file: the file was truncated";
@@ -59,15 +63,23 @@ static int read_copy(struct device_queue *q, uint64_t device_bytes, unsigned cop
 	return r;
 }
 
-/* Without its end nothing of a pool can be trusted to be complete, so it is not opened; but it can be made whole again. */
+/*
+ * Without its end nothing of a pool can be trusted to be complete, so it is not opened; but it can be made
+ * whole again.
+ */
 static int fail_short(const struct device *dev, uint64_t whole, struct fs_error *err)
 {
 	if (dev->block_device)
-		return fs_fail(err, -EUCLEAN, "the pool has %llu bytes, the device only %llu: use the one that it was made on, or "
-			       "copy it to one of that size", (unsigned long long)whole, (unsigned long long)dev->size);
-	return fs_fail(err, -EUCLEAN, "the pool has %llu bytes and its file fewer: it was truncated; truncate -s %llu on the file "
-		       "gives it its size back (what is gone reads as zeros), then run byre pool check on it",
-		       (unsigned long long)whole, (unsigned long long)whole);
+		return fs_fail(
+			err, -EUCLEAN,
+			"the pool has %llu bytes, the device only %llu: use the one that it was made on, or "
+			"copy it to one of that size",
+			(unsigned long long)whole, (unsigned long long)dev->size);
+	return fs_fail(
+		err, -EUCLEAN,
+		"the pool has %llu bytes and its file fewer: it was truncated; truncate -s %llu on the file "
+		"gives it its size back (what is gone reads as zeros), then run byre pool check on it",
+		(unsigned long long)whole, (unsigned long long)whole);
 }
 
 int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block *ret_sb, unsigned *ret_bad,
@@ -106,11 +118,15 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 	if (!found && whole)
 		return fail_short(q->dev, whole, err);
 	if (!found)
-		return ours ? fs_fail(err, -EUCLEAN, "no superblock is valid (the last one %s): restore the file from a copy", why)
+		return ours ? fs_fail(err, -EUCLEAN,
+				      "no superblock is valid (the last one %s): restore the file from a copy",
+				      why)
 			    : fs_fail(err, -EINVAL, "not a Byre pool: no superblock found");
 	if (le64_to_cpu(ret_sb->incompat) & ~FEATURE_INCOMPAT_KNOWN)
-		return fs_fail(err, -ENOTSUP, "the pool uses features that this version does not know (0x%llx): use a newer one",
-			       (unsigned long long)(le64_to_cpu(ret_sb->incompat) & ~FEATURE_INCOMPAT_KNOWN));
+		return fs_fail(
+			err, -ENOTSUP,
+			"the pool uses features that this version does not know (0x%llx): use a newer one",
+			(unsigned long long)(le64_to_cpu(ret_sb->incompat) & ~FEATURE_INCOMPAT_KNOWN));
 	return 0;
 }
 
@@ -130,7 +146,10 @@ int super_write_all(struct device_queue *q, const struct super_block *sb)
 
 	if (r == 0)
 		r = device_flush(q);
-	/* The commit is durable. It counts when the others are so too: with one copy lost, nobody may find the one before. */
+	/*
+	 * The commit is durable. It counts when the others are so too: with one copy lost, nobody may find
+	 * the one before.
+	 */
 	for (unsigned i = 1; r == 0 && i < SUPER_COPIES; i++)
 		r = super_write_copy(q, sb, i);
 	return r ? r : device_flush(q);

@@ -7,13 +7,17 @@
 #include "fs/fs.h"
 #include "fs/super_format.h"
 
-/* 0 or -EUCLEAN with a constant string: a copy as it was read from `offset` of a device of device_bytes (0: unknown). */
-int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes, const char **ret_why);
+/*
+ * 0 or -EUCLEAN with a constant string: a copy as it was read from `offset` of a device of device_bytes (0:
+ * unknown).
+ */
+int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes,
+		   const char **ret_why);
 
 /*
- * Reads all copies; the valid one with the highest generation. *ret_bad counts copies that are not valid, *ret_old
- * those that are valid but older.
- * -EINVAL: not a pool; -EUCLEAN: a pool, but no copy is whole; -ENOTSUP: unknown incompatible features.
+ * Reads all copies; the valid one with the highest generation. *ret_bad counts copies that are not valid,
+ * *ret_old those that are valid but older. -EINVAL: not a pool; -EUCLEAN: a pool, but no copy is whole;
+ * -ENOTSUP: unknown incompatible features.
  */
 int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block *ret_sb, unsigned *ret_bad,
 	       unsigned *ret_old, struct fs_error *err);
@@ -21,7 +25,10 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 /* Seals the copy for an offset and writes it. Waits. */
 int super_write_copy(struct device_queue *q, const struct super_block *sb, unsigned copy);
 
-/* Writes copy 0, flushes, writes the others, flushes. All that the superblock names is durable already. Waits. */
+/*
+ * Writes copy 0, flushes, writes the others, flushes. All that the superblock names is durable already.
+ * Waits.
+ */
 int super_write_all(struct device_queue *q, const struct super_block *sb);
 
 #endif

@@ -2,9 +2,9 @@
 /*
  * fs/super_format.h: the superblock, and the layout of the device around it.
  *
- * Copies stand at fixed offsets below DEVICE_DATA_START; the valid one with the highest generation wins. A commit
- * writes copy 0, flushes, writes the others and flushes, so that at every moment one copy is whole and durable, and all
- * name a commit that was answered for.
+ * Copies stand at fixed offsets below DEVICE_DATA_START; the valid one with the highest generation wins. A
+ * commit writes copy 0, flushes, writes the others and flushes, so that at every moment one copy is whole and
+ * durable, and all name a commit that was answered for.
  */
 #ifndef FS_SUPER_FORMAT_H
 #define FS_SUPER_FORMAT_H
@@ -19,7 +19,10 @@
 #define SUPER_VERSION 2u
 #define SUPER_SIZE 4096u
 #define SUPER_COPIES 3
-#define SUPER_OFFSETS { 64ull << 10, 512ull << 10, (8ull << 20) - (64ull << 10) }
+#define SUPER_OFFSETS                                                   \
+	{                                                               \
+		64ull << 10, 512ull << 10, (8ull << 20) - (64ull << 10) \
+	}
 
 /* The system group's first stripes stand in [1 MiB, 7 MiB); everything else is allocated from here on. */
 #define SYSTEM_AREA_START (1ull << 20)
@@ -46,16 +49,19 @@ static_assert(sizeof(struct super_system_group) == 48, "super_system_group");
 #define FEATURE_INCOMPAT_KNOWN 0ull
 
 #define SUPER_FLAG_SPARSE 1ull /* the file was not preallocated */
-#define SUPER_FLAG_LEAKED 2ull /* nodes were lost in every copy: groups may have more in use than the trees refer to */
+/* nodes were lost in every copy: groups may have more in use than the trees refer to */
+#define SUPER_FLAG_LEAKED 2ull
 
 /* The scrub that runs, or the last one; how far it is, as of this commit. */
 struct super_scrub {
 	uint8_t state; /* enum fs_scrub_state; one that runs goes on at the next start */
-	uint8_t phase; /* what it is at: 0 superblocks, 1 the group tree, 2 the root tree, 3 volumes, 4 nothing more */
+	/* what it is at: 0 superblocks, 1 the group tree, 2 the root tree, 3 volumes, 4 nothing more */
+	uint8_t phase;
 	uint8_t reserved[6];
 	le64 started_ns, ended_ns; /* since 1970, UTC; 0: not yet */
-	le64 volume; /* phase 3: the id; all ones: deleted ones */
-	le64 pos;    /* phase 3: the first block of it that was not read; phase 1: the first group (its start) */
+	le64 volume;		   /* phase 3: the id; all ones: deleted ones */
+	/* phase 3: the first block of it that was not read; phase 1: the first group (its start) */
+	le64 pos;
 	le64 bytes_done, bytes_total;
 	le64 found, mended, damaged_bytes;
 };
@@ -78,12 +84,17 @@ struct super_block {
 	struct tree_root_item root_tree;
 	struct tree_root_item group_tree;
 	le64 log_offset, log_size; /* on the device */
-	le64 log_tail;		   /* where replay starts: position in the endless log (offset modulo log_size) */
-	le64 log_seq;		   /* of the record expected there */
-	le64 log_lost_flushes;	   /* since the pool was made, by records that had rotted: those that are known of */
-	le64 log_lost_ns;	   /* when that was last noticed, since 1970, UTC; 0: never */
+	/* where replay starts: position in the endless log (offset modulo log_size) */
+	le64 log_tail;
+	le64 log_seq; /* of the record expected there */
+	/* since the pool was made, by records that had rotted: those that are known of */
+	le64 log_lost_flushes;
+	le64 log_lost_ns; /* when that was last noticed, since 1970, UTC; 0: never */
 	struct super_scrub scrub;
-	/* What changes with every commit stands in front of this, in one sector of 512 bytes: torn, it is the old or the new one. */
+	/*
+	 * What changes with every commit stands in front of this, in one sector of 512 bytes: torn, it is the
+	 * old or the new one.
+	 */
 	struct super_system_group system[SUPER_SYSTEM_GROUPS];
 	uint8_t reserved[SUPER_SIZE - 344 - 48 * SUPER_SYSTEM_GROUPS];
 };

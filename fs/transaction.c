@@ -99,15 +99,20 @@ static void freeze(struct transaction *txn)
 	struct fs *fs = txn->fs;
 	struct fs_volume *vol;
 
-	/* First: what is accounted by now is in an overlay, and so will be frozen. What comes later counts for the next commit too. */
+	/*
+	 * First: what is accounted by now is in an overlay, and so will be frozen. What comes later counts
+	 * for the next commit too.
+	 */
 	space_freeze(fs);
 	/* Under the log's lock: what belongs to the next transaction is logged behind this place. */
 	flush_log_lock_built(&fs->log);
 	lock_take(&fs->volumes.dirty_lock);
-	TAILQ_FOREACH(vol, &fs->volumes.dirty, dirty_link)
+	TAILQ_FOREACH (vol, &fs->volumes.dirty, dirty_link)
 		TAILQ_INSERT_TAIL(&txn->frozen, vol, frozen_link);
 	TAILQ_INIT(&fs->volumes.dirty);
-	txn->turned = epoch_previous_is_empty(&fs->epoch) && pins_turn(&fs->pins, atomic_load(&fs->running_generation) + 1); /* before anything is of that one */
+	/* before anything is of that one */
+	txn->turned = epoch_previous_is_empty(&fs->epoch) &&
+		      pins_turn(&fs->pins, atomic_load(&fs->running_generation) + 1);
 	txn->generation = atomic_fetch_add(&fs->running_generation, 1);
 	txn->log_tail = fs->log.head;
 	txn->log_seq = fs->log.seq;
@@ -116,7 +121,7 @@ static void freeze(struct transaction *txn)
 	flush_log_freeze_locked(&fs->log);
 	lock_drop(&fs->volumes.dirty_lock);
 	/* Names and sizes of one moment: operations change them under the log's lock, too. */
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+	TAILQ_FOREACH (vol, &txn->frozen, frozen_link)
 		freeze_volume(txn, vol);
 	lock_drop(&fs->log.lock);
 }
@@ -132,7 +137,8 @@ static int apply_volume(struct transaction *txn, struct fs_volume *vol)
 
 	vol->new_root = vol->root;
 	if (overlay_first(&vol->committing) || (vol->frozen_touches && vol->root.addr))
-		r = extent_apply(txn, &vol->new_root, &vol->committing, vol->frozen_touches, vol->tree_end, end, &counts, &cut);
+		r = extent_apply(txn, &vol->new_root, &vol->committing, vol->frozen_touches, vol->tree_end,
+				 end, &counts, &cut);
 	if (r == 0 && cut.addr)
 		r = orphan_add_cut(txn, vol, &cut);
 	vol->new_used_blocks = counts.used;
@@ -158,7 +164,7 @@ static int apply_volumes(struct transaction *txn)
 	struct fs_volume *vol;
 	int r = 0;
 
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link) {
+	TAILQ_FOREACH (vol, &txn->frozen, frozen_link) {
 		r = apply_volume(txn, vol);
 		if (r == 0 && vol->frozen_deleted)
 			r = orphan_add(txn, vol);
@@ -186,7 +192,7 @@ static int build_trees(struct transaction *txn)
 		r = orphans_drop(txn, &budget);
 	if (r)
 		return r;
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+	TAILQ_FOREACH (vol, &txn->frozen, frozen_link)
 		settle_volume(txn, vol);
 	orphans_sum_up(txn);
 	return root_tree_update(txn);
@@ -243,7 +249,8 @@ static int build_or_give_up(struct transaction *txn)
 /* ---- to the device --------------------------------------------------------- */
 
 /* The caches' share of what was waited for goes by bytes: nodes and caches are under way together. */
-static void count_caches(struct fs *fs, uint64_t bytes, uint64_t all_bytes, uint64_t encode_us, uint64_t wait_us)
+static void count_caches(struct fs *fs, uint64_t bytes, uint64_t all_bytes, uint64_t encode_us,
+			 uint64_t wait_us)
 {
 	uint64_t us = encode_us + (all_bytes ? wait_us * bytes / all_bytes : 0);
 
@@ -348,7 +355,8 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 	lock_take(&vol->lock);
 	vol->root = vol->new_root;
 	vol->used_blocks = vol->new_used_blocks;
-	if (vol->frozen_deleted) { /* the tree is an orphan's now; another commit may still find the volume dirty */
+	/* the tree is an orphan's now; another commit may still find the volume dirty */
+	if (vol->frozen_deleted) {
 		vol->root = (struct tree_root){.owner = vol->id};
 		vol->used_blocks = vol->new_lost_blocks = 0;
 		if (!vol->buried) {
@@ -374,7 +382,8 @@ static void publish(struct transaction *txn)
 
 	transaction_report_lost(txn);
 	atomic_fetch_add(&fs->lost_commits, txn->store.lost);
-	if (txn->store.lost && atomic_load(&fs->rebuild_error)) /* the trees can be walked again where this node was the obstacle */
+	/* the trees can be walked again where this node was the obstacle */
+	if (txn->store.lost && atomic_load(&fs->rebuild_error))
 		fs_kick_rebuild(fs);
 	orphans_publish(txn); /* they know their volumes, which the next step may free */
 	while ((vol = TAILQ_FIRST(&txn->frozen))) {
@@ -399,7 +408,10 @@ bool transaction_release_pins(struct fs *fs)
 		return true;
 	if (!epoch_previous_is_empty(&fs->epoch) && !FAULT(FAULT_READERS_LEFT))
 		return false;
-	/* Owed to its volume before it is free: in between a reserved volume would have no right to it, and others would. */
+	/*
+	 * Owed to its volume before it is free: in between a reserved volume would have no right to it, and
+	 * others would.
+	 */
 	volume_release_freed(fs, set);
 	block_group_release_pinned(fs, set);
 	block_group_free_removed(fs, set);
@@ -414,7 +426,8 @@ bool transaction_release_pins(struct fs *fs)
 /* What was freed beside readers who have left now comes back by a commit. */
 static bool pins_want_commit(struct fs *fs)
 {
-	return atomic_load(&fs->pins.behind) && !atomic_load(&fs->pins.waiting) && epoch_previous_is_empty(&fs->epoch);
+	return atomic_load(&fs->pins.behind) && !atomic_load(&fs->pins.waiting) &&
+	       epoch_previous_is_empty(&fs->epoch);
 }
 
 bool transaction_is_needed(struct fs *fs)
@@ -424,14 +437,17 @@ bool transaction_is_needed(struct fs *fs)
 	lock_take(&fs->volumes.dirty_lock);
 	dirty = !TAILQ_EMPTY(&fs->volumes.dirty);
 	lock_drop(&fs->volumes.dirty_lock);
-	/* A log that has failed has a gap at its head: only a superblock with a tail behind that makes it one again. */
+	/*
+	 * A log that has failed has a gap at its head: only a superblock with a tail behind that makes it one
+	 * again.
+	 */
 	if (flush_log_has_failed(&fs->log) && !FAULT(FAULT_LOG_HOLE))
 		return true;
 	if (pins_want_commit(fs))
 		return true;
 	/* A change is accounted after it is in an overlay: one may still count whose commit has been. */
-	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty || fs->super_dirty ||
-	       backing_has_uncounted(fs) || backing_groups_may_leave(fs);
+	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty ||
+	       fs->super_dirty || backing_has_uncounted(fs) || backing_groups_may_leave(fs);
 }
 
 static int commit_locked(struct fs *fs)
@@ -476,13 +492,17 @@ static int commit_locked(struct fs *fs)
 	return r;
 }
 
-static bool will_fail_again(int error) { return error && error != -ENOMEM && error != -EAGAIN; }
+static bool will_fail_again(int error)
+{
+	return error && error != -ENOMEM && error != -EAGAIN;
+}
 
 /*
- * A commit writes nodes: the free space of metadata must be known before it begins, since a rebuild needs the commit
- * lock at its end. One that failed for want of memory, or since a reader kept an old epoch, is tried again: without that
- * space the commit might not find room. Trees that cannot be read stay so: the commit goes on without, and does not try that
- * again (the commit thread does, at its next interval): a rebuild's end asks for a commit, and so there would be no end.
+ * A commit writes nodes: the free space of metadata must be known before it begins, since a rebuild needs the
+ * commit lock at its end. One that failed for want of memory, or since a reader kept an old epoch, is tried
+ * again: without that space the commit might not find room. Trees that cannot be read stay so: the commit
+ * goes on without, and does not try that again (the commit thread does, at its next interval): a rebuild's
+ * end asks for a commit, and so there would be no end.
  */
 static void prepare_metadata(struct fs *fs)
 {
@@ -513,8 +533,8 @@ void transaction_fail_waiting(struct fs *fs)
 }
 
 /*
- * Readers hold up a commit only where there is not room enough for it beside what is kept for them. False: in a simulated pool,
- * whose readers cannot go on meanwhile.
+ * Readers hold up a commit only where there is not room enough for it beside what is kept for them. False: in
+ * a simulated pool, whose readers cannot go on meanwhile.
  */
 static bool wait_for_readers(struct fs *fs)
 {

@@ -2,10 +2,11 @@
 /*
  * fs/transaction_lost.c: nodes that a commit has to change and cannot read.
  *
- * A wrong checksum in every copy is final. What the device says that it cannot read may come back: a path that fails over, a
- * cable. So it is tried again for some seconds, during which the commit waits and clients go on. Longer would make those wait who
- * need the commit (full pools, a full log), and a bad sector never comes back. The seconds are shared by all nodes, so that a
- * device with many bad places does not cost them again and again.
+ * A wrong checksum in every copy is final. What the device says that it cannot read may come back: a path
+ * that fails over, a cable. So it is tried again for some seconds, during which the commit waits and clients
+ * go on. Longer would make those wait who need the commit (full pools, a full log), and a bad sector never
+ * comes back. The seconds are shared by all nodes, so that a device with many bad places does not cost them
+ * again and again.
  */
 #include <errno.h>
 #include <string.h>
@@ -32,7 +33,8 @@ static bool may_try_again(struct fs *fs)
 	return true;
 }
 
-int transaction_read_node(struct transaction *txn, const struct node_ident *id, struct cache_entry **ret_entry)
+int transaction_read_node(struct transaction *txn, const struct node_ident *id,
+			  struct cache_entry **ret_entry)
 {
 	int r;
 
@@ -53,7 +55,8 @@ static void report(struct fs *fs, const struct fs_volume *vol, const struct lost
 {
 	fs_log(fs, FS_LOG_ERROR,
 	       "volume %s, offset %llu, length %llu: lost, but for what was written since: a node of its tree cannot be read in any copy. Reading it fails until it is overwritten; byre pool check --repair frees what it held",
-	       vol->frozen_name->text, (unsigned long long)lost->blk * FS_BLOCK_SIZE, (unsigned long long)lost->nblk * FS_BLOCK_SIZE);
+	       vol->frozen_name->text, (unsigned long long)lost->blk * FS_BLOCK_SIZE,
+	       (unsigned long long)lost->nblk * FS_BLOCK_SIZE);
 }
 
 void transaction_report_lost(struct transaction *txn)
@@ -63,10 +66,11 @@ void transaction_report_lost(struct transaction *txn)
 
 	if (n == 0)
 		return;
-	TAILQ_FOREACH(vol, &txn->frozen, frozen_link)
+	TAILQ_FOREACH (vol, &txn->frozen, frozen_link)
 		for (unsigned i = 0; i < n; i++)
 			if (txn->lost[i].volume == vol->id && !vol->frozen_deleted)
 				report(txn->fs, vol, &txn->lost[i]);
 	if (txn->losts > n)
-		fs_log(txn->fs, FS_LOG_ERROR, "%u more ranges are lost: byre pool check names them", txn->losts - n);
+		fs_log(txn->fs, FS_LOG_ERROR, "%u more ranges are lost: byre pool check names them",
+		       txn->losts - n);
 }

@@ -105,8 +105,14 @@ static int seek(struct tree_iter *it, const struct key *key)
 	return r;
 }
 
-int tree_iter_seek(struct tree_iter *it, struct key key) { return seek(it, &key); }
-int tree_iter_first(struct tree_iter *it) { return seek(it, NULL); }
+int tree_iter_seek(struct tree_iter *it, struct key key)
+{
+	return seek(it, &key);
+}
+int tree_iter_first(struct tree_iter *it)
+{
+	return seek(it, NULL);
+}
 
 int tree_iter_next(struct tree_iter *it)
 {
@@ -128,11 +134,17 @@ int tree_iter_next(struct tree_iter *it)
 	return r;
 }
 
-struct key tree_iter_key(const struct tree_iter *it) { return node_key(node_header(it->node[0]), it->slot[0]); }
-struct value tree_iter_value(const struct tree_iter *it) { return node_value(node_header(it->node[0]), it->slot[0]); }
+struct key tree_iter_key(const struct tree_iter *it)
+{
+	return node_key(node_header(it->node[0]), it->slot[0]);
+}
+struct value tree_iter_value(const struct tree_iter *it)
+{
+	return node_value(node_header(it->node[0]), it->slot[0]);
+}
 
-int tree_get(struct fs *fs, struct device_queue *q, const struct tree_root *root, struct key key, void *buf, size_t cap,
-	     size_t *ret_len)
+int tree_get(struct fs *fs, struct device_queue *q, const struct tree_root *root, struct key key, void *buf,
+	     size_t cap, size_t *ret_len)
 {
 	struct tree_iter it;
 	int r;

@@ -2,15 +2,16 @@
 /*
  * fs/tree.h: copy-on-write B-trees: roots, walking, and the bulk update that a commit does.
  *
- * A tree is never changed in place: tree_apply merges a sorted stream of changes into it and writes each touched
- * node anew, once. Whoever holds the old root (and its generation, see epoch.h) goes on reading the old tree.
+ * A tree is never changed in place: tree_apply merges a sorted stream of changes into it and writes each
+ * touched node anew, once. Whoever holds the old root (and its generation, see epoch.h) goes on reading the
+ * old tree.
  *
  * Invariants
  * 1. A parent's key for a child is exactly the child's first key.
  * 2. No node but an empty tree's is empty; all leaves are at level 0, at equal depth.
  * 3. A node of generation g has no descendant younger than g.
- * 4. Nodes written by tree_apply are about half full at least (by an item), but for the last one of each level, and
- *    where the next subtree would have been opened to fill one up and cannot be read.
+ * 4. Nodes written by tree_apply are about half full at least (by an item), but for the last one of each
+ *    level, and where the next subtree would have been opened to fill one up and cannot be read.
  * 5. A tree's counts are exact unless its flags say otherwise; then they are too high, never too low.
  */
 #ifndef FS_TREE_H
@@ -54,7 +55,8 @@ struct tree_iter {
 	bool valid; /* stands on an item */
 };
 
-void tree_iter_init(struct tree_iter *it, struct fs *fs, struct device_queue *q, const struct tree_root *root);
+void tree_iter_init(struct tree_iter *it, struct fs *fs, struct device_queue *q,
+		    const struct tree_root *root);
 void tree_iter_fini(struct tree_iter *it);
 /* To the last item with a key <= key, else to the first item. The iterator is not valid in an empty tree. */
 int tree_iter_seek(struct tree_iter *it, struct key key);
@@ -67,8 +69,8 @@ struct key tree_iter_key(const struct tree_iter *it);
 struct value tree_iter_value(const struct tree_iter *it);
 
 /* The item with exactly this key, copied to buf (at most cap bytes). -ENOENT. */
-int tree_get(struct fs *fs, struct device_queue *q, const struct tree_root *root, struct key key, void *buf, size_t cap,
-	     size_t *ret_len);
+int tree_get(struct fs *fs, struct device_queue *q, const struct tree_root *root, struct key key, void *buf,
+	     size_t cap, size_t *ret_len);
 
 /* ---- the bulk update ------------------------------------------------------- */
 
@@ -79,32 +81,41 @@ struct tree_changes {
 	/* The key where the next change begins; false: there are no more. */
 	bool (*next)(struct tree_changes *ch, struct key *ret_key);
 	/*
-	 * Merges a leaf (NULL in an empty tree) with all changes before `upper` (NULL: to the end), putting the outcome
-	 * out with tree_emit in ascending order. A change that reaches beyond goes on with the next leaf.
+	 * Merges a leaf (NULL in an empty tree) with all changes before `upper` (NULL: to the end), putting
+	 * the outcome out with tree_emit in ascending order. A change that reaches beyond goes on with the
+	 * next leaf.
 	 */
-	int (*merge)(struct tree_changes *ch, struct tree_writer *w, const struct node_header *leaf, const struct key *upper);
+	int (*merge)(struct tree_changes *ch, struct tree_writer *w, const struct node_header *leaf,
+		     const struct key *upper);
 	/*
-	 * May be NULL: a node that cannot be read fails the update. Else it is called in place of merge for a subtree of the
-	 * level, into which changes fall and whose root cannot be read in any copy: it held keys from *first (NULL: the whole tree) to
-	 * before *upper, and merges the changes with whatever shall stand for them.
+	 * May be NULL: a node that cannot be read fails the update. Else it is called in place of merge for a
+	 * subtree of the level, into which changes fall and whose root cannot be read in any copy: it held
+	 * keys from *first (NULL: the whole tree) to before *upper, and merges the changes with whatever
+	 * shall stand for them.
 	 */
-	int (*lost)(struct tree_changes *ch, struct tree_writer *w, const struct key *first, const struct key *upper, uint8_t level);
-	/* May be NULL. Whether merge can read every item of the leaf: else it is as lost as one that cannot be read. */
+	int (*lost)(struct tree_changes *ch, struct tree_writer *w, const struct key *first,
+		    const struct key *upper, uint8_t level);
+	/*
+	 * May be NULL. Whether merge can read every item of the leaf: else it is as lost as one that cannot
+	 * be read.
+	 */
 	bool (*is_sane)(const struct tree_changes *ch, const struct node_header *leaf);
 	/*
-	 * May be NULL: nothing is read ahead. Whether a change falls into the range from *first to before *upper (NULL: no bound), which
-	 * is not before the next change, so that a node there will have to be read. Changes nothing.
+	 * May be NULL: nothing is read ahead. Whether a change falls into the range from *first to before
+	 * *upper (NULL: no bound), which is not before the next change, so that a node there will have to be
+	 * read. Changes nothing.
 	 */
 	bool (*touches)(const struct tree_changes *ch, const struct key *first, const struct key *upper);
 	/*
-	 * May be NULL. Whether the next change drops all that there can be from *first (NULL: the whole tree) to before *upper. Then the
-	 * subtree may be cut out by its pointer, unread, and merge is called for its range without a leaf.
+	 * May be NULL. Whether the next change drops all that there can be from *first (NULL: the whole tree)
+	 * to before *upper. Then the subtree may be cut out by its pointer, unread, and merge is called for
+	 * its range without a leaf.
 	 */
 	bool (*drops)(const struct tree_changes *ch, const struct key *first, const struct key *upper);
 	/*
-	 * With drops: how many leaves of such subtrees are opened and merged all the same, before the others are cut out. Counted down.
-	 * What was cut out comes as a tree of its own, with the same owner; the counts of the root that tree_apply makes are those of
-	 * both together.
+	 * With drops: how many leaves of such subtrees are opened and merged all the same, before the others
+	 * are cut out. Counted down. What was cut out comes as a tree of its own, with the same owner; the
+	 * counts of the root that tree_apply makes are those of both together.
 	 */
 	unsigned *open_leaves;
 	struct tree_root cut; /* addr 0: nothing was */
@@ -116,8 +127,8 @@ uint64_t tree_writer_owner(const struct tree_writer *w);
 int tree_emit(struct tree_writer *w, struct key key, struct value value);
 
 /*
- * What an update needs of the transaction that it is a part of. Nothing that tree_apply has taken or dropped counts before that
- * transaction says so; when the update fails, taking it back is the transaction's, too.
+ * What an update needs of the transaction that it is a part of. Nothing that tree_apply has taken or dropped
+ * counts before that transaction says so; when the update fails, taking it back is the transaction's, too.
  */
 struct tree_store {
 	struct fs *fs;
@@ -136,8 +147,9 @@ struct tree_store {
 };
 
 /*
- * Merges the changes into the tree at *root. On success *root is the new tree, whose nodes are on their way to the
- * device, and the store knows every node that came and went. On failure *root is untouched. One thread at a time (the committer).
+ * Merges the changes into the tree at *root. On success *root is the new tree, whose nodes are on their way
+ * to the device, and the store knows every node that came and went. On failure *root is untouched. One thread
+ * at a time (the committer).
  */
 int tree_apply(struct tree_store *store, struct tree_root *root, struct tree_changes *changes);
 
@@ -151,6 +163,7 @@ struct tree_keyed_changes {
 	const struct tree_keyed_change *change;
 	size_t count, pos;
 };
-void tree_keyed_changes_init(struct tree_keyed_changes *kc, const struct tree_keyed_change *change, size_t count);
+void tree_keyed_changes_init(struct tree_keyed_changes *kc, const struct tree_keyed_change *change,
+			     size_t count);
 
 #endif

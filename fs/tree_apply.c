@@ -2,11 +2,12 @@
 /*
  * fs/tree_apply.c: the bulk update of a tree.
  *
- * The old tree is walked from left to right. A subtree that no change falls into is taken over by its pointer; of
- * the others every node is read, and its items, merged with the changes, flow into one buffer a level. A buffer
- * that holds more than two nodes' worth puts a full one out; when a level has to end (a subtree is taken over
- * behind it) the rest leaves as one node, or as two halves, so that no split cascades. Where the rest would be less than half,
- * the next subtree is opened too instead of being taken over, and fills it up.
+ * The old tree is walked from left to right. A subtree that no change falls into is taken over by its
+ * pointer; of the others every node is read, and its items, merged with the changes, flow into one buffer a
+ * level. A buffer that holds more than two nodes' worth puts a full one out; when a level has to end (a
+ * subtree is taken over behind it) the rest leaves as one node, or as two halves, so that no split cascades.
+ * Where the rest would be less than half, the next subtree is opened too instead of being taken over, and
+ * fills it up.
  */
 #include <errno.h>
 #include <string.h>
@@ -38,10 +39,10 @@ struct level {
 struct tree_writer {
 	struct tree_store *store;
 	uint64_t owner;
-	int64_t nodes, leaves, items; /* changes to the root's counts */
-	uint8_t flags;		      /* that the root gets */
+	int64_t nodes, leaves, items;	/* changes to the root's counts */
+	uint8_t flags;			/* that the root gets */
 	struct node_prefetch *prefetch; /* NULL: none */
-	struct tree_writer *cut; /* of the subtrees that are cut out; NULL: none yet */
+	struct tree_writer *cut;	/* of the subtrees that are cut out; NULL: none yet */
 	struct level level[NODE_LEVEL_MAX + 1];
 };
 
@@ -90,7 +91,8 @@ static int put_node(struct tree_writer *w, unsigned level, unsigned n)
 {
 	struct fs *fs = w->store->fs;
 	struct level *lv = &w->level[level];
-	struct node_ident id = {.generation = w->store->generation, .owner = w->owner, .level = (uint8_t)level};
+	struct node_ident id = {
+		.generation = w->store->generation, .owner = w->owner, .level = (uint8_t)level};
 	struct cache_entry *entry;
 	struct node_pointer ptr;
 	uint8_t first[NODE_KEY_MAX];
@@ -145,7 +147,8 @@ static int flush_level(struct tree_writer *w, unsigned level)
 	int r = 0;
 
 	while (r == 0 && lv->count > 0)
-		r = put_node(w, level, fit(lv, lv->node_bytes <= NODE_CAPACITY ? NODE_CAPACITY : lv->node_bytes / 2));
+		r = put_node(w, level,
+			     fit(lv, lv->node_bytes <= NODE_CAPACITY ? NODE_CAPACITY : lv->node_bytes / 2));
 	return r;
 }
 
@@ -171,8 +174,14 @@ static int emit_at(struct tree_writer *w, unsigned level, struct key key, struct
 	return 0;
 }
 
-uint64_t tree_writer_owner(const struct tree_writer *w) { return w->owner; }
-int tree_emit(struct tree_writer *w, struct key key, struct value value) { return emit_at(w, 0, key, value); }
+uint64_t tree_writer_owner(const struct tree_writer *w)
+{
+	return w->owner;
+}
+int tree_emit(struct tree_writer *w, struct key key, struct value value)
+{
+	return emit_at(w, 0, key, value);
+}
 
 static bool is_underfull(const struct tree_writer *w, unsigned upto)
 {
@@ -195,11 +204,12 @@ static int take_over(struct tree_writer *w, const struct node_header *parent, un
 	return r ? r : emit_at(w, parent->level, node_key(parent, slot), node_value(parent, slot));
 }
 
-static int apply_children(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, const struct key *upper);
+static int apply_children(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node,
+			  const struct key *upper);
 
 /* The changes go into what stands for the subtree from now on. What it referred to stays taken. */
-static int replace_lost(struct tree_writer *w, struct tree_changes *ch, const struct key *first, const struct key *upper,
-			uint8_t level)
+static int replace_lost(struct tree_writer *w, struct tree_changes *ch, const struct key *first,
+			const struct key *upper, uint8_t level)
 {
 	w->nodes--;
 	if (level == 0)
@@ -209,9 +219,12 @@ static int replace_lost(struct tree_writer *w, struct tree_changes *ch, const st
 	return ch->lost(ch, w, first, upper, level);
 }
 
-/* The node of a subtree that holds keys from *first (NULL: it is the whole tree) to before *upper (NULL: no bound). Takes the pin. */
-static int apply_node(struct tree_writer *w, struct tree_changes *ch, struct cache_entry *entry, const struct key *first,
-		      const struct key *upper)
+/*
+ * The node of a subtree that holds keys from *first (NULL: it is the whole tree) to before *upper (NULL: no
+ * bound). Takes the pin.
+ */
+static int apply_node(struct tree_writer *w, struct tree_changes *ch, struct cache_entry *entry,
+		      const struct key *first, const struct key *upper)
 {
 	const struct node_header *node = node_header(entry);
 	int r;
@@ -257,8 +270,8 @@ static void writer_free(struct tree_writer *w)
 }
 
 /*
- * A subtree all of which goes is opened as long as leaves may be; then it is cut out. A node above the leaves costs nothing: it is
- * opened only where leaves are left to be.
+ * A subtree all of which goes is opened as long as leaves may be; then it is cut out. A node above the leaves
+ * costs nothing: it is opened only where leaves are left to be.
  */
 static bool is_cut(struct tree_changes *ch, const struct key *first, const struct key *upper, uint8_t level)
 {
@@ -271,8 +284,8 @@ static bool is_cut(struct tree_changes *ch, const struct key *first, const struc
 }
 
 /* The pointer goes into the tree of what is cut out; the changes pass by its range. */
-static int cut_child(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, unsigned slot,
-		     const struct key *upper)
+static int cut_child(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node,
+		     unsigned slot, const struct key *upper)
 {
 	int r;
 
@@ -282,9 +295,12 @@ static int cut_child(struct tree_writer *w, struct tree_changes *ch, const struc
 	return r ? r : ch->merge(ch, w, NULL, upper);
 }
 
-/* One child: taken over as it is, or cut out, or opened, or (a part of it is to be changed that cannot be read) replaced. */
-static int apply_child(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, unsigned i,
-		       const struct key *upper)
+/*
+ * One child: taken over as it is, or cut out, or opened, or (a part of it is to be changed that cannot be
+ * read) replaced.
+ */
+static int apply_child(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node,
+		       unsigned i, const struct key *upper)
 {
 	struct key first = node_key(node, i), next;
 	bool changed = ch->next(ch, &next) && (!upper || key_cmp(next, *upper) < 0);
@@ -299,17 +315,22 @@ static int apply_child(struct tree_writer *w, struct tree_changes *ch, const str
 	if (r == 0 && changed && is_cut(ch, &first, upper, child.level))
 		return cut_child(w, ch, node, i, upper);
 	if (r == 0)
-		r = changed ? w->store->read(w->store, &child, &entry) : node_read(w->store->fs, w->store->q, &child, &entry);
+		r = changed ? w->store->read(w->store, &child, &entry)
+			    : node_read(w->store->fs, w->store->q, &child, &entry);
 	if (r == 0)
 		return apply_node(w, ch, entry, &first, upper);
 	if (node_is_lost(r) && !changed) /* it would only have filled up the node before it */
 		return take_over(w, node, i);
-	return node_is_lost(r) && ch->lost ? replace_lost(w, ch, &first, upper, (uint8_t)(node->level - 1)) : r;
+	return node_is_lost(r) && ch->lost ? replace_lost(w, ch, &first, upper, (uint8_t)(node->level - 1))
+					   : r;
 }
 
-/* The children that will have to be read are read ahead, as many as may be; *ahead is the first that was not looked at. */
-static void look_ahead(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, const struct key *upper,
-		       unsigned *ahead)
+/*
+ * The children that will have to be read are read ahead, as many as may be; *ahead is the first that was not
+ * looked at.
+ */
+static void look_ahead(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node,
+		       const struct key *upper, unsigned *ahead)
 {
 	for (; w->prefetch && *ahead < node_count(node); ++*ahead) {
 		bool last = *ahead + 1 == node_count(node);
@@ -318,13 +339,15 @@ static void look_ahead(struct tree_writer *w, struct tree_changes *ch, const str
 
 		if (!last)
 			bound = node_key(node, *ahead + 1);
-		if (ch->touches(ch, &first, last ? upper : &bound) && node_child(node, *ahead, w->owner, &child) == 0 &&
+		if (ch->touches(ch, &first, last ? upper : &bound) &&
+		    node_child(node, *ahead, w->owner, &child) == 0 &&
 		    !node_prefetch_want(w->prefetch, &child))
 			return;
 	}
 }
 
-static int apply_children(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node, const struct key *upper)
+static int apply_children(struct tree_writer *w, struct tree_changes *ch, const struct node_header *node,
+			  const struct key *upper)
 {
 	unsigned ahead = 0;
 	int r = 0;
@@ -440,7 +463,9 @@ static bool keyed_next(struct tree_changes *ch, struct key *ret_key)
 	return true;
 }
 
-/* Puts out the changes before `end` (NULL: all before upper). An equal old item is replaced: *ret_replaced. */
+/*
+ * Puts out the changes before `end` (NULL: all before upper). An equal old item is replaced: *ret_replaced.
+ */
 static int keyed_put_until(struct tree_keyed_changes *kc, struct tree_writer *w, const struct key *end,
 			   const struct key *upper, bool *ret_replaced)
 {
@@ -479,7 +504,9 @@ static int keyed_merge(struct tree_changes *ch, struct tree_writer *w, const str
 	return keyed_put_until(kc, w, NULL, upper, &replaced);
 }
 
-void tree_keyed_changes_init(struct tree_keyed_changes *kc, const struct tree_keyed_change *change, size_t count)
+void tree_keyed_changes_init(struct tree_keyed_changes *kc, const struct tree_keyed_change *change,
+			     size_t count)
 {
-	*kc = (struct tree_keyed_changes){.base = {.next = keyed_next, .merge = keyed_merge}, .change = change, .count = count};
+	*kc = (struct tree_keyed_changes){
+		.base = {.next = keyed_next, .merge = keyed_merge}, .change = change, .count = count};
 }

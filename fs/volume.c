@@ -12,8 +12,14 @@
 #include "fs/fs_int.h"
 #include "fs/volume_int.h"
 
-static int name_order(const struct fs_volume *a, const struct fs_volume *b) { return strcmp(a->name->text, b->name->text); }
-static int id_order(const struct fs_volume *a, const struct fs_volume *b) { return a->id < b->id ? -1 : a->id > b->id; }
+static int name_order(const struct fs_volume *a, const struct fs_volume *b)
+{
+	return strcmp(a->name->text, b->name->text);
+}
+static int id_order(const struct fs_volume *a, const struct fs_volume *b)
+{
+	return a->id < b->id ? -1 : a->id > b->id;
+}
 
 /* Not RB_GENERATE_STATIC: it needs __unused, which libbsd does not define here. */
 RB_GENERATE_INTERNAL(volume_tree, fs_volume, by_name, name_order, __attribute__((unused)) static)
@@ -306,9 +312,9 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 		return -EUCLEAN;
 	memcpy(name, (const char *)value.data + sizeof(item), item.name_len);
 	comment = (const char *)value.data + sizeof(item) + item.name_len;
-	if (!fs_name_is_valid(name) || strlen(name) != item.name_len || le64_to_cpu(item.size) > FS_VOLUME_SIZE_MAX ||
-	    le64_to_cpu(item.size) % FS_BLOCK_SIZE || le64_to_cpu(item.size) == 0 ||
-	    !text_is_plain(comment, item.comment_len))
+	if (!fs_name_is_valid(name) || strlen(name) != item.name_len ||
+	    le64_to_cpu(item.size) > FS_VOLUME_SIZE_MAX || le64_to_cpu(item.size) % FS_BLOCK_SIZE ||
+	    le64_to_cpu(item.size) == 0 || !text_is_plain(comment, item.comment_len))
 		return -EUCLEAN;
 	vol = volume_new(fs, id, name);
 	if (!vol)
@@ -353,7 +359,7 @@ static void find_owner(struct fs *fs, struct orphan *o)
 		o->vol->cuts++;
 		return;
 	}
-	TAILQ_FOREACH_REVERSE(other, &fs->volumes.orphans, orphan_list, link)
+	TAILQ_FOREACH_REVERSE (other, &fs->volumes.orphans, orphan_list, link)
 		if (other->id == o->root.owner)
 			o->deleted = other;
 }
@@ -447,7 +453,8 @@ void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pendi
 	p->gen = vol->running_generation;
 	overlay_insert(&vol->running, p, spare, pin_replaced, vol);
 	set_unlogged_locked(vol);
-	flush_log_note(&vol->fs->log, 1, blocks); /* last: a group that is built meanwhile takes what is counted off, not what is listed later */
+	/* last: a group that is built meanwhile takes what is counted off, not what is listed later */
+	flush_log_note(&vol->fs->log, 1, blocks);
 }
 
 static void release_freed(struct fs_volume *vol, unsigned which)
@@ -475,8 +482,8 @@ void volume_release_freed(struct fs *fs, unsigned set)
 /* ---- look-up --------------------------------------------------------------- */
 
 /* The overlays' answer; false: neither knows, and up to *max blocks are to be looked for in *ret_root. */
-static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max, struct volume_piece *ret_piece,
-			    uint32_t *crc, struct tree_root *ret_root)
+static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max,
+			    struct volume_piece *ret_piece, uint32_t *crc, struct tree_root *ret_root)
 {
 	struct overlay_piece op;
 
@@ -501,15 +508,17 @@ static bool lookup_overlays(struct fs_volume *vol, uint64_t blk, uint64_t *max, 
 /* Once for each node: what cannot be read of the volume for its sake. */
 static void tell_lost(struct fs_volume *vol, uint64_t blk, const struct extent_piece *ep)
 {
-	uint64_t size = atomic_load(&vol->size) / FS_BLOCK_SIZE, end = ep->nblk < size - min_u64(size, blk) ? blk + ep->nblk : size;
+	uint64_t size = atomic_load(&vol->size) / FS_BLOCK_SIZE,
+		 end = ep->nblk < size - min_u64(size, blk) ? blk + ep->nblk : size;
 
-	fs_log(vol->fs, FS_LOG_ERROR, "volume %s, offset %llu, length %llu: cannot be read: no copy of a node of its tree is good",
+	fs_log(vol->fs, FS_LOG_ERROR,
+	       "volume %s, offset %llu, length %llu: cannot be read: no copy of a node of its tree is good",
 	       volume_get_name(vol).text, (unsigned long long)ep->lost_blk * FS_BLOCK_SIZE,
 	       (unsigned long long)(end - min_u64(end, ep->lost_blk)) * FS_BLOCK_SIZE);
 }
 
-int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece,
-		  uint32_t *crc)
+int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max,
+		  struct volume_piece *ret_piece, uint32_t *crc)
 {
 	struct tree_root root;
 	struct extent_piece ep;
@@ -523,7 +532,8 @@ int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, u
 	if (ep.lost_node && bad_nodes_note(&vol->fs->bad_nodes, ep.lost_node, 1))
 		tell_lost(vol, blk, &ep);
 	max = min_u64(max, ep.nblk);
-	*ret_piece = (struct volume_piece){.addr = ep.addr, .nblk = max, .lost = ep.lost, .generation = ep.generation};
+	*ret_piece = (struct volume_piece){
+		.addr = ep.addr, .nblk = max, .lost = ep.lost, .generation = ep.generation};
 	for (uint64_t i = 0; ep.addr && crc && i < max; i++)
 		crc[i] = le32_to_cpu(ep.crc[i]);
 	cache_put(vol->fs->cache, ep.entry);
@@ -532,5 +542,6 @@ int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, u
 
 uint64_t volume_item_bytes(uint64_t items, uint64_t blocks)
 {
-	return items * (sizeof(struct node_slot) + EXTENT_KEY_LEN + sizeof(struct extent_item)) + blocks * sizeof(le32);
+	return items * (sizeof(struct node_slot) + EXTENT_KEY_LEN + sizeof(struct extent_item)) +
+	       blocks * sizeof(le32);
 }

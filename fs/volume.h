@@ -3,14 +3,14 @@
  * fs/volume.h: volumes: what is pending of them, where their committed tree is, and the table of them all.
  *
  * Invariants
- * 1. A block's newest state is in `running`, else in `committing` (while a commit is under way), else in the tree at
- *    `root`. The three change together under the volume's lock, so a look-up under it is consistent.
+ * 1. A block's newest state is in `running`, else in `committing` (while a commit is under way), else in the
+ *    tree at `root`. The three change together under the volume's lock, so a look-up under it is consistent.
  * 2. A volume with anything in `running`, or with meta_dirty, is on the list of dirty volumes.
  * 3. A volume with unlogged pendings is on the log's list.
  * 4. size is a multiple of FS_BLOCK_SIZE; no extent lies beyond it in any overlay or tree of one generation.
  *
- * Growth: each volume takes about 0.9 KiB of memory from the start on, and a start reads and sorts the items of all of them.
- * Finding one is logarithmic; a commit, a flush and replay look at those that changed.
+ * Growth: each volume takes about 0.9 KiB of memory from the start on, and a start reads and sorts the items
+ * of all of them. Finding one is logarithmic; a commit, a flush and replay look at those that changed.
  */
 #ifndef FS_VOLUME_H
 #define FS_VOLUME_H
@@ -51,11 +51,11 @@ struct fs_volume {
 	RB_ENTRY(fs_volume) by_name, by_id;
 	uint32_t handles;
 	struct volume_text *name; /* also stable under the volume's lock */
-	bool hidden; /* not durable yet, or being deleted: nobody may open it */
-	bool busy;   /* an operation is under way that others on this volume wait for */
-	bool shrinking; /* nobody may open it now */
+	bool hidden;		  /* not durable yet, or being deleted: nobody may open it */
+	bool busy;		  /* an operation is under way that others on this volume wait for */
+	bool shrinking;		  /* nobody may open it now */
 
-	_Atomic uint32_t flags; /* enum fs_volume_flags; changes under the volume's lock */
+	_Atomic uint32_t flags;	     /* enum fs_volume_flags; changes under the volume's lock */
 	struct volume_text *comment; /* likewise; NULL: none */
 	int64_t ctime_ns;
 	uint8_t uuid[FS_UUID_LEN];
@@ -68,13 +68,16 @@ struct fs_volume {
 	struct overlay running, committing;
 	uint64_t running_generation; /* of `running`, valid when it is on the dirty list */
 	struct tree_root root;
-	uint64_t used_blocks; /* of root */
-	_Atomic uint64_t lost_blocks; /* of root */
-	uint64_t tree_end;    /* in blocks: no extent of root lies behind it */
+	uint64_t used_blocks;		/* of root */
+	_Atomic uint64_t lost_blocks;	/* of root */
+	uint64_t tree_end;		/* in blocks: no extent of root lies behind it */
 	struct volume_touches *touches; /* NULL: none (volume_touch.h) */
 	bool meta_dirty, deleted;
 	bool buried; /* a commit has made an orphan of it */
-	uint64_t freed_bytes[2]; /* by set of pins: not the volume's any more when they are released; not 0: it is on the list `freed` */
+	/*
+	 * by set of pins: not the volume's any more when they are released; not 0: it is on the list `freed`
+	 */
+	uint64_t freed_bytes[2];
 
 	struct space_promise promise; /* the lock of struct space_info */
 
@@ -91,7 +94,7 @@ struct fs_volume {
 	struct volume_touches *frozen_touches;
 	bool frozen_deleted;
 	uint64_t frozen_generation; /* of the commit that did that last */
-	unsigned cuts; /* orphans that were cut out of its tree */
+	unsigned cuts;		    /* orphans that were cut out of its tree */
 	struct tree_root new_root;
 	uint64_t new_used_blocks, new_lost_blocks, new_freed_blocks;
 };
@@ -102,17 +105,17 @@ TAILQ_HEAD(volume_list, fs_volume);
 SLIST_HEAD(volume_stack, fs_volume);
 
 /*
- * A tree whose space is being freed, some leaves in each commit: a deleted volume's, or what was cut out of a volume's. The
- * committer's.
+ * A tree whose space is being freed, some leaves in each commit: a deleted volume's, or what was cut out of a
+ * volume's. The committer's.
  */
 struct orphan {
 	TAILQ_ENTRY(orphan) link, touched_link;
-	uint64_t id; /* of its item: the volume's that was deleted, or one of its own */
-	struct tree_root root; /* the counts are of what is left; cut out: 0, for they are in the volume's */
-	uint64_t used_blocks;  /* likewise */
-	uint64_t progress; /* first block that is not yet freed */
-	bool in_tree;	   /* the root tree has an item for it */
-	struct fs_volume *vol; /* that it was cut out of; NULL: it was not, or that is deleted: */
+	uint64_t id;		/* of its item: the volume's that was deleted, or one of its own */
+	struct tree_root root;	/* the counts are of what is left; cut out: 0, for they are in the volume's */
+	uint64_t used_blocks;	/* likewise */
+	uint64_t progress;	/* first block that is not yet freed */
+	bool in_tree;		/* the root tree has an item for it */
+	struct fs_volume *vol;	/* that it was cut out of; NULL: it was not, or that is deleted: */
 	struct orphan *deleted; /* what became of the volume */
 	/* what the commit under way makes of it: */
 	bool touched;
@@ -129,14 +132,18 @@ struct volume_table {
 	pthread_cond_t idle_cond; /* a volume is not busy any more */
 	struct volume_tree by_name;
 	struct volume_id_tree by_id; /* the same ones */
-	/* For the bounds of space, which look without the lock: all volumes that a commit may still write a tree for, deleted ones too. */
+	/*
+	 * For the bounds of space, which look without the lock: all volumes that a commit may still write a
+	 * tree for, deleted ones too.
+	 */
 	_Atomic uint64_t count;
 	_Atomic uint64_t dying; /* of these, deleted ones */
 	struct lock dirty_lock;
-	struct volume_list dirty; /* changes for the next commit */
-	struct volume_list unlogged; /* pendings for the next flush */
+	struct volume_list dirty;     /* changes for the next commit */
+	struct volume_list unlogged;  /* pendings for the next flush */
 	struct volume_stack freed[2]; /* volumes with freed_bytes, by set of pins */
-	struct orphan_list orphans; /* the committer's. What was cut out stands before the deleted volume that it was of. */
+	/* the committer's. What was cut out stands before the deleted volume that it was of. */
+	struct orphan_list orphans;
 };
 
 void volume_table_init(struct fs *fs);
@@ -169,20 +176,26 @@ int volume_replay_rename(struct fs *fs, const struct log_rename *lr);
 int volume_replay_resize(struct fs *fs, const struct log_resize *lr);
 int volume_replay_set(struct fs *fs, const struct log_set *ls);
 
-static inline void volume_ref(struct fs_volume *vol) { atomic_fetch_add(&vol->refs, 1); }
+static inline void volume_ref(struct fs_volume *vol)
+{
+	atomic_fetch_add(&vol->refs, 1);
+}
 void volume_unref(struct fs_volume *vol);
 
 /* Blocks of the volume's are pinned in a transaction of that generation. */
 void volume_note_freed_locked(struct fs_volume *vol, uint64_t generation, uint64_t bytes);
-/* A set of pins is released: volumes have no longer allocated what they freed in it. Goes with their number. The committer. */
+/*
+ * A set of pins is released: volumes have no longer allocated what they freed in it. Goes with their number.
+ * The committer.
+ */
 void volume_release_freed(struct fs *fs, unsigned set);
 
 /* Puts the volume on the dirty list and sets the generation that its changes now belong to. */
 void volume_set_dirty_locked(struct fs_volume *vol);
 
 /*
- * Puts a pending into the running overlay, pinning what it replaces there. Sets p->gen. Takes p and may take *spare
- * (see overlay_insert).
+ * Puts a pending into the running overlay, pinning what it replaces there. Sets p->gen. Takes p and may take
+ * *spare (see overlay_insert).
  */
 void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pending **spare);
 
@@ -195,18 +208,21 @@ struct volume_piece {
 };
 
 /*
- * Looks up blk, max blocks at the most. crc (room for max; may be NULL) gets the checksums of a piece that has an address.
- * The caller is in an epoch. q NULL: -EAGAIN when a node is not in the cache.
+ * Looks up blk, max blocks at the most. crc (room for max; may be NULL) gets the checksums of a piece that
+ * has an address. The caller is in an epoch. q NULL: -EAGAIN when a node is not in the cache.
  */
-int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece,
-		  uint32_t *crc);
+int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max,
+		  struct volume_piece *ret_piece, uint32_t *crc);
 
 /*
- * For reservations: how many items a pending of so many blocks becomes at the most, and the bytes of so many items with
- * `blocks` altogether. A request counts two more than its own: the second piece of what it cuts in the middle, in an overlay or
- * in the tree, and one to spare.
+ * For reservations: how many items a pending of so many blocks becomes at the most, and the bytes of so many
+ * items with `blocks` altogether. A request counts two more than its own: the second piece of what it cuts in
+ * the middle, in an overlay or in the tree, and one to spare.
  */
-static inline uint64_t volume_extent_items(uint64_t blocks) { return (blocks + EXTENT_BLOCKS_MAX - 1) / EXTENT_BLOCKS_MAX; }
+static inline uint64_t volume_extent_items(uint64_t blocks)
+{
+	return (blocks + EXTENT_BLOCKS_MAX - 1) / EXTENT_BLOCKS_MAX;
+}
 uint64_t volume_item_bytes(uint64_t items, uint64_t blocks);
 
 #endif

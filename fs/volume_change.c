@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/volume_change.c: what all operations on volumes share: their beginning, their place in the log, their end. */
+/*
+ * fs/volume_change.c: what all operations on volumes share: their beginning, their place in the log, their
+ * end.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -16,8 +19,10 @@
 int volume_check_size(struct fs_error *err, const char *name, uint64_t size)
 {
 	if (size == 0 || size % FS_BLOCK_SIZE || size > FS_VOLUME_SIZE_MAX)
-		return fs_fail(err, -EINVAL, "volume %s: size %llu is not a multiple of 4 KiB from 4 KiB to 8 EiB less 4 KiB", name,
-			       (unsigned long long)size);
+		return fs_fail(
+			err, -EINVAL,
+			"volume %s: size %llu is not a multiple of 4 KiB from 4 KiB to 8 EiB less 4 KiB",
+			name, (unsigned long long)size);
 	return 0;
 }
 
@@ -80,8 +85,8 @@ static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservatio
 /* ---- beginning and end ----------------------------------------------------- */
 
 static const char *const verbs[] = {
-	[FS_VOLUME_CREATE] = "created", [FS_VOLUME_DELETE] = "deleted", [FS_VOLUME_RENAME] = "renamed", [FS_VOLUME_RESIZE] = "resized",
-	[FS_VOLUME_SET] = "changed",
+	[FS_VOLUME_CREATE] = "created", [FS_VOLUME_DELETE] = "deleted", [FS_VOLUME_RENAME] = "renamed",
+	[FS_VOLUME_RESIZE] = "resized", [FS_VOLUME_SET] = "changed",
 };
 
 int volume_op_begin(struct fs *fs, struct fs_volume_op *user, uint32_t flags, struct volume_op **ret_op)
@@ -91,7 +96,8 @@ int volume_op_begin(struct fs *fs, struct fs_volume_op *user, uint32_t flags, st
 
 	if (r) {
 		mem_free(op);
-		return fs_fail(&user->err, r, "volume %s: cannot be %s: %s", user->name, verbs[user->kind], strerror(-r));
+		return fs_fail(&user->err, r, "volume %s: cannot be %s: %s", user->name, verbs[user->kind],
+			       strerror(-r));
 	}
 	op->fs = fs;
 	op->user = user;
@@ -106,7 +112,8 @@ void volume_op_cancel(struct volume_op *op)
 	mem_free(op);
 }
 
-void volume_op_change_locked(struct volume_op *op, struct fs_volume *vol, enum log_item_type type, uint64_t bytes)
+void volume_op_change_locked(struct volume_op *op, struct fs_volume *vol, enum log_item_type type,
+			     uint64_t bytes)
 {
 	struct log_item *item = &op->log.item;
 
@@ -134,8 +141,8 @@ static void durable(struct flush_waiter *w, int error)
 	volume_text_put(op->text);
 	mem_free(op);
 	if (error)
-		(void)fs_fail(&user->err, error, "volume %s: cannot be %s: the commit failed: %s", user->name, verbs[user->kind],
-			      strerror(-error));
+		(void)fs_fail(&user->err, error, "volume %s: cannot be %s: the commit failed: %s", user->name,
+			      verbs[user->kind], strerror(-error));
 	user->done(user, error);
 }
 
@@ -201,9 +208,9 @@ int volume_no_such(struct fs_error *err, const char *name)
 /* ---- promises -------------------------------------------------------------- */
 
 /*
- * What was trimmed or deleted a moment ago counts when it was committed and its pins are released: by two commits, as
- * readers may keep those of the first; a deleted volume goes piece by piece. 0, or -ENOSPC and what is missing then;
- * -EDQUOT when the host has no room for a sparse pool's data.
+ * What was trimmed or deleted a moment ago counts when it was committed and its pins are released: by two
+ * commits, as readers may keep those of the first; a deleted volume goes piece by piece. 0, or -ENOSPC and
+ * what is missing then; -EDQUOT when the host has no room for a sparse pool's data.
  */
 static int promise(struct fs *fs, struct fs_volume *vol, uint64_t bytes, struct backing_lack *ret_lack)
 {
@@ -242,13 +249,18 @@ static int promise_refused(struct fs_volume_op *user, uint64_t size, int r, cons
 	char needed[SIZE_FORMAT_MAX], has[SIZE_FORMAT_MAX];
 
 	if (r == -EDQUOT)
-		return fs_fail(&user->err, -ENOSPC, "volume %s: %llu bytes cannot be reserved: the pool is sparse, and the file system that it is on has %s free of %s that are needed: make room there, or %s it thin",
-			       user->name, (unsigned long long)size, size_format(lack->host_free, has, sizeof(has)),
-			       size_format(lack->host_needed, needed, sizeof(needed)), instead);
+		return fs_fail(
+			&user->err, -ENOSPC,
+			"volume %s: %llu bytes cannot be reserved: the pool is sparse, and the file system that it is on has %s free of %s that are needed: make room there, or %s it thin",
+			user->name, (unsigned long long)size, size_format(lack->host_free, has, sizeof(has)),
+			size_format(lack->host_needed, needed, sizeof(needed)), instead);
 	if (r != -ENOSPC)
-		return fs_fail(&user->err, r, "volume %s: %llu bytes cannot be reserved: %s", user->name, (unsigned long long)size, strerror(-r));
-	return fs_fail(&user->err, -ENOSPC, "volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or %s it thin",
-		       user->name, (unsigned long long)size, (unsigned long long)lack->pool_bytes, instead);
+		return fs_fail(&user->err, r, "volume %s: %llu bytes cannot be reserved: %s", user->name,
+			       (unsigned long long)size, strerror(-r));
+	return fs_fail(
+		&user->err, -ENOSPC,
+		"volume %s: %llu bytes cannot be reserved, %llu are missing: grow the pool, free space, or %s it thin",
+		user->name, (unsigned long long)size, (unsigned long long)lack->pool_bytes, instead);
 }
 
 int volume_set_promise(struct fs_volume_op *user, struct fs_volume *vol, uint32_t flags, uint64_t size)

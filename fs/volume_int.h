@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/volume_int.h: what volume.c, volume_op.c and volume_look.c share: the table of volumes, under its lock. */
+/*
+ * fs/volume_int.h: what volume.c, volume_op.c and volume_look.c share: the table of volumes, under its lock.
+ */
 #ifndef FS_VOLUME_INT_H
 #define FS_VOLUME_INT_H
 
@@ -17,10 +19,16 @@ void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol);
 void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, struct volume_text **name);
 /* Its id is nobody's any more, and the next commit makes an orphan of it. The table's lock is held. */
 void volume_set_deleted_locked(struct fs_volume *vol);
-/* The flags, and in the place of its comment *comment (NULL: none), where the old one is put. Returns the old flags. */
+/*
+ * The flags, and in the place of its comment *comment (NULL: none), where the old one is put. Returns the old
+ * flags.
+ */
 uint32_t volume_change_item(struct fs_volume *vol, uint32_t flags, struct volume_text **comment);
 uint32_t volume_change_item_locked(struct fs_volume *vol, uint32_t flags, struct volume_text **comment);
-/* What becomes of [from, to) bytes when a volume ends at `from`; *ret_spare for volume_insert_locked. -ENOMEM. */
+/*
+ * What becomes of [from, to) bytes when a volume ends at `from`; *ret_spare for volume_insert_locked.
+ * -ENOMEM.
+ */
 int volume_hole_new(uint64_t from, uint64_t to, struct pending **ret_hole, struct pending **ret_spare);
 
 /* What an operation changes in the root tree. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/volume_look.c: looking at volumes: handles, figures, the list, the map of what is allocated. Changes nothing that a commit
- * writes.
+ * fs/volume_look.c: looking at volumes: handles, figures, the list, the map of what is allocated. Changes
+ * nothing that a commit writes.
  */
 #include <errno.h>
 #include <string.h>
@@ -43,8 +43,9 @@ void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
 	ret_info->id = vol->id;
 	strcpy(ret_info->name, vol->name->text);
 	ret_info->size = atomic_load(&vol->size);
-	ret_info->used_bytes = min_u64((vol->used_blocks + vol->running.blocks + vol->committing.blocks) * FS_BLOCK_SIZE,
-				       ret_info->size);
+	ret_info->used_bytes =
+		min_u64((vol->used_blocks + vol->running.blocks + vol->committing.blocks) * FS_BLOCK_SIZE,
+			ret_info->size);
 	if (vol->comment)
 		strcpy(ret_info->comment, vol->comment->text);
 	ret_info->lost_bytes = atomic_load(&vol->lost_blocks) * FS_BLOCK_SIZE;
@@ -68,7 +69,10 @@ int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *
 	return vol ? 0 : -ENOENT;
 }
 
-uint64_t fs_volume_size(const struct fs_volume *vol) { return atomic_load(&((struct fs_volume *)(uintptr_t)vol)->size); }
+uint64_t fs_volume_size(const struct fs_volume *vol)
+{
+	return atomic_load(&((struct fs_volume *)(uintptr_t)vol)->size);
+}
 
 /* The first volume behind `after` that may be seen. */
 static bool next_info(struct fs *fs, const char *after, struct fs_volume_info *ret_info)
@@ -85,7 +89,8 @@ static bool next_info(struct fs *fs, const char *after, struct fs_volume_info *r
 	return vol != NULL;
 }
 
-int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+int fs_volume_list_from(struct fs *fs, const char *after,
+			int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	struct fs_volume_info info;
 	char last[FS_NAME_MAX + 1];
@@ -107,7 +112,8 @@ int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_in
 /* ---- map ------------------------------------------------------------------- */
 
 /* The next piece in whole blocks, in an epoch of its own. */
-static int map_piece(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max, struct volume_piece *ret_piece)
+static int map_piece(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max,
+		     struct volume_piece *ret_piece)
 {
 	unsigned epoch = epoch_enter(&vol->fs->epoch);
 	int r = volume_lookup(vol, q, blk, max, ret_piece, NULL);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* fs/volume_op.c: what users do to volumes: create, delete, rename; resizing is in volume_resize.c. See volume_op_int.h. */
+/*
+ * fs/volume_op.c: what users do to volumes: create, delete, rename; resizing is in volume_resize.c. See
+ * volume_op_int.h.
+ */
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
@@ -22,8 +25,8 @@ bool fs_name_is_valid(const char *name)
 	for (size_t i = 0; i < len; i++) {
 		char c = name[i];
 
-		if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-		      c == '-'))
+		if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+		      c == '.' || c == '_' || c == '-'))
 			return false;
 	}
 	return true;
@@ -31,8 +34,10 @@ bool fs_name_is_valid(const char *name)
 
 int volume_bad_name(struct fs_error *err, const char *name)
 {
-	return fs_fail(err, -EINVAL, "volume %.64s: not a valid name: 1 to 255 letters, digits, '.', '_', '-', not starting with '.' or '-'",
-		       name);
+	return fs_fail(
+		err, -EINVAL,
+		"volume %.64s: not a valid name: 1 to 255 letters, digits, '.', '_', '-', not starting with '.' or '-'",
+		name);
 }
 
 static uint8_t put_text(void *room, const struct volume_text *text)
@@ -82,7 +87,10 @@ static void log_create_locked(struct volume_op *op, struct fs_volume *vol)
 	volume_op_change_locked(op, vol, LOG_CREATE, sizeof(*lc) + lc->name_len);
 }
 
-/* With the log's lock, while no group is being built. The table's is not kept while that is waited for: all need it. */
+/*
+ * With the log's lock, while no group is being built. The table's is not kept while that is waited for: all
+ * need it.
+ */
 static void lock_table(struct fs *fs)
 {
 	for (;;) {
@@ -134,14 +142,18 @@ static int create_check(struct fs *fs, struct fs_volume_op *user)
 	if (r)
 		return r;
 	if (user->flags & FS_VOLUME_WRITEBACK)
-		return fs_fail(err, -ENOTSUP, "volume %s: write-back volumes are not supported by this version: create it with --cache direct",
-			       user->name);
+		return fs_fail(
+			err, -ENOTSUP,
+			"volume %s: write-back volumes are not supported by this version: create it with --cache direct",
+			user->name);
 	if (user->flags & ~(uint32_t)(FS_VOLUME_READ_ONLY | FS_VOLUME_RESERVED))
 		return fs_fail(err, -EINVAL, "volume %s: unknown flags", user->name);
 	if (fs_is_read_only(fs))
-		return fs_fail(err, -EROFS, "volume %s: cannot be created: the pool is read-only", user->name);
+		return fs_fail(err, -EROFS, "volume %s: cannot be created: the pool is read-only",
+			       user->name);
 	/* Before anything is waited for; it is looked at again when the name is taken. */
-	return name_is_taken(fs, user->name) ? fs_fail(err, -EEXIST, "volume %s: exists already", user->name) : 0;
+	return name_is_taken(fs, user->name) ? fs_fail(err, -EEXIST, "volume %s: exists already", user->name)
+					     : 0;
 }
 
 static int create(struct fs *fs, struct fs_volume_op *user)
@@ -155,7 +167,8 @@ static int create(struct fs *fs, struct fs_volume_op *user)
 	if (r)
 		return r;
 	vol = new_volume(fs, user);
-	r = vol ? volume_set_promise(user, vol, user->flags, user->size) : fs_fail(&user->err, -ENOMEM, "volume %s: out of memory", user->name);
+	r = vol ? volume_set_promise(user, vol, user->flags, user->size)
+		: fs_fail(&user->err, -ENOMEM, "volume %s: out of memory", user->name);
 	if (r == 0 && !add_volume(op, vol)) {
 		(void)space_set_promise(fs, &vol->promise, 0, true, NULL);
 		backing_promise_end(fs);
@@ -196,7 +209,8 @@ static int delete_locked(struct volume_op *op)
 	if (!vol)
 		return volume_no_such(&op->user->err, op->user->name);
 	if (vol->handles > 0)
-		return fs_fail(&op->user->err, -EBUSY, "volume %s: in use by a client: disconnect it first", op->user->name);
+		return fs_fail(&op->user->err, -EBUSY, "volume %s: in use by a client: disconnect it first",
+			       op->user->name);
 	if (!flush_log_try_lock_built(&fs->log))
 		return -EAGAIN;
 	volume_set_deleted_locked(vol);
@@ -245,7 +259,10 @@ static int check_found(struct fs *fs, struct fs_volume_op *user)
 
 	if (fs_volume_find_info(fs, user->name, &info))
 		return volume_no_such(&user->err, user->name);
-	return fs_is_read_only(fs) ? fs_fail(&user->err, -EROFS, "volume %s: cannot be changed: the pool is read-only", user->name) : 0;
+	return fs_is_read_only(fs)
+		       ? fs_fail(&user->err, -EROFS, "volume %s: cannot be changed: the pool is read-only",
+				 user->name)
+		       : 0;
 }
 
 /* A name that the operation needs. */
@@ -256,7 +273,8 @@ static int take_text(struct volume_op *op, const char *name)
 }
 
 /* change: under the table's lock. -EAGAIN: a group of the log is being built. */
-static int change_by_name(struct fs *fs, struct fs_volume_op *user, uint32_t flags, int (*change)(struct volume_op *op),
+static int change_by_name(struct fs *fs, struct fs_volume_op *user, uint32_t flags,
+			  int (*change)(struct volume_op *op),
 			  void (*finish)(struct volume_op *op, int error))
 {
 	struct volume_op *op;
@@ -295,14 +313,13 @@ void fs_volume_op_start(struct fs *fs, struct fs_volume_op *user)
 
 	user->err.msg[0] = '\0';
 	switch (user->kind) {
-	case FS_VOLUME_CREATE:
-		r = create(fs, user);
-		break;
+	case FS_VOLUME_CREATE: r = create(fs, user); break;
 	case FS_VOLUME_DELETE:
 		r = change_by_name(fs, user, SPACE_FREEING, delete_locked, delete_finish);
 		break;
 	case FS_VOLUME_RENAME:
-		r = fs_name_is_valid(user->to) ? change_by_name(fs, user, 0, rename_locked, rename_finish) : volume_bad_name(&user->err, user->to);
+		r = fs_name_is_valid(user->to) ? change_by_name(fs, user, 0, rename_locked, rename_finish)
+					       : volume_bad_name(&user->err, user->to);
 		break;
 	case FS_VOLUME_RESIZE:
 		r = volume_check_size(&user->err, user->name, user->size);
@@ -311,9 +328,7 @@ void fs_volume_op_start(struct fs *fs, struct fs_volume_op *user)
 		if (r == 0)
 			r = volume_resize_start(fs, user);
 		break;
-	case FS_VOLUME_SET:
-		r = volume_set_start(fs, user);
-		break;
+	case FS_VOLUME_SET: r = volume_set_start(fs, user); break;
 	}
 	if (r)
 		user->done(user, r);
@@ -390,12 +405,17 @@ int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_e
 
 int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err)
 {
-	struct waiting_op w = {.op = {.kind = FS_VOLUME_RESIZE, .name = name, .size = size, .ask = true, .may_shrink = may_shrink}};
+	struct waiting_op w = {.op = {.kind = FS_VOLUME_RESIZE,
+				      .name = name,
+				      .size = size,
+				      .ask = true,
+				      .may_shrink = may_shrink}};
 
 	return wait_for(fs, &w, err);
 }
 
-int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err)
+int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change,
+		  struct fs_error *err)
 {
 	struct waiting_op w = {.op = {.kind = FS_VOLUME_SET, .name = name, .change = *change}};
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/volume_replay.c: operations from the flush log, at open. Each leaves the volume as the operation left it: dirty, with the
- * change accounted to the running transaction, so that the first commit carries it out. Volumes are found by id; names may have
- * been given to others since.
+ * fs/volume_replay.c: operations from the flush log, at open. Each leaves the volume as the operation left
+ * it: dirty, with the change accounted to the running transaction, so that the first commit carries it out.
+ * Volumes are found by id; names may have been given to others since.
  */
 #include <errno.h>
 #include <string.h>
@@ -39,7 +39,8 @@ static bool get_name(const void *name, uint8_t len, char *ret_name)
 static void set_promise(struct fs_volume *vol, uint64_t size)
 {
 	if (vol->flags & FS_VOLUME_RESERVED)
-		(void)space_set_promise(vol->fs, &vol->promise, size ? space_promise_for(size) : 0, true, NULL);
+		(void)space_set_promise(vol->fs, &vol->promise, size ? space_promise_for(size) : 0, true,
+					NULL);
 }
 
 int volume_replay_create(struct fs *fs, const struct log_create *lc)
@@ -160,7 +161,8 @@ int volume_replay_set(struct fs *fs, const struct log_set *ls)
 	volume_text_put(text);
 	set_changed(vol, false);
 	if ((had ^ vol->flags) & FS_VOLUME_RESERVED)
-		(void)space_set_promise(fs, &vol->promise, vol->flags & FS_VOLUME_RESERVED ? space_promise_for(vol->size) : 0, true,
-					NULL);
+		(void)space_set_promise(fs, &vol->promise,
+					vol->flags & FS_VOLUME_RESERVED ? space_promise_for(vol->size) : 0,
+					true, NULL);
 	return 0;
 }

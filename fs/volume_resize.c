@@ -2,10 +2,10 @@
 /*
  * fs/volume_resize.c: a volume's new size.
  *
- * What lies beyond a new end goes in the same step as the size: no group of the log and no commit sees one without the other.
- * Requests that are under way there are waited for; later ones find the new size. The record says the size alone: replay makes
- * the hole of it. A volume that grows shows its new size when that is durable: the flush log must not name blocks that
- * the volume does not have at that place of the log.
+ * What lies beyond a new end goes in the same step as the size: no group of the log and no commit sees one
+ * without the other. Requests that are under way there are waited for; later ones find the new size. The
+ * record says the size alone: replay makes the hole of it. A volume that grows shows its new size when that
+ * is durable: the flush log must not name blocks that the volume does not have at that place of the log.
  */
 #include <errno.h>
 #include <string.h>
@@ -21,10 +21,14 @@ static int may_resize_locked(const struct fs_volume *vol, struct fs_volume_op *u
 	if (!user->ask || user->size >= old)
 		return 0;
 	if (!user->may_shrink)
-		return fs_fail(&user->err, -EINVAL, "volume %s: not made smaller: what lies behind %llu bytes (of %llu) would be lost: if that is meant, say --shrink",
-			       user->name, (unsigned long long)user->size, (unsigned long long)old);
+		return fs_fail(
+			&user->err, -EINVAL,
+			"volume %s: not made smaller: what lies behind %llu bytes (of %llu) would be lost: if that is meant, say --shrink",
+			user->name, (unsigned long long)user->size, (unsigned long long)old);
 	if (vol->handles > 0)
-		return fs_fail(&user->err, -EBUSY, "volume %s: not made smaller: in use by a client: disconnect it first", user->name);
+		return fs_fail(&user->err, -EBUSY,
+			       "volume %s: not made smaller: in use by a client: disconnect it first",
+			       user->name);
 	return 0;
 }
 
@@ -63,7 +67,8 @@ static void resize_finish(struct volume_op *op, int error)
 }
 
 /* hole: for what goes, NULL if the volume grows. */
-static void change_size(struct volume_op *op, struct fs_volume *vol, struct pending *hole, struct pending **spare)
+static void change_size(struct volume_op *op, struct fs_volume *vol, struct pending *hole,
+			struct pending **spare)
 {
 	struct fs *fs = op->fs;
 	uint64_t size = op->user->size;
@@ -90,7 +95,8 @@ static int shrink(struct volume_op *op, struct fs_volume *vol, uint64_t old)
 	int r = volume_hole_new(op->user->size, old, &hole, &spare);
 
 	if (r)
-		return fs_fail(&op->user->err, r, "volume %s: cannot be resized: %s", op->user->name, strerror(-r));
+		return fs_fail(&op->user->err, r, "volume %s: cannot be resized: %s", op->user->name,
+			       strerror(-r));
 	extent_lock_init(&lk, op->user->size, old, 0, NULL);
 	lock_extent(&vol->states, &lk);
 	change_size(op, vol, hole, &spare);

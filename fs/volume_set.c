@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/volume_set.c: what a volume's item says besides its name and size: flags and a comment. The record has all of it, so
- * replay needs to know nothing of what was there before.
+ * fs/volume_set.c: what a volume's item says besides its name and size: flags and a comment. The record has
+ * all of it, so replay needs to know nothing of what was there before.
  *
- * Space is promised before the flag stands, and released when it durably does not: a crash between leaves no reserved volume
- * without its space.
+ * Space is promised before the flag stands, and released when it durably does not: a crash between leaves no
+ * reserved volume without its space.
  */
 #include <errno.h>
 #include <string.h>
@@ -28,7 +28,8 @@ static int check_change(struct fs_volume_op *user)
 	if ((change->set | change->clear) & ~known || change->set & change->clear)
 		return fs_fail(err, -EINVAL, "volume %s: no such change", name);
 	if (len > FS_COMMENT_MAX)
-		return fs_fail(err, -EINVAL, "volume %s: a comment of %zu bytes is too long: use %d at most", name, len, FS_COMMENT_MAX);
+		return fs_fail(err, -EINVAL, "volume %s: a comment of %zu bytes is too long: use %d at most",
+			       name, len, FS_COMMENT_MAX);
 	if (!text_is_plain(change->comment, len))
 		return fs_fail(err, -EINVAL, "volume %s: the comment is not on one line of UTF-8", name);
 	return 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/wakeup.h: how any unit asks the commit thread for work without knowing it. A request is a flag, so any number of them
- * made before the thread looks are one. None of these waits; any thread, under any lock of a lower rank than LOCK_COMMIT_STATE.
+ * fs/wakeup.h: how any unit asks the commit thread for work without knowing it. A request is a flag, so any
+ * number of them made before the thread looks are one. None of these waits; any thread, under any lock of a
+ * lower rank than LOCK_COMMIT_STATE.
  */
 #ifndef FS_WAKEUP_H
 #define FS_WAKEUP_H

@@ -19,7 +19,10 @@ struct device_queue *work_queue(void)
 	return current_queue;
 }
 
-struct device_queue *work_queue_if_any(void) { return current_queue; }
+struct device_queue *work_queue_if_any(void)
+{
+	return current_queue;
+}
 
 struct device_queue *work_queue_set(struct device_queue *q)
 {
@@ -180,7 +183,8 @@ void work_pool_add_waiting(struct work_pool *pool, struct fs_work *work)
 {
 	lock_take(&pool->lock);
 	list_add(&pool->waiting, work);
-	pthread_cond_signal(&pool->cond); /* where it is not taken at once, one of those that are takes it when it has ended */
+	/* where it is not taken at once, one of those that are takes it when it has ended */
+	pthread_cond_signal(&pool->cond);
 	lock_drop(&pool->lock);
 }
 

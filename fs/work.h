@@ -12,7 +12,8 @@
 #include "base/lock.h"
 
 #define WORK_THREADS_MAX 64
-#define WORK_THREADS_MIN 3 /* one that waits, a rebuild, and one for what a reader needs whom that waits for */
+/* one that waits, a rebuild, and one for what a reader needs whom that waits for */
+#define WORK_THREADS_MIN 3
 
 struct fs;
 struct fs_work;
@@ -24,9 +25,10 @@ struct work_list {
 };
 
 /*
- * Quick work always has half of the threads: what waits runs on the other half at the most, however much of it there is, so that reads
- * that need nodes do not stand behind operations on volumes; and what waits for a commit may be waiting for a reader who
- * waits for quick work. What commits wait for is not held up by what waits for commits: it counts as quick.
+ * Quick work always has half of the threads: what waits runs on the other half at the most, however much of
+ * it there is, so that reads that need nodes do not stand behind operations on volumes; and what waits for a
+ * commit may be waiting for a reader who waits for quick work. What commits wait for is not held up by what
+ * waits for commits: it counts as quick.
  */
 struct work_pool {
 	struct lock lock;
@@ -43,14 +45,18 @@ struct work_pool {
 int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads);
 /* Runs what is queued to its end, then ends the threads. */
 void work_pool_fini(struct work_pool *pool);
-/* Quick work waits for the device, and for locks that are held across I/O for a moment, and for nothing else. */
+/*
+ * Quick work waits for the device, and for locks that are held across I/O for a moment, and for nothing else.
+ */
 void work_pool_add(struct work_pool *pool, struct fs_work *work);
 /* For what may wait for a commit, or for long. Some of it at a time. */
 void work_pool_add_waiting(struct work_pool *pool, struct fs_work *work);
 /* Without threads: runs the oldest; false: there is none. */
 bool work_run_one(struct work_pool *pool);
 
-/* The device queue of the worker that the caller is; only inside a work function. The other: NULL elsewhere. */
+/*
+ * The device queue of the worker that the caller is; only inside a work function. The other: NULL elsewhere.
+ */
 struct device_queue *work_queue(void);
 struct device_queue *work_queue_if_any(void);
 /* Sets it and returns what it was: for the crash simulator, whose workers share one thread. */

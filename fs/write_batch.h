@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/write_batch.h: the many writes of a commit: neighbours are joined, a bounded number is under way at a time.
- * One thread (the committer), on its own device queue, on which nothing else may be under way.
+ * fs/write_batch.h: the many writes of a commit: neighbours are joined, a bounded number is under way at a
+ * time. One thread (the committer), on its own device queue, on which nothing else may be under way.
  */
 #ifndef FS_WRITE_BATCH_H
 #define FS_WRITE_BATCH_H
@@ -11,7 +11,7 @@
 #include "fs/cache.h"
 #include "fs/device.h"
 
-#define WRITE_BATCH_NODES 64u	    /* joined into one write */
+#define WRITE_BATCH_NODES 64u /* joined into one write */
 #define WRITE_BATCH_UNDER_WAY 64u
 
 struct write_batch {
@@ -29,8 +29,8 @@ void write_batch_init(struct write_batch *wb, struct cache *cache, struct device
 int write_batch_node(struct write_batch *wb, struct cache_entry *entry, const uint64_t *off, int n);
 
 /*
- * Writes a buffer (aligned, len a multiple of 4096). *error is set on failure, before write_batch_wait returns.
- * The buffer and `error` stay until then. -ENOMEM.
+ * Writes a buffer (aligned, len a multiple of 4096). *error is set on failure, before write_batch_wait
+ * returns. The buffer and `error` stay until then. -ENOMEM.
  */
 int write_batch_buffer(struct write_batch *wb, void *buf, uint64_t len, uint64_t off, int *error);
 

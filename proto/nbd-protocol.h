@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * proto/nbd-protocol.h: the bytes of the NBD protocol (fixed newstyle handshake, simple and structured replies), as
- * its specification (doc/proto.md of the reference implementation) names them. All integers are big-endian; being
- * structs they cannot be used in arithmetic without a conversion.
+ * proto/nbd-protocol.h: the bytes of the NBD protocol (fixed newstyle handshake, simple and structured
+ * replies), as its specification (doc/proto.md of the reference implementation) names them. All integers are
+ * big-endian; being structs they cannot be used in arithmetic without a conversion.
  */
 #ifndef PROTO_NBD_PROTOCOL_H
 #define PROTO_NBD_PROTOCOL_H

@@ -80,21 +80,22 @@ void rpc_frame_encode(const struct rpc_frame *frame, struct rpc_header *ret_head
 
 /*
  * Checks a frame's fields (not its contents). 0; -EPROTO: they break a rule; -EMSGSIZE: a length is above its
- * maximum. *ret_why (ret_why may be NULL) becomes a constant phrase for people; it is untouched when all is well.
+ * maximum. *ret_why (ret_why may be NULL) becomes a constant phrase for people; it is untouched when all is
+ * well.
  */
 int rpc_frame_check(const struct rpc_frame *frame, const char **ret_why);
 
 /*
- * Decodes and checks a header; message and bulk become NULL. As rpc_frame_check, and -EPROTONOSUPPORT: another
- * version.
+ * Decodes and checks a header; message and bulk become NULL. As rpc_frame_check, and -EPROTONOSUPPORT:
+ * another version.
  */
 int rpc_frame_decode(const struct rpc_header *header, struct rpc_frame *ret_frame, const char **ret_why);
 
 struct rpc_parser {
 	struct rpc_header header;
 	struct rpc_frame frame;
-	uint8_t *body;	 /* the message and behind it the bulk; NULL while the header is read */
-	size_t have;	 /* bytes of the header, then of the body */
+	uint8_t *body; /* the message and behind it the bulk; NULL while the header is read */
+	size_t have;   /* bytes of the header, then of the body */
 	int error;
 	const char *why; /* set with error */
 };
@@ -104,15 +105,19 @@ void rpc_parser_init(struct rpc_parser *p);
 void rpc_parser_fini(struct rpc_parser *p);
 
 /*
- * Takes bytes from data until they are used up or a frame is complete. Returns 1 with the frame complete, 0 when
- * it needs more bytes (then all len bytes were taken), else -EPROTO, -EPROTONOSUPPORT, -EMSGSIZE or -ENOMEM, now
- * and ever after. *ret_used, the number of bytes taken, is set unless it fails. The frame's parts live until the
- * next call on this parser; those of a buffer that rpc_parser_take handed over, until that is freed.
+ * Takes bytes from data until they are used up or a frame is complete. Returns 1 with the frame complete, 0
+ * when it needs more bytes (then all len bytes were taken), else -EPROTO, -EPROTONOSUPPORT, -EMSGSIZE or
+ * -ENOMEM, now and ever after. *ret_used, the number of bytes taken, is set unless it fails. The frame's
+ * parts live until the next call on this parser; those of a buffer that rpc_parser_take handed over, until
+ * that is freed.
  */
 int rpc_parser_feed(struct rpc_parser *p, const void *data, size_t len, size_t *ret_used,
 		    struct rpc_frame *ret_frame);
 
-/* After a complete frame: hands over the buffer that its parts point into (mem_free; NULL if both parts are empty). */
+/*
+ * After a complete frame: hands over the buffer that its parts point into (mem_free; NULL if both parts are
+ * empty).
+ */
 uint8_t *rpc_parser_take(struct rpc_parser *p);
 
 /* It has a part of a frame, and wants the rest. */

@@ -14,7 +14,8 @@ void budget_init(struct budget *b, uint64_t bytes, uint64_t connections)
 
 void budget_fini(struct budget *b)
 {
-	ASSERT(atomic_load(&b->free) == b->size && atomic_load(&b->room) == b->connections && !b->holder && TAILQ_EMPTY(&b->queue));
+	ASSERT(atomic_load(&b->free) == b->size && atomic_load(&b->room) == b->connections && !b->holder &&
+	       TAILQ_EMPTY(&b->queue));
 	lock_fini(&b->lock);
 }
 

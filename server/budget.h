@@ -1,24 +1,27 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/budget.h: the memory that clients can make the daemon hold: one budget (--memory) for NBD, RPC and HTTP.
+ * server/budget.h: the memory that clients can make the daemon hold: one budget (--memory) for NBD, RPC and
+ * HTTP.
  *
- * Each connection has an account. What it takes it takes together with the memory itself, not when a request announces
- * that it will want some; and it gives back as soon as the memory is free.
+ * Each connection has an account. What it takes it takes together with the memory itself, not when a request
+ * announces that it will want some; and it gives back as soon as the memory is free.
  *
- * 1. `free` and what all accounts hold add up to the budget without its reserve. A forced charge, for memory that is
- *    taken already and known to be small, may make `free` negative; then nobody is granted anything.
- * 2. Fair: an account is granted what leaves at least as much free as it then holds. So n accounts that want all they can
- *    get hold a (n+1)th part each, and as much is left for the next one, of which a half is granted to it at once.
- * 3. Progress: the reserve is as large as what the largest request needs. It belongs to one account at a time, for one
- *    request, in the order in which they came to wait; that request gets everything it still needs. So whatever the others
- *    hold, one request can always complete, and each that waits will be that one.
- * 4. A member (an event loop) that has waiters is woken by the next give. It must try again after budget_member_wait,
- *    since a give may just have passed. And all are woken when memory becomes short (budget_is_short), to give up what they
- *    only keep.
+ * 1. `free` and what all accounts hold add up to the budget without its reserve. A forced charge, for memory
+ *    that is taken already and known to be small, may make `free` negative; then nobody is granted anything.
+ * 2. Fair: an account is granted what leaves at least as much free as it then holds. So n accounts that want
+ *    all they can get hold a (n+1)th part each, and as much is left for the next one, of which a half is
+ *    granted to it at once.
+ * 3. Progress: the reserve is as large as what the largest request needs. It belongs to one account at a
+ *    time, for one request, in the order in which they came to wait; that request gets everything it still
+ *    needs. So whatever the others hold, one request can always complete, and each that waits will be that
+ *    one.
+ * 4. A member (an event loop) that has waiters is woken by the next give. It must try again after
+ *    budget_member_wait, since a give may just have passed. And all are woken when memory becomes short
+ *    (budget_is_short), to give up what they only keep.
  *
- * Cost: one atomic operation for each take and give; a lock for the queue of the reserve; a give while somebody waits
- * looks at each member.
- * Threads: an account is used by its member's thread only; everything else by any thread.
+ * Cost: one atomic operation for each take and give; a lock for the queue of the reserve; a give while
+ * somebody waits looks at each member. Threads: an account is used by its member's thread only; everything
+ * else by any thread.
  */
 #ifndef SERVER_BUDGET_H
 #define SERVER_BUDGET_H
@@ -53,9 +56,9 @@ struct budget_account {
 struct budget {
 	int64_t size, connections; /* without the reserve */
 	_Atomic int64_t free;
-	_Atomic int64_t room; /* for connections */
+	_Atomic int64_t room;	       /* for connections */
 	struct budget_member *members; /* fixed before threads start */
-	_Atomic unsigned waiting; /* members that are */
+	_Atomic unsigned waiting;      /* members that are */
 	_Atomic unsigned queued;
 	struct lock lock; /* protects what follows */
 	TAILQ_HEAD(, budget_account) queue;
@@ -78,8 +81,8 @@ void budget_give(struct budget_account *acct, uint64_t n);
 /* How much budget_take would grant now. */
 uint64_t budget_room(const struct budget_account *acct);
 /*
- * What connections take for themselves comes from a part of its own, so that who holds all the rest does not keep others
- * from connecting. Admits is a look; enter and exit count.
+ * What connections take for themselves comes from a part of its own, so that who holds all the rest does not
+ * keep others from connecting. Admits is a look; enter and exit count.
  */
 bool budget_admits(const struct budget *b, uint64_t n);
 void budget_enter(struct budget *b, uint64_t n);

@@ -36,8 +36,8 @@ static bool is_large(unsigned class)
 	return class_bytes(class) >= BUF_POOL_LARGE;
 }
 
-void buf_pool_init(struct buf_pool *pool, struct budget *budget, struct budget_member *member, unsigned rx_max,
-		   size_t spare_max)
+void buf_pool_init(struct buf_pool *pool, struct budget *budget, struct budget_member *member,
+		   unsigned rx_max, size_t spare_max)
 {
 	memset(pool, 0, sizeof(*pool));
 	pool->rx_max = rx_max;
@@ -137,14 +137,19 @@ void *buf_pool_get(struct buf_pool *pool, size_t len)
 
 	if (buf)
 		return buf;
-	return is_large(class) ? map_large(class_bytes(class)) : mem_alloc_aligned(FS_BLOCK_SIZE, class_bytes(class));
+	return is_large(class) ? map_large(class_bytes(class))
+			       : mem_alloc_aligned(FS_BLOCK_SIZE, class_bytes(class));
 }
 
-/* What it is charged with is given back after this, so it is counted twice for a moment: rather too much than too little. */
+/*
+ * What it is charged with is given back after this, so it is counted twice for a moment: rather too much than
+ * too little.
+ */
 static bool may_keep(struct buf_pool *pool, unsigned class)
 {
 	if (is_large(class))
-		return !budget_is_short(pool->account.budget) && budget_take(&pool->account, class_bytes(class));
+		return !budget_is_short(pool->account.budget) &&
+		       budget_take(&pool->account, class_bytes(class));
 	if (pool->spare_bytes + class_bytes(class) > pool->spare_max)
 		return false;
 	pool->spare_bytes += class_bytes(class);

@@ -3,12 +3,15 @@
  * server/buf_pool.h: the buffers of one event loop: data buffers by size class, and receive buffers.
  *
  * 1. A pool is used by its loop's thread only.
- * 2. In steady state nothing is allocated: what comes back is kept. Small buffers are kept up to spare_max. Buffers of
- *    BUF_POOL_LARGE and more come from the kernel and go back to it; spare ones are charged to an account of the pool's,
- *    which gets no more than any connection would, and are given up when memory is short (buf_pool_yield).
- * 3. A receive buffer is shared: the pool holds one reference to the current one, and each request whose data lies in
- *    it holds one. Bytes below `used` belong to requests and are not written again before the last of them is gone.
- * 4. There are at most rx_max receive buffers and one: from then on requests must not keep any (buf_pool_rx_is_short).
+ * 2. In steady state nothing is allocated: what comes back is kept. Small buffers are kept up to spare_max.
+ *    Buffers of BUF_POOL_LARGE and more come from the kernel and go back to it; spare ones are charged to an
+ *    account of the pool's, which gets no more than any connection would, and are given up when memory is
+ *    short (buf_pool_yield).
+ * 3. A receive buffer is shared: the pool holds one reference to the current one, and each request whose data
+ *    lies in it holds one. Bytes below `used` belong to requests and are not written again before the last of
+ *    them is gone.
+ * 4. There are at most rx_max receive buffers and one: from then on requests must not keep any
+ *    (buf_pool_rx_is_short).
  */
 #ifndef SERVER_BUF_POOL_H
 #define SERVER_BUF_POOL_H
@@ -40,8 +43,8 @@ struct buf_pool {
 	unsigned rx_count, rx_max; /* all, spare ones included */
 };
 
-void buf_pool_init(struct buf_pool *pool, struct budget *budget, struct budget_member *member, unsigned rx_max,
-		   size_t spare_max);
+void buf_pool_init(struct buf_pool *pool, struct budget *budget, struct budget_member *member,
+		   unsigned rx_max, size_t spare_max);
 void buf_pool_fini(struct buf_pool *pool); /* every buffer must be back */
 
 /* The memory that a buffer for `len` bytes takes. */
@@ -55,13 +58,16 @@ bool buf_pool_has_spare(const struct buf_pool *pool, size_t len);
 /* Gives spare large buffers back to the kernel. True if there were any. */
 bool buf_pool_yield(struct buf_pool *pool);
 /*
- * The bytes [from, to) of a buffer of BUF_POOL_LARGE or more are not needed any more; multiples of 4096. Such a buffer does
- * not become a spare one (buf_pool_unmap instead of buf_pool_put).
+ * The bytes [from, to) of a buffer of BUF_POOL_LARGE or more are not needed any more; multiples of 4096. Such
+ * a buffer does not become a spare one (buf_pool_unmap instead of buf_pool_put).
  */
 void buf_pool_drop(void *buf, size_t from, size_t to);
 void buf_pool_unmap(void *buf, size_t len);
 
-/* The current receive buffer, with NBD_RX_SPACE_MIN bytes or more after `used`. No reference is taken. NULL: no memory. */
+/*
+ * The current receive buffer, with NBD_RX_SPACE_MIN bytes or more after `used`. No reference is taken. NULL:
+ * no memory.
+ */
 struct rx_buf *buf_pool_rx(struct buf_pool *pool);
 static inline bool buf_pool_rx_is_short(const struct buf_pool *pool)
 {

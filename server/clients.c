@@ -74,7 +74,8 @@ static struct client_volume *volume_get_locked(struct client_list *list, const s
 	return vol;
 }
 
-void client_open(struct client_list *list, struct client *client, const struct fs_volume_info *info, bool read_only)
+void client_open(struct client_list *list, struct client *client, const struct fs_volume_info *info,
+		 bool read_only)
 {
 	lock_take(&list->lock);
 	client->read_only = read_only;
@@ -106,7 +107,7 @@ int client_drop(struct client_list *list, uint64_t id)
 	struct client *client;
 
 	lock_take(&list->lock);
-	TAILQ_FOREACH(client, &list->clients, link) {
+	TAILQ_FOREACH (client, &list->clients, link) {
 		if (client->id == id) {
 			client->drop(client);
 			break;
@@ -151,14 +152,15 @@ static void copy_client(const struct client *c, struct client_info *ret_info)
 	figures_sum(&ret_info->figures, &c->figures);
 }
 
-unsigned client_page(struct client_list *list, uint64_t after, struct client_info *infos, unsigned max, bool *ret_more)
+unsigned client_page(struct client_list *list, uint64_t after, struct client_info *infos, unsigned max,
+		     bool *ret_more)
 {
 	struct client *c;
 	unsigned n = 0;
 
 	*ret_more = false;
 	lock_take(&list->lock);
-	TAILQ_FOREACH(c, &list->clients, link) {
+	TAILQ_FOREACH (c, &list->clients, link) {
 		if (c->id <= after)
 			continue;
 		if (n == max) {
@@ -175,7 +177,7 @@ static void add_clients_locked(struct client_list *list, struct client_volume_in
 {
 	struct client *c;
 
-	TAILQ_FOREACH(c, &list->clients, link) {
+	TAILQ_FOREACH (c, &list->clients, link) {
 		unsigned lo = 0, hi = n;
 
 		if (!c->volume)
@@ -193,8 +195,8 @@ static void add_clients_locked(struct client_list *list, struct client_volume_in
 	}
 }
 
-unsigned client_volume_page(struct client_list *list, uint64_t after, struct client_volume_info *infos, unsigned max,
-			    bool *ret_more)
+unsigned client_volume_page(struct client_list *list, uint64_t after, struct client_volume_info *infos,
+			    unsigned max, bool *ret_more)
 {
 	struct client_volume key = {.id = after + 1}, *vol;
 	unsigned n = 0;
@@ -220,7 +222,7 @@ void client_total(struct client_list *list, struct figures *ret_sum, uint64_t *r
 	*ret_sum = list->gone;
 	*ret_total = list->last_id;
 	*ret_open = 0;
-	TAILQ_FOREACH(c, &list->clients, link) {
+	TAILQ_FOREACH (c, &list->clients, link) {
 		figures_sum(ret_sum, &c->figures);
 		(*ret_open)++;
 	}

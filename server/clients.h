@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/clients.h: who is connected to what, and what each volume's clients have done so far: the daemon's one list of NBD
- * connections, over all its loops.
+ * server/clients.h: who is connected to what, and what each volume's clients have done so far: the daemon's
+ * one list of NBD connections, over all its loops.
  *
  * 1. A client is on the list from client_join to client_leave; its memory is its connection's.
- * 2. Its figures are its own loop's to add to. What it did counts for its volume too: while it is there by looking at it,
- *    and from client_leave on in the volume's sum.
- * 3. A volume has an entry from the first time that it is opened until it is deleted: the list grows with volumes, not with
- *    connections.
+ * 2. Its figures are its own loop's to add to. What it did counts for its volume too: while it is there by
+ *    looking at it, and from client_leave on in the volume's sum.
+ * 3. A volume has an entry from the first time that it is opened until it is deleted: the list grows with
+ *    volumes, not with connections.
  *
- * Joining, leaving and opening cost O(log volumes); the walks O(clients), and O(volumes + clients), under the list's
- * lock. No request takes it.
+ * Joining, leaving and opening cost O(log volumes); the walks O(clients), and O(volumes + clients), under the
+ * list's lock. No request takes it.
  */
 #ifndef SERVER_CLIENTS_H
 #define SERVER_CLIENTS_H
@@ -24,7 +24,8 @@
 #include "fs/fs.h"
 #include "server/figures.h"
 
-#define CLIENTS_LOCK_RANK 1900 /* above the engine's: volumes are looked at before it is taken, loops are woken inside it */
+/* above the engine's: volumes are looked at before it is taken, loops are woken inside it */
+#define CLIENTS_LOCK_RANK 1900
 #define CLIENT_PEER_MAX 128
 
 struct client_volume;
@@ -67,7 +68,8 @@ void client_list_fini(struct client_list *list); /* no client may be left */
 /* The caller has filled in peer and drop. */
 void client_join(struct client_list *list, struct client *client);
 /* The client has opened a volume. Out of memory: its figures count for itself only. */
-void client_open(struct client_list *list, struct client *client, const struct fs_volume_info *vol, bool read_only);
+void client_open(struct client_list *list, struct client *client, const struct fs_volume_info *vol,
+		 bool read_only);
 void client_leave(struct client_list *list, struct client *client);
 
 /* -ENOENT: there is no such client (any more). */
@@ -86,8 +88,12 @@ struct client_info {
 	struct figures figures;
 };
 
-/* Copies up to `max` clients whose ids are larger than `after`, in order. Returns how many; *ret_more: there are others behind. */
-unsigned client_page(struct client_list *list, uint64_t after, struct client_info *infos, unsigned max, bool *ret_more);
+/*
+ * Copies up to `max` clients whose ids are larger than `after`, in order. Returns how many; *ret_more: there
+ * are others behind.
+ */
+unsigned client_page(struct client_list *list, uint64_t after, struct client_info *infos, unsigned max,
+		     bool *ret_more);
 
 struct client_volume_info {
 	uint64_t id;
@@ -98,13 +104,16 @@ struct client_volume_info {
 };
 
 /* The same for volumes that have been opened since the daemon's start, by their ids. */
-unsigned client_volume_page(struct client_list *list, uint64_t after, struct client_volume_info *infos, unsigned max,
-			    bool *ret_more);
+unsigned client_volume_page(struct client_list *list, uint64_t after, struct client_volume_info *infos,
+			    unsigned max, bool *ret_more);
 
 /* All that all clients have done, those that are gone too; how many there are, and were. */
 void client_total(struct client_list *list, struct figures *ret_sum, uint64_t *ret_open, uint64_t *ret_total);
 
-/* What can be said of the other end of a socket: "tcp:10.0.0.7:4711", or "uid 1000, pid 4242" of a unix socket's. */
+/*
+ * What can be said of the other end of a socket: "tcp:10.0.0.7:4711", or "uid 1000, pid 4242" of a unix
+ * socket's.
+ */
 void client_peer(int fd, char peer[CLIENT_PEER_MAX]);
 
 #endif

@@ -81,7 +81,8 @@ static int set_cache(struct config *c, const char *value, struct config_error *e
 	if (size_parse(value, &bytes) < 0)
 		return fail(err, "cache-size", value, "is no size; use bytes, or a number with K, M, G or T");
 	if (!bytes)
-		return fail(err, "cache-size", value, "is no memory at all; leave the setting out for the default, 1G");
+		return fail(err, "cache-size", value,
+			    "is no memory at all; leave the setting out for the default, 1G");
 	c->cache_bytes = bytes;
 	return 0;
 }
@@ -93,7 +94,8 @@ static int set_memory(struct config *c, const char *value, struct config_error *
 	if (size_parse(value, &bytes) < 0)
 		return fail(err, "memory", value, "is no size; use bytes, or a number with K, M, G or T");
 	if (bytes < SERVER_MEMORY_MIN || bytes > INT64_MAX)
-		return fail(err, "memory", value, "is too little; 64M is the least, for one request of 32 MiB and the rest");
+		return fail(err, "memory", value,
+			    "is too little; 64M is the least, for one request of 32 MiB and the rest");
 	c->memory_bytes = bytes;
 	return 0;
 }
@@ -238,8 +240,11 @@ static int set_warn_full(struct config *c, const char *value, struct config_erro
 	do {
 		unsigned long v = *p >= '0' && *p <= '9' ? strtoul(p, &end, 10) : 0;
 
-		if (n == CONFIG_WARN_FULL_MAX || v < 1 || v > 100 || (n && v <= list[n - 1]) || (*end && *end != ','))
-			return fail(err, "warn-full", value, "is no list of at most 8 percentages from 1 to 100, the smallest first, such as 80,90,95, nor off");
+		if (n == CONFIG_WARN_FULL_MAX || v < 1 || v > 100 || (n && v <= list[n - 1]) ||
+		    (*end && *end != ','))
+			return fail(
+				err, "warn-full", value,
+				"is no list of at most 8 percentages from 1 to 100, the smallest first, such as 80,90,95, nor off");
 		list[n++] = (unsigned)v;
 		p = end + 1;
 	} while (*end);
@@ -343,7 +348,8 @@ static const char *parent_dir(const char *path, char buf[PATH_MAX])
 	return buf;
 }
 
-static int default_socket(struct config_list *list, const char *dir, const char *file, struct config_error *err)
+static int default_socket(struct config_list *list, const char *dir, const char *file,
+			  struct config_error *err)
 {
 	struct addr *addr = &list->addrs[list->count];
 	size_t len = strlen(dir);
@@ -362,7 +368,8 @@ static int default_socket(struct config_list *list, const char *dir, const char 
 	return 0;
 }
 
-int config_default_addrs(struct config *c, const char *runtime_dir, bool block_device, struct config_error *err)
+int config_default_addrs(struct config *c, const char *runtime_dir, bool block_device,
+			 struct config_error *err)
 {
 	char buf[PATH_MAX];
 	const char *dir = block_device ? RUN_DIR : parent_dir(c->pool, buf);

@@ -41,19 +41,20 @@ struct config {
 	unsigned commit_interval_ms;	   /* 0: likewise */
 	unsigned threads;		   /* 0: one a core */
 	unsigned stall_timeout_s, stop_timeout_s;
-	unsigned scrub_interval_days;	   /* 0: none starts by itself */
-	uint64_t scrub_rate;		   /* bytes a second; 0: the engine's default */
+	unsigned scrub_interval_days; /* 0: none starts by itself */
+	uint64_t scrub_rate;	      /* bytes a second; 0: the engine's default */
 	enum fs_discard discard;
 	struct addr_access sockets; /* of unix sockets */
 	enum log_level log_level;
 	bool read_only;
 	unsigned warn_full[CONFIG_WARN_FULL_MAX], warn_full_count; /* percent, ascending */
-	char write_log[PATH_MAX];	   /* empty: none */
+	char write_log[PATH_MAX];				   /* empty: none */
 
 	/* Where each single value came from. */
-	enum config_source pool_source, cache_source, commit_source, threads_source, level_source, write_log_source,
-		stall_source, stop_source, memory_source, mode_source, owner_source, group_source,
-		scrub_interval_source, scrub_rate_source, discard_source, read_only_source, warn_full_source;
+	enum config_source pool_source, cache_source, commit_source, threads_source, level_source,
+		write_log_source, stall_source, stop_source, memory_source, mode_source, owner_source,
+		group_source, scrub_interval_source, scrub_rate_source, discard_source, read_only_source,
+		warn_full_source;
 };
 
 struct config_error {
@@ -64,22 +65,22 @@ struct config_error {
 void config_init(struct config *c);
 
 /*
- * Sets one value by its name (that of the long option, without dashes) from `source`; a value that a stronger source
- * has set stays. -EINVAL: unknown name or wrong value, told in `err`.
+ * Sets one value by its name (that of the long option, without dashes) from `source`; a value that a stronger
+ * source has set stays. -EINVAL: unknown name or wrong value, told in `err`.
  */
 int config_set(struct config *c, const char *name, const char *value, enum config_source source,
 	       struct config_error *err);
 
 /*
- * Reads an INI file: `name = value` lines under [byred], `nbd` and `rpc` may repeat; comments start with # or ;.
- * -EINVAL: the line that is wrong is told in `err`; others: it cannot be read. Waits.
+ * Reads an INI file: `name = value` lines under [byred], `nbd` and `rpc` may repeat; comments start with # or
+ * ;. -EINVAL: the line that is wrong is told in `err`; others: it cannot be read. Waits.
  */
 int config_read_file(struct config *c, const char *path, struct config_error *err);
 
 /*
- * Addresses that nothing was said about: NBD unix:$DIR/nbd.sock, RPC unix:$DIR/rpc.sock. TCP only when it is asked for.
- * $DIR is `runtime_dir` (systemd's $RUNTIME_DIRECTORY; NULL: not set), else the pool's folder, and for a block device
- * /run/byre. -ENAMETOOLONG: $DIR does not fit a unix socket's name.
+ * Addresses that nothing was said about: NBD unix:$DIR/nbd.sock, RPC unix:$DIR/rpc.sock. TCP only when it is
+ * asked for. $DIR is `runtime_dir` (systemd's $RUNTIME_DIRECTORY; NULL: not set), else the pool's folder, and
+ * for a block device /run/byre. -ENAMETOOLONG: $DIR does not fit a unix socket's name.
  */
 int config_default_addrs(struct config *c, const char *runtime_dir, bool block_device,
 			 struct config_error *err);

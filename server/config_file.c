@@ -2,9 +2,9 @@
 /*
  * server/config_file.c: byred's settings from an INI file, read by inih.
  *
- * The library, as it is built for Debian, joins an indented line to the value before it and cuts lines at 200 bytes,
- * taking the rest for a line of its own. So it gets its lines from here: without indentation, without comments that
- * fill a line, and whole.
+ * The library, as it is built for Debian, joins an indented line to the value before it and cuts lines at 200
+ * bytes, taking the rest for a line of its own. So it gets its lines from here: without indentation, without
+ * comments that fill a line, and whole.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -104,7 +104,8 @@ int config_read_file(struct config *c, const char *path, struct config_error *er
 	line = ini_parse_stream(next_line, &reading, on_value, &reading);
 	if (reading.failed && line <= 0) /* the reader's complaint: it is about the last line that it read */
 		line = reading.number;
-	if (line > 0 && line < reading.number) /* inih itself goes on after a line that it does not understand */
+	/* inih itself goes on after a line that it does not understand */
+	if (line > 0 && line < reading.number)
 		why = (struct config_error){NOT_UNDERSTOOD};
 	if (line < 0 || ferror(reading.f)) {
 		snprintf(err->msg, sizeof(err->msg), "cannot read %.300s", path);

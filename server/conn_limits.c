@@ -47,5 +47,6 @@ enum accept_failure accept_failure(int listen_fd, int error)
 
 	if (poll(&pfd, 1, 0) == 0)
 		return ACCEPT_NOBODY;
-	return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ? ACCEPT_NO_ROOM : ACCEPT_OTHER;
+	return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ? ACCEPT_NO_ROOM
+											 : ACCEPT_OTHER;
 }

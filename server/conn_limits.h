@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/conn_limits.h: how many connections of each kind there may be, so that descriptors never run out: the engine and
- * the other kinds go on working whoever takes all connections of one kind.
+ * server/conn_limits.h: how many connections of each kind there may be, so that descriptors never run out:
+ * the engine and the other kinds go on working whoever takes all connections of one kind.
  *
- * Where they run out all the same (the limit is low, or the machine's), a newcomer gets the place of the connection of its
- * kind that has been idle for longest, if there is one; else it waits.
+ * Where they run out all the same (the limit is low, or the machine's), a newcomer gets the place of the
+ * connection of its kind that has been idle for longest, if there is one; else it waits.
  */
 #ifndef SERVER_CONN_LIMITS_H
 #define SERVER_CONN_LIMITS_H
@@ -15,8 +15,8 @@ struct conn_limits {
 };
 
 /*
- * From the process's limit of descriptors, those that are open now, and those that are still to be opened for other things
- * than connections. Each is at least 1.
+ * From the process's limit of descriptors, those that are open now, and those that are still to be opened for
+ * other things than connections. Each is at least 1.
  */
 void conn_limits_init(struct conn_limits *limits, unsigned to_come);
 /* The same for `left` descriptors. */

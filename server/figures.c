@@ -6,8 +6,7 @@
 const char *const figures_kind_names[FIGURES_KINDS] = {"read", "write", "flush", "free", "other"};
 
 const uint32_t figures_bounds_us[FIGURES_BUCKETS - 1] = {
-	50,    100,   200,    500,    1000,   2000,    5000,	10000,
-	20000, 50000, 100000, 200000, 500000, 1000000, 10000000,
+	50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000, 10000000,
 };
 
 static void bump(_Atomic uint64_t *v, uint64_t by)

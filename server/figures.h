@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/figures.h: how many requests there were, of how many bytes, how long they took and how many failed, by kind.
+ * server/figures.h: how many requests there were, of how many bytes, how long they took and how many failed,
+ * by kind.
  *
- * 1. One thread adds to a set; any thread may read it meanwhile. A reader sees each number whole, not all of one instant.
+ * 1. One thread adds to a set; any thread may read it meanwhile. A reader sees each number whole, not all of
+ *    one instant.
  * 2. A latency counts in the first bucket whose bound it does not exceed; the last bucket has no bound.
  *
- * Adding costs a dozen plain memory accesses; a set has FIGURES_KINDS * (4 + FIGURES_BUCKETS) numbers (640 bytes).
+ * Adding costs a dozen plain memory accesses; a set has FIGURES_KINDS * (4 + FIGURES_BUCKETS) numbers (640
+ * bytes).
  */
 #ifndef SERVER_FIGURES_H
 #define SERVER_FIGURES_H
@@ -13,7 +16,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-/* FREE: trims and zeroes. OTHER: block status, cache, what is not known. The numbers are the protocol's, too. */
+/*
+ * FREE: trims and zeroes. OTHER: block status, cache, what is not known. The numbers are the protocol's, too.
+ */
 enum figures_kind { FIGURES_READ, FIGURES_WRITE, FIGURES_FLUSH, FIGURES_FREE, FIGURES_OTHER, FIGURES_KINDS };
 #define FIGURES_BUCKETS 16
 

@@ -61,10 +61,11 @@ static int set_access(struct handover *h, const struct addr *addr)
 
 	if (r != -EACCES)
 		return r;
-	log_line(h->log, LOG_LEVEL_WARNING,
-		 "%s: the service manager's socket belongs to somebody else and does not get mode %04o and the owner that are asked for; "
-		 "a socket unit has SocketMode=, SocketUser= and SocketGroup= for it",
-		 addr_format(addr, text), h->access->mode);
+	log_line(
+		h->log, LOG_LEVEL_WARNING,
+		"%s: the service manager's socket belongs to somebody else and does not get mode %04o and the owner that are asked for; "
+		"a socket unit has SocketMode=, SocketUser= and SocketGroup= for it",
+		addr_format(addr, text), h->access->mode);
 	return 0;
 }
 

@@ -2,12 +2,12 @@
 /*
  * server/http.c: HTTP's sockets, and what there is to ask for.
  *
- * 1. There are at most `max` connections. A newcomer takes the place of the oldest: clients for monitoring send their
- *    request at once and are answered at once, so the oldest is one that does neither.
- * 2. All together take their share of the loop's time (server/share.h): when it is used up nothing is accepted or read for a
- *    moment.
- * 3. A connection has HTTP_TIMEOUT_S for everything. Its answer is charged to the budget until it is gone; one that finds
- *    no room is 503.
+ * 1. There are at most `max` connections. A newcomer takes the place of the oldest: clients for monitoring
+ *    send their request at once and are answered at once, so the oldest is one that does neither.
+ * 2. All together take their share of the loop's time (server/share.h): when it is used up nothing is
+ *    accepted or read for a moment.
+ * 3. A connection has HTTP_TIMEOUT_S for everything. Its answer is charged to the budget until it is gone;
+ *    one that finds no room is 503.
  */
 #include "server/http.h"
 
@@ -36,7 +36,7 @@ struct http_conn {
 	TAILQ_ENTRY(http_conn) entry;
 	int fd;
 	bool held_up; /* for want of time */
-	bool last; /* the answer is out: what still comes is thrown away until the client closes */
+	bool last;    /* the answer is out: what still comes is thrown away until the client closes */
 	struct event ev, timer;
 	struct budget_account account;
 	struct http_session session;
@@ -47,7 +47,7 @@ struct http_server {
 	struct http_server_options opt;
 	struct addr addr;
 	struct evconnlistener *listener;
-	struct event *retry; /* accepting goes on after a failure */
+	struct event *retry;	       /* accepting goes on after a failure */
 	TAILQ_HEAD(, http_conn) conns; /* the oldest first */
 	unsigned count;
 	struct share share;
@@ -74,7 +74,8 @@ static void get_metrics(struct http_server *h, struct http_answer *a)
 	fs_get_info(h->opt.fs, &info);
 	for (unsigned i = 0; i < h->opt.worker_count; i++)
 		metrics_add(&nbd, &h->opt.workers[i].env.stats);
-	a->status = metrics_write(a->body, &info, &nbd) == 0 && write_clients(h, &info, a->body) == 0 ? 200 : 500;
+	a->status = metrics_write(a->body, &info, &nbd) == 0 && write_clients(h, &info, a->body) == 0 ? 200
+												      : 500;
 	a->type = METRICS_TYPE;
 }
 
@@ -248,8 +249,8 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 }
 
 /*
- * Out of descriptors: the oldest gives way, and accept is tried again at once. Where there is none, the listening socket
- * stays readable, and without a pause the loop would spin.
+ * Out of descriptors: the oldest gives way, and accept is tried again at once. Where there is none, the
+ * listening socket stays readable, and without a pause the loop would spin.
  */
 static void on_accept_error(struct evconnlistener *l, void *arg)
 {
@@ -267,8 +268,7 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 	struct http_conn *conn;
 
 	evconnlistener_enable(h->listener);
-	TAILQ_FOREACH(conn, &h->conns, entry)
-	{
+	TAILQ_FOREACH (conn, &h->conns, entry) {
 		if (conn->held_up)
 			event_add(&conn->ev, NULL);
 		conn->held_up = false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/http.h: HTTP for monitoring: GET /metrics (Prometheus) and GET /healthz (200, or 503 when the pool can only be
- * read). On the first loop's thread.
+ * server/http.h: HTTP for monitoring: GET /metrics (Prometheus) and GET /healthz (200, or 503 when the pool
+ * can only be read). On the first loop's thread.
  */
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H
@@ -21,7 +21,7 @@ struct http_server_options {
 	const struct nbd_worker *workers; /* outlive the server */
 	const struct pool_watch *watch;	  /* likewise; NULL: none */
 	unsigned worker_count;
-	unsigned max; /* connections, at least 1 */
+	unsigned max;			  /* connections, at least 1 */
 	const struct addr_access *access; /* of a unix socket; NULL: as the umask has it */
 };
 

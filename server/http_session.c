@@ -89,10 +89,11 @@ static int write_answer(struct http_session *s, struct http_answer *a, bool head
 		return -ENOMEM;
 	if (!evbuffer_get_length(a->body) && a->status != 200)
 		evbuffer_add_printf(a->body, "%d %s\n", a->status, reason(a->status));
-	if (evbuffer_add_printf(out,
-				"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%sConnection: close\r\n\r\n",
-				a->status, reason(a->status), a->type, evbuffer_get_length(a->body),
-				a->status == 405 ? "Allow: GET, HEAD\r\n" : "") < 0 ||
+	if (evbuffer_add_printf(
+		    out,
+		    "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%sConnection: close\r\n\r\n",
+		    a->status, reason(a->status), a->type, evbuffer_get_length(a->body),
+		    a->status == 405 ? "Allow: GET, HEAD\r\n" : "") < 0 ||
 	    (!head && evbuffer_add_buffer(out, a->body) < 0)) {
 		evbuffer_free(out);
 		return -ENOMEM;
@@ -103,7 +104,8 @@ static int write_answer(struct http_session *s, struct http_answer *a, bool head
 
 static int answer(struct http_session *s, int status, const struct request *req)
 {
-	struct http_answer a = {.status = status, .type = "text/plain; charset=utf-8", .body = evbuffer_new()};
+	struct http_answer a = {
+		.status = status, .type = "text/plain; charset=utf-8", .body = evbuffer_new()};
 	int r;
 
 	if (!a.body)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/http_session.h: one HTTP request and its answer as a state machine over bytes, without a socket. Enough of
- * HTTP/1.0 and 1.1 for monitoring: GET and HEAD, one request a connection (every answer says Connection: close).
+ * server/http_session.h: one HTTP request and its answer as a state machine over bytes, without a socket.
+ * Enough of HTTP/1.0 and 1.1 for monitoring: GET and HEAD, one request a connection (every answer says
+ * Connection: close).
  *
- * 1. What comes in is kept only until the head is complete, HTTP_HEAD_MAX bytes at most; a body is never looked at.
+ * 1. What comes in is kept only until the head is complete, HTTP_HEAD_MAX bytes at most; a body is never
+ *    looked at.
  * 2. There is one answer, whatever comes in: what follows the head changes nothing.
  */
 #ifndef SERVER_HTTP_SESSION_H

@@ -14,7 +14,8 @@ bool journal_send(enum log_level level, const char *text, const struct log_field
 	int n = 0;
 
 	iov[n++] = (struct iovec){message, (size_t)snprintf(message, sizeof(message), "MESSAGE=%s", text)};
-	iov[n++] = (struct iovec){priority, (size_t)snprintf(priority, sizeof(priority), "PRIORITY=%d", level)};
+	iov[n++] =
+		(struct iovec){priority, (size_t)snprintf(priority, sizeof(priority), "PRIORITY=%d", level)};
 	iov[n++] = (struct iovec){(void *)"SYSLOG_IDENTIFIER=byred", sizeof("SYSLOG_IDENTIFIER=byred") - 1};
 	for (unsigned i = 0; i < count; i++) {
 		if (!fields[i].value)

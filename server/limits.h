@@ -6,8 +6,8 @@
 #include "fs/fs.h"
 
 /* ---- the daemon ---- */
-#define SERVER_FDS_KEPT 16	   /* descriptors that connections never take; see conn_limits_init */
-#define SERVER_FDS_MIN 4	   /* one connection of each kind, and a newcomer before another gives way */
+#define SERVER_FDS_KEPT 16 /* descriptors that connections never take; see conn_limits_init */
+#define SERVER_FDS_MIN 4   /* one connection of each kind, and a newcomer before another gives way */
 #define SERVER_THREADS_MAX 256
 #define SERVER_LISTENERS_MAX 16	   /* of each kind: --nbd, --rpc */
 #define SERVER_FORCE_MS 3000	   /* what is under way may take after a second SIGTERM */
@@ -15,9 +15,9 @@
 #define SERVER_ACCEPT_PAUSE_MS 200 /* after accept failed for want of descriptors or memory */
 
 /*
- * The budget of memory (--memory, server/budget.h). Parts of it are set aside: for connections, for the requests
- * themselves (ours and the engine's), for receive buffers, for spare data buffers; and a reserve for one request of the
- * largest size.
+ * The budget of memory (--memory, server/budget.h). Parts of it are set aside: for connections, for the
+ * requests themselves (ours and the engine's), for receive buffers, for spare data buffers; and a reserve for
+ * one request of the largest size.
  */
 #define SERVER_MEMORY_DEFAULT (256u << 20)
 #define SERVER_MEMORY_MIN (64u << 20)
@@ -27,12 +27,16 @@
 #define SERVER_MEMORY_SPARE 16
 
 /* ---- connections ---- */
-#define NBD_CONNECTIONS_MAX 4096u  /* more are closed as soon as they are accepted, unless another gives way */
+/* more are closed as soon as they are accepted, unless another gives way */
+#define NBD_CONNECTIONS_MAX 4096u
 #define NBD_HANDSHAKE_TIMEOUT_S 30 /* from accept to the end of option haggling */
 #define NBD_LINGER_TIMEOUT_S 10	   /* how long a client that is being disconnected may take no replies */
 #define NBD_LAST_MS 1000	   /* how long one that has got all of them may leave the connection open */
 
-/* What a connection is charged with: in its handshake, and after it. And for each request: ours and the engine's. */
+/*
+ * What a connection is charged with: in its handshake, and after it. And for each request: ours and the
+ * engine's.
+ */
 #define NBD_HANDSHAKE_COST (12u << 10)
 #define NBD_SESSION_COST (2u << 10)
 #define NBD_REQUEST_COST 1536u
@@ -57,37 +61,41 @@
 #define HTTP_LAST_MS 1000 /* and so long the client may leave the connection open */
 
 /* ---- waiting for room ---- */
-#define NBD_WAKE_MAX 8u	    /* waiting connections that are tried again each time something becomes free, */
-#define NBD_RETRY_MS 250u   /* and all of them so often */
+#define NBD_WAKE_MAX 8u	  /* waiting connections that are tried again each time something becomes free, */
+#define NBD_RETRY_MS 250u /* and all of them so often */
 
 /* ---- handshake ---- */
 #define NBD_OPTION_MAX (16u << 10)     /* payload of an option that is looked at */
 #define NBD_OPTION_SKIP_MAX (1u << 20) /* longer payloads end the connection instead of being skipped */
 #define NBD_LIST_BYTES_MAX (16u << 20) /* of the answer to LIST */
-#define NBD_REFUSAL_MAX 160 /* of a line for the log */
+#define NBD_REFUSAL_MAX 160	       /* of a line for the log */
 #define NBD_QUERIES_MAX 64	       /* of one LIST_META_CONTEXT or SET_META_CONTEXT */
 
 /* ---- transmission ---- */
 #define NBD_IO_MAX FS_IO_MAX /* data of one READ or WRITE */
 #define NBD_BLOCK_PREFERRED 4096u
-#define NBD_REQUESTS_MAX 128u	       /* under way on one connection */
-#define NBD_REQUESTS_RESUME 96u	       /* input goes on when no more than so many are left */
-#define NBD_CONN_BYTES_MAX (64u << 20) /* data under way on one connection; one with none may start any request */
-#define NBD_GRANT_STEP (1u << 20)      /* memory for a larger write is taken so much at a time, as its data comes in */
-#define NBD_PIECE (512u << 10)	   /* zeros that keep their space, and CACHE, go in pieces of so many, */
-#define NBD_PIECE_DIRECT_MAX (256u << 10)   /* unless there are no more than so many; */
-#define NBD_PIECES_MAX 2u		   /* so many pieces at once on a loop, one of a connection */
-#define NBD_PIECE_SHARE 4		    /* of a loop's time (server/share.h), */
-#define NBD_PIECE_FACTOR 3		    /* of which one takes so much more than its start, */
-#define NBD_PIECE_MIN_US 128u		    /* and at least so much */
-#define NBD_EXTENTS_MAX 2048u /* in one answer to BLOCK_STATUS */
-#define NBD_TX_IOV 256	      /* pieces of one send; at most IOV_MAX */
+#define NBD_REQUESTS_MAX 128u	/* under way on one connection */
+#define NBD_REQUESTS_RESUME 96u /* input goes on when no more than so many are left */
+/* data under way on one connection; one with none may start any request */
+#define NBD_CONN_BYTES_MAX (64u << 20)
+/* memory for a larger write is taken so much at a time, as its data comes in */
+#define NBD_GRANT_STEP (1u << 20)
+#define NBD_PIECE (512u << 10) /* zeros that keep their space, and CACHE, go in pieces of so many, */
+#define NBD_PIECE_DIRECT_MAX (256u << 10) /* unless there are no more than so many; */
+#define NBD_PIECES_MAX 2u		  /* so many pieces at once on a loop, one of a connection */
+#define NBD_PIECE_SHARE 4		  /* of a loop's time (server/share.h), */
+#define NBD_PIECE_FACTOR 3		  /* of which one takes so much more than its start, */
+#define NBD_PIECE_MIN_US 128u		  /* and at least so much */
+#define NBD_EXTENTS_MAX 2048u		  /* in one answer to BLOCK_STATUS */
+#define NBD_TX_IOV 256			  /* pieces of one send; at most IOV_MAX */
 
 /* ---- buffers ---- */
-#define NBD_RX_BYTES (256u << 10)	/* one receive buffer */
-#define NBD_RX_SPACE_MIN (64u << 10)	/* offered to one receive at least */
-#define NBD_RX_FAIR_MIN (4u << 10)	/* one receive takes no more than what its connection may hold, or so much */
-#define BUF_POOL_LARGE (128u << 10)	/* buffers from this size on come from the kernel, and go back to it */
-#define BUF_POOL_TRIM (32u << 20)	/* so much was freed: malloc is asked to give back what it keeps */
+#define NBD_RX_BYTES (256u << 10)    /* one receive buffer */
+#define NBD_RX_SPACE_MIN (64u << 10) /* offered to one receive at least */
+/* one receive takes no more than what its connection may hold, or so much */
+#define NBD_RX_FAIR_MIN (4u << 10)
+/* buffers from this size on come from the kernel, and go back to it */
+#define BUF_POOL_LARGE (128u << 10)
+#define BUF_POOL_TRIM (32u << 20) /* so much was freed: malloc is asked to give back what it keeps */
 
 #endif

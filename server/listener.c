@@ -61,14 +61,16 @@ static void say_full(struct listener_group *g, bool places)
 		return;
 	g->full_logged = true;
 	if (places)
-		log_line(g->log, LOG_LEVEL_WARNING,
-			 "NBD: %u connections are open, newcomers get the places of those that have opened no volume yet, or none "
-			 "(at most %u; fewer where ulimit -n is low)",
-			 g->max, NBD_CONNECTIONS_MAX);
+		log_line(
+			g->log, LOG_LEVEL_WARNING,
+			"NBD: %u connections are open, newcomers get the places of those that have opened no volume yet, or none "
+			"(at most %u; fewer where ulimit -n is low)",
+			g->max, NBD_CONNECTIONS_MAX);
 	else
-		log_line(g->log, LOG_LEVEL_WARNING,
-			 "NBD: no memory for another connection, newcomers get the places of those that have opened no volume yet, "
-			 "or none; see --memory");
+		log_line(
+			g->log, LOG_LEVEL_WARNING,
+			"NBD: no memory for another connection, newcomers get the places of those that have opened no volume yet, "
+			"or none; see --memory");
 }
 
 static void say_short(struct listener_group *g)
@@ -125,7 +127,8 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
 		return;
 	}
 	if (!g->error_logged)
-		log_line(g->log, LOG_LEVEL_WARNING, "NBD: cannot accept a connection: %s; trying again", strerror(error));
+		log_line(g->log, LOG_LEVEL_WARNING, "NBD: cannot accept a connection: %s; trying again",
+			 strerror(error));
 	g->error_logged = true;
 	pause_accepting(g, SERVER_ACCEPT_PAUSE_MS);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/loop.h: one event loop: a libevent base, a context of the engine, and tasks that other threads hand over.
+ * server/loop.h: one event loop: a libevent base, a context of the engine, and tasks that other threads hand
+ * over.
  *
  * 1. Everything of a loop is touched by its own thread only, but for loop_post.
- * 2. The context's completions run inside the loop, followed at once by `after_io`: so all that finished in one pass
- *    can be answered together.
+ * 2. The context's completions run inside the loop, followed at once by `after_io`: so all that finished in
+ *    one pass can be answered together.
  */
 #ifndef SERVER_LOOP_H
 #define SERVER_LOOP_H
@@ -46,7 +47,10 @@ void loop_join(struct loop *loop);
 /* From the loop's own thread. */
 void loop_stop(struct loop *loop);
 
-/* Runs task->fn on the loop's thread, later. From any thread; also before the loop runs. Tasks keep their order. */
+/*
+ * Runs task->fn on the loop's thread, later. From any thread; also before the loop runs. Tasks keep their
+ * order.
+ */
 void loop_post(struct loop *loop, struct task *task);
 
 #endif

@@ -94,8 +94,8 @@ static int set_config_file(struct config *c, const char *path, struct config_err
 }
 
 /*
- * Reads the command line into the configuration. Returns 0, OPT_HELP or OPT_VERSION, or -EINVAL: `err` tells why,
- * unless it is empty, when getopt has told it.
+ * Reads the command line into the configuration. Returns 0, OPT_HELP or OPT_VERSION, or -EINVAL: `err` tells
+ * why, unless it is empty, when getopt has told it.
  */
 static int parse_args(const struct args *args, struct config *c, struct config_error *err)
 {

@@ -32,15 +32,19 @@ static const struct metric fs_metrics[] = {
 	{"byre_block_groups", GAUGE, NULL, "{kind=\"system\"}", FS(groups_system)},
 	{"byre_generation", GAUGE, "Generation of the last commit.", "", FS(generation)},
 	{"byre_commits_total", COUNTER, "Commits since start.", "", FS(commits)},
-	{"byre_commit_bytes_total", COUNTER, "Bytes that commits have written, data not counted.", "", FS(commit_bytes)},
+	{"byre_commit_bytes_total", COUNTER, "Bytes that commits have written, data not counted.", "",
+	 FS(commit_bytes)},
 	{"byre_flushes_total", COUNTER, "Flushes that were asked for.", "", FS(flushes)},
 	{"byre_log_groups_total", COUNTER, "Groups written to the flush log.", "", FS(log_groups)},
 	{"byre_log_bytes_total", COUNTER, "Bytes written to the flush log.", "", FS(log_bytes)},
 	{"byre_device_flushes_total", COUNTER, "Flushes of the device.", "", FS(device_flushes)},
 	{"byre_reclaim_commits_total", COUNTER, "Commits that were made for space.", "", FS(reclaim_commits)},
 	{"byre_reclaim_groups_total", COUNTER, "Block groups taken back.", "", FS(reclaim_groups)},
-	{"byre_discarded_bytes_total", COUNTER, "Bytes given back to the file system under a sparse pool, or discarded on the device.", "", FS(discarded_bytes)},
-	{"byre_host_free_bytes", GAUGE, "What the file system under a sparse pool has left; 0 for other pools.", "", FS(host_free_bytes)},
+	{"byre_discarded_bytes_total", COUNTER,
+	 "Bytes given back to the file system under a sparse pool, or discarded on the device.", "",
+	 FS(discarded_bytes)},
+	{"byre_host_free_bytes", GAUGE,
+	 "What the file system under a sparse pool has left; 0 for other pools.", "", FS(host_free_bytes)},
 	{"byre_enospc_total", COUNTER, "Requests refused for want of space.", "", FS(enospc)},
 	{"byre_free_space_cache_groups_total", COUNTER, "Free-space caches.", "{how=\"loaded\"}",
 	 FS(cache_loaded)},
@@ -54,16 +58,21 @@ static const struct metric fs_metrics[] = {
 	{"byre_volumes", GAUGE, "Volumes.", "", FS(volumes)},
 	{"byre_snapshots", GAUGE, "Snapshots.", "", FS(snapshots)},
 	{"byre_objects", GAUGE, "Objects.", "", FS(objects)},
-	{"byre_lost_bytes", GAUGE, "Bytes of volumes that cannot be read until they are overwritten, since nodes were lost.", "", FS(lost_bytes)},
+	{"byre_lost_bytes", GAUGE,
+	 "Bytes of volumes that cannot be read until they are overwritten, since nodes were lost.", "",
+	 FS(lost_bytes)},
 	{"byre_errors_total", COUNTER, "Errors of the device.", "{kind=\"corrected\"}", FS(errors_corrected)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"checksum\"}", FS(errors_checksum)},
 	{"byre_errors_total", COUNTER, NULL, "{kind=\"io\"}", FS(errors_io)},
-	{"byre_log_lost_flushes_total", COUNTER, "Answered flushes lost by damage to the flush log, since the pool was made.", "",
+	{"byre_log_lost_flushes_total", COUNTER,
+	 "Answered flushes lost by damage to the flush log, since the pool was made.", "",
 	 FS(log_lost_flushes)},
-	{"byre_scrub_read_bytes", GAUGE, "Read by the scrub that runs, or by the last one.", "", FS(scrub.bytes_done)},
-	{"byre_scrub_expected_bytes", GAUGE, "What it will read, as was estimated when it began.", "", FS(scrub.bytes_total)},
-	{"byre_scrub_errors", GAUGE, "Bad copies and blocks, of the scrub that runs, or of the last one.", "{kind=\"found\"}",
-	 FS(scrub.found)},
+	{"byre_scrub_read_bytes", GAUGE, "Read by the scrub that runs, or by the last one.", "",
+	 FS(scrub.bytes_done)},
+	{"byre_scrub_expected_bytes", GAUGE, "What it will read, as was estimated when it began.", "",
+	 FS(scrub.bytes_total)},
+	{"byre_scrub_errors", GAUGE, "Bad copies and blocks, of the scrub that runs, or of the last one.",
+	 "{kind=\"found\"}", FS(scrub.found)},
 	{"byre_scrub_errors", GAUGE, NULL, "{kind=\"mended\"}", FS(scrub.mended)},
 	{"byre_scrub_damaged_bytes", GAUGE, "Of volumes, that cannot be read.", "", FS(scrub.damaged_bytes)},
 };
@@ -120,12 +129,13 @@ static int write_table(struct evbuffer *out, const struct metric *table, size_t 
 
 static int write_seconds(struct evbuffer *out, const struct fs_info *info)
 {
-	return evbuffer_add_printf(out,
-				   "# HELP byre_last_commit_seconds How long the last commit took.\n"
-				   "# TYPE byre_last_commit_seconds gauge\nbyre_last_commit_seconds %.3f\n"
-				   "# HELP byre_commit_seconds_total How long all commits took.\n"
-				   "# TYPE byre_commit_seconds_total counter\nbyre_commit_seconds_total %.6f\n",
-				   (double)info->last_commit_ms / 1e3, (double)info->commit_us / 1e6) < 0
+	return evbuffer_add_printf(
+		       out,
+		       "# HELP byre_last_commit_seconds How long the last commit took.\n"
+		       "# TYPE byre_last_commit_seconds gauge\nbyre_last_commit_seconds %.3f\n"
+		       "# HELP byre_commit_seconds_total How long all commits took.\n"
+		       "# TYPE byre_commit_seconds_total counter\nbyre_commit_seconds_total %.6f\n",
+		       (double)info->last_commit_ms / 1e3, (double)info->commit_us / 1e6) < 0
 		       ? -ENOMEM
 		       : 0;
 }
@@ -137,12 +147,15 @@ static int write_latency(struct evbuffer *out, const char *name, const char *hel
 
 	for (unsigned b = 0; b < FS_LATENCY_BUCKETS - 1 && r >= 0; b++) {
 		below += l->buckets[b];
-		r = evbuffer_add_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, fs_latency_bounds_us[b] / 1e6, below);
+		r = evbuffer_add_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name,
+					fs_latency_bounds_us[b] / 1e6, below);
 	}
 	below += l->buckets[FS_LATENCY_BUCKETS - 1];
 	if (r >= 0)
-		r = evbuffer_add_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum %.6f\n%s_count %" PRIu64 "\n", name, below,
-					name, (double)l->us / 1e6, name, below);
+		r = evbuffer_add_printf(out,
+					"%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum %.6f\n%s_count %" PRIu64
+					"\n",
+					name, below, name, (double)l->us / 1e6, name, below);
 	return r < 0 ? -ENOMEM : 0;
 }
 
@@ -150,8 +163,10 @@ static int write_latencies(struct evbuffer *out, const struct fs_info *info)
 {
 	int r = write_latency(out, "byre_commit_seconds", "How long commits took.", &info->commit_latency);
 
-	return r ? r : write_latency(out, "byre_log_group_seconds", "How long groups of the flush log took, which flushes wait for.",
-				     &info->log_latency);
+	return r ? r
+		 : write_latency(out, "byre_log_group_seconds",
+				 "How long groups of the flush log took, which flushes wait for.",
+				 &info->log_latency);
 }
 
 #define NS_PER_S 1000000000
@@ -159,7 +174,8 @@ static int write_latencies(struct evbuffer *out, const struct fs_info *info)
 static int write_scrub(struct evbuffer *out, const struct fs_scrub_status *scrub)
 {
 	struct metric running = {"byre_scrub_running", GAUGE, "1 while one runs.", "", 0};
-	struct metric ended = {"byre_scrub_last_end_timestamp_seconds", GAUGE, "When the last scrub ended; 0: there was none.", "", 0};
+	struct metric ended = {"byre_scrub_last_end_timestamp_seconds", GAUGE,
+			       "When the last scrub ended; 0: there was none.", "", 0};
 	int r = write_metric(out, &running, scrub->state == FS_SCRUB_RUNNING);
 
 	return r ? r : write_metric(out, &ended, (uint64_t)scrub->ended_ns / NS_PER_S);

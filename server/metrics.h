@@ -28,8 +28,8 @@ int metrics_write_watch(struct evbuffer *out, const struct fs_info *info, uint64
 #define METRICS_CLIENTS_MAX 256u
 
 /*
- * Latencies of all requests; what volumes have and what was done to them; what clients that are connected have done. Kinds of
- * requests that did not occur are left out. O(METRICS_VOLUMES_MAX + clients). -ENOMEM.
+ * Latencies of all requests; what volumes have and what was done to them; what clients that are connected
+ * have done. Kinds of requests that did not occur are left out. O(METRICS_VOLUMES_MAX + clients). -ENOMEM.
  */
 int metrics_write_clients(struct evbuffer *out, struct fs *fs, struct client_list *clients);
 

@@ -10,7 +10,10 @@
 
 #define LABELS_MAX (FS_NAME_MAX + CLIENT_PEER_MAX + 64)
 
-/* The labels of one series but `op` and `le`, with a comma behind them, and its figures. Names need no escapes. */
+/*
+ * The labels of one series but `op` and `le`, with a comma behind them, and its figures. Names need no
+ * escapes.
+ */
 struct series {
 	char labels[LABELS_MAX];
 	const struct figures *figures;
@@ -18,7 +21,8 @@ struct series {
 
 static int head(struct evbuffer *out, const char *name, const char *type, const char *help)
 {
-	return evbuffer_add_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type) < 0 ? -ENOMEM : 0;
+	return evbuffer_add_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type) < 0 ? -ENOMEM
+												    : 0;
 }
 
 static int write_histogram(struct evbuffer *out, const char *name, const struct series *s, int kind)
@@ -32,20 +36,22 @@ static int write_histogram(struct evbuffer *out, const char *name, const struct 
 		return 0;
 	for (int b = 0; b < FIGURES_BUCKETS - 1 && r >= 0; b++) {
 		below += sum->buckets[b];
-		r = evbuffer_add_printf(out, "%s_bucket{%sop=\"%s\",le=\"%g\"} %" PRIu64 "\n", name, s->labels, op,
-					figures_bounds_us[b] / 1e6, below);
+		r = evbuffer_add_printf(out, "%s_bucket{%sop=\"%s\",le=\"%g\"} %" PRIu64 "\n", name,
+					s->labels, op, figures_bounds_us[b] / 1e6, below);
 	}
 	below += sum->buckets[FIGURES_BUCKETS - 1]; /* not `count`: the two may be of different moments */
 	if (r >= 0)
 		r = evbuffer_add_printf(out,
-					"%s_bucket{%sop=\"%s\",le=\"+Inf\"} %" PRIu64 "\n%s_sum{%sop=\"%s\"} %.6f\n"
+					"%s_bucket{%sop=\"%s\",le=\"+Inf\"} %" PRIu64
+					"\n%s_sum{%sop=\"%s\"} %.6f\n"
 					"%s_count{%sop=\"%s\"} %" PRIu64 "\n",
-					name, s->labels, op, below, name, s->labels, op, (double)sum->us / 1e6, name,
-					s->labels, op, below);
+					name, s->labels, op, below, name, s->labels, op,
+					(double)sum->us / 1e6, name, s->labels, op, below);
 	return r < 0 ? -ENOMEM : 0;
 }
 
-static int histograms(struct evbuffer *out, const char *name, const char *help, const struct series *s, unsigned n)
+static int histograms(struct evbuffer *out, const char *name, const char *help, const struct series *s,
+		      unsigned n)
 {
 	int r = n ? head(out, name, "histogram", help) : 0;
 
@@ -62,16 +68,17 @@ static uint64_t value_of(const struct figures_kind_sum *sum, enum what what)
 	return what == REQUESTS ? sum->count : what == ERRORS ? sum->errors : sum->bytes;
 }
 
-static int counters(struct evbuffer *out, const char *name, const char *help, enum what what, const struct series *s,
-		    unsigned n)
+static int counters(struct evbuffer *out, const char *name, const char *help, enum what what,
+		    const struct series *s, unsigned n)
 {
 	int r = n ? head(out, name, "counter", help) : 0;
 
 	for (unsigned i = 0; i < n && r >= 0; i++)
 		for (int k = 0; k < FIGURES_KINDS && r >= 0; k++)
 			if (s[i].figures->kind[k].count)
-				r = evbuffer_add_printf(out, "%s{%sop=\"%s\"} %" PRIu64 "\n", name, s[i].labels,
-							figures_kind_names[k], value_of(&s[i].figures->kind[k], what));
+				r = evbuffer_add_printf(out, "%s{%sop=\"%s\"} %" PRIu64 "\n", name,
+							s[i].labels, figures_kind_names[k],
+							value_of(&s[i].figures->kind[k], what));
 	return r < 0 ? -ENOMEM : 0;
 }
 
@@ -88,10 +95,10 @@ static int add_sizes(void *arg, const struct fs_volume_info *info)
 
 	if (sizes->count++ == METRICS_VOLUMES_MAX)
 		return 1;
-	if (evbuffer_add_printf(sizes->size, "byre_volume_size_bytes{volume=\"%s\"} %" PRIu64 "\n", info->name,
-				info->size) < 0 ||
-	    evbuffer_add_printf(sizes->used, "byre_volume_used_bytes{volume=\"%s\"} %" PRIu64 "\n", info->name,
-				info->used_bytes) < 0)
+	if (evbuffer_add_printf(sizes->size, "byre_volume_size_bytes{volume=\"%s\"} %" PRIu64 "\n",
+				info->name, info->size) < 0 ||
+	    evbuffer_add_printf(sizes->used, "byre_volume_used_bytes{volume=\"%s\"} %" PRIu64 "\n",
+				info->name, info->used_bytes) < 0)
 		return -ENOMEM;
 	return 0;
 }
@@ -104,7 +111,8 @@ static int write_sizes(struct evbuffer *out, struct fs *fs)
 	if (!r)
 		r = head(sizes.size, "byre_volume_size_bytes", "gauge", "Size of a volume.");
 	if (!r)
-		r = head(sizes.used, "byre_volume_used_bytes", "gauge", "Data of a volume, as of the last commit.");
+		r = head(sizes.used, "byre_volume_used_bytes", "gauge",
+			 "Data of a volume, as of the last commit.");
 	if (!r)
 		r = fs_volume_list(fs, add_sizes, &sizes);
 	if (r > 0) /* there are more, which are left out */
@@ -124,7 +132,8 @@ static int write_connections(struct evbuffer *out, const struct client_volume_in
 	int r = n ? head(out, "byre_volume_clients", "gauge", "NBD connections to a volume.") : 0;
 
 	for (unsigned i = 0; i < n && r >= 0; i++)
-		r = evbuffer_add_printf(out, "byre_volume_clients{volume=\"%s\"} %u\n", infos[i].name, infos[i].clients);
+		r = evbuffer_add_printf(out, "byre_volume_clients{volume=\"%s\"} %u\n", infos[i].name,
+					infos[i].clients);
 	return r < 0 ? -ENOMEM : 0;
 }
 
@@ -145,9 +154,11 @@ static int write_volumes(struct evbuffer *out, struct client_list *clients)
 	if (!r)
 		r = write_connections(out, infos, n);
 	if (!r)
-		r = histograms(out, "byre_volume_request_seconds", "How long requests to a volume took.", s, n);
+		r = histograms(out, "byre_volume_request_seconds", "How long requests to a volume took.", s,
+			       n);
 	if (!r)
-		r = counters(out, "byre_volume_errors_total", "Requests to a volume that failed.", ERRORS, s, n);
+		r = counters(out, "byre_volume_errors_total", "Requests to a volume that failed.", ERRORS, s,
+			     n);
 	if (!r)
 		r = counters(out, "byre_volume_bytes_total", "Data of requests to a volume.", BYTES, s, n);
 	mem_free(s);
@@ -168,12 +179,13 @@ static int write_clients(struct evbuffer *out, struct client_list *clients)
 	if (!r)
 		n = client_page(clients, 0, infos, METRICS_CLIENTS_MAX, &more);
 	for (unsigned i = 0; i < n; i++) {
-		snprintf(s[i].labels, LABELS_MAX, "client=\"%" PRIu64 "\",peer=\"%s\",volume=\"%s\",", infos[i].id,
-			 infos[i].peer, infos[i].volume);
+		snprintf(s[i].labels, LABELS_MAX, "client=\"%" PRIu64 "\",peer=\"%s\",volume=\"%s\",",
+			 infos[i].id, infos[i].peer, infos[i].volume);
 		s[i].figures = &infos[i].figures;
 	}
 	if (!r)
-		r = counters(out, "byre_client_requests_total", "Requests of a client that is connected.", REQUESTS, s, n);
+		r = counters(out, "byre_client_requests_total", "Requests of a client that is connected.",
+			     REQUESTS, s, n);
 	if (!r)
 		r = counters(out, "byre_client_errors_total", "Those that failed.", ERRORS, s, n);
 	if (!r)
@@ -187,13 +199,14 @@ int metrics_write_watch(struct evbuffer *out, const struct fs_info *info, uint64
 {
 	uint64_t used = info->data_bytes + info->volume_reserved_bytes, room = used + pool_free_bytes(info);
 
-	return evbuffer_add_printf(out,
-				   "# HELP byre_pool_used_ratio Of what can hold data, how much is used or promised.\n"
-				   "# TYPE byre_pool_used_ratio gauge\nbyre_pool_used_ratio %.4f\n"
-				   "# HELP byre_pool_provisioned_ratio Sizes of all volumes, of what can hold data.\n"
-				   "# TYPE byre_pool_provisioned_ratio gauge\nbyre_pool_provisioned_ratio %.4f\n",
-				   room ? (double)used / (double)room : 0.0,
-				   room ? (double)provisioned / (double)room : 0.0) < 0
+	return evbuffer_add_printf(
+		       out,
+		       "# HELP byre_pool_used_ratio Of what can hold data, how much is used or promised.\n"
+		       "# TYPE byre_pool_used_ratio gauge\nbyre_pool_used_ratio %.4f\n"
+		       "# HELP byre_pool_provisioned_ratio Sizes of all volumes, of what can hold data.\n"
+		       "# TYPE byre_pool_provisioned_ratio gauge\nbyre_pool_provisioned_ratio %.4f\n",
+		       room ? (double)used / (double)room : 0.0,
+		       room ? (double)provisioned / (double)room : 0.0) < 0
 		       ? -ENOMEM
 		       : 0;
 }
@@ -206,7 +219,8 @@ int metrics_write_clients(struct evbuffer *out, struct fs *fs, struct client_lis
 	int r;
 
 	client_total(clients, &all, &open, &total);
-	r = histograms(out, "byre_nbd_request_seconds", "How long NBD requests took, from arrival to answer.", &s, 1);
+	r = histograms(out, "byre_nbd_request_seconds", "How long NBD requests took, from arrival to answer.",
+		       &s, 1);
 	if (!r)
 		r = write_sizes(out, fs);
 	if (!r)

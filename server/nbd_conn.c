@@ -39,7 +39,10 @@ static void want_read(struct nbd_conn *conn, bool want)
 		event_del(&conn->read_event);
 }
 
-/* A client that is being let go, and takes nothing for a while, is cut off. Each bit of progress starts the time anew. */
+/*
+ * A client that is being let go, and takes nothing for a while, is cut off. Each bit of progress starts the
+ * time anew.
+ */
 static void want_write(struct nbd_conn *conn, bool want)
 {
 	bool closing = conn->session && conn->session->state == NBD_CLOSING;
@@ -86,7 +89,10 @@ void nbd_conn_leave_handshake(struct nbd_conn *conn)
 	atomic_fetch_sub(&conn->worker->nr_handshakes, 1);
 }
 
-/* Of who got no volume: others only asked what there is, or gave way, which the listener tells of all of them. */
+/*
+ * Of who got no volume: others only asked what there is, or gave way, which the listener tells of all of
+ * them.
+ */
 static bool is_worth_a_line(const char *why)
 {
 	return strcmp(why, NBD_WHY_CLIENT) != 0 && strcmp(why, NBD_WHY_PLACE) != 0;
@@ -391,4 +397,3 @@ int nbd_worker_accept(struct nbd_worker *w, int fd)
 	loop_post(w->loop, &conn->adopt_task);
 	return 0;
 }
-

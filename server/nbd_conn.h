@@ -2,16 +2,20 @@
 /*
  * server/nbd_conn.h: NBD connections of one loop: sockets on one side, sessions (nbd_session.h) on the other.
  *
- * 1. A worker and its connections are used by their loop's thread only; nbd_worker_accept and the statistics excepted.
- * 2. Connections that may have something to send are on the worker's dirty list, which is emptied at the end of each
- *    pass: replies that became ready together leave in one system call.
- * 3. A connection whose session ended in order lingers on TCP: it has said its last, and reads on and throws away until the
- *    client closes too, or takes nothing for NBD_LAST_MS. Closed with input unread, TCP would reset it, and replies on their
- *    way would be lost. Its session, and with it the volume, is given back before.
- * 4. Clients in their handshake give way: when all places are taken, a newcomer gets that of the one that has been at it for
- *    longest. One that has a volume open, however idle, never does: to a guest this would be a disk that fails.
- * 5. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than STALL_RATE_MIN
- *    bytes a second for the stall time loses its connection. Who owes nothing may stay for ever.
+ * 1. A worker and its connections are used by their loop's thread only; nbd_worker_accept and the statistics
+ *    excepted.
+ * 2. Connections that may have something to send are on the worker's dirty list, which is emptied at the end
+ *    of each pass: replies that became ready together leave in one system call.
+ * 3. A connection whose session ended in order lingers on TCP: it has said its last, and reads on and throws
+ *    away until the client closes too, or takes nothing for NBD_LAST_MS. Closed with input unread, TCP would
+ *    reset it, and replies on their way would be lost. Its session, and with it the volume, is given back
+ *    before.
+ * 4. Clients in their handshake give way: when all places are taken, a newcomer gets that of the one that has
+ *    been at it for longest. One that has a volume open, however idle, never does: to a guest this would be a
+ *    disk that fails.
+ * 5. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than
+ *    STALL_RATE_MIN bytes a second for the stall time loses its connection. Who owes nothing may stay for
+ *    ever.
  */
 #ifndef SERVER_NBD_CONN_H
 #define SERVER_NBD_CONN_H
@@ -29,17 +33,18 @@ struct nbd_worker {
 	struct loop *loop;
 	struct nbd_env env;
 	struct nbd_log log; /* of connections that are listed; set it before the loop runs */
-	struct client_list *clients; /* where connections are listed; NULL: nowhere. Set it before the loop runs. */
+	/* where connections are listed; NULL: nowhere. Set it before the loop runs. */
+	struct client_list *clients;
 	struct timeval handshake_timeout,
 		linger_timeout; /* see limits.h; tests make them shorter before the loop runs */
 	unsigned stall_ms;	/* invariant 5 */
 	struct event *sweep;	/* timer: who stalls? */
 	struct event *retry;	/* timer: is there room for those that wait? */
 	bool retrying;
-	struct event *pieces;	/* timer: is there time for requests in pieces? */
+	struct event *pieces; /* timer: is there time for requests in pieces? */
 	struct task wake_task;
-	_Atomic bool woken; /* wake_task is posted */
-	struct nbd_conn *conns; /* all */
+	_Atomic bool woken;		   /* wake_task is posted */
+	struct nbd_conn *conns;		   /* all */
 	TAILQ_HEAD(, nbd_conn) handshakes; /* those in their handshake, the oldest first */
 	_Atomic unsigned nr_handshakes;	   /* and those that are yet to be adopted */
 	_Atomic unsigned giving;	   /* places that were asked for, and are not free yet */
@@ -47,7 +52,8 @@ struct nbd_worker {
 	_Atomic unsigned to_give; /* of `giving`: for which nobody was chosen yet */
 	struct nbd_conn *dirty, **dirty_tail;
 	bool draining;
-	void (*drained)(void *arg); /* on the loop's thread, once, when the last connection is gone after a drain */
+	/* on the loop's thread, once, when the last connection is gone after a drain */
+	void (*drained)(void *arg);
 	void *drained_arg;
 	struct task drain_task, cut_task, drop_task;
 	atomic_bool drop_posted;
@@ -65,11 +71,13 @@ struct nbd_worker_options {
 int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_worker_options *opt);
 void nbd_worker_fini(struct nbd_worker *w);
 
-/* Hands an accepted, non-blocking socket over (the descriptor moves). From any thread. -ENOMEM: it is closed. */
+/*
+ * Hands an accepted, non-blocking socket over (the descriptor moves). From any thread. -ENOMEM: it is closed.
+ */
 int nbd_worker_accept(struct nbd_worker *w, int fd);
 /*
- * Ends the connection that has been in its handshake for longest, soon; nbd_worker_is_giving until it is gone. False: there
- * is none. From one thread, that of nbd_worker_accept.
+ * Ends the connection that has been in its handshake for longest, soon; nbd_worker_is_giving until it is
+ * gone. False: there is none. From one thread, that of nbd_worker_accept.
  */
 bool nbd_worker_make_place(struct nbd_worker *w);
 static inline bool nbd_worker_is_giving(const struct nbd_worker *w)
@@ -78,7 +86,10 @@ static inline bool nbd_worker_is_giving(const struct nbd_worker *w)
 }
 /* Ends all connections: what is under way finishes and is answered first. From any thread, once. */
 void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *arg);
-/* After a drain: waits for no client any more. What the engine has under way still ends before `drained`. Once. */
+/*
+ * After a drain: waits for no client any more. What the engine has under way still ends before `drained`.
+ * Once.
+ */
 void nbd_worker_cut(struct nbd_worker *w);
 
 #endif

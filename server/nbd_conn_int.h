@@ -15,19 +15,19 @@ struct nbd_conn {
 	struct nbd_conn *dirty_next;
 	bool is_dirty;
 	TAILQ_ENTRY(nbd_conn) handshake_entry;
-	bool in_handshake; /* among worker->handshakes */
-	bool gives;	   /* its place: counts in worker->giving */
+	bool in_handshake;	      /* among worker->handshakes */
+	bool gives;		      /* its place: counts in worker->giving */
 	bool reading, writing, timed; /* the events are added */
 	bool tcp, eof;		      /* eof: the client sends no more */
 	int fd;
-	uint64_t moved;		 /* bytes, both ways */
+	uint64_t moved; /* bytes, both ways */
 	struct stall stall;
-	int unsent;		 /* lingering: what the kernel has not got rid of */
+	int unsent; /* lingering: what the kernel has not got rid of */
 	struct event read_event, write_event, timer;
 	struct task adopt_task;
 	struct client client; /* listed when the worker has a list, while there is a session */
 	bool listed;
-	atomic_bool dropped;  /* asked for: see drop */
+	atomic_bool dropped; /* asked for: see drop */
 };
 
 /* It may have something to send, or be over: nbd_conn_flush_dirty looks. */

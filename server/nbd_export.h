@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* server/nbd_export.h: what NBD clients can open: names to volumes, their flags, and the engine's errors in NBD's words. */
+/*
+ * server/nbd_export.h: what NBD clients can open: names to volumes, their flags, and the engine's errors in
+ * NBD's words.
+ */
 #ifndef SERVER_NBD_EXPORT_H
 #define SERVER_NBD_EXPORT_H
 
@@ -15,8 +18,9 @@ struct nbd_export {
 };
 
 /*
- * Opens the export that a client named (`name` has `len` bytes and no final zero). The one place that knows how names
- * map to volumes. -ENOENT with a line for the client in `err`: there is none of that name, or the name is empty.
+ * Opens the export that a client named (`name` has `len` bytes and no final zero). The one place that knows
+ * how names map to volumes. -ENOENT with a line for the client in `err`: there is none of that name, or the
+ * name is empty.
  */
 int nbd_export_open(struct fs *fs, const char *name, size_t len, struct nbd_export *ret_export,
 		    struct fs_error *err);

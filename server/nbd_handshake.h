@@ -6,8 +6,8 @@
  *                  │ GO, EXPORT_NAME ──► DONE
  *      any ───────► CLOSE                (ABORT, or a breach of the protocol)
  *
- * 1. One option is served at a time: the next one waits until the output is gone. So a client that sends without
- *    reading makes the server hold one answer at most.
+ * 1. One option is served at a time: the next one waits until the output is gone. So a client that sends
+ *    without reading makes the server hold one answer at most.
  * 2. Bytes after the option that ends the handshake stay in `in` for the transmission phase.
  */
 #ifndef SERVER_NBD_HANDSHAKE_H
@@ -41,15 +41,16 @@ struct nbd_handshake {
 	size_t in_len;
 	uint8_t *out;
 	size_t out_len, out_sent, out_size;
-	char refusal[NBD_REFUSAL_MAX]; /* what the client was told when it asked for a volume; empty: nothing of that kind */
+	/* what the client was told when it asked for a volume; empty: nothing of that kind */
+	char refusal[NBD_REFUSAL_MAX];
 	int error; /* why CLOSE: 0, -EPROTO, -ENOMEM, -ENOENT */
 	char allocation_name[NBD_STRING_MAX];
 	uint8_t in[sizeof(struct nbd_option) + NBD_OPTION_MAX];
 };
 
 /*
- * With the greeting as first output. NULL: no memory. Output above NBD_HANDSHAKE_OUT_FREE is charged to `account` (NULL: to
- * nobody); one that it cannot pay for ends the connection.
+ * With the greeting as first output. NULL: no memory. Output above NBD_HANDSHAKE_OUT_FREE is charged to
+ * `account` (NULL: to nobody); one that it cannot pay for ends the connection.
  */
 struct nbd_handshake *nbd_handshake_new(struct fs *fs, struct budget_account *account);
 void nbd_handshake_free(struct nbd_handshake *hs); /* accepts NULL */

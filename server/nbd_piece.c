@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/nbd_piece.c: requests of 28 bytes that ask for a lot: WRITE_ZEROES that keeps its space (up to 4 GiB of writes), and
- * CACHE (up to 32 MiB of reads). They are not handed to the engine as a whole: they would fill the device's queue and
- * memory, and nothing could call them off.
+ * server/nbd_piece.c: requests of 28 bytes that ask for a lot: WRITE_ZEROES that keeps its space (up to 4 GiB
+ * of writes), and CACHE (up to 32 MiB of reads). They are not handed to the engine as a whole: they would
+ * fill the device's queue and memory, and nothing could call them off.
  *
- * 1. At most NBD_PIECES_MAX pieces of a loop, and one of a session, are with the engine at a time; `pieces` and
- *    `piece_busy` count them. Sessions take turns, requests of one session are carried out in order.
- * 2. A session is in the environment's queue (`piece_queued`) when it has such requests and no piece under way.
- * 3. Together they take a share of the loop's time (server/share.h), since a piece costs it as much as dozens of ordinary requests.
+ * 1. At most NBD_PIECES_MAX pieces of a loop, and one of a session, are with the engine at a time; `pieces`
+ *    and `piece_busy` count them. Sessions take turns, requests of one session are carried out in order.
+ * 2. A session is in the environment's queue (`piece_queued`) when it has such requests and no piece under
+ *    way.
+ * 3. Together they take a share of the loop's time (server/share.h), since a piece costs it as much as dozens
+ *    of ordinary requests.
  * 4. A request that is called off ends with -ESHUTDOWN: what was done of it stays.
  * 5. The last piece carries the request's FUA: a flush covers the pieces before it.
  */
@@ -103,8 +105,8 @@ static void start_piece(struct nbd_session *s)
 }
 
 /*
- * What starting it took, and as much again and more for its end, which is not measured. On a machine with much to do both
- * take longer, as everything does: the share is one of what the loop gets.
+ * What starting it took, and as much again and more for its end, which is not measured. On a machine with
+ * much to do both take longer, as everything does: the share is one of what the loop gets.
  */
 static void start_measured(struct nbd_session *s)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/nbd_request.h: one request of the transmission phase, its memory and its reply. Private to nbd_request.c,
- * nbd_transmit.c, nbd_piece.c and nbd_session.c; the invariants are in nbd_session.h.
+ * server/nbd_request.h: one request of the transmission phase, its memory and its reply. Private to
+ * nbd_request.c, nbd_transmit.c, nbd_piece.c and nbd_session.c; the invariants are in nbd_session.h.
  */
 #ifndef SERVER_NBD_REQUEST_H
 #define SERVER_NBD_REQUEST_H
@@ -22,13 +22,13 @@ struct nbd_request {
 	struct rx_buf *rx; /* WRITE: the receive buffer that io.buf points into, or */
 	void *buf;	   /* a buffer of its own */
 	uint32_t buf_len;
-	uint64_t taken;	   /* memory charged to the session for it */
-	uint32_t granted;  /* WRITE with a buffer of its own: bytes of it that are paid for */
-	uint32_t dropped;  /* bytes at the beginning of buf that were given back */
-	bool reserve;	   /* has the reserve */
+	uint64_t taken;		       /* memory charged to the session for it */
+	uint32_t granted;	       /* WRITE with a buffer of its own: bytes of it that are paid for */
+	uint32_t dropped;	       /* bytes at the beginning of buf that were given back */
+	bool reserve;		       /* has the reserve */
 	uint32_t body_len;	       /* bytes of buf that follow the head of the reply */
 	uint32_t extents, extents_max; /* BLOCK_STATUS */
-	uint64_t piece_off, piece_end;   /* in pieces: what is left to do */
+	uint64_t piece_off, piece_end; /* in pieces: what is left to do */
 	uint8_t head_len;
 
 	/* From here on nothing is cleared for a new request. */
@@ -55,8 +55,8 @@ void nbd_request_charge(struct nbd_request *req, uint32_t len);
 /* Gives it a buffer of its own. False: no memory. */
 bool nbd_request_own_buffer(struct nbd_request *req, uint32_t len);
 /*
- * The request is done, with 0 or a negative errno: its reply (with body_len bytes of its buffer) joins the session's
- * output, unless nobody is there to read it.
+ * The request is done, with 0 or a negative errno: its reply (with body_len bytes of its buffer) joins the
+ * session's output, unless nobody is there to read it.
  */
 void nbd_request_finish(struct nbd_request *req, int error);
 

@@ -299,7 +299,10 @@ static size_t fill(struct nbd_session *s, size_t len)
 	return n;
 }
 
-/* The client may have sent requests on the heels of its last option: they go through the receive buffer like others. */
+/*
+ * The client may have sent requests on the heels of its last option: they go through the receive buffer like
+ * others.
+ */
 static void begin_transmission(struct nbd_session *s)
 {
 	struct rx_buf *rx;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/nbd_session.h: one NBD client as a state machine over bytes, without a socket. The connection (nbd_conn.c)
- * moves bytes between it and a socket; tests and fuzzers feed it by hand.
+ * server/nbd_session.h: one NBD client as a state machine over bytes, without a socket. The connection
+ * (nbd_conn.c) moves bytes between it and a socket; tests and fuzzers feed it by hand.
  *
  *      HANDSHAKE ──► TRANSMIT ──► CLOSING ──► BROKEN
  *          └────────────┴────────────┴──────────┘      (any may skip ahead, none goes back)
@@ -9,19 +9,20 @@
  * CLOSING: no more input; what is under way finishes, its replies are sent. BROKEN: nothing goes in or out.
  *
  * 1. Everything but the work of BLOCK_STATUS runs on the loop's thread.
- * 2. A request is in exactly one place: with the engine (or a worker), filling (its data still comes in), refused (its
- *    data is being thrown away), waiting for its turn in pieces (nbd_piece.c), or in the output list. `under_way`
- *    counts them all.
+ * 2. A request is in exactly one place: with the engine (or a worker), filling (its data still comes in),
+ *    refused (its data is being thrown away), waiting for its turn in pieces (nbd_piece.c), or in the output
+ *    list. `under_way` counts them all.
  * 3. A session goes away only when `under_way` is 0: the engine never calls back into a dead one.
- * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the start of the request to the last
- *    byte of the reply. The memory for it (`taken`) is charged to the session's account while there is any.
- * 5. A request starts when it finds room: a place among the session's and the loop's requests, and memory. Requests of a
- *    loop are granted as memory is (budget.h, invariant 2). Without room the session stops reading; if it is others who
- *    have it, it is among the environment's `waiters` until it is tried again.
- * 6. A write larger than NBD_GRANT_STEP gets its memory step by step, as data comes in. What it then lacks the reserve
- *    has: so writes that each hold a part of the memory cannot hold each other up.
- * 7. Between nbd_session_rx and nbd_session_received of one session no other session of the environment may be given
- *    input: they share the receive buffer.
+ * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the start of the
+ *    request to the last byte of the reply. The memory for it (`taken`) is charged to the session's account
+ *    while there is any.
+ * 5. A request starts when it finds room: a place among the session's and the loop's requests, and memory.
+ *    Requests of a loop are granted as memory is (budget.h, invariant 2). Without room the session stops
+ *    reading; if it is others who have it, it is among the environment's `waiters` until it is tried again.
+ * 6. A write larger than NBD_GRANT_STEP gets its memory step by step, as data comes in. What it then lacks
+ *    the reserve has: so writes that each hold a part of the memory cannot hold each other up.
+ * 7. Between nbd_session_rx and nbd_session_received of one session no other session of the environment may
+ *    be given input: they share the receive buffer.
  */
 #ifndef SERVER_NBD_SESSION_H
 #define SERVER_NBD_SESSION_H
@@ -47,7 +48,8 @@
 #define NBD_WHY_MEMORY "out of memory"
 #define NBD_WHY_SLOW "it took its replies, or sent the rest of a request, too slowly"
 #define NBD_WHY_STOP "the server stops"
-#define NBD_WHY_PLACE "it gave way to another client, as its handshake was not done when all places were taken"
+#define NBD_WHY_PLACE \
+	"it gave way to another client, as its handshake was not done when all places were taken"
 
 struct nbd_request;
 struct nbd_request_slab;
@@ -65,16 +67,21 @@ struct nbd_stats {
 struct nbd_env {
 	struct fs *fs;
 	struct fs_ctx *ctx;
-	/* A session may have got output, room for input, or come to its end: call nbd_session_resume and look. Must not
-	 * call the session from inside. */
+	/*
+	 * A session may have got output, room for input, or come to its end: call nbd_session_resume and
+	 * look. Must not call the session from inside.
+	 */
 	void (*dirty)(struct nbd_session *s);
 	/* Runs a task on the loop's thread; called from any thread. */
 	void (*post)(struct nbd_env *env, struct task *task);
 	struct budget *budget;
 	struct budget_member member; /* with `wake`, which leads to nbd_env_wake; of the budget */
-	/* Calls nbd_env_run_pieces after SHARE_WAIT_MS; may be called again before. NULL: pieces take what time they like. */
+	/*
+	 * Calls nbd_env_run_pieces after SHARE_WAIT_MS; may be called again before. NULL: pieces take what
+	 * time they like.
+	 */
 	void (*run_pieces_later)(struct nbd_env *env);
-	unsigned requests_max;	     /* of all sessions */
+	unsigned requests_max; /* of all sessions */
 	unsigned rx_max;
 	size_t spare_max;
 
@@ -83,7 +90,7 @@ struct nbd_env {
 	unsigned nr_waiters;
 	struct buf_pool pool;
 	struct nbd_stats stats;
-	uint64_t bytes; /* invariant 4 */
+	uint64_t bytes;				       /* invariant 4 */
 	struct nbd_session *piece_first, **piece_tail; /* see nbd_piece.c */
 	unsigned pieces;
 	struct share piece_share;
@@ -97,8 +104,8 @@ struct nbd_env {
 void nbd_env_init(struct nbd_env *env);
 void nbd_env_fini(struct nbd_env *env); /* no session may be left */
 /*
- * Something has become free, or may have: marks up to `max` waiters dirty, and those that have the reserve, so that they
- * are tried again. `budget` has the rest wake this loop again.
+ * Something has become free, or may have: marks up to `max` waiters dirty, and those that have the reserve,
+ * so that they are tried again. `budget` has the rest wake this loop again.
  */
 void nbd_env_wake(struct nbd_env *env, unsigned max);
 
@@ -116,7 +123,7 @@ struct nbd_session {
 	struct figures_live *figures; /* where requests are counted, besides env->stats; may be NULL */
 	bool structured, allocation;
 	char refusal[NBD_REFUSAL_MAX]; /* why it got no volume, as far as the handshake has said so */
-	const char *why; /* it is over, or nearly; NULL: it is not */
+	const char *why;	       /* it is over, or nearly; NULL: it is not */
 
 	unsigned under_way; /* invariant 2 */
 	uint64_t bytes;	    /* invariant 4 */
@@ -162,7 +169,10 @@ void nbd_session_sent(struct nbd_session *s, size_t len);
 /* Goes on with input that waited for room. True when some of it was taken: there may be output again. */
 bool nbd_session_resume(struct nbd_session *s);
 
-/* No more input (the client ended its side): finish what is under way, then be over. `why` is kept, not copied. */
+/*
+ * No more input (the client ended its side): finish what is under way, then be over. `why` is kept, not
+ * copied.
+ */
 void nbd_session_drain(struct nbd_session *s, const char *why);
 /* The same for a server that stops: what goes in pieces and is not done yet is answered with ESHUTDOWN. */
 void nbd_session_stop(struct nbd_session *s, const char *why);
@@ -208,7 +218,9 @@ struct nbd_request *nbd_request_next(const struct nbd_request *req);
 /* Takes the request from its session and gives its buffers back. */
 void nbd_request_release(struct nbd_request *req);
 void nbd_request_slabs_free(struct nbd_env *env);
-/* Requests in pieces that were not begun are answered with -ESHUTDOWN, those under way end with their piece. */
+/*
+ * Requests in pieces that were not begun are answered with -ESHUTDOWN, those under way end with their piece.
+ */
 void nbd_piece_cancel(struct nbd_session *s);
 
 #endif

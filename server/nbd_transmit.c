@@ -73,7 +73,10 @@ static void start_zero(struct nbd_session *s, struct nbd_request *req)
 {
 	if (req->flags & NBD_CMD_FLAG_NO_HOLE)
 		req->io.flags |= FS_NO_HOLE;
-	/* Punching a hole is a matter of metadata. Keeping the space means writing zeros: no faster than the client. */
+	/*
+	 * Punching a hole is a matter of metadata. Keeping the space means writing zeros: no faster than the
+	 * client.
+	 */
 	if ((req->flags & NBD_CMD_FLAG_FAST_ZERO) && (req->flags & NBD_CMD_FLAG_NO_HOLE))
 		nbd_request_finish(req, -EOPNOTSUPP);
 	else if ((req->io.flags & FS_NO_HOLE) && req->io.len > NBD_PIECE_DIRECT_MAX)
@@ -82,7 +85,9 @@ static void start_zero(struct nbd_session *s, struct nbd_request *req)
 		start_simple(s, req);
 }
 
-/* One piece of the map; equal neighbours become one extent. Nonzero ends the walk: there is no room for more. */
+/*
+ * One piece of the map; equal neighbours become one extent. Nonzero ends the walk: there is no room for more.
+ */
 static int add_extent(void *arg, uint64_t off, uint64_t len, bool hole)
 {
 	struct nbd_request *req = arg;
@@ -140,7 +145,9 @@ static void start_status(struct nbd_session *s, struct nbd_request *req)
 	fs_work(s->env->fs, &req->work);
 }
 
-/* WRITE has no start: its data comes first (see take_write). DISC has no entry: it is no request to answer. */
+/*
+ * WRITE has no start: its data comes first (see take_write). DISC has no entry: it is no request to answer.
+ */
 static const struct command commands[] = {
 	[NBD_CMD_READ] = {NBD_CMD_FLAG_DF, false, -EINVAL, FS_READ, start_read},
 	[NBD_CMD_WRITE] = {0, true, -ENOSPC, FS_WRITE, start_simple},
@@ -258,7 +265,8 @@ bool nbd_transmit_grow(struct nbd_session *s)
 }
 
 /* A write whose data is all there stays where it is. */
-static bool stays_in_place(const struct nbd_session *s, const struct nbd_header *h, const struct nbd_input *in)
+static bool stays_in_place(const struct nbd_session *s, const struct nbd_header *h,
+			   const struct nbd_input *in)
 {
 	return in->rx && h->len <= in->end - in->pos - sizeof(struct nbd_request_header) &&
 	       !buf_pool_rx_is_short(&s->env->pool);
@@ -271,7 +279,8 @@ static uint64_t engine_memory_for(uint32_t len)
 }
 
 /* The memory that a request takes when it starts. */
-static uint64_t memory_for(const struct nbd_session *s, const struct nbd_header *h, const struct nbd_input *in)
+static uint64_t memory_for(const struct nbd_session *s, const struct nbd_header *h,
+			   const struct nbd_input *in)
 {
 	switch (h->type) {
 	case NBD_CMD_READ: return buf_pool_bytes(h->len);
@@ -340,7 +349,10 @@ static void refuse(struct nbd_session *s, struct nbd_request *req, int error, ui
 	s->discard = len;
 }
 
-/* If all of a write's data is there it stays there, else the request gets a buffer of its own and the rest goes there. */
+/*
+ * If all of a write's data is there it stays there, else the request gets a buffer of its own and the rest
+ * goes there.
+ */
 static void take_write(struct nbd_session *s, struct nbd_request *req, struct nbd_input *in)
 {
 	uint32_t len = req->io.len, have = min_u64(len, in->end - in->pos);
@@ -376,7 +388,8 @@ void nbd_transmit_filled(struct nbd_session *s)
 	start_simple(s, req);
 }
 
-static void serve(struct nbd_session *s, struct nbd_request *req, const struct command *cmd, struct nbd_input *in)
+static void serve(struct nbd_session *s, struct nbd_request *req, const struct command *cmd,
+		  struct nbd_input *in)
 {
 	req->io.op = cmd->op;
 	req->io.done = io_done;
@@ -404,7 +417,9 @@ static void take_request(struct nbd_session *s, struct nbd_input *in)
 	struct nbd_request *req;
 	int error;
 
-	/* After a wrong magic nothing that follows can be told apart; what came before it is still answered. */
+	/*
+	 * After a wrong magic nothing that follows can be told apart; what came before it is still answered.
+	 */
 	if (be32_to_cpu(wire->magic) != NBD_REQUEST_MAGIC || h.type == NBD_CMD_DISC) {
 		nbd_session_drain(s, h.type == NBD_CMD_DISC ? NBD_WHY_CLIENT : "what it sent is no request");
 		return;

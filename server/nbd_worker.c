@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* server/nbd_worker.c: all connections of a loop: who stalls, who gives way, who is dropped, and their end. */
+/*
+ * server/nbd_worker.c: all connections of a loop: who stalls, who gives way, who is dropped, and their end.
+ */
 #include <limits.h>
 
 #include "base/util.h"
@@ -37,7 +39,9 @@ static void after_io(struct loop *loop)
 
 /* ---- clients that stall ---------------------------------------------------- */
 
-/* The handshake has a timeout of its own. Who sends no more because there is no memory for it owes nothing. */
+/*
+ * The handshake has a timeout of its own. Who sends no more because there is no memory for it owes nothing.
+ */
 static bool owes(const struct nbd_conn *conn)
 {
 	const struct nbd_session *s = conn->session;
@@ -205,18 +209,20 @@ int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_wo
 		.loop = loop,
 		.stall_ms = opt->stall_ms,
 		.wake_task = {.fn = on_wake},
-		.env = {
-			.fs = opt->fs,
-			.ctx = loop->ctx,
-			.dirty = nbd_conn_dirty,
-			.post = on_post,
-			.budget = opt->budget,
-			.member = {.wake = wake},
-			.run_pieces_later = run_pieces_later,
-			.requests_max = max_u64(memory / SERVER_MEMORY_REQUESTS / NBD_REQUEST_COST, 2 * NBD_REQUESTS_MAX),
-			.rx_max = max_u64(memory / SERVER_MEMORY_RX / NBD_RX_BYTES, 2),
-			.spare_max = memory / SERVER_MEMORY_SPARE,
-		},
+		.env =
+			{
+				.fs = opt->fs,
+				.ctx = loop->ctx,
+				.dirty = nbd_conn_dirty,
+				.post = on_post,
+				.budget = opt->budget,
+				.member = {.wake = wake},
+				.run_pieces_later = run_pieces_later,
+				.requests_max = max_u64(memory / SERVER_MEMORY_REQUESTS / NBD_REQUEST_COST,
+							2 * NBD_REQUESTS_MAX),
+				.rx_max = max_u64(memory / SERVER_MEMORY_RX / NBD_RX_BYTES, 2),
+				.spare_max = memory / SERVER_MEMORY_SPARE,
+			},
 		.handshake_timeout = {.tv_sec = NBD_HANDSHAKE_TIMEOUT_S},
 		.linger_timeout = {.tv_sec = NBD_LINGER_TIMEOUT_S},
 	};

@@ -49,8 +49,9 @@ static void tell(struct pool_watch *w, enum log_level level, const char *event, 
 	const struct log_field fields[] = {{"BYRE_EVENT", event}, {"BYRE_POOL", w->config->pool}};
 	char left[SIZE_FORMAT_MAX], sizes[SIZE_FORMAT_MAX];
 
-	log_event(w->log, level, fields, ARRAY_SIZE(fields), "%s: %s: %u %% used, %s free; volumes have %s altogether%s",
-		  w->config->pool, what, pool_used_percent(info), size_format(pool_free_bytes(info), left, sizeof(left)),
+	log_event(w->log, level, fields, ARRAY_SIZE(fields),
+		  "%s: %s: %u %% used, %s free; volumes have %s altogether%s", w->config->pool, what,
+		  pool_used_percent(info), size_format(pool_free_bytes(info), left, sizeof(left)),
 		  size_format(provisioned, sizes, sizeof(sizes)),
 		  level == LOG_LEVEL_WARNING ? ": grow the pool, or delete, trim or shrink volumes" : "");
 }
@@ -114,7 +115,8 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 int pool_watch_start(struct pool_watch *w, struct event_base *base)
 {
-	const struct timeval period = {.tv_sec = POOL_WATCH_MS / 1000, .tv_usec = POOL_WATCH_MS % 1000 * 1000};
+	const struct timeval period = {.tv_sec = POOL_WATCH_MS / 1000,
+				       .tv_usec = POOL_WATCH_MS % 1000 * 1000};
 
 	w->work.fn = look_work;
 	w->timer = event_new(base, -1, EV_PERSIST, on_timer, w);

@@ -2,9 +2,10 @@
 /*
  * server/pool_watch.h: looks at the pool every few seconds and says, once for each change, how full it is.
  *
- * 1. A threshold is told when it is reached from below, and again when the use has fallen 2 % below it: at the edge of one the
- *    log stays quiet.
- * 2. "Full" begins with a request that was refused for want of space, and ends when none was for a minute and there is room.
+ * 1. A threshold is told when it is reached from below, and again when the use has fallen 2 % below it: at
+ *    the edge of one the log stays quiet.
+ * 2. "Full" begins with a request that was refused for want of space, and ends when none was for a minute and
+ *    there is room.
  *
  * The look runs on a worker of the engine: it walks the volumes for the sum of their sizes, O(volumes).
  */
@@ -45,7 +46,9 @@ uint64_t pool_provisioned(struct fs *fs);
 
 /* The caller has set fs, log and config. The first look is made at once. -ENOMEM. */
 int pool_watch_start(struct pool_watch *w, struct event_base *base);
-/* No look is begun any more; one may be under way until the pool is closed. Accepts one that was not started. */
+/*
+ * No look is begun any more; one may be under way until the pool is closed. Accepts one that was not started.
+ */
 void pool_watch_stop(struct pool_watch *w);
 
 /* One look, at `now_ms`: what a worker does; tests call it. */

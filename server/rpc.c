@@ -298,8 +298,7 @@ static bool make_place(struct rpc_server *s)
 {
 	struct rpc_conn *conn;
 
-	TAILQ_FOREACH(conn, &s->conns, entry)
-	{
+	TAILQ_FOREACH (conn, &s->conns, entry) {
 		if (conn->nr_calls)
 			continue;
 		rpc_conn_free(conn);
@@ -319,8 +318,9 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 }
 
 /*
- * Out of descriptors: as when all places are taken, and accept is tried again at once, since the newcomer still waits. Without
- * anybody who gives way, and without a pause, a process that is out of descriptors would spin here.
+ * Out of descriptors: as when all places are taken, and accept is tried again at once, since the newcomer
+ * still waits. Without anybody who gives way, and without a pause, a process that is out of descriptors would
+ * spin here.
  */
 static void on_accept_error(struct evconnlistener *l, void *arg)
 {
@@ -391,7 +391,10 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
 	if (s->nr_conns || s->nr_calls || !drained)
 		return;
 
-	/* libevent closes a freed bufferevent's socket by a callback of its own: let those that are queued run. */
+	/*
+	 * libevent closes a freed bufferevent's socket by a callback of its own: let those that are queued
+	 * run.
+	 */
 	if (!s->swept) {
 		s->swept = true;
 		rpc_server_sweep(s);

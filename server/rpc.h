@@ -18,13 +18,15 @@ struct log;
 struct rpc_server;
 
 struct rpc_server_options {
-	struct fs *fs; /* outlives the server */
-	struct log *log; /* likewise; NULL: nothing is told */
+	struct fs *fs;		     /* outlives the server */
+	struct log *log;	     /* likewise; NULL: nothing is told */
 	struct client_list *clients; /* likewise; NULL: there are none to speak of */
-	struct budget *budget; /* likewise; of all connections */
-	unsigned max;	       /* connections */
-	unsigned stall_ms;     /* server/stall.h */
-	/* A client asked the daemon to stop, and has its answer. Runs on the loop; may call rpc_server_stop. */
+	struct budget *budget;	     /* likewise; of all connections */
+	unsigned max;		     /* connections */
+	unsigned stall_ms;	     /* server/stall.h */
+	/*
+	 * A client asked the daemon to stop, and has its answer. Runs on the loop; may call rpc_server_stop.
+	 */
 	void (*shutdown)(void *arg);
 	void *arg;
 };
@@ -32,21 +34,27 @@ struct rpc_server_options {
 /* A server without sockets yet. `opt` is copied. -ENOMEM, or what eventfd failed with. */
 int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt, struct rpc_server **ret);
 
-/* Accepts connections on a bound stream socket (unix or TCP), several at will. Takes the descriptor, on failure too. */
+/*
+ * Accepts connections on a bound stream socket (unix or TCP), several at will. Takes the descriptor, on
+ * failure too.
+ */
 int rpc_server_listen(struct rpc_server *s, int listen_fd);
 
 /*
- * Stops accepting and reading, lets the requests under way finish and their answers leave, closes every connection
- * and then calls `drained` from the loop, once and never inside this call. Called once.
+ * Stops accepting and reading, lets the requests under way finish and their answers leave, closes every
+ * connection and then calls `drained` from the loop, once and never inside this call. Called once.
  */
 void rpc_server_stop(struct rpc_server *s, void (*drained)(void *arg), void *arg);
 /*
- * After that: waits no longer for clients that do not take their answers. Requests under way still finish, and their
- * clients have RPC_LAST_MS to take the answer. Called once.
+ * After that: waits no longer for clients that do not take their answers. Requests under way still finish,
+ * and their clients have RPC_LAST_MS to take the answer. Called once.
  */
 void rpc_server_cut(struct rpc_server *s);
 
-/* After `drained` (it may be called inside it), or when no request is under way, which is asserted. Accepts NULL. */
+/*
+ * After `drained` (it may be called inside it), or when no request is under way, which is asserted. Accepts
+ * NULL.
+ */
 void rpc_server_free(struct rpc_server *s);
 
 #endif

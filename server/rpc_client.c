@@ -14,12 +14,13 @@
 #define FIGURES_PACKED_MAX (FIGURES_KINDS * (4 * 11 + FIGURES_BUCKETS * 10 + 8))
 #define ENTRY_PACKED_MAX (FIGURES_PACKED_MAX + FS_NAME_MAX + CLIENT_PEER_MAX + 6 * 12)
 static_assert(PAGE_MAX * ENTRY_PACKED_MAX + 16 <= RPC_MESSAGE_MAX, "a page fits a message");
-static_assert(sizeof(((struct rpc_figures *)0)->kinds) / sizeof(Byre__KindFigures) == FIGURES_KINDS, "a message each");
+static_assert(sizeof(((struct rpc_figures *)0)->kinds) / sizeof(Byre__KindFigures) == FIGURES_KINDS,
+	      "a message each");
 
 void rpc_figures_message(const struct figures *from, struct rpc_figures *ret_msg)
 {
-	Byre__KindFigures **slots[] = {&ret_msg->msg.read, &ret_msg->msg.write, &ret_msg->msg.flush, &ret_msg->msg.free,
-				       &ret_msg->msg.other};
+	Byre__KindFigures **slots[] = {&ret_msg->msg.read, &ret_msg->msg.write, &ret_msg->msg.flush,
+				       &ret_msg->msg.free, &ret_msg->msg.other};
 
 	static_assert(ARRAY_SIZE(slots) == FIGURES_KINDS, "in the order of enum figures_kind");
 	byre__figures__init(&ret_msg->msg);
@@ -86,7 +87,8 @@ int rpc_run_client_list(struct rpc_call *call)
 	page = mem_alloc(sizeof(*page));
 	if (!page)
 		return -ENOMEM;
-	reply.n_clients = client_page(call->server->opt.clients, rq->after, page->infos, page_limit(rq->limit), &more);
+	reply.n_clients =
+		client_page(call->server->opt.clients, rq->after, page->infos, page_limit(rq->limit), &more);
 	for (size_t i = 0; i < reply.n_clients; i++)
 		page->ptrs[i] = client_message(&page->infos[i], &page->entries[i]);
 	reply.clients = page->ptrs;
@@ -104,7 +106,8 @@ int rpc_run_client_drop(struct rpc_call *call)
 		return no_clients(call);
 	if (client_drop(call->server->opt.clients, rq->id) < 0)
 		return rpc_call_fail(call, -ENOENT,
-				     "client drop %" PRIu64 ": there is no such client (any more): see 'byre client list'",
+				     "client drop %" PRIu64
+				     ": there is no such client (any more): see 'byre client list'",
 				     rq->id);
 	return 0;
 }
@@ -147,8 +150,8 @@ int rpc_run_volume_figures(struct rpc_call *call)
 	page = mem_alloc(sizeof(*page));
 	if (!page)
 		return -ENOMEM;
-	reply.n_volumes =
-		client_volume_page(call->server->opt.clients, rq->after, page->infos, page_limit(rq->limit), &more);
+	reply.n_volumes = client_volume_page(call->server->opt.clients, rq->after, page->infos,
+					     page_limit(rq->limit), &more);
 	for (size_t i = 0; i < reply.n_volumes; i++)
 		page->ptrs[i] = volume_message(&page->infos[i], &page->entries[i]);
 	reply.volumes = page->ptrs;

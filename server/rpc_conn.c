@@ -3,8 +3,9 @@
  * server/rpc_conn.c: one RPC connection: frames in, answers out.
  *
  * Invariants
- * 1. Frames are read only while the connection is OPEN, and either there is memory or it holds next to nothing: what waits
- *    for one client is at most RPC_OUTPUT_HARD, RPC_REQUESTS_MAX calls, and one frame half read.
+ * 1. Frames are read only while the connection is OPEN, and either there is memory or it holds next to
+ *    nothing: what waits for one client is at most RPC_OUTPUT_HARD, RPC_REQUESTS_MAX calls, and one frame
+ *    half read.
  * 2. A frame that breaks the protocol is answered once, with id 0, and nothing follows it.
  */
 #include <assert.h>
@@ -46,8 +47,8 @@ static size_t output_len(const struct rpc_conn *conn)
 static void update_charge(struct rpc_conn *conn)
 {
 	struct budget_account *acct = &conn->account;
-	uint64_t holds = evbuffer_get_length(bufferevent_get_input(conn->bev)) + rpc_parser_holds(&conn->parser) +
-			 output_len(conn) + conn->call_bytes;
+	uint64_t holds = evbuffer_get_length(bufferevent_get_input(conn->bev)) +
+			 rpc_parser_holds(&conn->parser) + output_len(conn) + conn->call_bytes;
 
 	if (holds > acct->held)
 		budget_force(acct, holds - acct->held);
@@ -158,7 +159,8 @@ static void send_error(struct rpc_conn *conn, uint64_t id, int error, const char
 
 static void refuse(struct rpc_conn *conn, int error, const char *why)
 {
-	const struct timeval linger = {.tv_sec = RPC_LINGER_MS / 1000, .tv_usec = RPC_LINGER_MS % 1000 * 1000};
+	const struct timeval linger = {.tv_sec = RPC_LINGER_MS / 1000,
+				       .tv_usec = RPC_LINGER_MS % 1000 * 1000};
 	char text[256];
 
 	conn->server->stats.bad_frames++;
@@ -202,8 +204,7 @@ static bool id_is_used(const struct rpc_conn *conn, uint64_t id)
 {
 	const struct rpc_call *call;
 
-	LIST_FOREACH(call, &conn->calls, conn_entry)
-	{
+	LIST_FOREACH (call, &conn->calls, conn_entry) {
 		if (call->id == id)
 			return true;
 	}
@@ -237,7 +238,8 @@ static void on_request(struct rpc_conn *conn, const struct rpc_frame *f)
 	}
 
 	if (rpc_fields_count(f->message, f->message_len, RPC_FIELDS_MAX) > (int)RPC_FIELDS_MAX) {
-		snprintf(text, sizeof(text), "%s: the message has more than %u fields", method->name, RPC_FIELDS_MAX);
+		snprintf(text, sizeof(text), "%s: the message has more than %u fields", method->name,
+			 RPC_FIELDS_MAX);
 		send_error(conn, f->id, -EINVAL, text);
 		return;
 	}
@@ -258,8 +260,7 @@ static void on_cancel(struct rpc_conn *conn, uint64_t id)
 {
 	struct rpc_call *call;
 
-	STAILQ_FOREACH(call, &conn->waiting, done_entry)
-	{
+	STAILQ_FOREACH (call, &conn->waiting, done_entry) {
 		if (call->id != id)
 			continue;
 		rpc_call_drop(call);
@@ -275,7 +276,8 @@ static void on_frame(struct rpc_conn *conn, const struct rpc_frame *f)
 	case RPC_REPLY: refuse(conn, -EPROTO, "replies come from the server"); return;
 	case RPC_CANCEL: on_cancel(conn, f->id); return;
 	case RPC_DATA:
-	case RPC_CREDIT: return; /* no method takes or gives bulk data: sent before the client saw its answer */
+	/* no method takes or gives bulk data: sent before the client saw its answer */
+	case RPC_CREDIT: return;
 	}
 }
 
@@ -344,8 +346,10 @@ static void take_input(struct rpc_conn *conn)
 	while (n < RPC_FRAMES_MAX && parse_some(conn))
 		n++;
 	if (n == RPC_FRAMES_MAX) /* the rest after others have had their turn */
-		bufferevent_trigger(conn->bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
-	if (conn->state == RPC_CONN_OPEN && conn->eof && n < RPC_FRAMES_MAX && output_len(conn) <= RPC_OUTPUT_HARD) {
+		bufferevent_trigger(conn->bev, EV_READ,
+				    BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+	if (conn->state == RPC_CONN_OPEN && conn->eof && n < RPC_FRAMES_MAX &&
+	    output_len(conn) <= RPC_OUTPUT_HARD) {
 		rpc_conn_finish(conn); /* all that came was taken */
 		return;
 	}
@@ -400,7 +404,10 @@ static void on_written(struct bufferevent *bev, void *arg)
 	}
 }
 
-/* An answer to take, the rest of a frame to send, or only to go. Who is not read for want of memory owes nothing but the first. */
+/*
+ * An answer to take, the rest of a frame to send, or only to go. Who is not read for want of memory owes
+ * nothing but the first.
+ */
 static bool owes(const struct rpc_conn *conn)
 {
 	return output_len(conn) || conn->state == RPC_CONN_REFUSED ||
@@ -415,7 +422,8 @@ void rpc_conn_sweep(struct rpc_conn *conn, uint64_t now_ms, unsigned stall_ms)
 	if (!stall_look(&conn->stall, owes(conn), moved, now_ms, stall_ms))
 		return;
 	if (log)
-		log_line(log, LOG_LEVEL_WARNING, "RPC: %s took its answers, or sent the rest of a request, too slowly: cut off",
+		log_line(log, LOG_LEVEL_WARNING,
+			 "RPC: %s took its answers, or sent the rest of a request, too slowly: cut off",
 			 conn->peer);
 	rpc_conn_free(conn);
 }

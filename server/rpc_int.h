@@ -4,18 +4,19 @@
  * requests do) share.
  *
  * Invariants
- * 1. Only the loop's thread touches servers and connections. A worker touches one call, from fs_work() until it (or the
- *    engine's thread that ends an operation) has put it on the server's `done` list; of the server it touches `done`, under done_lock, and opt.fs.
+ * 1. Only the loop's thread touches servers and connections. A worker touches one call, from fs_work() until
+ *    it (or the engine's thread that ends an operation) has put it on the server's `done` list; of the server
+ *    it touches `done`, under done_lock, and opt.fs.
  * 2. A call outlives its connection: `conn` is NULL once nobody waits for the answer.
- * 3. Everything that a client can make grow has a maximum below, and is charged to the budget when it is there: input
- *    and the message half read, requests, answers that the client has not taken.
- * 4. A call waits, and has not begun, while its client leaves more than RPC_OUTPUT_MAX of answers untaken, memory is out, or
- *    RPC_RUNNING_MAX others run. The connection is read on meanwhile: a CANCEL may be among what comes. A call that waits
- *    goes with its connection.
- * 5. All connections together take their share of the loop's time (server/share.h): when it is used up they are read no
- *    more for a moment, and then the one that has done nothing for longest first.
- * 6. When all places are taken a newcomer gets that of the connection that has done nothing for longest, unless all of them
- *    have calls under way.
+ * 3. Everything that a client can make grow has a maximum below, and is charged to the budget when it is
+ *    there: input and the message half read, requests, answers that the client has not taken.
+ * 4. A call waits, and has not begun, while its client leaves more than RPC_OUTPUT_MAX of answers untaken,
+ *    memory is out, or RPC_RUNNING_MAX others run. The connection is read on meanwhile: a CANCEL may be among
+ *    what comes. A call that waits goes with its connection.
+ * 5. All connections together take their share of the loop's time (server/share.h): when it is used up they
+ *    are read no more for a moment, and then the one that has done nothing for longest first.
+ * 6. When all places are taken a newcomer gets that of the connection that has done nothing for longest,
+ *    unless all of them have calls under way.
  */
 #ifndef SERVER_RPC_INT_H
 #define SERVER_RPC_INT_H
@@ -37,21 +38,25 @@
 #include "server/share.h"
 #include "server/stall.h"
 
-#define RPC_REQUESTS_MAX 64u	       /* under way on one connection */
-#define RPC_PEER_MAX 128 /* as CLIENT_PEER_MAX */
+#define RPC_REQUESTS_MAX 64u /* under way on one connection */
+#define RPC_PEER_MAX 128     /* as CLIENT_PEER_MAX */
 #define RPC_LISTENERS_MAX 16u
-#define RPC_RUNNING_MAX 32u	       /* on their way to workers, of all connections */
-#define RPC_INPUT_MAX (64u << 10)      /* read ahead of the parser */
-#define RPC_FRAMES_MAX 64u	       /* parsed in one go, before others have their turn */
-#define RPC_OUTPUT_MAX (1u << 20)      /* answers not taken by the client: above it, no request is begun, */
-#define RPC_OUTPUT_HARD (RPC_OUTPUT_MAX + RPC_RUNNING_MAX * RPC_MESSAGE_MAX) /* above this, nothing is read: the client
+#define RPC_RUNNING_MAX 32u	  /* on their way to workers, of all connections */
+#define RPC_INPUT_MAX (64u << 10) /* read ahead of the parser */
+#define RPC_FRAMES_MAX 64u	  /* parsed in one go, before others have their turn */
+#define RPC_OUTPUT_MAX (1u << 20) /* answers not taken by the client: above it, no request is begun, */
+#define RPC_OUTPUT_HARD \
+	(RPC_OUTPUT_MAX + RPC_RUNNING_MAX * RPC_MESSAGE_MAX) /* above this, nothing is read: the client
 										 asks on and on, and is told EBUSY */
-#define RPC_HELD_FREE (64u << 10)      /* what a connection may hold when there is no memory, and still be read */
-#define RPC_CALL_COST 1024u	       /* of a request, beside its message */
-#define RPC_RETRY_MS 250	       /* calls that wait are tried again so often, besides when something ends */
-#define RPC_LINGER_MS 2000	       /* how long a refused client has to read why */
-#define RPC_LINGER_BYTES (4u << 20)    /* and what is thrown away meanwhile */
-#define RPC_LAST_MS 1000	       /* and one whose answer is complete when the server has stopped waiting */
+/* what a connection may hold when there is no memory, and still be read */
+#define RPC_HELD_FREE (64u << 10)
+#define RPC_CALL_COST 1024u /* of a request, beside its message */
+/* calls that wait are tried again so often, besides when something ends */
+#define RPC_RETRY_MS 250
+#define RPC_LINGER_MS 2000	    /* how long a refused client has to read why */
+#define RPC_LINGER_BYTES (4u << 20) /* and what is thrown away meanwhile */
+/* and one whose answer is complete when the server has stopped waiting */
+#define RPC_LAST_MS 1000
 
 /* Innermost, below the engine's (fs/lock_rank.h): nothing is taken, and nothing is called, with it held. */
 #define RPC_DONE_LOCK_RANK 1300
@@ -69,11 +74,12 @@ struct rpc_method {
 	bool waits; /* runs on a worker */
 	/*
 	 * Does the request; 0 or a negative errno value, with call->err filled in where there is more to say.
-	 * Success without rpc_call_reply answers with the empty message. RPC_LATER: rpc_call_finish ends the call, or has ended
-	 * it already; only for methods that wait.
+	 * Success without rpc_call_reply answers with the empty message. RPC_LATER: rpc_call_finish ends the
+	 * call, or has ended it already; only for methods that wait.
 	 */
 	int (*run)(struct rpc_call *call);
-	void (*after)(struct rpc_server *s); /* or NULL: runs on the loop once the answer of a success is queued */
+	/* or NULL: runs on the loop once the answer of a success is queued */
+	void (*after)(struct rpc_server *s);
 };
 
 /* ---- rpc_scrub.c ---- */
@@ -91,7 +97,8 @@ struct rpc_call {
 	struct rpc_server *server;
 	struct rpc_conn *conn;
 	LIST_ENTRY(rpc_call) conn_entry; /* while conn is set */
-	STAILQ_ENTRY(rpc_call) done_entry; /* on the server's `done` list, or among its connection's that wait */
+	/* on the server's `done` list, or among its connection's that wait */
+	STAILQ_ENTRY(rpc_call) done_entry;
 	bool waiting;
 	uint64_t cost; /* charged for the request */
 	const struct rpc_method *method;
@@ -101,8 +108,9 @@ struct rpc_call {
 	uint32_t reply_len;
 	int error;
 	struct fs_error err;
-	uint64_t volume_id;	/* DELETE: of the volume */
-	struct fs_volume_op op; /* of methods on volumes: those under way together share a write of the flush log */
+	uint64_t volume_id; /* DELETE: of the volume */
+	/* of methods on volumes: those under way together share a write of the flush log */
+	struct fs_volume_op op;
 };
 
 /* Packs the answer. -ENOMEM; -EOVERFLOW when it fits no frame. At most once for each call. */
@@ -110,7 +118,8 @@ int rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *reply);
 /* Ends a call whose method said RPC_LATER: from any thread, once. */
 void rpc_call_finish(struct rpc_call *call, int error);
 /* Notes why the call fails, unless something was noted before; returns `error`. */
-int rpc_call_fail(struct rpc_call *call, int error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int rpc_call_fail(struct rpc_call *call, int error, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* ---- rpc_client.c: methods about NBD clients and what they do ---- */
 
@@ -141,17 +150,17 @@ struct rpc_server {
 	struct rpc_server_options opt;
 	struct evconnlistener *listeners[RPC_LISTENERS_MAX];
 	unsigned nr_listeners;
-	struct event *accept_ev; /* timer: accept again */
-	struct event *done_ev;	 /* done_fd is readable */
-	struct event *stall_ev;	 /* timer: who stalls? */
-	struct event *retry_ev;	 /* timer: can a waiting call begin? */
-	struct event *sweep_ev;	 /* made active by hand: looks whether the stop is complete */
+	struct event *accept_ev;   /* timer: accept again */
+	struct event *done_ev;	   /* done_fd is readable */
+	struct event *stall_ev;	   /* timer: who stalls? */
+	struct event *retry_ev;	   /* timer: can a waiting call begin? */
+	struct event *sweep_ev;	   /* made active by hand: looks whether the stop is complete */
 	struct event *shutdown_ev; /* made active by hand: tells the daemon */
 
 	TAILQ_HEAD(, rpc_conn) conns; /* the one that has done nothing for longest first */
 	unsigned nr_conns;
 	unsigned nr_running; /* calls that workers have, or wait for one */
-	unsigned nr_calls; /* under way, of all connections and of those that are gone */
+	unsigned nr_calls;   /* under way, of all connections and of those that are gone */
 	bool stopping, cut;
 	bool swept; /* nothing was left at the last look */
 	void (*drained)(void *arg);
@@ -159,14 +168,14 @@ struct rpc_server {
 	struct rpc_stats stats;
 	struct share share; /* of the loop's time */
 
-	int done_fd; /* eventfd */
+	int done_fd;	       /* eventfd */
 	struct lock done_lock; /* protects done */
 	struct rpc_call_list done;
 };
 
 /*
- * A request has come: begins it, or lets it wait; the answer goes to `conn`. Takes `request`. -ENOMEM: nothing was begun or
- * taken.
+ * A request has come: begins it, or lets it wait; the answer goes to `conn`. Takes `request`. -ENOMEM:
+ * nothing was begun or taken.
  */
 int rpc_call_new(struct rpc_conn *conn, const struct rpc_method *method, uint64_t id, uint64_t cost,
 		 ProtobufCMessage *request);
@@ -195,12 +204,12 @@ struct rpc_conn {
 	struct rpc_server *server;
 	TAILQ_ENTRY(rpc_conn) entry;
 	struct budget_account account;
-	uint64_t call_bytes;	     /* cost of its calls */
+	uint64_t call_bytes;	      /* cost of its calls */
 	struct rpc_call_list waiting; /* in order */
-	bool held_up;		     /* not read: there is no memory, or no time */
+	bool held_up;		      /* not read: there is no memory, or no time */
 	struct bufferevent *bev;
 	struct rpc_parser parser;
-	uint64_t received, queued;   /* bytes, taken by the parser and given to bev */
+	uint64_t received, queued; /* bytes, taken by the parser and given to bev */
 	struct stall stall;
 	char peer[RPC_PEER_MAX]; /* for the log */
 	enum rpc_conn_state state;

@@ -20,7 +20,8 @@
 
 /* Volumes on one page of a list: bounded so that the reply always fits a frame. */
 #define LIST_PAGE_MAX 320u
-#define VOLUME_PACKED_MAX 700u /* a name, a comment, a uuid and ten scalars of at most 11 bytes, with their tags */
+/* a name, a comment, a uuid and ten scalars of at most 11 bytes, with their tags */
+#define VOLUME_PACKED_MAX 700u
 static_assert(FS_NAME_MAX + FS_COMMENT_MAX + FS_UUID_LEN + 10 * 11 <= VOLUME_PACKED_MAX,
 	      "a volume fits what is reckoned for it");
 static_assert(LIST_PAGE_MAX * VOLUME_PACKED_MAX + 16 <= RPC_MESSAGE_MAX, "a page of volumes fits a message");
@@ -57,7 +58,8 @@ static int check_volume_size(struct rpc_call *call, const char *name, uint64_t s
 	return rpc_call_fail(call, -EINVAL,
 			     "%s %s: a size of %" PRIu64
 			     " bytes is not possible: use a multiple of %u from %u to %" PRIu64,
-			     call->method->name, name, size, FS_BLOCK_SIZE, FS_BLOCK_SIZE, FS_VOLUME_SIZE_MAX);
+			     call->method->name, name, size, FS_BLOCK_SIZE, FS_BLOCK_SIZE,
+			     FS_VOLUME_SIZE_MAX);
 }
 
 /* ---- the engine's structs as messages ------------------------------------- */
@@ -240,7 +242,8 @@ static int run_commit(struct rpc_call *call)
 static int run_shutdown(struct rpc_call *call)
 {
 	if (!call->server->opt.shutdown)
-		return rpc_call_fail(call, -EOPNOTSUPP, "shutdown: this server cannot be stopped by a request");
+		return rpc_call_fail(call, -EOPNOTSUPP,
+				     "shutdown: this server cannot be stopped by a request");
 	return 0;
 }
 
@@ -276,7 +279,10 @@ static int run_pool_grow(struct rpc_call *call)
 	return fs_grow(call->server->opt.fs, rq->size, &call->err);
 }
 
-static int run_pool_trim(struct rpc_call *call) { return fs_trim(call->server->opt.fs, &call->err); }
+static int run_pool_trim(struct rpc_call *call)
+{
+	return fs_trim(call->server->opt.fs, &call->err);
+}
 
 /* ---- volumes -------------------------------------------------------------- */
 
@@ -320,7 +326,8 @@ static int run_volume_create(struct rpc_call *call)
 		r = check_volume_size(call, rq->name, rq->size);
 	if (r)
 		return r;
-	call->op = (struct fs_volume_op){.kind = FS_VOLUME_CREATE, .name = rq->name, .size = rq->size, .flags = flags};
+	call->op = (struct fs_volume_op){
+		.kind = FS_VOLUME_CREATE, .name = rq->name, .size = rq->size, .flags = flags};
 	return start_volume_op(call);
 }
 
@@ -395,7 +402,8 @@ static int run_volume_info(struct rpc_call *call)
 	r = check_name(call, rq->name);
 	if (r)
 		return r;
-	r = fs_volume_find_info(call->server->opt.fs, rq->name, &info); /* a handle would stand in a delete's way */
+	/* a handle would stand in a delete's way */
+	r = fs_volume_find_info(call->server->opt.fs, rq->name, &info);
 	if (r == -ENOENT)
 		return rpc_call_fail(
 			call, r, "volume info %s: there is no such volume: see 'byre volume list'", rq->name);
@@ -417,7 +425,11 @@ static int run_volume_resize(struct rpc_call *call)
 		r = check_volume_size(call, rq->name, rq->size);
 	if (r)
 		return r;
-	call->op = (struct fs_volume_op){.kind = FS_VOLUME_RESIZE, .name = rq->name, .size = rq->size, .ask = true, .may_shrink = rq->shrink};
+	call->op = (struct fs_volume_op){.kind = FS_VOLUME_RESIZE,
+					 .name = rq->name,
+					 .size = rq->size,
+					 .ask = true,
+					 .may_shrink = rq->shrink};
 	return start_volume_op(call);
 }
 
@@ -461,7 +473,8 @@ static int run_volume_delete(struct rpc_call *call)
 	r = check_name(call, rq->name);
 	if (r)
 		return r;
-	(void)fs_volume_find_info(call->server->opt.fs, rq->name, &info); /* what is not there the operation tells */
+	/* what is not there the operation tells */
+	(void)fs_volume_find_info(call->server->opt.fs, rq->name, &info);
 	call->volume_id = info.id;
 	call->op = (struct fs_volume_op){.kind = FS_VOLUME_DELETE, .name = rq->name};
 	return start_volume_op(call);
@@ -491,18 +504,20 @@ static const struct rpc_method methods[] = {
 	 run_volume_rename, NULL},
 	{BYRE__METHOD__METHOD_VOLUME_DELETE, "volume delete", &byre__volume_delete_request__descriptor, true,
 	 run_volume_delete, NULL},
-	{BYRE__METHOD__METHOD_VOLUME_SET, "volume set", &byre__volume_set_request__descriptor, true, run_volume_set,
-	 NULL},
-	{BYRE__METHOD__METHOD_VOLUME_FIGURES, "volume figures", &byre__volume_figures_request__descriptor, false,
-	 rpc_run_volume_figures, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_SET, "volume set", &byre__volume_set_request__descriptor, true,
+	 run_volume_set, NULL},
+	{BYRE__METHOD__METHOD_VOLUME_FIGURES, "volume figures", &byre__volume_figures_request__descriptor,
+	 false, rpc_run_volume_figures, NULL},
 	{BYRE__METHOD__METHOD_CLIENT_LIST, "client list", &byre__client_list_request__descriptor, false,
 	 rpc_run_client_list, NULL},
 	{BYRE__METHOD__METHOD_CLIENT_DROP, "client drop", &byre__client_drop_request__descriptor, false,
 	 rpc_run_client_drop, NULL},
 	{BYRE__METHOD__METHOD_SCRUB_START, "scrub start", &byre__scrub_start_request__descriptor, true,
 	 rpc_run_scrub_start, NULL},
-	{BYRE__METHOD__METHOD_SCRUB_STATUS, "scrub status", &byre__empty__descriptor, false, rpc_run_scrub_status, NULL},
-	{BYRE__METHOD__METHOD_SCRUB_STOP, "scrub stop", &byre__empty__descriptor, true, rpc_run_scrub_stop, NULL},
+	{BYRE__METHOD__METHOD_SCRUB_STATUS, "scrub status", &byre__empty__descriptor, false,
+	 rpc_run_scrub_status, NULL},
+	{BYRE__METHOD__METHOD_SCRUB_STOP, "scrub stop", &byre__empty__descriptor, true, rpc_run_scrub_stop,
+	 NULL},
 };
 
 const struct rpc_method *rpc_method_find(uint16_t id)

@@ -2,13 +2,15 @@
 /*
  * server/server.c: starting and stopping.
  *
- * 1. The thread that calls server_run runs loop 0, on which everything but NBD's data lives: accepting, RPC, HTTP,
- *    signals, the state below.
- * 2. Stopping: sockets are closed to newcomers, then every worker and the RPC server drain. `undrained` counts those that
- *    have not; at 0 the loops end, and only then the engine's contexts and the pool are closed.
- * 3. Clients are waited for until the stop's deadline, or a second signal; then they are cut off. What the engine has
- *    under way still ends, but after a second signal for SERVER_FORCE_MS only: then, and when one comes while the pool is
- *    being closed, the process ends as by kill -9, which costs nothing that was flushed.
+ * 1. The thread that calls server_run runs loop 0, on which everything but NBD's data lives: accepting, RPC,
+ *    HTTP, signals, the state below.
+ * 2. Stopping: sockets are closed to newcomers, then every worker and the RPC server drain. `undrained`
+ *    counts those that have not; at 0 the loops end, and only then the engine's contexts and the pool are
+ *    closed.
+ * 3. Clients are waited for until the stop's deadline, or a second signal; then they are cut off. What the
+ *    engine has under way still ends, but after a second signal for SERVER_FORCE_MS only: then, and when one
+ *    comes while the pool is being closed, the process ends as by kill -9, which costs nothing that was
+ *    flushed.
  */
 #include "server/server.h"
 
@@ -79,16 +81,21 @@ static void say(struct server *srv, const char *what, const struct addr *addr, i
 
 	addr_format(addr, text);
 	if (error)
-		log_line(srv->log, LOG_LEVEL_ERROR, "%s: cannot listen on %s: %s%s", what, text, strerror(-error),
-			 error == -EPERM && addr->kind == ADDR_UNIX ?
-				 ": to give a socket to a group, the daemon's user must be a member of it (adduser byre GROUP)" : "");
+		log_line(
+			srv->log, LOG_LEVEL_ERROR, "%s: cannot listen on %s: %s%s", what, text,
+			strerror(-error),
+			error == -EPERM && addr->kind == ADDR_UNIX
+				? ": to give a socket to a group, the daemon's user must be a member of it (adduser byre GROUP)"
+				: "");
 	else
 		log_line(srv->log, LOG_LEVEL_INFO, "%s listens on %s", what, text);
 	if (!error && !addr_is_local(addr))
-		log_line(srv->log, LOG_LEVEL_WARNING,
-			 "%s on %s: no encryption, no passwords: whoever reaches this address can %s; use it on a network that "
-			 "you trust only",
-			 what, text, strcmp(what, "HTTP") ? "read and change every volume" : "read the figures");
+		log_line(
+			srv->log, LOG_LEVEL_WARNING,
+			"%s on %s: no encryption, no passwords: whoever reaches this address can %s; use it on a network that "
+			"you trust only",
+			what, text,
+			strcmp(what, "HTTP") ? "read and change every volume" : "read the figures");
 }
 
 /* ---- stopping ------------------------------------------------------------- */
@@ -176,7 +183,8 @@ static void force_stop(struct server *srv)
 /* While the pool is being closed. Flushed data is on the disk by then, whatever else is not. */
 static void on_last_signal(int sig)
 {
-	static const char line[] = "byred: asked again while the pool was being closed: leaving; everything flushed is safe\n";
+	static const char line[] =
+		"byred: asked again while the pool was being closed: leaving; everything flushed is safe\n";
 
 	(void)!write(STDERR_FILENO, line, sizeof(line) - 1);
 	_exit(1);
@@ -252,7 +260,10 @@ static int watch_signals(struct server *srv)
 {
 	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 
-	/* libevent takes these over now, and gives them back when its events are freed: while the pool is being closed. */
+	/*
+	 * libevent takes these over now, and gives them back when its events are freed: while the pool is
+	 * being closed.
+	 */
 	signal(SIGTERM, on_last_signal);
 	signal(SIGINT, on_last_signal);
 	srv->deadline = evtimer_new(srv->units[0].loop.base, on_deadline, srv);
@@ -287,7 +298,10 @@ static void raise_file_limit(void)
 	}
 }
 
-/* Large blocks go back to the kernel when they are freed; else what is free in the process would count as used. */
+/*
+ * Large blocks go back to the kernel when they are freed; else what is free in the process would count as
+ * used.
+ */
 static void tune_malloc(void)
 {
 	mallopt(M_MMAP_THRESHOLD, 128 << 10);
@@ -300,8 +314,8 @@ static uint64_t budget_bytes(const struct config *c)
 {
 	uint64_t m = c->memory_bytes;
 
-	return m - NBD_IO_MAX - m / SERVER_MEMORY_CONNECTIONS - m / SERVER_MEMORY_REQUESTS - m / SERVER_MEMORY_RX -
-	       m / SERVER_MEMORY_SPARE;
+	return m - NBD_IO_MAX - m / SERVER_MEMORY_CONNECTIONS - m / SERVER_MEMORY_REQUESTS -
+	       m / SERVER_MEMORY_RX - m / SERVER_MEMORY_SPARE;
 }
 
 static void on_fs_log(void *arg, enum fs_log_level level, const char *msg)
@@ -328,7 +342,8 @@ static int open_pool(struct server *srv)
 	struct stat st;
 
 	if (!r && !stat(srv->config.pool, &st) && S_ISREG(st.st_mode) && st.st_mode & 07)
-		log_line(srv->log, LOG_LEVEL_WARNING, "pool %s: its file can be opened by every user (mode %04o): chmod 600 it",
+		log_line(srv->log, LOG_LEVEL_WARNING,
+			 "pool %s: its file can be opened by every user (mode %04o): chmod 600 it",
 			 srv->config.pool, st.st_mode & 07777);
 	if (r < 0)
 		log_line(srv->log, LOG_LEVEL_ERROR, "%s", *err.msg ? err.msg : strerror(-r));
@@ -337,7 +352,9 @@ static int open_pool(struct server *srv)
 
 static int init_units(struct server *srv)
 {
-	struct nbd_worker_options opt = {.fs = srv->fs, .budget = &srv->budget, .memory = srv->config.memory_bytes,
+	struct nbd_worker_options opt = {.fs = srv->fs,
+					 .budget = &srv->budget,
+					 .memory = srv->config.memory_bytes,
 					 .stall_ms = srv->config.stall_timeout_s * 1000};
 	int r;
 
@@ -411,8 +428,12 @@ static int listen_rpc(struct server *srv)
 
 static int listen_http(struct server *srv)
 {
-	const struct http_server_options opt = {.fs = srv->fs, .budget = &srv->budget, .workers = srv->workers,
-						.worker_count = srv->count, .max = srv->limits.http, .watch = &srv->watch,
+	const struct http_server_options opt = {.fs = srv->fs,
+						.budget = &srv->budget,
+						.workers = srv->workers,
+						.worker_count = srv->count,
+						.max = srv->limits.http,
+						.watch = &srv->watch,
 						.access = &srv->config.sockets};
 	int r;
 
@@ -457,10 +478,12 @@ static void limit_connections(struct server *srv)
 	conn_limits_init(&srv->limits, c->nbd.count + c->rpc.count + c->http.count + 1);
 	if (!srv->limits.missing || getrlimit(RLIMIT_NOFILE, &lim))
 		return;
-	log_line(srv->log, LOG_LEVEL_WARNING,
-		 "only %llu descriptors may be open, %u more are needed for a few connections of each kind: some will be refused, or "
-		 "cut off for others; raise the limit (ulimit -n, in a unit LimitNOFILE=) to %llu or more, and restart",
-		 (unsigned long long)lim.rlim_cur, srv->limits.missing, (unsigned long long)lim.rlim_cur + srv->limits.missing);
+	log_line(
+		srv->log, LOG_LEVEL_WARNING,
+		"only %llu descriptors may be open, %u more are needed for a few connections of each kind: some will be refused, or "
+		"cut off for others; raise the limit (ulimit -n, in a unit LimitNOFILE=) to %llu or more, and restart",
+		(unsigned long long)lim.rlim_cur, srv->limits.missing,
+		(unsigned long long)lim.rlim_cur + srv->limits.missing);
 }
 
 static int start(struct server *srv)
@@ -490,7 +513,10 @@ static int start(struct server *srv)
 	return r;
 }
 
-/* Ends the threads that run, when starting failed half-way; does nothing after a proper stop but wait for them. */
+/*
+ * Ends the threads that run, when starting failed half-way; does nothing after a proper stop but wait for
+ * them.
+ */
 static void join_threads(struct server *srv, bool failed)
 {
 	for (unsigned i = 1; i < srv->inited; i++) {
@@ -538,8 +564,8 @@ static int close_pool(struct server *srv)
 }
 
 /*
- * SIGHUP is held back until somebody listens to it: while the pool opens it would end the process. Threads that start
- * meanwhile never take it.
+ * SIGHUP is held back until somebody listens to it: while the pool opens it would end the process. Threads
+ * that start meanwhile never take it.
  */
 static void hold_reloads(bool hold)
 {
@@ -560,7 +586,8 @@ int server_run(const struct server_options *opt)
 	handover_init(&srv.handover, &srv.config.sockets, srv.log);
 	raise_file_limit();
 	tune_malloc();
-	budget_init(&srv.budget, budget_bytes(&srv.config), srv.config.memory_bytes / SERVER_MEMORY_CONNECTIONS);
+	budget_init(&srv.budget, budget_bytes(&srv.config),
+		    srv.config.memory_bytes / SERVER_MEMORY_CONNECTIONS);
 	if (evthread_use_pthreads() < 0 || open_pool(&srv) < 0)
 		return 1;
 	client_list_init(&srv.clients);

@@ -9,12 +9,18 @@
 struct server_options {
 	struct config config; /* complete, default addresses included */
 	struct log *log;
-	/* SIGHUP: reads the configuration anew. 0, or negative with a line in `err`. On the first loop's thread. */
+	/*
+	 * SIGHUP: reads the configuration anew. 0, or negative with a line in `err`. On the first loop's
+	 * thread.
+	 */
 	int (*reload)(void *arg, struct config *ret_config, struct config_error *err);
 	void *arg;
 };
 
-/* Runs until SIGTERM, SIGINT or an RPC client's shutdown. Returns the exit code: 0, or 1 (and has logged why). */
+/*
+ * Runs until SIGTERM, SIGINT or an RPC client's shutdown. Returns the exit code: 0, or 1 (and has logged
+ * why).
+ */
 int server_run(const struct server_options *opt);
 
 #endif

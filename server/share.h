@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/share.h: how much of a loop's time something may take that is not NBD's data: RPC, HTTP. The first loop has them beside
- * its NBD connections; however many ask for however much, these keep the rest.
+ * server/share.h: how much of a loop's time something may take that is not NBD's data: RPC, HTTP. The first
+ * loop has them beside its NBD connections; however many ask for however much, these keep the rest.
  *
- * 1. Over any time T the user takes at most T / part + SHARE_BURST_US, and what one piece of work takes beyond it.
+ * 1. Over any time T the user takes at most T / part + SHARE_BURST_US, and what one piece of work takes
+ *    beyond it.
  * 2. Who is out of time waits SHARE_WAIT_MS and looks again: the user sees to that, with a timer.
  */
 #ifndef SERVER_SHARE_H

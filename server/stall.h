@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/stall.h: who owes the server something (to take a reply, to send the rest of a request) and moves fewer than
- * STALL_RATE_MIN bytes a second, for the stall time, loses its connection. Who owes nothing may stay for ever. For NBD and RPC.
+ * server/stall.h: who owes the server something (to take a reply, to send the rest of a request) and moves
+ * fewer than STALL_RATE_MIN bytes a second, for the stall time, loses its connection. Who owes nothing may
+ * stay for ever. For NBD and RPC.
  *
  * The time is looked at in sweeps over all connections of a loop: STALL_SWEEPS of them in a stall time.
  */

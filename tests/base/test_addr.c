@@ -209,7 +209,8 @@ static void assert_access(const struct addr *a, mode_t mode, uid_t uid, gid_t gi
 /* As a daemon that is not root, in no other group. */
 static void test_a_socket_keeps_its_mode_when_its_owner_cannot_be_set(void **state)
 {
-	const struct addr_access first = {0660, (uid_t)-1, (gid_t)-1}, second = {0666, (uid_t)-1, 0}, third = {0600, (uid_t)-1, (gid_t)-1};
+	const struct addr_access first = {0660, (uid_t)-1, (gid_t)-1}, second = {0666, (uid_t)-1, 0},
+				 third = {0600, (uid_t)-1, (gid_t)-1};
 	const uid_t other = 65534;
 	char dir[] = "/tmp/test-addr-XXXXXX";
 	struct addr own = {.kind = ADDR_UNIX}, roots = {.kind = ADDR_UNIX};
@@ -247,8 +248,10 @@ static void test_a_socket_keeps_its_mode_when_its_owner_cannot_be_set(void **sta
 
 static void test_addresses_of_this_machine(void **state)
 {
-	static const char *const local[] = {"unix:/x", "tcp:127.0.0.1:1", "tcp:127.9.9.9:1", "tcp:[::1]:1", "tcp:localhost:1"};
-	static const char *const beyond[] = {"tcp:0.0.0.0:1", "tcp:[::]:1", "tcp:192.0.2.1:1", "tcp:example.org:1", "tcp:128.0.0.1:1"};
+	static const char *const local[] = {"unix:/x", "tcp:127.0.0.1:1", "tcp:127.9.9.9:1", "tcp:[::1]:1",
+					    "tcp:localhost:1"};
+	static const char *const beyond[] = {"tcp:0.0.0.0:1", "tcp:[::]:1", "tcp:192.0.2.1:1",
+					     "tcp:example.org:1", "tcp:128.0.0.1:1"};
 	struct addr addr;
 
 	for (size_t i = 0; i < sizeof(local) / sizeof(*local); i++) {

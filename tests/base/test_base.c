@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/base/test_base.c: ranked locks (their debug checks, also in a build without them), checksums, allocation that
- * fails when told to, little-endian types, arithmetic helpers.
+ * tests/base/test_base.c: ranked locks (their debug checks, also in a build without them), checksums,
+ * allocation that fails when told to, little-endian types, arithmetic helpers.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -167,7 +167,8 @@ static void test_base_locks_wait_and_time_out(void **state)
 	while (lock_wait_ms(&h.lock, &h.cond, 20)) /* it may wake for nothing */
 		;
 	clock_gettime(CLOCK_MONOTONIC, &after);
-	assert_true((after.tv_sec - before.tv_sec) * 1000000000L + after.tv_nsec - before.tv_nsec >= 20000000L);
+	assert_true((after.tv_sec - before.tv_sec) * 1000000000L + after.tv_nsec - before.tv_nsec >=
+		    20000000L);
 	assert_int_equal(pthread_create(&thread, NULL, hand_over, &h), 0);
 	while (h.value != 1)
 		lock_wait(&h.lock, &h.cond);
@@ -302,7 +303,8 @@ static void test_base_numbers(void **state)
 	assert_true(le64_to_cpu(c) == 0x0807060504030201ull);
 	c = cpu_to_le64(0x0807060504030201ull);
 	assert_memory_equal(&c, bytes, 8);
-	assert_true(round_up_u64(0, 4096) == 0 && round_up_u64(1, 4096) == 4096 && round_up_u64(4096, 4096) == 4096);
+	assert_true(round_up_u64(0, 4096) == 0 && round_up_u64(1, 4096) == 4096 &&
+		    round_up_u64(4096, 4096) == 4096);
 	assert_true(round_down_u64(4095, 4096) == 0 && round_down_u64(UINT64_MAX, 4096) == UINT64_MAX - 4095);
 	assert_true(min_u64(1, UINT64_MAX) == 1 && max_u64(1, UINT64_MAX) == UINT64_MAX);
 }

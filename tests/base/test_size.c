@@ -16,11 +16,28 @@ static void test_size_parse_takes_bytes_and_units(void **state)
 		const char *text;
 		uint64_t bytes;
 	} cases[] = {
-		{"0", 0}, {"1", 1}, {"4096", 4096}, {"007", 7}, {"1K", 1024}, {"1k", 1024}, {"3M", 3u << 20},
-		{"10G", 10ull << 30}, {"2T", 2ull << 40}, {"8191P", 8191ull << 50}, {"16383P", 16383ull << 50},
-		{"18446744073709551615", UINT64_MAX}, {"10GiB", 10ull << 30}, {"10Gi", 10ull << 30}, {"4kiB", 4096},
-		{"512B", 512}, {"1.5G", 3ull << 29}, {"0.5K", 512}, {"1.25TiB", 5ull << 38}, {"1.0000000009K", 1024},
-		{"2.999999999P", (3ull << 50) - 1125900}, {"16383.999999999P", UINT64_MAX - 1125899},
+		{"0", 0},
+		{"1", 1},
+		{"4096", 4096},
+		{"007", 7},
+		{"1K", 1024},
+		{"1k", 1024},
+		{"3M", 3u << 20},
+		{"10G", 10ull << 30},
+		{"2T", 2ull << 40},
+		{"8191P", 8191ull << 50},
+		{"16383P", 16383ull << 50},
+		{"18446744073709551615", UINT64_MAX},
+		{"10GiB", 10ull << 30},
+		{"10Gi", 10ull << 30},
+		{"4kiB", 4096},
+		{"512B", 512},
+		{"1.5G", 3ull << 29},
+		{"0.5K", 512},
+		{"1.25TiB", 5ull << 38},
+		{"1.0000000009K", 1024},
+		{"2.999999999P", (3ull << 50) - 1125900},
+		{"16383.999999999P", UINT64_MAX - 1125899},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -33,8 +50,11 @@ static void test_size_parse_takes_bytes_and_units(void **state)
 
 static void test_size_parse_refuses_the_rest(void **state)
 {
-	static const char *const bad[] = {"", " ", "K", "-1", "+1", " 1", "1 ", "1 K", "1KB", "1Kib", "1KiBs", "1.5", "1.G", ".5G", "1..5G", "1.5B", "1.5 G", "1,5G", "B", "0x10", "1E", "10X", "1\n"};
-	static const char *const large[] = {"18446744073709551616", "16384P", "99999999999999999999999", "18014398509481984K"};
+	static const char *const bad[] = {"",	   " ",	   "K",	    "-1",   "+1",  " 1",  "1 ",	   "1 K",
+					  "1KB",   "1Kib", "1KiBs", "1.5",  "1.G", ".5G", "1..5G", "1.5B",
+					  "1.5 G", "1,5G", "B",	    "0x10", "1E",  "10X", "1\n"};
+	static const char *const large[] = {"18446744073709551616", "16384P", "99999999999999999999999",
+					    "18014398509481984K"};
 	uint64_t v = 99;
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
@@ -50,9 +70,17 @@ static void test_size_format_reads_well(void **state)
 		uint64_t bytes;
 		const char *text;
 	} cases[] = {
-		{0, "0 B"}, {1023, "1023 B"}, {1024, "1 KiB"}, {1536, "1.5 KiB"}, {4096, "4 KiB"},
-		{(1u << 20) - 1, "1023.9 KiB"}, {1u << 20, "1 MiB"}, {16ull << 30, "16 GiB"}, {3ull << 39, "1.5 TiB"},
-		{1ull << 50, "1 PiB"}, {UINT64_MAX, "15.9 EiB"},
+		{0, "0 B"},
+		{1023, "1023 B"},
+		{1024, "1 KiB"},
+		{1536, "1.5 KiB"},
+		{4096, "4 KiB"},
+		{(1u << 20) - 1, "1023.9 KiB"},
+		{1u << 20, "1 MiB"},
+		{16ull << 30, "16 GiB"},
+		{3ull << 39, "1.5 TiB"},
+		{1ull << 50, "1 PiB"},
+		{UINT64_MAX, "15.9 EiB"},
 	};
 	char buf[SIZE_FORMAT_MAX];
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/bench/beside.c: what one client feels of what others do, through the engine itself. Prints a line for each figure.
+ * tests/bench/beside.c: what one client feels of what others do, through the engine itself. Prints a line for
+ * each figure.
  *
  *   beside reserved FILE   random overwrites of a reserved volume: alone, and beside four writers to a full thin volume
  *   beside promise FILE    random writes while a reserved volume of 3,000 GiB is made
@@ -77,7 +78,10 @@ static uint64_t draw(uint64_t *rng, uint64_t n)
 	return (*rng >> 20) % n;
 }
 
-static void ended(struct fs_io *io) { *(bool *)io->arg = true; }
+static void ended(struct fs_io *io)
+{
+	*(bool *)io->arg = true;
+}
 
 static void one_request(struct client *c, struct fs_ctx *ctx, struct fs_io *io)
 {
@@ -140,14 +144,21 @@ static void report(const char *what, struct client *c, double seconds)
 	qsort(c->us, n, sizeof(*c->us), ascending);
 	for (uint64_t i = 0; i < n; i++)
 		sum += c->us[i];
-	printf("%-44s %9.0f a second; mean %8.1f us, median %8.1f, 99%% %9.1f, worst %10.1f\n", what, (double)c->done / seconds,
-	       sum / (double)n, c->us[n / 2], c->us[n * 99 / 100], c->us[n - 1]);
+	printf("%-44s %9.0f a second; mean %8.1f us, median %8.1f, 99%% %9.1f, worst %10.1f\n", what,
+	       (double)c->done / seconds, sum / (double)n, c->us[n / 2], c->us[n * 99 / 100], c->us[n - 1]);
 	fflush(stdout);
 }
 
-static struct client client_of(struct fs *fs, const char *volume, enum fs_op op, uint64_t span, uint64_t len, _Atomic bool *stop)
+static struct client client_of(struct fs *fs, const char *volume, enum fs_op op, uint64_t span, uint64_t len,
+			       _Atomic bool *stop)
 {
-	struct client c = {.fs = fs, .volume = volume, .op = op, .span = span, .len = len, .stop = stop, .rng = span + len};
+	struct client c = {.fs = fs,
+			   .volume = volume,
+			   .op = op,
+			   .span = span,
+			   .len = len,
+			   .stop = stop,
+			   .rng = span + len};
 
 	return c;
 }
@@ -272,8 +283,8 @@ static void promise(const char *path)
 	start(&c);
 	from = now();
 	create(fs, "r", 3000 * GIB, FS_VOLUME_RESERVED);
-	printf("%-44s %9.1f ms, %+ld KiB of memory\n", "a reserved volume of 3,000 GiB is made in", (now() - from) * 1e3,
-	       (long)(resident_kib() - before));
+	printf("%-44s %9.1f ms, %+ld KiB of memory\n", "a reserved volume of 3,000 GiB is made in",
+	       (now() - from) * 1e3, (long)(resident_kib() - before));
 	atomic_store(&stop, true);
 	(void)pthread_join(c.thread, NULL);
 	report("writes meanwhile", &c, now() - from);
@@ -283,7 +294,8 @@ static void promise(const char *path)
 
 /* ---- reads ------------------------------------------------------------------- */
 
-struct operator {
+struct operator
+{
 	struct fs_work work;
 	struct fs *fs;
 	unsigned index;
@@ -302,7 +314,7 @@ static int count_piece(void *arg, uint64_t off, uint64_t len, bool hole)
 /* One slow thing after another, on a worker as the server does it. */
 static void operate(struct fs_work *work)
 {
-	struct operator *o = (struct operator *)work;
+	struct operator* o =(struct operator*) work;
 	char name[32];
 
 	snprintf(name, sizeof(name), "op-%u", o->index);

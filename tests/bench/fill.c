@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/bench/fill.c: fills a pool with a known number of extents, for benchmarks of what depends on that number.
+ * tests/bench/fill.c: fills a pool with a known number of extents, for benchmarks of what depends on that
+ * number.
  *
  *   fill POOL VOLUMES EXTENTS
  *
- * Creates volumes fill-0 ... and writes every second block of each (so that no two extents join), round robin, through
- * the engine itself: 4 KiB of data an extent. The content of a block is its number, so that it can be verified.
+ * Creates volumes fill-0 ... and writes every second block of each (so that no two extents join), round
+ * robin, through the engine itself: 4 KiB of data an extent. The content of a block is its number, so that it
+ * can be verified.
  */
 #include <errno.h>
 #include <poll.h>
@@ -60,8 +62,13 @@ static void start(struct filler *f, struct slot *s)
 	f->next++;
 	for (size_t i = 0; i < FS_BLOCK_SIZE / sizeof(uint64_t); i++)
 		s->buf[i] = n;
-	s->io = (struct fs_io){.op = FS_WRITE, .vol = f->vol[n % f->volumes], .off = n / f->volumes * 2 * FS_BLOCK_SIZE,
-			       .len = FS_BLOCK_SIZE, .buf = s->buf, .done = written, .arg = s};
+	s->io = (struct fs_io){.op = FS_WRITE,
+			       .vol = f->vol[n % f->volumes],
+			       .off = n / f->volumes * 2 * FS_BLOCK_SIZE,
+			       .len = FS_BLOCK_SIZE,
+			       .buf = s->buf,
+			       .done = written,
+			       .arg = s};
 	fs_submit(f->ctx, ios, 1);
 }
 
@@ -134,6 +141,7 @@ int main(int argc, char **argv)
 	if (fs_close(f.fs))
 		die("close", "the last commit failed");
 	free(f.vol);
-	printf("%llu extents in %llu volumes\n", (unsigned long long)f.extents, (unsigned long long)f.volumes);
+	printf("%llu extents in %llu volumes\n", (unsigned long long)f.extents,
+	       (unsigned long long)f.volumes);
 	return 0;
 }

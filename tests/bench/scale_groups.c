@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/bench/scale_groups.c: what the number of block groups costs: pools of 1 GiB to 1 PiB, sparse, nine tenths of each made into
- * groups. A line for each size: how long opening takes, what stays in memory, making a group, finding the group of an address,
- * taking and giving back space, and the commit of one written block.
+ * tests/bench/scale_groups.c: what the number of block groups costs: pools of 1 GiB to 1 PiB, sparse, nine
+ * tenths of each made into groups. A line for each size: how long opening takes, what stays in memory, making
+ * a group, finding the group of an address, taking and giving back space, and the commit of one written
+ * block.
  *
  *   scale_groups [FOLDER]     /dev/shm by default: tmpfs has files of 1 PiB
  */
@@ -33,7 +34,10 @@ static _Noreturn void die(const char *what, int error, const char *msg)
 
 static struct fs *open_pool(const char *path, bool read_only)
 {
-	struct fs_options opt = {.cache_bytes = 64u << 20, .commit_interval_ms = 3600000, .workers = 2, .read_only = read_only};
+	struct fs_options opt = {.cache_bytes = 64u << 20,
+				 .commit_interval_ms = 3600000,
+				 .workers = 2,
+				 .read_only = read_only};
 	struct fs_error err = {""};
 	struct fs *fs;
 	int r = fs_open(path, &opt, &fs, &err);
@@ -110,7 +114,11 @@ static double commit_blocks(struct fs *fs)
 	if (r)
 		die("volume", r, err.msg);
 	for (unsigned i = 0; r == 0 && i < COMMITS; i++) {
-		struct fs_io io = {.op = FS_WRITE, .vol = vol, .off = i * 7919ull % 1000 * FS_BLOCK_SIZE, .len = sizeof(block), .buf = block};
+		struct fs_io io = {.op = FS_WRITE,
+				   .vol = vol,
+				   .off = i * 7919ull % 1000 * FS_BLOCK_SIZE,
+				   .len = sizeof(block),
+				   .buf = block};
 		uint64_t start;
 
 		r = fs_io_wait(fs, &io);
@@ -153,8 +161,8 @@ static void measure(const char *folder, uint64_t size)
 	fs = open_pool(path, true);
 	open_ms = (double)(fs_now_us() - start) / 1000;
 	printf("%8llu GiB %8llu groups: open %7.1f ms, %6.1f MiB more, make %5.2f us, find %5.1f ns, take and give %6.1f ns, commit %6.0f us\n",
-	       (unsigned long long)(size / GIB), (unsigned long long)groups, open_ms, resident_mib() - before, make_us, find_ns, take_ns,
-	       commit_us);
+	       (unsigned long long)(size / GIB), (unsigned long long)groups, open_ms, resident_mib() - before,
+	       make_us, find_ns, take_ns, commit_us);
 	fflush(stdout);
 	(void)fs_close(fs);
 	(void)unlink(path);

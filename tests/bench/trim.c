@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/bench/trim.c: a trim of a volume with very many extents, and what another client feels of it. On a simulated device, which takes
- * no time: figures are of the processor and of memory.
+ * tests/bench/trim.c: a trim of a volume with very many extents, and what another client feels of it. On a
+ * simulated device, which takes no time: figures are of the processor and of memory.
  *
  *   trim [EXTENTS]   (1,000,000) extents of one block each; takes 100 bytes of memory an extent for the device
  *
- * Prints: how long the trim took to be answered, the longest commit, how many there were until all was freed and how long that took,
- * by how much memory grew at the most (64 MiB of that is the cache, which was empty), and the slowest of the other client's
- * writes with a flush, alone and beside it.
+ * Prints: how long the trim took to be answered, the longest commit, how many there were until all was freed
+ * and how long that took, by how much memory grew at the most (64 MiB of that is the cache, which was empty),
+ * and the slowest of the other client's writes with a flush, alone and beside it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -55,12 +55,17 @@ static void reset_peak(void)
 	}
 }
 
-static void io_ended(struct fs_io *io) { *(bool *)io->arg = true; }
+static void io_ended(struct fs_io *io)
+{
+	*(bool *)io->arg = true;
+}
 
-static void one(struct fs_ctx *ctx, struct fs_volume *vol, enum fs_op op, uint64_t off, uint64_t len, void *buf)
+static void one(struct fs_ctx *ctx, struct fs_volume *vol, enum fs_op op, uint64_t off, uint64_t len,
+		void *buf)
 {
 	bool done = false;
-	struct fs_io io = {.op = op, .vol = vol, .off = off, .len = len, .buf = buf, .done = io_ended, .arg = &done};
+	struct fs_io io = {
+		.op = op, .vol = vol, .off = off, .len = len, .buf = buf, .done = io_ended, .arg = &done};
 	struct fs_io *ios[1] = {&io};
 
 	fs_submit(ctx, ios, 1);
@@ -101,7 +106,8 @@ static void *client_run(void *arg)
 static void say_client(struct client *c, const char *when)
 {
 	printf("another client's write with flush, %s: mean %llu us, slowest %.1f ms\n", when,
-	       (unsigned long long)(atomic_load(&c->sum_us) / (atomic_load(&c->count) + !atomic_load(&c->count))),
+	       (unsigned long long)(atomic_load(&c->sum_us) /
+				    (atomic_load(&c->count) + !atomic_load(&c->count))),
 	       (double)atomic_load(&c->worst_us) / 1000);
 	atomic_store(&c->worst_us, 0);
 	atomic_store(&c->sum_us, 0);
@@ -130,8 +136,9 @@ static void measure(struct engine *e, struct client *c, uint64_t size)
 		begun |= info.commits > commits && info.data_bytes < first;
 		usleep(500);
 	}
-	printf("%llu commits in %.2f s until all was freed, the longest %.1f ms\n", (unsigned long long)(info.commits - commits),
-	       (double)(fs_now_us() - start) / 1e6, (double)longest / 1000);
+	printf("%llu commits in %.2f s until all was freed, the longest %.1f ms\n",
+	       (unsigned long long)(info.commits - commits), (double)(fs_now_us() - start) / 1e6,
+	       (double)longest / 1000);
 	printf("memory: %.1f MiB more at the most\n", (double)(status_kib("VmHWM:") - rss) / 1024);
 	say_client(c, "beside it");
 	fs_volume_put(vol);
@@ -139,7 +146,8 @@ static void measure(struct engine *e, struct client *c, uint64_t size)
 
 int main(int argc, char **argv)
 {
-	uint64_t n = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000, size = (2 * n * BLOCK + MIB - 1) / MIB * MIB;
+	uint64_t n = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000,
+		 size = (2 * n * BLOCK + MIB - 1) / MIB * MIB;
 	const struct fs_options opt = {.cache_bytes = 64 * MIB};
 	uint64_t start = fs_now_us();
 	struct engine *e = engine_new_with(n * BLOCK * 5 / 4 + 1024 * MIB, 1, &opt);
@@ -148,8 +156,8 @@ int main(int argc, char **argv)
 
 	fs_volume_put(engine_volume(e, "w", 8 * MIB));
 	fast_fill(e, vol, 0, n, 2);
-	printf("%llu extents in %llu leaves, made in %.0f s\n", (unsigned long long)n, (unsigned long long)vol->root.leaves,
-	       (double)(fs_now_us() - start) / 1e6);
+	printf("%llu extents in %llu leaves, made in %.0f s\n", (unsigned long long)n,
+	       (unsigned long long)vol->root.leaves, (double)(fs_now_us() - start) / 1e6);
 	fs_volume_put(vol);
 	engine_close(e);
 	e->threads = true;

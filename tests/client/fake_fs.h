@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/client/fake_fs.h: an engine of names and numbers for tests of the RPC server and of libbyre, to be included
- * by one .c file of a test. It has real worker threads; fs_commit can be held up, and any call be made to fail.
+ * tests/client/fake_fs.h: an engine of names and numbers for tests of the RPC server and of libbyre, to be
+ * included by one .c file of a test. It has real worker threads; fs_commit can be held up, and any call be
+ * made to fail.
  */
 #ifndef TESTS_CLIENT_FAKE_FS_H
 #define TESTS_CLIENT_FAKE_FS_H
@@ -153,7 +154,8 @@ static int by_name(const void *a, const void *b)
 static int change_end(struct fs *fs, int r, struct fs_error *err, const char *name)
 {
 	if (r && err)
-		snprintf(err->msg, sizeof(err->msg), "volume %s: %s", name, r == -EEXIST ? "exists already" : strerror(-r));
+		snprintf(err->msg, sizeof(err->msg), "volume %s: %s", name,
+			 r == -EEXIST ? "exists already" : strerror(-r));
 	qsort(fs->volumes, fs->nr_volumes, sizeof(fs->volumes[0]), by_name);
 	pthread_mutex_unlock(&fs->mutex);
 	return r;
@@ -242,7 +244,8 @@ int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t fl
 		return change_end(fs, -ENOSPC, err, name);
 
 	struct fs_volume_info *v = &fs->volumes[fs->nr_volumes++];
-	*v = (struct fs_volume_info){.id = 1000 + fs->nr_volumes, .size = size, .flags = flags, .ctime_ns = 1700000000000000000};
+	*v = (struct fs_volume_info){
+		.id = 1000 + fs->nr_volumes, .size = size, .flags = flags, .ctime_ns = 1700000000000000000};
 	snprintf(v->name, sizeof(v->name), "%s", name);
 	memset(v->uuid, 0xcd, sizeof(v->uuid));
 	return change_end(fs, 0, err, name);
@@ -299,7 +302,8 @@ int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_
 	return fs_volume_resize(fs, name, size, err);
 }
 
-int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change, struct fs_error *err)
+int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change,
+		  struct fs_error *err)
 {
 	struct fs_volume_info *v;
 	int r = change_begin(fs, err);
@@ -320,7 +324,8 @@ static int fake_op(struct fs *fs, struct fs_volume_op *op)
 	case FS_VOLUME_CREATE: return fs_volume_create(fs, op->name, op->size, op->flags, &op->err);
 	case FS_VOLUME_DELETE: return fs_volume_delete(fs, op->name, &op->err);
 	case FS_VOLUME_RENAME: return fs_volume_rename(fs, op->name, op->to, &op->err);
-	case FS_VOLUME_RESIZE: return fs_volume_set_size(fs, op->name, op->size, op->may_shrink || !op->ask, &op->err);
+	case FS_VOLUME_RESIZE:
+		return fs_volume_set_size(fs, op->name, op->size, op->may_shrink || !op->ask, &op->err);
 	case FS_VOLUME_SET: return fs_volume_set(fs, op->name, &op->change, &op->err);
 	}
 	return -EINVAL;
@@ -356,7 +361,8 @@ int fs_scrub_stop(struct fs *fs, struct fs_error *err)
 
 void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status)
 {
-	*ret_status = (struct fs_scrub_status){.state = FS_SCRUB_STOPPED, .found = 3, .mended = 2, .damaged_bytes = 4096};
+	*ret_status = (struct fs_scrub_status){
+		.state = FS_SCRUB_STOPPED, .found = 3, .mended = 2, .damaged_bytes = 4096};
 }
 
 size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max)
@@ -364,11 +370,13 @@ size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, si
 	size_t n = 1000;
 
 	for (size_t i = 0; i < n && i < max; i++)
-		ret_damage[i] = (struct fs_scrub_damage){.volume = "vm1", .volume_id = 256, .off = i * 8192, .len = 4096};
+		ret_damage[i] = (struct fs_scrub_damage){
+			.volume = "vm1", .volume_id = 256, .off = i * 8192, .len = 4096};
 	return n;
 }
 
-int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+int fs_volume_list_from(struct fs *fs, const char *after,
+			int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	struct fs_volume_info *copy;
 	unsigned n;

@@ -86,8 +86,11 @@ static int fx_bind(const char *path)
 static int fx_setup_stall(void **state, unsigned stall_ms)
 {
 	struct fixture *fx = calloc(1, sizeof(*fx));
-	struct rpc_server_options opt = {
-		.budget = &fx->budget, .max = FX_CONNECTIONS, .stall_ms = stall_ms, .shutdown = fx_on_shutdown, .arg = fx};
+	struct rpc_server_options opt = {.budget = &fx->budget,
+					 .max = FX_CONNECTIONS,
+					 .stall_ms = stall_ms,
+					 .shutdown = fx_on_shutdown,
+					 .arg = fx};
 
 	signal(SIGPIPE, SIG_IGN);
 	budget_init(&fx->budget, FX_MEMORY, 0);

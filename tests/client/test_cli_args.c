@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/client/test_cli_args.c: command lines, and what becomes of them. The commands themselves are not run. */
+/*
+ * tests/client/test_cli_args.c: command lines, and what becomes of them. The commands themselves are not run.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,10 +14,10 @@
 #include "client/cli_args.c" /* NOLINT(bugprone-suspicious-include): the unit under test */
 #include "client/commands.c" /* NOLINT(bugprone-suspicious-include): likewise */
 
-#define NOT_RUN(name)                                                                              \
-	enum cli_exit name(const struct cli *cli)                                                  \
-	{                                                                                          \
-		return CLI_FAILED;                                                                 \
+#define NOT_RUN(name)                             \
+	enum cli_exit name(const struct cli *cli) \
+	{                                         \
+		return CLI_FAILED;                \
 	}
 NOT_RUN(run_pool_create)
 NOT_RUN(run_pool_info)
@@ -137,7 +139,8 @@ static void test_cli_options_may_stand_anywhere(void **state)
 
 static void test_cli_every_command_is_found(void **state)
 {
-	assert_ptr_equal(accept_line("pool create f --size 16M --sparse --force").command->run, run_pool_create);
+	assert_ptr_equal(accept_line("pool create f --size 16M --sparse --force").command->run,
+			 run_pool_create);
 	assert_ptr_equal(accept_line("pool info").command->run, run_pool_info);
 	assert_ptr_equal(accept_line("pool info f --json").command->run, run_pool_info);
 	assert_ptr_equal(accept_line("pool check f --repair").command->run, run_pool_check);
@@ -163,7 +166,8 @@ static void test_cli_sizes_are_rounded_up(void **state)
 	assert_int_equal(accept_line("pool create f --size 1G").size.bytes, 1u << 30);
 	assert_int_equal(accept_line("pool create f --size 4097").size.bytes, 8192);
 	assert_int_equal(accept_line("pool create f --size 4097").size.asked, 4097);
-	assert_int_equal(accept_line("pool create f --size 9223372036854771712").size.bytes, BYRE_VOLUME_SIZE_MAX);
+	assert_int_equal(accept_line("pool create f --size 9223372036854771712").size.bytes,
+			 BYRE_VOLUME_SIZE_MAX);
 }
 
 static void test_cli_wrong_lines_are_refused(void **state)
@@ -229,7 +233,8 @@ static void test_cli_timeouts(void **state)
 
 static void test_cli_errors_are_json_with_json(void **state)
 {
-	static const char *const lines[] = {"pool create f --size 10Q --json", "pool create f --json --size \xff", "nonsense --json"};
+	static const char *const lines[] = {"pool create f --size 10Q --json",
+					    "pool create f --json --size \xff", "nonsense --json"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
 		enum cli_exit code = CLI_OK;

@@ -12,20 +12,25 @@
 static void test_output_pool_json_has_the_promised_fields(void **state)
 {
 	static const char *const numbers[] = {
-		"size", "data_bytes", "metadata_bytes", "reserved_bytes", "pinned_bytes", "free_bytes",
-		"generation", "last_commit_ms", "volumes", "snapshots", "objects",
+		"size",		"data_bytes", "metadata_bytes", "reserved_bytes",
+		"pinned_bytes", "free_bytes", "generation",	"last_commit_ms",
+		"volumes",	"snapshots",  "objects",
 	};
-	struct byre_pool_info info = {.size = 1ull << 62, .groups_metadata = 4, .cache_rebuilt = 2, .generation = 9};
+	struct byre_pool_info info = {
+		.size = 1ull << 62, .groups_metadata = 4, .cache_rebuilt = 2, .generation = 9};
 	json_t *obj = pool_json(&info, true);
 
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		assert_true(json_is_integer(json_object_get(obj, numbers[i])));
 	assert_int_equal(json_integer_value(json_object_get(obj, "size")), 1ull << 62);
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(obj, "block_groups"), "metadata")), 4);
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(obj, "free_space_cache"), "rebuilt")), 2);
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(obj, "block_groups"), "metadata")), 4);
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(obj, "free_space_cache"), "rebuilt")), 2);
 	assert_true(json_is_integer(json_object_get(json_object_get(obj, "free_space_cache"), "loaded")));
 	assert_true(json_is_integer(json_object_get(json_object_get(obj, "free_space_cache"), "written")));
-	assert_string_equal(json_string_value(json_object_get(obj, "uuid")), "00000000-0000-0000-0000-000000000000");
+	assert_string_equal(json_string_value(json_object_get(obj, "uuid")),
+			    "00000000-0000-0000-0000-000000000000");
 	assert_string_equal(json_string_value(json_object_get(obj, "state")), "idle");
 	json_decref(obj);
 }
@@ -44,7 +49,8 @@ static void test_output_volume_json(void **state)
 	assert_string_equal(json_string_value(json_object_get(obj, "name")), "vm1");
 	assert_string_equal(json_string_value(json_object_get(obj, "cache")), "writeback");
 	assert_string_equal(json_string_value(json_object_get(obj, "created")), "2023-11-14T22:13:20Z");
-	assert_string_equal(json_string_value(json_object_get(obj, "uuid")), "12345678-9abc-def0-0102-030405060708");
+	assert_string_equal(json_string_value(json_object_get(obj, "uuid")),
+			    "12345678-9abc-def0-0102-030405060708");
 	assert_true(json_is_false(json_object_get(obj, "reserved")));
 	assert_true(json_is_false(json_object_get(obj, "read_only")));
 	json_decref(obj);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/client/test_libbyre.c: libbyre against the real RPC server over a fake engine, and against daemons that are none. */
+/*
+ * tests/client/test_libbyre.c: libbyre against the real RPC server over a fake engine, and against daemons
+ * that are none.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -84,7 +87,8 @@ static void test_libbyre_volume_life(void **state)
 	assert_int_equal(byre_volume_resize(b, "two", 4096, BYRE_RESIZE_SHRINK, &err), 0);
 	assert_int_equal(byre_volume_info(b, "two", &info, &err), 0);
 	assert_int_equal(info.size, 4096);
-	assert_int_equal(byre_volume_set(b, "two", BYRE_SET_READ_ONLY | BYRE_SET_RESERVED, "the second", &err), 0);
+	assert_int_equal(
+		byre_volume_set(b, "two", BYRE_SET_READ_ONLY | BYRE_SET_RESERVED, "the second", &err), 0);
 	assert_int_equal(byre_volume_info(b, "two", &info, &err), 0);
 	assert_int_equal(info.flags, BYRE_VOLUME_WRITEBACK | BYRE_VOLUME_READ_ONLY | BYRE_VOLUME_RESERVED);
 	assert_string_equal(info.comment, "the second");

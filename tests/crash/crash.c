@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/crash.c: the crash simulator: the engine as it is, with its threads as fibers, on a simulated device,
- * from a seed; with crashes, errors and damage; compared with a model (tests/crash/sim).
+ * tests/crash/crash.c: the crash simulator: the engine as it is, with its threads as fibers, on a simulated
+ * device, from a seed; with crashes, errors and damage; compared with a model (tests/crash/sim).
  *
  *   crash --seeds N [--first S] [--jobs J]   runs seeds S to S+N-1 (from 1) in J processes
  *   crash --seed S [--verbose] [--save FILE] runs one
@@ -133,7 +133,7 @@ static int run_one(struct history *h, const struct options *opt)
 /* ---- many seeds ---------------------------------------------------------------- */
 
 struct job {
-	pid_t pid; /* 0: has ended */
+	pid_t pid;	/* 0: has ended */
 	uint64_t *seed; /* shared: the one that it is at; it goes on by `jobs` */
 	uint64_t end;
 };
@@ -181,7 +181,8 @@ static void job_failed(struct jobs *jobs, struct job *job, int status)
 		fprintf(stderr, "FAIL seed %" PRIu64 ": %s\n", seed,
 			WTERMSIG(status) == SIGALRM ? "it took too long" : strsignal(WTERMSIG(status)));
 	if (seed < job->end)
-		fprintf(stderr, "  replay with: crash %s %" PRIu64 "%s\n", jobs->opt->prefixes ? "--prefixes 1 --first" : "--seed", seed,
+		fprintf(stderr, "  replay with: crash %s %" PRIu64 "%s\n",
+			jobs->opt->prefixes ? "--prefixes 1 --first" : "--seed", seed,
 			jobs->opt->prefixes ? "" : " --verbose; cut it down with --shrink");
 	if (jobs->failures < FAILURES_MAX)
 		jobs->failed[jobs->failures] = seed;
@@ -217,8 +218,8 @@ static int report(const struct jobs *jobs, uint64_t count, const struct timespec
 
 	clock_gettime(CLOCK_MONOTONIC_RAW, &end);
 	seconds = (double)(end.tv_sec - start->tv_sec) + (double)(end.tv_nsec - start->tv_nsec) / 1e9;
-	printf("crash: %" PRIu64 " %s from %" PRIu64 " on, %u failed, %.1f s, %.1f ms each on each of %u\n", count,
-	       opt->prefixes ? "runs with every prefix" : "seeds", opt->first, jobs->failures, seconds,
+	printf("crash: %" PRIu64 " %s from %" PRIu64 " on, %u failed, %.1f s, %.1f ms each on each of %u\n",
+	       count, opt->prefixes ? "runs with every prefix" : "seeds", opt->first, jobs->failures, seconds,
 	       seconds * 1000 * opt->jobs / (double)count, opt->jobs);
 	if (opt->shrink && !opt->prefixes)
 		for (unsigned i = 0; i < jobs->failures && i < FAILURES_MAX; i++)
@@ -234,7 +235,8 @@ static int run_many(const struct options *opt)
 	int status, r;
 	pid_t pid;
 
-	seeds = mmap(NULL, JOBS_MAX * sizeof(*seeds), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	seeds = mmap(NULL, JOBS_MAX * sizeof(*seeds), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		     0);
 	ASSERT(jobs && seeds != MAP_FAILED);
 	clock_gettime(CLOCK_MONOTONIC_RAW, &start);
 	jobs->opt = opt;
@@ -265,10 +267,17 @@ static int usage(void)
 static bool parse(int argc, char **argv, struct options *opt)
 {
 	static const struct option longs[] = {
-		{"seeds", required_argument, NULL, 'n'}, {"first", required_argument, NULL, 'f'}, {"jobs", required_argument, NULL, 'j'},
-		{"seed", required_argument, NULL, 's'},	 {"replay", required_argument, NULL, 'r'}, {"save", required_argument, NULL, 'o'},
-		{"prefixes", required_argument, NULL, 'p'}, {"verbose", no_argument, NULL, 'v'},  {"shrink", no_argument, NULL, 'k'},
-		{"stop", no_argument, NULL, 'x'},	 {NULL, 0, NULL, 0},
+		{"seeds", required_argument, NULL, 'n'},
+		{"first", required_argument, NULL, 'f'},
+		{"jobs", required_argument, NULL, 'j'},
+		{"seed", required_argument, NULL, 's'},
+		{"replay", required_argument, NULL, 'r'},
+		{"save", required_argument, NULL, 'o'},
+		{"prefixes", required_argument, NULL, 'p'},
+		{"verbose", no_argument, NULL, 'v'},
+		{"shrink", no_argument, NULL, 'k'},
+		{"stop", no_argument, NULL, 'x'},
+		{NULL, 0, NULL, 0},
 	};
 	int c;
 

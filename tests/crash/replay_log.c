@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/replay_log.c: looks at the log of a recorded device (fs/device_record.h), or builds the pool as it was
- * after one of its records.
+ * tests/crash/replay_log.c: looks at the log of a recorded device (fs/device_record.h), or builds the pool as
+ * it was after one of its records.
  *
  *   replay_log LOG --list                          prints the flush points and the totals
  *   replay_log LOG BASE OUT [--to N] [--crash SEED]
  *
- * BASE is a copy of the pool at the moment when recording began. OUT becomes BASE plus the records 1 to N (default: all).
- * With --crash, writes and discards that no flush among these covers are dropped or torn at random, as a crash may do.
- * Exit: 0 done, 1 failed, 2 wrong usage. A log that is cut off at its end is fine, and said.
+ * BASE is a copy of the pool at the moment when recording began. OUT becomes BASE plus the records 1 to N
+ * (default: all). With --crash, writes and discards that no flush among these covers are dropped or torn at
+ * random, as a crash may do. Exit: 0 done, 1 failed, 2 wrong usage. A log that is cut off at its end is fine,
+ * and said.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -238,7 +239,8 @@ static int replay_log(const struct options *opt)
 	int err = each_record(opt, find_covered, &r);
 
 	if (!err && opt->to != UINT64_MAX && r.last < opt->to) {
-		fprintf(stderr, "replay_log: %s has only %llu records\n", opt->log, (unsigned long long)r.last);
+		fprintf(stderr, "replay_log: %s has only %llu records\n", opt->log,
+			(unsigned long long)r.last);
 		return -ENOENT;
 	}
 	if (!err)

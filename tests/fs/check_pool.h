@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/check_pool.h: for the tests of the checker: pools on simulated devices, what a check finds in them, and
- * where things stand on the device, to be damaged.
+ * tests/fs/check_pool.h: for the tests of the checker: pools on simulated devices, what a check finds in
+ * them, and where things stand on the device, to be damaged.
  */
 #ifndef TESTS_FS_CHECK_POOL_H
 #define TESTS_FS_CHECK_POOL_H
@@ -100,12 +100,16 @@ static inline void abandon_world(struct world *w)
 	pool_abandon(w->fs);
 }
 
-static inline void io_done(struct fs_io *io) { *(bool *)io->arg = true; }
+static inline void io_done(struct fs_io *io)
+{
+	*(bool *)io->arg = true;
+}
 
 static inline int do_io(struct world *w, struct fs_volume *vol, enum fs_op op, uint64_t off, uint64_t len)
 {
 	bool done = false;
-	struct fs_io io = {.op = op, .vol = vol, .off = off, .len = len, .buf = w->buf, .done = io_done, .arg = &done};
+	struct fs_io io = {
+		.op = op, .vol = vol, .off = off, .len = len, .buf = w->buf, .done = io_done, .arg = &done};
 	struct fs_io *ios[1] = {&io};
 
 	fs_submit(w->ctx, ios, 1);
@@ -129,7 +133,10 @@ static inline void random_work(struct world *w, const char *name, unsigned ops)
 
 		memset(w->buf, (int)rnd(w, 256), len);
 		switch (rnd(w, 12)) {
-		case 0: assert_int_equal(do_io(w, vol, FS_TRIM, off, len * 4 < VOLUME_BYTES - off ? len * 4 : len), 0); break;
+		case 0:
+			assert_int_equal(
+				do_io(w, vol, FS_TRIM, off, len * 4 < VOLUME_BYTES - off ? len * 4 : len), 0);
+			break;
 		case 1: assert_int_equal(do_io(w, vol, FS_FLUSH, 0, 0), 0); break;
 		default: assert_int_equal(do_io(w, vol, FS_WRITE, off, len), 0); break;
 		}
@@ -257,8 +264,8 @@ static inline uint64_t first_leaf(struct subject *s, struct device *dev, const s
 }
 
 /* Changes `len` bytes of the value of an item at `at` in both copies of a node, under a right checksum. */
-static inline void edit_item(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, size_t at, const void *bytes,
-		      size_t len)
+static inline void edit_item(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, size_t at,
+			     const void *bytes, size_t len)
 {
 	uint64_t off[GROUP_STRIPES_MAX];
 	uint8_t node[NODE_SIZE];
@@ -273,14 +280,16 @@ static inline void edit_item(struct subject *s, struct device *dev, uint64_t add
 	device_sim_poke(dev, off[1], node, NODE_SIZE);
 }
 
-static inline void edit_u64(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, size_t at, uint64_t v)
+static inline void edit_u64(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, size_t at,
+			    uint64_t v)
 {
 	le64 raw = cpu_to_le64(v);
 
 	edit_item(s, dev, addr, slot, at, &raw, sizeof(raw));
 }
 
-static inline void get_value(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, void *buf, size_t len)
+static inline void get_value(struct subject *s, struct device *dev, uint64_t addr, unsigned slot, void *buf,
+			     size_t len)
 {
 	uint64_t off[GROUP_STRIPES_MAX];
 	uint8_t node[NODE_SIZE];
@@ -312,8 +321,10 @@ static inline unsigned destroy_caches(const char *path)
 	uint8_t block[4096], zeros[4096] = {0};
 	unsigned n = 0;
 
-	for (off_t at = 0; pread(fd, block, sizeof(block), at) == (ssize_t)sizeof(block); at += (off_t)sizeof(block))
-		if (memcmp(block + 4, "BFSC", 4) == 0 && pwrite(fd, zeros, sizeof(zeros), at) == (ssize_t)sizeof(zeros))
+	for (off_t at = 0; pread(fd, block, sizeof(block), at) == (ssize_t)sizeof(block);
+	     at += (off_t)sizeof(block))
+		if (memcmp(block + 4, "BFSC", 4) == 0 &&
+		    pwrite(fd, zeros, sizeof(zeros), at) == (ssize_t)sizeof(zeros))
 			n++;
 	close(fd);
 	return n;

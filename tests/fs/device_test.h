@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/device_test.h: what the tests of devices share: random numbers, pages, queues, and a pool file in one of
- * several folders. Included after <cmocka.h>.
+ * tests/fs/device_test.h: what the tests of devices share: random numbers, pages, queues, and a pool file in
+ * one of several folders. Included after <cmocka.h>.
  */
 #ifndef TESTS_FS_DEVICE_TEST_H
 #define TESTS_FS_DEVICE_TEST_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/engine.h: what the tests of the engine share: a pool on a simulated device with one context and calls that
- * wait, a byte model of a volume, and the books of an idle pool. Included after <cmocka.h>.
+ * tests/fs/engine.h: what the tests of the engine share: a pool on a simulated device with one context and
+ * calls that wait, a byte model of a volume, and the books of an idle pool. Included after <cmocka.h>.
  *
  * The simulated device outlives the pool: fs_close and pool_abandon close a thin wrapper around it, so that a
  * pool can be opened again on what the last one left.
@@ -45,7 +45,7 @@ struct engine {
 	struct fs *fs;
 	struct fs_ctx *ctx;
 	struct fs_options opt;
-	bool threads; /* a real commit thread and workers, on the simulated device */
+	bool threads;	   /* a real commit thread and workers, on the simulated device */
 	bool hold_commits; /* requests that are waited for run workers, but no commit */
 	uint64_t rng;
 	char log[4096]; /* the last messages */
@@ -63,7 +63,10 @@ static inline uint64_t rnd(uint64_t *state)
 }
 
 /* 0 to n - 1. */
-static inline uint64_t pick(uint64_t *state, uint64_t n) { return rnd(state) % n; }
+static inline uint64_t pick(uint64_t *state, uint64_t n)
+{
+	return rnd(state) % n;
+}
 
 static inline uint64_t test_seed(void)
 {
@@ -72,7 +75,8 @@ static inline uint64_t test_seed(void)
 	uint64_t seed;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
-	seed = env ? strtoull(env, NULL, 0) : ((uint64_t)ts.tv_nsec + (uint64_t)ts.tv_sec * 1000000000u) % 1000000;
+	seed = env ? strtoull(env, NULL, 0)
+		   : ((uint64_t)ts.tv_nsec + (uint64_t)ts.tv_sec * 1000000000u) % 1000000;
 	print_message("SEED=%llu\n", (unsigned long long)seed);
 	return seed;
 }
@@ -102,8 +106,8 @@ static inline void fill_bytes(void *buf, uint64_t len, uint64_t seed)
 /* ---- a device that outlives its pool ---------------------------------------- */
 
 /*
- * Passes everything on to a simulated device. before_submit (may be NULL) sees each request of each queue on the thread
- * that submits it; it may use other queues of the device, and those requests it sees too.
+ * Passes everything on to a simulated device. before_submit (may be NULL) sees each request of each queue on
+ * the thread that submits it; it may use other queues of the device, and those requests it sees too.
  */
 struct kept_device {
 	struct device dev;
@@ -113,9 +117,15 @@ struct kept_device {
 	void *arg;
 };
 
-static inline struct kept_device *kept_of(struct device_queue *q) { return container_of(q->dev, struct kept_device, dev); }
+static inline struct kept_device *kept_of(struct device_queue *q)
+{
+	return container_of(q->dev, struct kept_device, dev);
+}
 
-static inline void kept_close(struct device *dev) { free(container_of(dev, struct kept_device, dev)); }
+static inline void kept_close(struct device *dev)
+{
+	free(container_of(dev, struct kept_device, dev));
+}
 
 static inline int kept_queue_new(struct device *dev, struct device_queue **ret_q)
 {
@@ -128,16 +138,16 @@ static inline int kept_queue_new(struct device *dev, struct device_queue **ret_q
 }
 
 /* For the time of a call the queue is the inner device's again. */
-#define KEPT_CALL(q, call)                                \
-	do {                                              \
-		struct kept_device *kept = kept_of(q);    \
-		const struct device_ops *ops;             \
-		q->dev = kept->inner;                     \
-		ops = kept->inner->ops;                   \
-		call;                                     \
-		q->dev = &kept->dev;                      \
-		if (device_flush_failed(kept->inner))     \
-			device_set_flush_failed(q->dev);  \
+#define KEPT_CALL(q, call)                               \
+	do {                                             \
+		struct kept_device *kept = kept_of(q);   \
+		const struct device_ops *ops;            \
+		q->dev = kept->inner;                    \
+		ops = kept->inner->ops;                  \
+		call;                                    \
+		q->dev = &kept->dev;                     \
+		if (device_flush_failed(kept->inner))    \
+			device_set_flush_failed(q->dev); \
 	} while (0)
 
 static inline void kept_queue_free(struct device_queue *q)
@@ -157,9 +167,15 @@ static inline void kept_submit(struct device_queue *q, struct device_io *io)
 	KEPT_CALL(q, ops->submit(q, io));
 }
 
-static inline void kept_kick(struct device_queue *q) { KEPT_CALL(q, ops->kick(q)); }
+static inline void kept_kick(struct device_queue *q)
+{
+	KEPT_CALL(q, ops->kick(q));
+}
 
-/* Completions run in here, and they may submit: the queue is the engine's meanwhile, so the inner ops are called on it. */
+/*
+ * Completions run in here, and they may submit: the queue is the engine's meanwhile, so the inner ops are
+ * called on it.
+ */
 static inline unsigned kept_poll(struct device_queue *q)
 {
 	unsigned n;
@@ -214,9 +230,9 @@ static inline struct device *keep(struct device *inner)
 	assert_non_null(k);
 	k->dev = *inner;
 	k->inner = inner;
-	k->ops = (struct device_ops){inner->ops->name, kept_close, kept_queue_new, kept_queue_free, kept_submit,
-				     kept_kick,		kept_poll,  kept_wait,	    kept_fd,	     kept_grow,
-				     kept_allocate,	kept_host};
+	k->ops = (struct device_ops){inner->ops->name, kept_close, kept_queue_new, kept_queue_free,
+				     kept_submit,      kept_kick,  kept_poll,	   kept_wait,
+				     kept_fd,	       kept_grow,  kept_allocate,  kept_host};
 	k->dev.ops = &k->ops;
 	return &k->dev;
 }
@@ -265,7 +281,8 @@ static inline int engine_try_open(struct engine *e)
 		e->opt.cache_bytes = 16 * MIB;
 	e->fs = NULL;
 	e->ctx = NULL;
-	r = e->sim ? pool_open(keep(e->sim), &e->opt, !e->threads, &e->fs, &err) : fs_open(e->path, &e->opt, &e->fs, &err);
+	r = e->sim ? pool_open(keep(e->sim), &e->opt, !e->threads, &e->fs, &err)
+		   : fs_open(e->path, &e->opt, &e->fs, &err);
 	if (r) {
 		print_message("open: %s\n", err.msg);
 		return r;
@@ -275,7 +292,10 @@ static inline int engine_try_open(struct engine *e)
 }
 
 /* Opens without running anything yet: what was asked for at open (a first commit) is still to be done. */
-static inline void engine_open_only(struct engine *e) { assert_int_equal(engine_try_open(e), 0); }
+static inline void engine_open_only(struct engine *e)
+{
+	assert_int_equal(engine_try_open(e), 0);
+}
 
 static inline void engine_open(struct engine *e)
 {
@@ -298,7 +318,10 @@ static inline struct engine *engine_new_with(uint64_t size, uint64_t seed, const
 	return e;
 }
 
-static inline struct engine *engine_new(uint64_t size, uint64_t seed) { return engine_new_with(size, seed, NULL); }
+static inline struct engine *engine_new(uint64_t size, uint64_t seed)
+{
+	return engine_new_with(size, seed, NULL);
+}
 
 /* On a sparse file of a host that can run full. */
 static inline struct engine *engine_new_sparse(uint64_t size, uint64_t seed)
@@ -341,7 +364,8 @@ static inline struct engine *engine_new_file(uint64_t size, uint64_t seed, const
 	e->rng = seed;
 	e->opt = *opt;
 	e->threads = true;
-	snprintf(e->path, sizeof(e->path), "%s/byre-test-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp");
+	snprintf(e->path, sizeof(e->path), "%s/byre-test-XXXXXX",
+		 getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp");
 	fd = mkstemp(e->path);
 	assert_true(fd >= 0);
 	close(fd);
@@ -395,7 +419,10 @@ static inline void engine_free(struct engine *e)
 	free(e);
 }
 
-/* Commits until nothing is left to be done: deleted volumes are freed, pins are released. Nothing may be under way. */
+/*
+ * Commits until nothing is left to be done: deleted volumes are freed, pins are released. Nothing may be
+ * under way.
+ */
 static inline void engine_commit(struct engine *e)
 {
 	int r;
@@ -416,7 +443,10 @@ static inline void engine_commit(struct engine *e)
 
 /* ---- requests that wait ------------------------------------------------------- */
 
-static inline void engine_io_done(struct fs_io *io) { (*(unsigned *)io->arg)--; }
+static inline void engine_io_done(struct fs_io *io)
+{
+	(*(unsigned *)io->arg)--;
+}
 
 /* Runs the pool until *left is 0. */
 static inline void engine_wait(struct engine *e, const unsigned *left)
@@ -435,7 +465,10 @@ static inline void engine_wait(struct engine *e, const unsigned *left)
 }
 
 /* The device under an open pool, for before_submit. */
-static inline struct kept_device *engine_device(struct engine *e) { return container_of(e->fs->dev, struct kept_device, dev); }
+static inline struct kept_device *engine_device(struct engine *e)
+{
+	return container_of(e->fs->dev, struct kept_device, dev);
+}
 
 /* Starts n requests as one batch; *left counts down. */
 static inline void engine_submit(struct engine *e, struct fs_io *ios, unsigned n, unsigned *left)
@@ -453,8 +486,8 @@ static inline void engine_submit(struct engine *e, struct fs_io *ios, unsigned n
 	fs_submit(e->ctx, list, n);
 }
 
-static inline int engine_io(struct engine *e, struct fs_volume *vol, enum fs_op op, uint32_t flags, uint64_t off,
-			    uint64_t len, void *buf)
+static inline int engine_io(struct engine *e, struct fs_volume *vol, enum fs_op op, uint32_t flags,
+			    uint64_t off, uint64_t len, void *buf)
 {
 	struct fs_io io = {.op = op, .flags = flags, .vol = vol, .off = off, .len = len, .buf = buf};
 	unsigned left = 0;
@@ -464,7 +497,8 @@ static inline int engine_io(struct engine *e, struct fs_volume *vol, enum fs_op 
 	return io.error;
 }
 
-static inline int engine_write(struct engine *e, struct fs_volume *vol, uint64_t off, uint64_t len, const void *buf)
+static inline int engine_write(struct engine *e, struct fs_volume *vol, uint64_t off, uint64_t len,
+			       const void *buf)
 {
 	return engine_io(e, vol, FS_WRITE, 0, off, len, (void *)(uintptr_t)buf);
 }
@@ -479,7 +513,10 @@ static inline int engine_trim(struct engine *e, struct fs_volume *vol, uint64_t 
 	return engine_io(e, vol, FS_TRIM, 0, off, len, NULL);
 }
 
-static inline int engine_flush(struct engine *e) { return engine_io(e, NULL, FS_FLUSH, 0, 0, 0, NULL); }
+static inline int engine_flush(struct engine *e)
+{
+	return engine_io(e, NULL, FS_FLUSH, 0, 0, 0, NULL);
+}
 
 /* Makes a volume if there is none of that name, and takes a handle. */
 static inline struct fs_volume *engine_volume(struct engine *e, const char *name, uint64_t size)
@@ -511,10 +548,14 @@ static inline void model_init(struct model *m, uint64_t size)
 	m->size = size;
 }
 
-static inline void model_fini(struct model *m) { free(m->bytes); }
+static inline void model_fini(struct model *m)
+{
+	free(m->bytes);
+}
 
 /* Reads [off, off+len) and compares; names the first byte that differs. */
-static inline void model_verify(struct engine *e, struct fs_volume *vol, const struct model *m, uint64_t off, uint64_t len)
+static inline void model_verify(struct engine *e, struct fs_volume *vol, const struct model *m, uint64_t off,
+				uint64_t len)
 {
 	uint8_t *buf = malloc(len + 1);
 	int r;
@@ -523,11 +564,12 @@ static inline void model_verify(struct engine *e, struct fs_volume *vol, const s
 	memset(buf, 0xa5, len + 1);
 	r = engine_read(e, vol, off, len, buf);
 	if (r)
-		fail_msg("read of %llu bytes at %llu: %s; %s", (unsigned long long)len, (unsigned long long)off, strerror(-r),
-			 e->log);
+		fail_msg("read of %llu bytes at %llu: %s; %s", (unsigned long long)len,
+			 (unsigned long long)off, strerror(-r), e->log);
 	for (uint64_t i = 0; i < len; i++)
 		if (buf[i] != m->bytes[off + i])
-			fail_msg("byte %llu is %02x, not %02x", (unsigned long long)(off + i), buf[i], m->bytes[off + i]);
+			fail_msg("byte %llu is %02x, not %02x", (unsigned long long)(off + i), buf[i],
+				 m->bytes[off + i]);
 	assert_int_equal(buf[len], 0xa5); /* not a byte more than was asked for */
 	free(buf);
 }
@@ -554,7 +596,9 @@ static inline struct fs_volume *engine_next_volume(struct engine *e, struct fs_v
 static inline void books_add_group(struct block_group *g, void *arg)
 {
 	struct books *b = arg;
-	int kind = g->type == GROUP_DATA ? SPACE_DATA : g->type == GROUP_METADATA ? SPACE_METADATA : SPACE_SYSTEM;
+	int kind = g->type == GROUP_DATA       ? SPACE_DATA
+		   : g->type == GROUP_METADATA ? SPACE_METADATA
+					       : SPACE_SYSTEM;
 
 	b->total[kind] += g->len;
 	b->slots += g->len;
@@ -565,8 +609,10 @@ static inline void books_add_group(struct block_group *g, void *arg)
 	assert_true(free_space_check(g->avail));
 	b->taken[kind] += (uint64_t)(g->nblocks - free_space_count(g->avail)) * g->unit;
 	b->pinned[kind] += (uint64_t)(g->pinned_blocks[0] + g->pinned_blocks[1]) * g->unit;
-	b->memory += free_space_memory(g->avail) + free_space_memory(g->committed) + 2 * ((g->nblocks + 63) / 64 * 8);
-	if (g->type != GROUP_SYSTEM) /* the committed bitmap is kept by delayed refs, which system groups do not have */
+	b->memory += free_space_memory(g->avail) + free_space_memory(g->committed) +
+		     2 * ((g->nblocks + 63) / 64 * 8);
+	/* the committed bitmap is kept by delayed refs, which system groups do not have */
+	if (g->type != GROUP_SYSTEM)
 		assert_int_equal((uint64_t)free_space_count(g->committed) * g->unit, g->len - g->used);
 }
 
@@ -603,14 +649,19 @@ static inline void engine_check_books(struct engine *e)
 	assert_int_equal(e->ctx->under_way, 0);
 }
 
-/* As above, after a commit of everything: nothing is pinned or pending, and allocated is what the trees use. */
+/*
+ * As above, after a commit of everything: nothing is pinned or pending, and allocated is what the trees use.
+ */
 static inline void engine_check_committed(struct engine *e)
 {
 	struct space_info *si = &e->fs->space;
 	uint64_t nodes = 0, leaves = 0, items = 0, blocks = 0;
 	struct fs_volume *vol;
 
-	/* What was accounted a moment after its overlay was frozen counts until the next commit that does something. */
+	/*
+	 * What was accounted a moment after its overlay was frozen counts until the next commit that does
+	 * something.
+	 */
 	lock_take(&e->fs->commit_lock);
 	e->fs->super_dirty |= e->threads;
 	lock_drop(&e->fs->commit_lock);
@@ -626,8 +677,11 @@ static inline void engine_check_committed(struct engine *e)
 	}
 	lock_drop(&e->fs->volumes.lock);
 	lock_take(&si->lock);
-	assert_int_equal(si->running.touches + si->running.bytes + si->committing.touches + si->committing.bytes, 0);
-	assert_int_equal(si->kind[SPACE_DATA].pinned + si->kind[SPACE_METADATA].pinned + si->kind[SPACE_SYSTEM].pinned, 0);
+	assert_int_equal(
+		si->running.touches + si->running.bytes + si->committing.touches + si->committing.bytes, 0);
+	assert_int_equal(si->kind[SPACE_DATA].pinned + si->kind[SPACE_METADATA].pinned +
+				 si->kind[SPACE_SYSTEM].pinned,
+			 0);
 	assert_int_equal(si->kind[SPACE_DATA].allocated, blocks * BLOCK);
 	assert_int_equal(si->tree_nodes, nodes);
 	assert_int_equal(si->tree_leaves, leaves);
@@ -639,7 +693,10 @@ static inline void engine_check_committed(struct engine *e)
 
 /* ---- the checker -------------------------------------------------------------------- */
 
-static inline void engine_finding(void *arg, const char *line) { print_message("finding: %s\n", line); }
+static inline void engine_finding(void *arg, const char *line)
+{
+	print_message("finding: %s\n", line);
+}
 
 /* Checks a copy of what stands on the device. */
 static inline void engine_check_device(struct device *sim)

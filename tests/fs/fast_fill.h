@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/fast_fill.h: volumes with very many extents, quickly: the blocks get a place and a checksum, and no data is written.
- * On a simulated device, or in a sparse file, what was never written reads as zeros, and so do they; but they are no holes.
+ * tests/fs/fast_fill.h: volumes with very many extents, quickly: the blocks get a place and a checksum, and
+ * no data is written. On a simulated device, or in a sparse file, what was never written reads as zeros, and
+ * so do they; but they are no holes.
  */
 #ifndef TESTS_FS_FAST_FILL_H
 #define TESTS_FS_FAST_FILL_H
@@ -40,7 +41,8 @@ static inline uint32_t fast_fill_crc(void)
 }
 
 /* n blocks from `first` on, each `stride` behind the one before: extents of one block each. Committed. */
-static inline void fast_fill(struct engine *e, struct fs_volume *vol, uint64_t first, uint64_t n, uint64_t stride)
+static inline void fast_fill(struct engine *e, struct fs_volume *vol, uint64_t first, uint64_t n,
+			     uint64_t stride)
 {
 	for (uint64_t i = 0; i < n; i++) {
 		fast_fill_one(e, vol, first + i * stride, fast_fill_crc());

@@ -20,10 +20,12 @@ struct op {
 };
 
 static const struct op changing_ops[] = {
-	{FS_WRITE, 0}, {FS_TRIM, 0}, {FS_ZERO, 0}, {FS_ZERO, FS_NO_HOLE}, {FS_WRITE, FS_FUA}, {FS_TRIM, FS_FUA},
+	{FS_WRITE, 0},	       {FS_TRIM, 0},	   {FS_ZERO, 0},
+	{FS_ZERO, FS_NO_HOLE}, {FS_WRITE, FS_FUA}, {FS_TRIM, FS_FUA},
 };
 
-static inline void apply_both(struct engine *e, struct fs_volume *vol, struct model *m, struct op op, uint64_t off, uint64_t len)
+static inline void apply_both(struct engine *e, struct fs_volume *vol, struct model *m, struct op op,
+			      uint64_t off, uint64_t len)
 {
 	uint8_t *buf = malloc(len + 1);
 	int r;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/log_world.h: what the tests of the flush log share: a volume whose blocks carry versions, and which of them a
- * flush covered. Included after <cmocka.h>.
+ * tests/fs/log_world.h: what the tests of the flush log share: a volume whose blocks carry versions, and
+ * which of them a flush covered. Included after <cmocka.h>.
  */
 #ifndef TESTS_FS_LOG_WORLD_H
 #define TESTS_FS_LOG_WORLD_H
@@ -60,7 +60,8 @@ static inline void write_some(struct log_world *w, unsigned n)
 	static uint8_t buf[64 * FS_BLOCK_SIZE];
 
 	for (unsigned i = 0; i < n; i++) {
-		uint64_t len = pick(&w->e->rng, 8) ? 1 : 1 + pick(&w->e->rng, 64), blk = pick(&w->e->rng, BLOCKS - len);
+		uint64_t len = pick(&w->e->rng, 8) ? 1 : 1 + pick(&w->e->rng, 64),
+			 blk = pick(&w->e->rng, BLOCKS - len);
 
 		if (pick(&w->e->rng, 12) == 0) {
 			assert_int_equal(engine_trim(w->e, w->vol, blk * BLOCK, len * BLOCK), 0);
@@ -103,7 +104,8 @@ static inline void verify_found(struct log_world *w, bool between)
 			if (memcmp(got, want, BLOCK) == 0)
 				break;
 			if (!between || v <= w->flushed[b])
-				fail_msg("block %u: neither version %u nor %u", b, w->flushed[b], w->newest[b]);
+				fail_msg("block %u: neither version %u nor %u", b, w->flushed[b],
+					 w->newest[b]);
 		}
 		w->newest[b] = w->flushed[b] = v;
 	}

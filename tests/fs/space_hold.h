@@ -6,8 +6,8 @@
 #include "tests/fs/engine.h"
 
 /*
- * Takes all space but `left` bytes out of the market, by the measure of writes of n blocks each: data leaves the
- * metadata what such a one needs, and not more.
+ * Takes all space but `left` bytes out of the market, by the measure of writes of n blocks each: data leaves
+ * the metadata what such a one needs, and not more.
  */
 static inline struct space_reservation hold_all_but(struct engine *e, uint64_t left, uint64_t n)
 {
@@ -15,7 +15,8 @@ static inline struct space_reservation hold_all_but(struct engine *e, uint64_t l
 
 	for (uint64_t bytes = 64 * MIB; bytes >= BLOCK;) {
 		struct space_pending pending = {n > 1 ? 2 : 1, volume_item_bytes(n + 2, n)};
-		struct space_ticket t = {.flags = SPACE_NOTICKET, .want = {.data_bytes = bytes, .pending = pending}};
+		struct space_ticket t = {.flags = SPACE_NOTICKET,
+					 .want = {.data_bytes = bytes, .pending = pending}};
 
 		if (space_reserve(e->fs, &t) == 0) {
 			struct space_reservation metadata = {.pending = pending};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_backing.c: sparse pools on a host that runs full. The simulated device refuses what needs blocks then; the crash
- * simulator does the same at random.
+ * tests/fs/test_backing.c: sparse pools on a host that runs full. The simulated device refuses what needs
+ * blocks then; the crash simulator does the same at random.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -121,12 +121,12 @@ static void test_trims_with_edges_go_on_and_on(void **state)
 	struct engine *e = full_host(&vol, &written);
 
 	for (unsigned round = 0; round < 3; round++) {
-		for (uint64_t blk = 0; blk < 300; blk++)
-			{
+		for (uint64_t blk = 0; blk < 300; blk++) {
 			int r = engine_trim(e, vol, blk * 4096 + 100 * (round + 1), 100);
 
 			if (r)
-				fail_msg("round %u, block %llu: %s; %u spares", round, (unsigned long long)blk, strerror(-r), e->fs->backing.spares);
+				fail_msg("round %u, block %llu: %s; %u spares", round,
+					 (unsigned long long)blk, strerror(-r), e->fs->backing.spares);
 		}
 		fs_volume_put(vol);
 		engine_crash(e, round ? DEVICE_SIM_CRASH_RANDOM : DEVICE_SIM_CRASH_LOSE_ALL, round);
@@ -171,7 +171,10 @@ static void test_what_is_reserved_has_its_blocks(void **state)
 	engine_free(e);
 }
 
-/* What is promised has its place in data groups, which have their blocks: there is no unallocated space to count on. */
+/*
+ * What is promised has its place in data groups, which have their blocks: there is no unallocated space to
+ * count on.
+ */
 static void check_promises(struct engine *e)
 {
 	const struct space_info *si = &e->fs->space;
@@ -181,7 +184,10 @@ static void check_promises(struct engine *e)
 	assert_true(d->allocated + d->may_use + d->unavailable + si->volume_reserved <= d->total);
 }
 
-/* Created in an idle pool, and known by its record in the log alone when the power goes: its groups are there all the same. */
+/*
+ * Created in an idle pool, and known by its record in the log alone when the power goes: its groups are there
+ * all the same.
+ */
 static void test_what_was_reserved_in_an_idle_pool_outlives_a_crash(void **state)
 {
 	struct engine *e = engine_new_sparse(64 * MIB, 6);
@@ -212,9 +218,14 @@ static void test_what_was_reserved_in_an_idle_pool_outlives_a_crash(void **state
 	engine_free(e);
 }
 
-static uint64_t host_bytes(struct engine *e) { return device_sim_host_pages(e->sim) * 4096; }
+static uint64_t host_bytes(struct engine *e)
+{
+	return device_sim_host_pages(e->sim) * 4096;
+}
 
-/* What the host has no room for is refused before anything of it is allocated, and the line has both figures. */
+/*
+ * What the host has no room for is refused before anything of it is allocated, and the line has both figures.
+ */
 static void test_a_promise_larger_than_the_hosts_room_is_refused_at_once(void **state)
 {
 	struct engine *e = engine_new_sparse(256 * MIB, 7);
@@ -252,11 +263,13 @@ static void test_usable_bytes_are_no_more_than_the_host_has(void **state)
 	int error = 0;
 
 	fs_get_info(e->fs, &info);
-	assert_true(info.sparse && !info.host_full && info.free_bytes > 200 * MIB && info.host_free_bytes > info.free_bytes);
+	assert_true(info.sparse && !info.host_full && info.free_bytes > 200 * MIB &&
+		    info.host_free_bytes > info.free_bytes);
 	device_sim_set_host_left(e->sim, 40 * MIB);
 	fs_get_info(e->fs, &info);
 	assert_int_equal(info.host_free_bytes, 40 * MIB);
-	assert_true(info.free_bytes > 200 * MIB && info.host_usable_bytes < 40 * MIB && info.host_usable_bytes > 30 * MIB);
+	assert_true(info.free_bytes > 200 * MIB && info.host_usable_bytes < 40 * MIB &&
+		    info.host_usable_bytes > 30 * MIB);
 	end = write_until_refused(e, vol, 0, &error);
 	assert_int_equal(error, -ENOSPC);
 	assert_true(end >= info.host_usable_bytes && end < 40 * MIB);
@@ -491,7 +504,10 @@ static void test_a_device_discards_what_is_free(void **state)
 	engine_free(e);
 }
 
-/* With the pool's threads: discards go on beside writes, trims and commits, and what is read is what was written. */
+/*
+ * With the pool's threads: discards go on beside writes, trims and commits, and what is read is what was
+ * written.
+ */
 static void test_discards_beside_writers(void **state)
 {
 	struct fs_options opt = {.discard = FS_DISCARD_ON, .as_device = true, .commit_interval_ms = 5};

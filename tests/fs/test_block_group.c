@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_block_group.c: device space, groups that come, fill up and go, and the free-space cache: read late,
- * never believed when it is wrong, written without harm when it cannot be.
+ * tests/fs/test_block_group.c: device space, groups that come, fill up and go, and the free-space cache: read
+ * late, never believed when it is wrong, written without harm when it cannot be.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -105,7 +105,8 @@ static void test_block_group_created_until_the_device_is_full(void **state)
 		assert_int_equal(r, -ENOSPC);
 		fs_get_info(e->fs, &after);
 		assert_true(after.unallocated_bytes < group_quantum(e->fs) * (k + 1) * 2);
-		assert_true(after.groups_data + after.groups_metadata > before.groups_data + before.groups_metadata + 20);
+		assert_true(after.groups_data + after.groups_metadata >
+			    before.groups_data + before.groups_metadata + 20);
 		engine_check_books(e);
 		engine_free(e);
 	}
@@ -130,7 +131,8 @@ static void test_block_group_empty_ones_leave(void **state)
 		assert_true(full.unallocated_bytes + 35 * MIB < empty.unallocated_bytes);
 		engine_check_all(e);
 		assert_int_equal(engine_trim(e, vol, 0, 39 * MIB), 0);
-		for (unsigned i = 0; i < 3; i++) { /* freed in the first, empty in the second, gone after the third */
+		/* freed in the first, empty in the second, gone after the third */
+		for (unsigned i = 0; i < 3; i++) {
 			assert_int_equal(engine_write(e, vol, 0, BLOCK, buf), 0);
 			engine_commit(e);
 		}
@@ -168,7 +170,8 @@ static struct engine *scattered_pool(uint64_t pool_bytes, uint64_t seed, struct 
 	}
 	engine_commit(e);
 	for (unsigned i = 0; i < 1500; i++) {
-		uint64_t len = (1 + pick(&e->rng, 8)) * BLOCK, off = pick(&e->rng, (m->size - len) / BLOCK) * BLOCK;
+		uint64_t len = (1 + pick(&e->rng, 8)) * BLOCK,
+			 off = pick(&e->rng, (m->size - len) / BLOCK) * BLOCK;
 
 		if (pick(&e->rng, 2)) {
 			fill_bytes(m->bytes + off, len, i);
@@ -345,7 +348,16 @@ static void test_block_group_crash_costs_no_rebuild(void **state)
 
 /* ---- damaged caches -------------------------------------------------------------------------------- */
 
-enum damage { DAMAGE_FLIP_HEADER, DAMAGE_FLIP_BODY, DAMAGE_ZERO, DAMAGE_GARBAGE, DAMAGE_OLD, DAMAGE_OTHER_GROUP, DAMAGE_BAD_SECTOR, DAMAGES };
+enum damage {
+	DAMAGE_FLIP_HEADER,
+	DAMAGE_FLIP_BODY,
+	DAMAGE_ZERO,
+	DAMAGE_GARBAGE,
+	DAMAGE_OLD,
+	DAMAGE_OTHER_GROUP,
+	DAMAGE_BAD_SECTOR,
+	DAMAGES
+};
 
 #define SLOT_COPY 8192u
 
@@ -353,7 +365,7 @@ struct slots {
 	struct engine *e;
 	enum damage how;
 	unsigned count, every, damaged;
-	uint8_t type; /* only of this one; 0: any */
+	uint8_t type;		      /* only of this one; 0: any */
 	uint8_t (*old)[2][SLOT_COPY]; /* by group index: what both slots held some commits ago */
 	uint8_t other[SLOT_COPY];
 };
@@ -370,7 +382,8 @@ static void save_slots(struct block_group *g, void *arg)
 	if (g->type == GROUP_SYSTEM)
 		return;
 	for (unsigned slot = 0; slot < 2; slot++)
-		device_sim_peek(s->e->sim, slot_offset(g, 0, slot), s->old[g->start / s->e->fs->group_step][slot],
+		device_sim_peek(s->e->sim, slot_offset(g, 0, slot),
+				s->old[g->start / s->e->fs->group_step][slot],
 				min_u64(SLOT_COPY, g->slot_bytes));
 }
 
@@ -380,7 +393,8 @@ static void damage_slot(struct block_group *g, void *arg)
 	uint8_t buf[SLOT_COPY], mine[SLOT_COPY] = {0};
 	size_t len = min_u64(SLOT_COPY, g->slot_bytes);
 
-	if (g->type == GROUP_SYSTEM || (s->type && g->type != s->type) || g->cache_slot > 1 || s->count++ % s->every)
+	if (g->type == GROUP_SYSTEM || (s->type && g->type != s->type) || g->cache_slot > 1 ||
+	    s->count++ % s->every)
 		return;
 	for (unsigned stripe = 0; stripe < g->nr_stripes; stripe++) {
 		uint64_t off = slot_offset(g, stripe, g->cache_slot);
@@ -390,9 +404,7 @@ static void damage_slot(struct block_group *g, void *arg)
 		case DAMAGE_FLIP_HEADER:
 			device_sim_flip(s->e->sim, off + 40, 2); /* the generation */
 			continue;
-		case DAMAGE_FLIP_BODY:
-			device_sim_flip(s->e->sim, off + g->cache_bytes - 1, 7);
-			continue;
+		case DAMAGE_FLIP_BODY: device_sim_flip(s->e->sim, off + g->cache_bytes - 1, 7); continue;
 		case DAMAGE_ZERO: memset(buf, 0, len); break;
 		case DAMAGE_GARBAGE: fill_bytes(buf, len, g->start); break;
 		case DAMAGE_OLD: /* a cache that was right once */
@@ -402,9 +414,7 @@ static void damage_slot(struct block_group *g, void *arg)
 			memcpy(mine, buf, len);
 			memcpy(buf, s->other, len);
 			break;
-		default:
-			device_sim_bad_range(s->e->sim, off, BLOCK);
-			continue;
+		default: device_sim_bad_range(s->e->sim, off, BLOCK); continue;
 		}
 		device_sim_poke(s->e->sim, off, buf, len);
 	}
@@ -507,7 +517,8 @@ static void test_block_group_pool_serves_while_caches_are_rebuilt(void **state)
 	engine_open_only(e);
 	vol = engine_volume(e, "v", 0);
 	for (unsigned i = 0; i < 600; i++) {
-		uint64_t len = (1 + pick(&e->rng, 30)) * BLOCK, off = pick(&e->rng, (m.size - len) / BLOCK) * BLOCK;
+		uint64_t len = (1 + pick(&e->rng, 30)) * BLOCK,
+			 off = pick(&e->rng, (m.size - len) / BLOCK) * BLOCK;
 
 		if (pick(&e->rng, 3)) {
 			fill_bytes(m.bytes + off, len, rnd(&e->rng));
@@ -548,7 +559,8 @@ static void free_something(void *arg, struct device_queue *q, const struct devic
 	struct freeing *f = arg;
 	struct fs *fs = f->e->fs;
 
-	if (f->inside || q != fs->work.queue[0] || !atomic_load(&fs->groups.rebuilding) || !atomic_load(&fs->rebuild_running))
+	if (f->inside || q != fs->work.queue[0] || !atomic_load(&fs->groups.rebuilding) ||
+	    !atomic_load(&fs->rebuild_running))
 		return;
 	if (pthread_mutex_trylock(&fs->commit_lock.mutex)) /* the walk has it at the moment */
 		return;
@@ -572,7 +584,8 @@ static void free_something(void *arg, struct device_queue *q, const struct devic
 
 static void test_block_group_frees_during_a_rebuild_are_seen(void **state)
 {
-	struct slots s = {.how = DAMAGE_ZERO, .every = 1, .type = GROUP_DATA}; /* a commit waits for metadata's */
+	/* a commit waits for metadata's */
+	struct slots s = {.how = DAMAGE_ZERO, .every = 1, .type = GROUP_DATA};
 	struct freeing f;
 	struct fs_volume *vol;
 	struct engine *e;
@@ -602,7 +615,10 @@ static void test_block_group_frees_during_a_rebuild_are_seen(void **state)
 }
 
 /* The pool is used from the first moment on, by threads, while the free space is being found. */
-/* A commit needs to know where metadata may go: a rebuild for which there is no memory at some place is done again. */
+/*
+ * A commit needs to know where metadata may go: a rebuild for which there is no memory at some place is done
+ * again.
+ */
 static void test_block_group_commit_insists_on_metadata(void **state)
 {
 	struct slots s = {.how = DAMAGE_ZERO, .every = 1, .type = GROUP_METADATA};
@@ -708,7 +724,10 @@ static void test_block_group_contradicting_one_is_walked_once(void **state)
 	close_broken(&s, &m, vol);
 }
 
-/* Neither copy of a volume's root can be read: commits of other volumes go on, and do not try that again and again. */
+/*
+ * Neither copy of a volume's root can be read: commits of other volumes go on, and do not try that again and
+ * again.
+ */
 static void test_block_group_rebuild_that_cannot_read_is_tried_once_a_commit(void **state)
 {
 	uint64_t off[GROUP_STRIPES_MAX];
@@ -746,7 +765,8 @@ static void find_victim(struct block_group *g, void *arg)
 static void test_block_group_cache_that_cannot_be_written_is_rebuilt_alone(void **state)
 {
 	for (unsigned which = 0; which < 6; which += 2) {
-		struct device_sim_fault fault = {.kind = which ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN, .error = -EIO,
+		struct device_sim_fault fault = {.kind = which ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
+						 .error = -EIO,
 						 .ops = DEVICE_SIM_OP(DEVICE_WRITE)};
 		struct victim v = {.which = which};
 		struct picture *p;
@@ -783,7 +803,9 @@ static void test_block_group_cache_that_cannot_be_written_is_rebuilt_alone(void 
 	}
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------- */
+/*
+ * ---- memory ---------------------------------------------------------------------------------------------
+ */
 
 static void test_block_group_free_space_takes_little_memory(void **state)
 {
@@ -797,12 +819,14 @@ static void test_block_group_free_space_takes_little_memory(void **state)
 	fill_bytes(buf, MIB, 1);
 	for (stored = 0; engine_write(e, vol, stored, MIB, buf) == 0;)
 		stored += MIB;
-	for (uint64_t at = 0; at < stored; at += 2 * BLOCK) /* every second block: the worst for lists of extents */
+	/* every second block: the worst for lists of extents */
+	for (uint64_t at = 0; at < stored; at += 2 * BLOCK)
 		assert_int_equal(engine_trim(e, vol, at, BLOCK), 0);
 	engine_commit(e);
 	block_group_each(e->fs, books_add_group, &b);
-	print_message("  free space of a %llu MiB pool: %llu bytes of memory, 1/%llu\n", (unsigned long long)(size / MIB),
-		      (unsigned long long)b.memory, (unsigned long long)(size / b.memory));
+	print_message("  free space of a %llu MiB pool: %llu bytes of memory, 1/%llu\n",
+		      (unsigned long long)(size / MIB), (unsigned long long)b.memory,
+		      (unsigned long long)(size / b.memory));
 	assert_true(b.memory < size / 4000);
 	fs_volume_put(vol);
 	engine_check_all(e);

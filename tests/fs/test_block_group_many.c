@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_block_group_many.c: many block groups: looked up while others leave, more than may be loaded, and as many as a
- * pool of 1 PiB has.
+ * tests/fs/test_block_group_many.c: many block groups: looked up while others leave, more than may be loaded,
+ * and as many as a pool of 1 PiB has.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -93,7 +93,9 @@ static void test_block_group_looked_up_while_others_leave(void **state)
 		assert_int_equal(pthread_create(&thread[i], NULL, look_up, &l[i]), 0);
 	}
 	/* On a busy machine the others come late: as many rounds as it takes them to see something. */
-	for (unsigned round = 0; round < 150 || (round < 15000 && !(atomic_load(&l[0].found) && atomic_load(&l[1].found))); round++) {
+	for (unsigned round = 0;
+	     round < 150 || (round < 15000 && !(atomic_load(&l[0].found) && atomic_load(&l[1].found)));
+	     round++) {
 		uint32_t live;
 
 		assert_true(make_groups(e->fs, 60 * MIB));
@@ -117,7 +119,10 @@ static void test_block_group_looked_up_while_others_leave(void **state)
 
 #define SET_BLOCKS (40 * MIB / BLOCK)
 
-static uint32_t loaded_groups(const struct fs *fs) { return fs->groups.nr_loaded; }
+static uint32_t loaded_groups(const struct fs *fs)
+{
+	return fs->groups.nr_loaded;
+}
 
 static void test_block_group_bitmaps_stay_within_their_limit(void **state)
 {
@@ -187,7 +192,8 @@ static void test_block_group_new_one_is_preferred_to_fragments(void **state)
 	for (unsigned i = 0; i < 256; i += 2)
 		block_group_give(e->fs, taken[i], BLOCK);
 	assert_true(make_groups(e->fs, 4 * MIB));
-	(void)block_group_take_data(e->fs, 128, &addr, &unloaded); /* a fragment, or not: it finds where to go on */
+	/* a fragment, or not: it finds where to go on */
+	(void)block_group_take_data(e->fs, 128, &addr, &unloaded);
 	assert_int_equal(block_group_take_data(e->fs, 128, &addr, &unloaded), 128);
 	assert_int_equal(block_group_take_data(e->fs, 64, &addr, &unloaded), 64);
 	assert_false(unloaded);
@@ -256,7 +262,10 @@ static void make_pool(uint64_t size, char *ret_path)
 
 static struct fs *open_pool(const char *path, bool read_only)
 {
-	struct fs_options opt = {.cache_bytes = 64u << 20, .commit_interval_ms = 100000, .workers = 1, .read_only = read_only,
+	struct fs_options opt = {.cache_bytes = 64u << 20,
+				 .commit_interval_ms = 100000,
+				 .workers = 1,
+				 .read_only = read_only,
 				 .as_device = true};
 	struct fs_error err = {""};
 	struct fs *fs;
@@ -334,7 +343,8 @@ static void test_block_group_pool_grown_to_a_pebibyte(void **state)
 		if (fs_grow(fs, size, &err))
 			fail_msg("%s", err.msg);
 		fs_get_info(fs, &info);
-		assert_true(info.free_bytes > (size - reserved / 20 * 21) / 100 * 93); /* with items for what is reserved */
+		/* with items for what is reserved */
+		assert_true(info.free_bytes > (size - reserved / 20 * 21) / 100 * 93);
 	}
 	fill_with_groups(fs, &reserved);
 	pool_abandon(fs); /* a clean end would remove what nobody needs */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_check.c: the checker finds nothing in good pools, crashed ones included, finds each kind of damage, mends
- * what it says it mends, and survives any bytes. Caches and rebuilds: test_check_rebuild.c.
+ * tests/fs/test_check.c: the checker finds nothing in good pools, crashed ones included, finds each kind of
+ * damage, mends what it says it mends, and survives any bytes. Caches and rebuilds: test_check_rebuild.c.
  */
 #include "base/crc32c.h"
 #include "base/mem.h"
@@ -38,7 +38,8 @@ static void test_check_crashed_pools_are_clean(void **state)
 			assert_int_equal(fs_volume_delete(w->fs, "b", NULL), 0);
 			assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
 		}
-		image = device_sim_crash_image(w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
+		image = device_sim_crash_image(
+			w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
 		assert_clean(image);
 		device_close(image);
 	}
@@ -145,7 +146,8 @@ static void take_last_line(void *arg, const char *line)
 
 static void check_told(struct device *dev, bool repair, struct told *t)
 {
-	struct fs_check_options opt = {.repair = repair, .finding = take_last_line, .detail = take_detail, .arg = t};
+	struct fs_check_options opt = {
+		.repair = repair, .finding = take_last_line, .detail = take_detail, .arg = t};
 	uint64_t findings;
 
 	memset(t, 0, sizeof(*t));
@@ -243,7 +245,9 @@ static void test_check_much_damage_is_bounded(void **state)
 	free(w);
 }
 
-/* As the list is when it runs full: pieces in any order, joined as far as they are known, the rest summed up. */
+/*
+ * As the list is when it runs full: pieces in any order, joined as far as they are known, the rest summed up.
+ */
 static void test_check_damage_list_runs_full(void **state)
 {
 	struct told t = {0};
@@ -350,7 +354,8 @@ static void test_check_wrong_volumes_are_found(void **state)
 		{root + offsetof(struct tree_root_item, nodes), 8, 1, "its root says 1"},
 		{root + offsetof(struct tree_root_item, leaves), 8, 1, "its root says"},
 		{root + offsetof(struct tree_root_item, items), 8, 1, "its root says"},
-		{root + offsetof(struct tree_root_item, generation), 8, UINT64_MAX, "younger than the superblock"},
+		{root + offsetof(struct tree_root_item, generation), 8, UINT64_MAX,
+		 "younger than the superblock"},
 		{root + offsetof(struct tree_root_item, generation), 8, 1, "is of another generation"},
 		{root + offsetof(struct tree_root_item, level), 1, 0, "is of another level"},
 		{root + offsetof(struct tree_root_item, level), 1, 255, "its root is impossible"},
@@ -388,12 +393,16 @@ static void test_check_wrong_groups_are_found(void **state)
 		{offsetof(struct block_group_item, used), 8, 1ull << 40, "its used bytes are impossible"},
 		{offsetof(struct block_group_item, used), 8, 0, "bytes are used, the trees refer to"},
 		{offsetof(struct block_group_item, slot_bytes), 4, 0, "its cache slots are too small"},
-		{offsetof(struct block_group_item, slot_bytes), 4, 1u << 31, "its cache slots have an impossible size"},
+		{offsetof(struct block_group_item, slot_bytes), 4, 1u << 31,
+		 "its cache slots have an impossible size"},
 		{offsetof(struct block_group_item, cache_slot), 1, 7, "its cache slot is impossible"},
-		{offsetof(struct block_group_item, cache_bytes), 4, 0x7fffffff, "its cache has an impossible length"},
-		{offsetof(struct block_group_item, cache_bytes), 4, 100, "free-space cache, copy 0, is damaged"},
+		{offsetof(struct block_group_item, cache_bytes), 4, 0x7fffffff,
+		 "its cache has an impossible length"},
+		{offsetof(struct block_group_item, cache_bytes), 4, 100,
+		 "free-space cache, copy 0, is damaged"},
 		{offsetof(struct block_group_item, cache_crc), 4, 1, "free-space cache, copy 0, is damaged"},
-		{offsetof(struct block_group_item, cache_generation), 8, 1, "free-space cache, copy 0, is of another generation"},
+		{offsetof(struct block_group_item, cache_generation), 8, 1,
+		 "free-space cache, copy 0, is of another generation"},
 		{offsetof(struct block_group_item, generation), 8, 1ull << 40, "younger than the superblock"},
 		{stripe, 8, 1, "a device that the pool does not have"},
 		{stripe + 8, 8, 1ull << 50, "it lies outside the device"},
@@ -483,7 +492,10 @@ static void test_check_log_damage_is_found(void **state)
 	struct log_extent item;
 
 	new_log_subject(&ls);
-	/* The first flush was answered before the second began: its data has to be there. Not so that of the last. */
+	/*
+	 * The first flush was answered before the second began: its data has to be there. Not so that of the
+	 * last.
+	 */
 	for (unsigned i = 0; i < 2; i++) {
 		dev = device_sim_clone(ls.image, 1);
 		device_sim_flip(dev, ls.data[i] + 7, 1);
@@ -541,11 +553,13 @@ static void test_check_log_damage_is_found(void **state)
 
 /* ---- any bytes ------------------------------------------------------------- */
 
-/* Writes garbage over a few bytes of a random node of the three trees' upper parts, under a right checksum. */
+/*
+ * Writes garbage over a few bytes of a random node of the three trees' upper parts, under a right checksum.
+ */
 static void scribble(struct subject *s, struct device *dev)
 {
-	uint64_t addrs[] = {le64_to_cpu(s->sb.group_tree.addr), le64_to_cpu(s->sb.root_tree.addr), s->vol_root.addr,
-			    first_leaf(s, s->dev, &s->vol_root)};
+	uint64_t addrs[] = {le64_to_cpu(s->sb.group_tree.addr), le64_to_cpu(s->sb.root_tree.addr),
+			    s->vol_root.addr, first_leaf(s, s->dev, &s->vol_root)};
 	uint64_t off[GROUP_STRIPES_MAX];
 	uint8_t node[NODE_SIZE];
 	struct node_header *h = (struct node_header *)node;
@@ -644,7 +658,11 @@ static void write_file_pool(const char *path)
 	assert_int_equal(fs_volume_create(fs, "a", VOLUME_BYTES, 0, &err), 0);
 	assert_int_equal(fs_volume_get(fs, "a", &vol), 0);
 	for (unsigned i = 0; i < 100; i++) {
-		struct fs_io io = {.op = FS_WRITE, .vol = vol, .off = i * 3 * sizeof(buf) / 2, .len = sizeof(buf), .buf = buf};
+		struct fs_io io = {.op = FS_WRITE,
+				   .vol = vol,
+				   .off = i * 3 * sizeof(buf) / 2,
+				   .len = sizeof(buf),
+				   .buf = buf};
 
 		memset(buf, (int)i, sizeof(buf));
 		assert_int_equal(fs_io_wait(fs, &io), 0);
@@ -686,7 +704,10 @@ static int check_error(const char *path, struct fs_error *err)
 	return fs_check(path, &opt, &findings, err);
 }
 
-static void take_note(void *arg, const char *line) { snprintf(arg, 512, "%s", line); }
+static void take_note(void *arg, const char *line)
+{
+	snprintf(arg, 512, "%s", line);
+}
 
 /* A file that lacks a byte, or has some more. */
 static void test_check_short_file_names_the_size(void **state)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_check_rebuild.c: free-space caches that are wrong or gone: the checker tells, and rebuilt free space is right by
- * its measure, after a crash and while clients write too.
+ * tests/fs/test_check_rebuild.c: free-space caches that are wrong or gone: the checker tells, and rebuilt
+ * free space is right by its measure, after a crash and while clients write too.
  */
 #include "fs/extent.h"
 #include "fs/free_space_cache.h"
@@ -47,7 +47,8 @@ static unsigned group_slot(struct subject *s, const struct block_group *g)
 static void poke_lying_cache(struct subject *s, struct device *dev, struct block_group *g)
 {
 	struct free_space *space = free_space_new(g->nblocks, false);
-	struct free_space_cache_ident ident = {.group_start = g->start, .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
+	struct free_space_cache_ident ident = {.group_start = g->start,
+					       .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
 					       .generation = g->cache_generation};
 	uint8_t *buf = calloc(1, g->slot_bytes);
 	uint32_t bytes, crc, at, len, used = 0;
@@ -65,8 +66,8 @@ static void poke_lying_cache(struct subject *s, struct device *dev, struct block
 		device_sim_poke(dev, slot_of(g, i), buf, g->slot_bytes);
 	raw[0] = cpu_to_le32(crc);
 	raw[1] = cpu_to_le32(bytes);
-	edit_item(s, dev, le64_to_cpu(s->sb.group_tree.addr), group_slot(s, g), offsetof(struct block_group_item, cache_crc), raw,
-		  sizeof(raw));
+	edit_item(s, dev, le64_to_cpu(s->sb.group_tree.addr), group_slot(s, g),
+		  offsetof(struct block_group_item, cache_crc), raw, sizeof(raw));
 	free_space_free(space);
 	free(buf);
 }
@@ -137,7 +138,10 @@ static void test_check_bad_copy_of_a_cache_is_mended(void **state)
 
 /* ---- no caches at all ------------------------------------------------------- */
 
-/* Zeroes every block that begins as a cache does, with its magic behind its checksum; data here never looks so. */
+/*
+ * Zeroes every block that begins as a cache does, with its magic behind its checksum; data here never looks
+ * so.
+ */
 static unsigned wipe_caches(struct device *dev)
 {
 	uint8_t block[FS_BLOCK_SIZE], zeros[FS_BLOCK_SIZE] = {0};
@@ -163,7 +167,10 @@ static void test_rebuild_all_caches_lost(void **state)
 	free_subject(s);
 }
 
-/* Trees that the device cannot read stay so for a while: the pool comes to rest, and does not try again and again. */
+/*
+ * Trees that the device cannot read stay so for a while: the pool comes to rest, and does not try again and
+ * again.
+ */
 static void test_rebuild_that_must_fail_is_not_tried_for_ever(void **state)
 {
 	struct subject *s = new_subject();
@@ -203,7 +210,8 @@ static void test_rebuild_after_a_crash(void **state)
 		random_work(w, "b", 900);
 		assert_int_equal(fs_volume_delete(w->fs, "b", NULL), 0);
 		random_work(w, "a", 1 + (unsigned)rnd(w, 10));
-		image = device_sim_crash_image(w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
+		image = device_sim_crash_image(
+			w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
 		assert_clean(image);
 		assert_true(wipe_caches(image) > 0);
 		assert_rebuilds(image, 1);

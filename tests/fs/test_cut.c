@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_cut.c: trims, zeroes and shrinks of large trees: a commit reads a bounded number of the leaves that a hole drops,
- * cuts the others out by their pointers, and later commits free those step by step.
+ * tests/fs/test_cut.c: trims, zeroes and shrinks of large trees: a commit reads a bounded number of the
+ * leaves that a hole drops, cuts the others out by their pointers, and later commits free those step by step.
  */
 #include "fs/node_prefetch.h"
 #include "fs/rebuild.h"
@@ -87,7 +87,10 @@ static void test_cut_trim_of_a_whole_volume_goes_in_steps(void **state)
 	assert_true(atomic_load(&e->fs->orphans) == 1 && vol->cuts == 1 && vol->root.addr == 0);
 	expect_hole(e, vol, 0, 1024 * 1024);
 	assert_true(vol->root.leaves > leaves - 3 * LEAVES && vol->used_blocks > 0);
-	/* It is written again, others go on, the pool is closed and opened, and the check finds nothing wrong. */
+	/*
+	 * It is written again, others go on, the pool is closed and opened, and the check finds nothing
+	 * wrong.
+	 */
 	for (uint64_t i = 0; i < 5000; i++)
 		fast_fill_one(e, vol, 1 + i * 4, fast_fill_crc());
 	fill_bytes(out, sizeof(out), 1);
@@ -122,15 +125,20 @@ static void expect_blocks(struct engine *e, struct fs_volume *vol, const uint8_t
 		struct volume_piece vp;
 		uint32_t crc[1024];
 
-		assert_int_equal(volume_lookup(vol, e->fs->commit_q, blk, min_u64(1024, blocks - blk), &vp, crc), 0);
+		assert_int_equal(
+			volume_lookup(vol, e->fs->commit_q, blk, min_u64(1024, blocks - blk), &vp, crc), 0);
 		for (uint64_t i = 0; i < vp.nblk; i++)
 			if (there[blk + i] != (vp.addr != 0))
-				fail_msg("block %llu is %s", (unsigned long long)(blk + i), vp.addr ? "there" : "a hole");
+				fail_msg("block %llu is %s", (unsigned long long)(blk + i),
+					 vp.addr ? "there" : "a hole");
 		blk += vp.nblk;
 	}
 }
 
-/* Holes with any edges, in trees of three levels, between writes; commits, restarts, crashes, and a check after each. */
+/*
+ * Holes with any edges, in trees of three levels, between writes; commits, restarts, crashes, and a check
+ * after each.
+ */
 static void test_cut_random_holes_match_a_model(void **state)
 {
 	uint64_t rng = test_seed(), blocks = 800000, used = 0;
@@ -326,8 +334,9 @@ static void commit_when_read(void *arg, struct device_queue *q, const struct dev
 }
 
 /*
- * The rebuild reads volume "a" when a commit cuts all of "b" out of its tree, which it comes to later. Regression: without the
- * walk of what was cut out since it began, b's space would not be found, and the groups would stay out of use.
+ * The rebuild reads volume "a" when a commit cuts all of "b" out of its tree, which it comes to later.
+ * Regression: without the walk of what was cut out since it began, b's space would not be found, and the
+ * groups would stay out of use.
  */
 static void test_cut_during_a_rebuild(void **state)
 {
@@ -378,7 +387,10 @@ static void test_cut_during_a_rebuild(void **state)
 	engine_free(e);
 }
 
-/* CUT_FIGURES=extents: how long the longest commit is, with the limit and without any (as it was). Not asserted. */
+/*
+ * CUT_FIGURES=extents: how long the longest commit is, with the limit and without any (as it was). Not
+ * asserted.
+ */
 static void test_cut_figures(void **state)
 {
 	const char *env = getenv("CUT_FIGURES");
@@ -395,8 +407,8 @@ static void test_cut_figures(void **state)
 		fast_fill(e, vol, 0, n, 4);
 		if (!limited)
 			e->fs->orphan_leaves = UINT32_MAX;
-		print_message("%llu extents, %llu leaves, level %u\n", (unsigned long long)n, (unsigned long long)vol->root.leaves,
-			      vol->root.level);
+		print_message("%llu extents, %llu leaves, level %u\n", (unsigned long long)n,
+			      (unsigned long long)vol->root.leaves, vol->root.level);
 		assert_int_equal(engine_trim(e, vol, 0, n * 4 * BLOCK), 0);
 		all = seconds();
 		do {
@@ -405,8 +417,9 @@ static void test_cut_figures(void **state)
 			longest = seconds() - start > longest ? seconds() - start : longest;
 			commits++;
 		} while (atomic_load(&e->fs->orphans));
-		print_message("%s: %u commits, the longest %.0f ms, all %.0f ms\n", limited ? "limited" : "without a limit", commits,
-			      longest * 1000, (seconds() - all) * 1000);
+		print_message("%s: %u commits, the longest %.0f ms, all %.0f ms\n",
+			      limited ? "limited" : "without a limit", commits, longest * 1000,
+			      (seconds() - all) * 1000);
 		fs_volume_put(vol);
 		engine_free(e);
 	}

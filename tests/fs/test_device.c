@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_device.c: the devices on files, io_uring and threads alike: data against a model, vectors, limits,
- * errors, the descriptor for event loops, several threads, growing, failing allocations.
+ * tests/fs/test_device.c: the devices on files, io_uring and threads alike: data against a model, vectors,
+ * limits, errors, the descriptor for event loops, several threads, growing, failing allocations.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -488,7 +488,8 @@ static void test_device_descriptor_is_made_when_asked_for(void **state)
 	struct device *dev = open_dev(*state, true);
 	unsigned without = count_open(), done = 0, before;
 	struct device_queue *q = new_queue(dev);
-	struct device_io io = {.op = DEVICE_READ, .len = PAGE, .buf = pages(1), .done = count_done, .arg = &done};
+	struct device_io io = {
+		.op = DEVICE_READ, .len = PAGE, .buf = pages(1), .done = count_done, .arg = &done};
 	struct full_table full;
 	int fd;
 
@@ -851,7 +852,10 @@ static int run_in(const char *folder, bool plain)
 	return failed + cmocka_run_group_tests_name("device on threads", all_tests, group_setup, NULL);
 }
 
-/* ramfs has neither O_DIRECT nor fallocate. Mounted where only this process sees it; not at all without the right to. */
+/*
+ * ramfs has neither O_DIRECT nor fallocate. Mounted where only this process sees it; not at all without the
+ * right to.
+ */
 static int run_in_ramfs(const char *tmp)
 {
 	char folder[256];

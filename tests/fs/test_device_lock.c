@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_device_lock.c: who may open a pool at the same time as whom, and what a refused one is told; block devices.
+ * tests/fs/test_device_lock.c: who may open a pool at the same time as whom, and what a refused one is told;
+ * block devices.
  */
 #include <errno.h>
 #include <setjmp.h>

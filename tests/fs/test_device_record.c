@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_device_record.c: the recorded device: the log says what happened, in the order of completion, with flushes
- * that cover what they must; replayed, it gives the device's content; it survives being cut off, and nothing else.
+ * tests/fs/test_device_record.c: the recorded device: the log says what happened, in the order of completion,
+ * with flushes that cover what they must; replayed, it gives the device's content; it survives being cut off,
+ * and nothing else.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -147,8 +148,9 @@ static void submit_random(struct run *run, struct request *r, struct device_queu
 
 static void check_log_is_run(struct names *fx, const struct run *run)
 {
-	static const enum record_type types[] = {
-		[DEVICE_WRITE] = RECORD_WRITE, [DEVICE_FLUSH] = RECORD_FLUSH, [DEVICE_DISCARD] = RECORD_DISCARD};
+	static const enum record_type types[] = {[DEVICE_WRITE] = RECORD_WRITE,
+						 [DEVICE_FLUSH] = RECORD_FLUSH,
+						 [DEVICE_DISCARD] = RECORD_DISCARD};
 	struct record_reader *reader = open_log(fx);
 	struct record rec;
 
@@ -204,7 +206,10 @@ static void run_on_sim(struct names *fx, uint64_t seed, bool faults)
 			;
 		device_queue_free(q[i]);
 	}
-	/* A flush that fails takes those that are under way with it: more flushes fail than were told to, nothing else. */
+	/*
+	 * A flush that fails takes those that are under way with it: more flushes fail than were told to,
+	 * nothing else.
+	 */
 	assert_true(faults ? run->failed >= 6 * 20 : run->failed == 0);
 	assert_true(run->failed - run->failed_flushes <= 6 * 20);
 	assert_int_equal(dev->flushes, sim->flushes);

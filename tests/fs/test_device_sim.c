@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/fs/test_device_sim.c: the simulated device: data, order, clones, faults, counters. Crashes: test_device_sim_crash.c. */
+/*
+ * tests/fs/test_device_sim.c: the simulated device: data, order, clones, faults, counters. Crashes:
+ * test_device_sim_crash.c.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -430,7 +433,8 @@ static void test_sim_mended_rot_stays_away_when_a_write_over_it_is_lost(void **s
 	device_sim_flip(dev, 100, 1);
 	device_sim_peek(dev, 0, bad, PAGE);
 	assert_memory_not_equal(bad, good, PAGE);
-	assert_int_equal(run_sync(dev, DEVICE_WRITE, 0, good, PAGE), 0); /* on top of it, completed, not flushed */
+	/* on top of it, completed, not flushed */
+	assert_int_equal(run_sync(dev, DEVICE_WRITE, 0, good, PAGE), 0);
 	assert_int_equal(run_sync(dev, DEVICE_WRITE, PAGE, other, PAGE), 0);
 	device_sim_mend(dev, 0, bad, good);
 	device_sim_mend(dev, PAGE, bad, good); /* is something else */

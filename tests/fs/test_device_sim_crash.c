@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_device_sim_crash.c: the crashes of the simulated device. Every sector that is written carries the number of its write,
- * so that after a crash each sector tells which write it is of, and a model says which ones are legal there.
+ * tests/fs/test_device_sim_crash.c: the crashes of the simulated device. Every sector that is written carries
+ * the number of its write, so that after a crash each sector tells which write it is of, and a model says
+ * which ones are legal there.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -179,7 +180,10 @@ static void world_free(struct world *w)
 	free(w);
 }
 
-/* Whether write v may be what a crash leaves in the sector: nothing that is durable has certainly come after it. */
+/*
+ * Whether write v may be what a crash leaves in the sector: nothing that is durable has certainly come after
+ * it.
+ */
 static bool may_survive(const struct world *w, uint64_t v, uint64_t sector)
 {
 	if (v >= w->count || (v && !touches(&w->r[v], sector)))
@@ -572,7 +576,10 @@ static void test_sim_history_crashes_at_every_event(void **state)
 
 #define COPIES 120
 
-/* Requests under way on several queues: what history makes of event n is legal as of just before the next event. */
+/*
+ * Requests under way on several queues: what history makes of event n is legal as of just before the next
+ * event.
+ */
 static void test_sim_history_crashes_with_requests_under_way(void **state)
 {
 	uint64_t seed = test_seed();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_extent_state.c: extent states and range locks against an array of blocks and a list of waiters, and
- * the locks on threads, where plain counters show whether two ever held the same block.
+ * tests/fs/test_extent_state.c: extent states and range locks against an array of blocks and a list of
+ * waiters, and the locks on threads, where plain counters show whether two ever held the same block.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -76,7 +76,8 @@ static uint64_t seed_get(void)
 
 /* ---- hooks: a second set of books -------------------------------------------- */
 
-static void hook_count(struct extent_state_tree *tree, const struct extent_state *state, uint32_t bits, int sign)
+static void hook_count(struct extent_state_tree *tree, const struct extent_state *state, uint32_t bits,
+		       int sign)
 {
 	struct world *w = tree->ops_arg;
 
@@ -158,7 +159,9 @@ static void world_compare_counters(struct world *w)
 	assert_true(extent_state_delalloc_bytes(&w->tree) == want[__builtin_ctz(EXTENT_DELALLOC)]);
 }
 
-/* The tree says of each block and each lock what the model says, and so do the counters and the hooks' books. */
+/*
+ * The tree says of each block and each lock what the model says, and so do the counters and the hooks' books.
+ */
 static void world_compare(struct world *w)
 {
 	struct seen seen = {0};
@@ -508,9 +511,10 @@ static void test_extent_state_random_against_model(void **state)
 			world_quiesce(&w);
 	}
 	world_quiesce(&w);
-	print_message("waits %llu, conflicts %llu, out of memory %llu, parts %llu, splits %llu, merges %llu\n",
-		      (unsigned long long)w.waits, (unsigned long long)w.conflicts, (unsigned long long)w.nomem,
-		      (unsigned long long)w.parts, (unsigned long long)w.splits, (unsigned long long)w.merges);
+	print_message(
+		"waits %llu, conflicts %llu, out of memory %llu, parts %llu, splits %llu, merges %llu\n",
+		(unsigned long long)w.waits, (unsigned long long)w.conflicts, (unsigned long long)w.nomem,
+		(unsigned long long)w.parts, (unsigned long long)w.splits, (unsigned long long)w.merges);
 	assert_true(w.grants == w.waits);
 	assert_true(w.waits > 1000 && w.conflicts > 1000 && w.nomem > 1000 && w.parts > 1000);
 	world_fini(&w);
@@ -536,7 +540,8 @@ static void test_extent_state_without_memory(void **state)
 	assert_int_equal(extent_prealloc_fill(&p, 1), 0);
 	assert_int_equal(set_extent_bit(&tree, 0, 100, EXTENT_DELALLOC, 0, &p, NULL, NULL), 0);
 	assert_int_equal(clear_extent_bit(&tree, 10, 20, EXTENT_DELALLOC, &p, NULL), -ENOMEM);
-	assert_true(p.need == 2 && extent_state_count(&tree) == 1 && extent_state_delalloc_bytes(&tree) == 100);
+	assert_true(p.need == 2 && extent_state_count(&tree) == 1 &&
+		    extent_state_delalloc_bytes(&tree) == 100);
 	assert_int_equal(clear_extent_bit(&tree, 0, 100, EXTENT_DELALLOC, &p, NULL), 0);
 	mem_fail_at(1);
 	extent_lock_init(&lk, 0, 100, EXTENT_DELALLOC, NULL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_flush_log.c: what a flush covered is there after any crash, at the cost of one device flush; whatever
- * becomes of the log: full, wrapped, torn, damaged, failing, or with records of an earlier life in it.
+ * tests/fs/test_flush_log.c: what a flush covered is there after any crash, at the cost of one device flush;
+ * whatever becomes of the log: full, wrapped, torn, damaged, failing, or with records of an earlier life in
+ * it.
  */
 #include <pthread.h>
 #include <semaphore.h>
@@ -50,7 +51,8 @@ static void test_flush_log_one_flush_takes_one_device_flush(void **state)
 		for (unsigned k = 0; k < i; k++)
 			write_block(w, k);
 		assert_int_equal(engine_io(w->e, NULL, FS_FLUSH, 0, 0, 0, NULL), 0);
-		if (w->e->fs->commit_wanted || atomic_load(&w->e->fs->log.groups) == groups) { /* the log was full */
+		/* the log was full */
+		if (w->e->fs->commit_wanted || atomic_load(&w->e->fs->log.groups) == groups) {
 			engine_settle(w->e);
 			continue;
 		}
@@ -80,8 +82,13 @@ static void test_flush_log_concurrent_flushes_share_device_flushes(void **state)
 		for (unsigned i = 0; i < FLUSHERS; i++) {
 			struct fs_io *one[1] = {&write[i]};
 
-			write[i] = (struct fs_io){.op = FS_WRITE, .vol = w->vol, .off = i * BLOCK, .len = BLOCK, .buf = buf,
-						  .done = engine_io_done, .arg = &left};
+			write[i] = (struct fs_io){.op = FS_WRITE,
+						  .vol = w->vol,
+						  .off = i * BLOCK,
+						  .len = BLOCK,
+						  .buf = buf,
+						  .done = engine_io_done,
+						  .arg = &left};
 			fs_submit(ctx[i], one, 1);
 		}
 		while (left)
@@ -106,7 +113,8 @@ static void test_flush_log_concurrent_flushes_share_device_flushes(void **state)
 		for (unsigned i = 0; i < FLUSHERS; i++)
 			assert_int_equal(flush_io[i].error, 0);
 		assert_in_range(atomic_load(&w->e->fs->log.groups) - groups, 1, 2);
-		assert_int_equal(device_flushes(w->e->sim) - before, atomic_load(&w->e->fs->log.groups) - groups);
+		assert_int_equal(device_flushes(w->e->sim) - before,
+				 atomic_load(&w->e->fs->log.groups) - groups);
 		engine_commit(w->e);
 	}
 	for (unsigned i = 0; i < FLUSHERS; i++)
@@ -126,7 +134,8 @@ static void test_flush_log_full_waits_for_a_commit(void **state)
 	fs_get_info(w->e->fs, &before);
 	for (n = 0; n < 10000; n++) {
 		uint8_t buf[FS_BLOCK_SIZE];
-		struct fs_io wr = {.op = FS_WRITE, .vol = w->vol, .off = n % BLOCKS * BLOCK, .len = BLOCK, .buf = buf};
+		struct fs_io wr = {
+			.op = FS_WRITE, .vol = w->vol, .off = n % BLOCKS * BLOCK, .len = BLOCK, .buf = buf};
 
 		/* Nobody commits, although it is asked for when the log is half full. */
 		version_bytes(buf, ++w->version);
@@ -192,7 +201,10 @@ static void write_every_second(struct engine *e, struct fs_volume *vol, unsigned
 		assert_int_equal(engine_write(e, vol, 2ull * i * BLOCK, BLOCK, buf), 0);
 }
 
-/* Other threads' writes come on top of what a group was thought to take: it never runs over records that count. */
+/*
+ * Other threads' writes come on top of what a group was thought to take: it never runs over records that
+ * count.
+ */
 static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, 1);
@@ -338,7 +350,10 @@ static void *lead_group(void *arg)
 	return NULL;
 }
 
-static void group_done(struct flush_waiter *w, int error) { container_of(w, struct late, waiter)->error = error; }
+static void group_done(struct flush_waiter *w, int error)
+{
+	container_of(w, struct late, waiter)->error = error;
+}
 
 /* Until the group is being built: its thread waits for the volume's lock. */
 static bool group_is_held_up(struct fs *fs)
@@ -356,7 +371,8 @@ static bool group_is_held_up(struct fs *fs)
 
 static void write_elsewhere(struct engine *e, struct fs_volume *vol, uint64_t len, void *buf)
 {
-	struct fs_io io = {.op = FS_WRITE, .vol = vol, .len = len, .buf = buf, .done = engine_io_done}, *ios = &io;
+	struct fs_io io = {.op = FS_WRITE, .vol = vol, .len = len, .buf = buf, .done = engine_io_done},
+		     *ios = &io;
 	struct fs_ctx *ctx;
 	unsigned left = 1;
 
@@ -371,15 +387,17 @@ static void write_elsewhere(struct engine *e, struct fs_volume *vol, uint64_t le
 }
 
 /*
- * Regression: while a group was built, a write made a block group and was logged with that group of records; the block
- * group itself came with the next one only. Replay then found data in a block group that it did not know: no start.
+ * Regression: while a group was built, a write made a block group and was logged with that group of records;
+ * the block group itself came with the next one only. Replay then found data in a block group that it did not
+ * know: no start.
  */
 static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 {
 	const uint64_t len = 16 * MIB;
 	struct log_world *w = new_world(128 * MIB, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", len);
-	struct late l = {.fs = w->e->fs, .vol = w->vol, .error = 1, .waiter = {.ctx = w->e->ctx, .done = group_done}};
+	struct late l = {
+		.fs = w->e->fs, .vol = w->vol, .error = 1, .waiter = {.ctx = w->e->ctx, .done = group_done}};
 	char *buf = calloc(1, len), *got = calloc(1, len);
 	pthread_t holder, leader;
 	uint32_t groups;
@@ -460,7 +478,8 @@ static void test_flush_log_stale_records_of_earlier_lives_are_not_replayed(void 
 			write_block(w, pick(&w->e->rng, BLOCKS));
 			flush(w);
 		}
-		if (life % 3 == 0) /* not committed, and then lost: the next life's log begins at the same place */
+		/* not committed, and then lost: the next life's log begins at the same place */
+		if (life % 3 == 0)
 			write_block(w, 7);
 		fs_volume_put(w->vol);
 		engine_crash(w->e, life % 2 ? DEVICE_SIM_CRASH_LOSE_ALL : DEVICE_SIM_CRASH_KEEP_ALL, life);
@@ -483,13 +502,15 @@ static void test_flush_log_stale_records_of_earlier_lives_are_not_replayed(void 
 }
 
 /*
- * A record of an earlier life that stands just where the next one would be, with the sequence number that it would have:
- * if it were taken for ours, the group before it would count as durable, and its data would not be looked at.
+ * A record of an earlier life that stands just where the next one would be, with the sequence number that it
+ * would have: if it were taken for ours, the group before it would count as durable, and its data would not
+ * be looked at.
  */
 static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, 1);
-	struct device_sim_fault lost = {.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
+	struct device_sim_fault lost = {
+		.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
 	struct flush_log *log = &w->e->fs->log;
 	uint64_t place = log->offset + log->head % log->size;
 	uint8_t stale[LOG_ALIGN], before[2 * LOG_ALIGN];
@@ -502,7 +523,8 @@ static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void *
 	device_sim_peek(w->e->sim, place + LOG_ALIGN, stale, sizeof(stale));
 	fs_volume_put(w->vol);
 	engine_abandon(w->e);
-	device_sim_poke(w->e->sim, place, before, sizeof(before)); /* the first life's flushes did not arrive */
+	/* the first life's flushes did not arrive */
+	device_sim_poke(w->e->sim, place, before, sizeof(before));
 	engine_open(w->e);
 	w->vol = engine_volume(w->e, "v", 0);
 	memset(w->newest, 0, sizeof(w->newest));
@@ -540,7 +562,9 @@ static void test_flush_log_unflushed_overwrite_leaves_what_was_flushed(void **st
 	free_world(w);
 }
 
-/* A crash at any moment of a flush, torn in any way: what was flushed before is there, the rest old or new. */
+/*
+ * A crash at any moment of a flush, torn in any way: what was flushed before is there, the rest old or new.
+ */
 static void test_flush_log_torn_tail_loses_nothing_that_was_answered(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, test_seed());
@@ -561,8 +585,10 @@ static void test_flush_log_torn_tail_loses_nothing_that_was_answered(void **stat
 			struct engine e = {.rng = 1, .opt = {.cache_bytes = 8 * MIB}};
 
 			found.e = &e;
-			e.sim = device_sim_crash_image(w->e->sim, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES),
-						       rnd(&w->e->rng));
+			e.sim = device_sim_crash_image(
+				w->e->sim,
+				(enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES),
+				rnd(&w->e->rng));
 			engine_check_device(e.sim);
 			engine_open(&e);
 			found.vol = engine_volume(&e, "v", 0);
@@ -623,11 +649,15 @@ static void test_flush_log_damaged_record_ends_it(void **state)
 	free_world(w);
 }
 
-/* The data of the last group did not arrive, its records did: those items are left out, and nobody was told otherwise. */
+/*
+ * The data of the last group did not arrive, its records did: those items are left out, and nobody was told
+ * otherwise.
+ */
 static void test_flush_log_items_without_their_data_are_left_out(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, 1);
-	struct device_sim_fault lost = {.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
+	struct device_sim_fault lost = {
+		.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
 
 	write_block(w, 1);
 	flush(w);
@@ -670,7 +700,8 @@ static void flush_and_look(void *arg, struct device_queue *q, const struct devic
 	d->calls++;
 	for (unsigned i = 0; i < 2; i++) {
 		uint64_t blk = pick(&w->e->rng, BLOCKS);
-		struct fs_io io = {.op = FS_WRITE, .vol = w->vol, .off = blk * BLOCK, .len = BLOCK, .buf = buf};
+		struct fs_io io = {
+			.op = FS_WRITE, .vol = w->vol, .off = blk * BLOCK, .len = BLOCK, .buf = buf};
 
 		version_bytes(buf, ++w->version);
 		assert_int_equal(io_during(w->e, &io), 0);
@@ -684,8 +715,9 @@ static void flush_and_look(void *arg, struct device_queue *q, const struct devic
 	}
 	if (pick(&w->e->rng, 3) == 0 && d->images < IMAGES) {
 		d->then[d->images] = *w;
-		d->image[d->images++] = device_sim_crash_image(w->e->sim, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES),
-							      rnd(&w->e->rng));
+		d->image[d->images++] = device_sim_crash_image(
+			w->e->sim, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES),
+			rnd(&w->e->rng));
 	}
 	d->inside = false;
 }
@@ -808,8 +840,12 @@ static void test_flush_log_failing_write_is_never_lost(void **state)
 
 	for (unsigned round = 0; round < 20; round++) {
 		struct flush_log *log = &w->e->fs->log;
-		struct device_sim_fault fault = {.kind = round % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN, .error = -EIO,
-						 .ops = DEVICE_SIM_OP(DEVICE_WRITE), .off = log->offset, .len = log->size, .count = 1};
+		struct device_sim_fault fault = {.kind = round % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
+						 .error = -EIO,
+						 .ops = DEVICE_SIM_OP(DEVICE_WRITE),
+						 .off = log->offset,
+						 .len = log->size,
+						 .count = 1};
 		int r;
 
 		write_some(w, 30);
@@ -838,7 +874,8 @@ static void test_flush_log_failing_write_is_never_lost(void **state)
 static void test_flush_log_failing_device_flush_ends_writing(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, test_seed());
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .count = 1};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .count = 1};
 
 	write_some(w, 50);
 	flush(w);

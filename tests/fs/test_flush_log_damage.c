@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_flush_log_damage.c: a log whose records could not be written, were written in part, or have rotted: nothing
- * that a flush covered is lost by what comes after, and what is lost is said.
+ * tests/fs/test_flush_log_damage.c: a log whose records could not be written, were written in part, or have
+ * rotted: nothing that a flush covered is lost by what comes after, and what is lost is said.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,8 +27,12 @@ static void fail_a_flush(void *arg, struct device_queue *q, const struct device_
 {
 	struct at_commit *a = arg;
 	struct fs *fs = a->w->e->fs;
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_WRITE),
-					 .off = fs->log.offset, .len = fs->log.size, .count = 1};
+	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL,
+					 .error = -EIO,
+					 .ops = DEVICE_SIM_OP(DEVICE_WRITE),
+					 .off = fs->log.offset,
+					 .len = fs->log.size,
+					 .count = 1};
 	struct fs_io io = {.op = FS_FLUSH};
 
 	if (q != fs->commit_q || a->done)
@@ -40,8 +44,8 @@ static void fail_a_flush(void *arg, struct device_queue *q, const struct device_
 }
 
 /*
- * Nothing is dirty when that commit has ended. What is flushed next must not stand behind the hole that the failed group
- * has left.
+ * Nothing is dirty when that commit has ended. What is flushed next must not stand behind the hole that the
+ * failed group has left.
  */
 static void test_flush_log_failed_group_leaves_no_hole(void **state)
 {
@@ -64,7 +68,9 @@ static void test_flush_log_failed_group_leaves_no_hole(void **state)
 	free_world(w);
 }
 
-/* Once, in the middle of a commit: the volume's many writes are frozen, and more than the log has room for. */
+/*
+ * Once, in the middle of a commit: the volume's many writes are frozen, and more than the log has room for.
+ */
 static void build_in_part(void *arg, struct device_queue *q, const struct device_io *dio)
 {
 	struct at_commit *a = arg;
@@ -126,7 +132,10 @@ static void test_flush_log_group_built_in_part_leaves_no_hole(void **state)
 
 #define FLUSHES 6u
 
-/* One block and one flush each; the volume is then closed as by a crash. Where each group's first record stands. */
+/*
+ * One block and one flush each; the volume is then closed as by a crash. Where each group's first record
+ * stands.
+ */
 static struct log_world *flush_some(uint64_t *place, unsigned blocks_each)
 {
 	struct log_world *w = new_world(POOL_BYTES, 1);
@@ -206,7 +215,10 @@ static void test_flush_log_rotten_record_is_told(void **state)
 	free_world(w);
 }
 
-/* What is left of a group of several records that the power cut tore proves nothing: its flush was not answered. */
+/*
+ * What is left of a group of several records that the power cut tore proves nothing: its flush was not
+ * answered.
+ */
 static void test_flush_log_torn_group_is_not_taken_for_rot(void **state)
 {
 	struct log_world *w = new_world(2 * POOL_BYTES, 1);
@@ -241,7 +253,9 @@ static void test_flush_log_torn_group_is_not_taken_for_rot(void **state)
 	free_world(w);
 }
 
-/* An item under a right checksum that names blocks which no volume can have: their byte offsets wrap around. */
+/*
+ * An item under a right checksum that names blocks which no volume can have: their byte offsets wrap around.
+ */
 static void test_flush_log_item_far_behind_the_end_is_refused(void **state)
 {
 	static const uint64_t far[] = {1ull << 52, 1ull << 60, UINT64_MAX};

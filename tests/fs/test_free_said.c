@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_free_said.c: what is said to be free, against what can be written in order then: in new pools, after several ways of
- * filling one up, and after several ways of emptying it again. No data is written, only places are taken (fast_fill.h).
+ * tests/fs/test_free_said.c: what is said to be free, against what can be written in order then: in new
+ * pools, after several ways of filling one up, and after several ways of emptying it again. No data is
+ * written, only places are taken (fast_fill.h).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,8 +34,9 @@ static bool take_space(struct engine *e, struct space_ticket *t)
 /* As the engine's writes: in as many pieces as the places come in. False: there is no room. */
 static bool place(struct engine *e, struct fs_volume *vol, uint64_t blk, uint32_t n, uint32_t crc)
 {
-	struct space_ticket t = {.flags = SPACE_NOTICKET,
-				 .want = {n * BLOCK, {n > 1 ? 2 : 1, volume_item_bytes(n + 2, n)}, &vol->promise}};
+	struct space_ticket t = {
+		.flags = SPACE_NOTICKET,
+		.want = {n * BLOCK, {n > 1 ? 2 : 1, volume_item_bytes(n + 2, n)}, &vol->promise}};
 	uint64_t items = 0, addr;
 
 	if (!take_space(e, &t))
@@ -59,7 +61,8 @@ static bool place(struct engine *e, struct fs_volume *vol, uint64_t blk, uint32_
 		pending_free(spare);
 		items += volume_extent_items(got);
 	}
-	space_pend(e->fs, &t.want, (struct space_pending){t.want.pending.touches, volume_item_bytes(items + 2, n)});
+	space_pend(e->fs, &t.want,
+		   (struct space_pending){t.want.pending.touches, volume_item_bytes(items + 2, n)});
 	return true;
 }
 
@@ -99,7 +102,8 @@ static void write_scattered(struct said *s)
 {
 	uint64_t span = s->pool / BLOCK * 2, n = 0;
 
-	for (uint64_t i = 0; i < span / 2 && place(s->e, s->vol, i * 0x9e3779b1u % (span / 2) * 2, 1, s->crc); i++)
+	for (uint64_t i = 0; i < span / 2 && place(s->e, s->vol, i * 0x9e3779b1u % (span / 2) * 2, 1, s->crc);
+	     i++)
 		if (++n % FAST_FILL_COMMIT == 0)
 			engine_commit(s->e);
 	if (s->tail < span)
@@ -150,11 +154,14 @@ static void compare(struct said *s, const char *what)
 	all = s->pool / MIB;
 	more = ((double)said - (double)got) / (double)s->pool * 100;
 	less = -more;
-	print_message("  %5llu MiB %-12s %-36s said %9.2f MiB (%5.2f %%), written %9.2f MiB, %+.2f %%\n", (unsigned long long)all,
-		      s->sparse ? "sparse" : "preallocated", what, (double)said / MIB, (double)said / (double)s->pool * 100,
-		      (double)got / MIB, less);
+	print_message("  %5llu MiB %-12s %-36s said %9.2f MiB (%5.2f %%), written %9.2f MiB, %+.2f %%\n",
+		      (unsigned long long)all, s->sparse ? "sparse" : "preallocated", what,
+		      (double)said / MIB, (double)said / (double)s->pool * 100, (double)got / MIB, less);
 	assert_true(said <= got + commit + s->pool / 200);
-	/* The figure counts with single blocks, each an item in half-full leaves; with holes of one block each, less is known. */
+	/*
+	 * The figure counts with single blocks, each an item in half-full leaves; with holes of one block
+	 * each, less is known.
+	 */
 	assert_true(less <= (s->scattered_free ? 15 : 4));
 }
 

@@ -168,7 +168,8 @@ static void step_take_or_give(struct free_space *space, struct model *m, uint64_
 		len /= 2;
 	fits = model_all(m, start, len, !give);
 	assert_int_equal(free_space_test(space, start, len, !give), fits);
-	assert_int_equal(give ? free_space_give(space, start, len) : free_space_take(space, start, len), fits);
+	assert_int_equal(give ? free_space_give(space, start, len) : free_space_take(space, start, len),
+			 fits);
 	if (fits)
 		memset(m->free + start, give, len);
 }

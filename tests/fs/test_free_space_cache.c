@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_free_space_cache.c: a slot of the free-space cache gives back what was put in, for any content,
- * and bytes that are not what the block group's item says are refused, whatever is wrong with them.
+ * tests/fs/test_free_space_cache.c: a slot of the free-space cache gives back what was put in, for any
+ * content, and bytes that are not what the block group's item says are refused, whatever is wrong with them.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -320,7 +320,9 @@ static void test_free_space_cache_other_identity_is_refused(void **arg)
 	free(s.buf);
 }
 
-/* A sealed slot of 2 windows and 100 blocks with these entries and bitmaps all of ones in their first byte. */
+/*
+ * A sealed slot of 2 windows and 100 blocks with these entries and bitmaps all of ones in their first byte.
+ */
 static void assert_entries_refused(const uint32_t (*entries)[2], uint32_t n, uint32_t bitmaps,
 				   uint32_t free_blocks)
 {
@@ -330,15 +332,16 @@ static void assert_entries_refused(const uint32_t (*entries)[2], uint32_t n, uin
 	uint8_t *bitmap = (uint8_t *)(e + n);
 
 	for (uint32_t i = 0; i < n; i++)
-		e[i] = (struct free_space_cache_entry){cpu_to_le32(entries[i][0]), cpu_to_le32(entries[i][1])};
+		e[i] = (struct free_space_cache_entry){cpu_to_le32(entries[i][0]),
+						       cpu_to_le32(entries[i][1])};
 	memset(bitmap, 0, bitmaps * FREE_SPACE_CACHE_BITMAP_BYTES);
 	for (uint32_t i = 0; i < bitmaps; i++)
 		bitmap[i * FREE_SPACE_CACHE_BITMAP_BYTES] = 0xff;
 	h->entries = cpu_to_le32(n);
 	h->bitmaps = cpu_to_le32(bitmaps);
 	h->free_bytes = cpu_to_le64((uint64_t)free_blocks * FS_BLOCK_SIZE);
-	h->bytes =
-		cpu_to_le32((uint32_t)(sizeof(*h) + n * sizeof(*e) + bitmaps * FREE_SPACE_CACHE_BITMAP_BYTES));
+	h->bytes = cpu_to_le32(
+		(uint32_t)(sizeof(*h) + n * sizeof(*e) + bitmaps * FREE_SPACE_CACHE_BITMAP_BYTES));
 	slot_seal(&s);
 	assert_refused(&s, -EUCLEAN);
 	free(s.buf);

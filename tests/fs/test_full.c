@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_full.c: a full pool: what was acknowledged is there, what frees space always works, and the space can be
- * written again. FULL_4G=1 runs the same on a sparse pool file of 4 GiB in TMPDIR (/var/tmp) and prints its figures.
+ * tests/fs/test_full.c: a full pool: what was acknowledged is there, what frees space always works, and the
+ * space can be written again. FULL_4G=1 runs the same on a sparse pool file of 4 GiB in TMPDIR (/var/tmp) and
+ * prints its figures.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +16,8 @@
 #include "tests/fs/engine.h"
 
 #define BATCH 64u
-#define SLACK (MIB + 64 * KIB) /* by which the figure of free space may be too large: a group's granularity, and requests under way */
+/* by which the figure of free space may be too large: a group's granularity, and requests under way */
+#define SLACK (MIB + 64 * KIB)
 
 /* ---- a volume whose blocks carry versions ---------------------------------------- */
 
@@ -59,8 +61,8 @@ static void set_version(struct full *f, uint64_t blk, uint32_t version)
 }
 
 /*
- * Writes n pieces of piece_blocks at the places of blk[], all at once. Returns how many were acknowledged; the others
- * must have been refused for space.
+ * Writes n pieces of piece_blocks at the places of blk[], all at once. Returns how many were acknowledged;
+ * the others must have been refused for space.
  */
 static unsigned write_pieces(struct full *f, const uint64_t *blk, unsigned n, uint64_t piece_blocks)
 {
@@ -71,7 +73,10 @@ static unsigned write_pieces(struct full *f, const uint64_t *blk, unsigned n, ui
 
 	buf = realloc(buf, n * piece_blocks * BLOCK);
 	for (unsigned i = 0; i < n; i++) {
-		io[i] = (struct fs_io){.op = FS_WRITE, .vol = f->vol, .off = blk[i] * BLOCK, .len = piece_blocks * BLOCK,
+		io[i] = (struct fs_io){.op = FS_WRITE,
+				       .vol = f->vol,
+				       .off = blk[i] * BLOCK,
+				       .len = piece_blocks * BLOCK,
 				       .buf = buf + i * piece_blocks * BLOCK};
 		for (uint64_t k = 0; k < piece_blocks; k++)
 			block_bytes((char *)io[i].buf + k * BLOCK, blk[i] + k, first + i);
@@ -101,7 +106,8 @@ static void verify_versions(struct full *f)
 		for (uint64_t i = 0; i < n; i++) {
 			block_bytes(want, b + i, f->version[b + i]);
 			if (memcmp(got + i * BLOCK, want, BLOCK) != 0)
-				fail_msg("block %llu is not of version %u", (unsigned long long)(b + i), f->version[b + i]);
+				fail_msg("block %llu is not of version %u", (unsigned long long)(b + i),
+					 f->version[b + i]);
 		}
 	}
 	free(got);
@@ -141,8 +147,9 @@ static void check_promises(struct full *f, const struct filling *fl, uint64_t sl
 		uint64_t written = f->stored * BLOCK - p->stored;
 
 		if (written + slack < p->free_bytes)
-			fail_msg("%llu bytes were free when %llu were stored; only %llu could be written", (unsigned long long)p->free_bytes,
-				 (unsigned long long)p->stored, (unsigned long long)written);
+			fail_msg("%llu bytes were free when %llu were stored; only %llu could be written",
+				 (unsigned long long)p->free_bytes, (unsigned long long)p->stored,
+				 (unsigned long long)written);
 	}
 }
 
@@ -207,8 +214,9 @@ static void many_more_attempts(struct full *f, unsigned attempts)
 		(void)write_pieces(f, blk, BATCH, 1);
 	}
 	fs_get_info(f->e->fs, &info);
-	print_message("  %u more attempts: %llu stored, %llu commits, %.2f s\n", attempts, (unsigned long long)(f->stored - before),
-		      (unsigned long long)(info.commits - commits), seconds() - start);
+	print_message("  %u more attempts: %llu stored, %llu commits, %.2f s\n", attempts,
+		      (unsigned long long)(f->stored - before), (unsigned long long)(info.commits - commits),
+		      seconds() - start);
 	assert_true((f->stored - before) * BLOCK < 4 * MIB + f->e->fs->dev->size / 50);
 	assert_true(info.commits - commits < 300);
 }
@@ -222,7 +230,8 @@ static uint64_t trim_scattered(struct full *f, uint64_t step, uint64_t max)
 
 	for (uint64_t b = 0; b < f->blocks && trimmed < max; b++) {
 		if (f->version[b] && ++seen % step == 0) {
-			io[n++] = (struct fs_io){.op = FS_TRIM, .vol = f->vol, .off = b * BLOCK, .len = BLOCK};
+			io[n++] =
+				(struct fs_io){.op = FS_TRIM, .vol = f->vol, .off = b * BLOCK, .len = BLOCK};
 			set_version(f, b, 0);
 			trimmed++;
 		}
@@ -231,7 +240,8 @@ static uint64_t trim_scattered(struct full *f, uint64_t step, uint64_t max)
 			engine_wait(f->e, &left);
 			for (unsigned i = 0; i < n; i++)
 				if (io[i].error)
-					fail_msg("trim of a block: %s; %s", strerror(-io[i].error), f->e->log);
+					fail_msg("trim of a block: %s; %s", strerror(-io[i].error),
+						 f->e->log);
 			n = 0;
 		}
 	}
@@ -251,7 +261,9 @@ static void trim_unaligned(struct full *f, unsigned rounds)
 
 			if (!f->version[b] || !f->version[b + 1] || !f->version[b + 2])
 				continue;
-			io[n++] = (struct fs_io){.op = pick(&f->e->rng, 2) ? FS_TRIM : FS_ZERO, .vol = f->vol, .off = b * BLOCK + from,
+			io[n++] = (struct fs_io){.op = pick(&f->e->rng, 2) ? FS_TRIM : FS_ZERO,
+						 .vol = f->vol,
+						 .off = b * BLOCK + from,
 						 .len = 2 * BLOCK - from + to};
 			b += 3;
 		}
@@ -264,7 +276,9 @@ static void trim_unaligned(struct full *f, unsigned rounds)
 
 			if (io[i].error)
 				fail_msg("trim with edges: %s; %s", strerror(-io[i].error), f->e->log);
-			/* What is left at the edges is not of any version: write it anew below, or forget it. */
+			/*
+			 * What is left at the edges is not of any version: write it anew below, or forget it.
+			 */
 			assert_int_equal(engine_trim(f->e, f->vol, blk * BLOCK, 3 * BLOCK), 0);
 			for (unsigned k = 0; k < 3; k++)
 				set_version(f, blk + k, 0);
@@ -329,9 +343,15 @@ static void reopened(struct full *f, void (*how)(struct engine *e))
 	f->vol = engine_volume(f->e, "v", 0);
 }
 
-static void crash_now(struct engine *e) { engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, 1); }
+static void crash_now(struct engine *e)
+{
+	engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, 1);
+}
 
-/* Once more from full: the space of trims comes back, also through closes and crashes; commands work; deletes work. */
+/*
+ * Once more from full: the space of trims comes back, also through closes and crashes; commands work; deletes
+ * work.
+ */
 static void live_on(struct full *f)
 {
 	struct engine *e = f->e;
@@ -350,11 +370,13 @@ static void live_on(struct full *f)
 	engine_check_books(e);
 	fs_get_info(e->fs, &info);
 	again = write_again(f);
-	print_message("  every second block trimmed: %llu freed, %llu free by the figures, %llu written again\n",
-		      (unsigned long long)freed, (unsigned long long)(info.free_bytes / BLOCK), (unsigned long long)again);
+	print_message(
+		"  every second block trimmed: %llu freed, %llu free by the figures, %llu written again\n",
+		(unsigned long long)freed, (unsigned long long)(info.free_bytes / BLOCK),
+		(unsigned long long)again);
 	/*
-	 * Twice as many items as there were extents before: metadata may run out first, which the figures then say. No
-	 * less than half is there in any case.
+	 * Twice as many items as there were extents before: metadata may run out first, which the figures
+	 * then say. No less than half is there in any case.
 	 */
 	assert_true(again * BLOCK + SLACK >= info.free_bytes && again >= freed / 2);
 	verify_versions(f);
@@ -362,8 +384,8 @@ static void live_on(struct full *f)
 	freed = trim_large(f);
 	engine_commit(e);
 	again = write_large(f);
-	print_message("  pieces of 1 MiB trimmed: %llu blocks freed, %llu written again\n", (unsigned long long)freed,
-		      (unsigned long long)again);
+	print_message("  pieces of 1 MiB trimmed: %llu blocks freed, %llu written again\n",
+		      (unsigned long long)freed, (unsigned long long)again);
 	assert_true(again + 2 * MIB / BLOCK >= freed);
 	verify_versions(f);
 
@@ -389,7 +411,8 @@ static void live_on(struct full *f)
 		assert_true(r == 0 || r == -ENOSPC);
 		assert_int_equal(fs_volume_delete(e->fs, r == 0 ? "another" : "other", &err), 0);
 	}
-	assert_int_equal(fs_volume_resize(e->fs, "v", f->blocks * BLOCK / 2, &err), 0); /* frees: it must work */
+	/* frees: it must work */
+	assert_int_equal(fs_volume_resize(e->fs, "v", f->blocks * BLOCK / 2, &err), 0);
 	for (uint64_t b = f->blocks / 2; b < f->blocks; b++)
 		set_version(f, b, 0);
 	f->blocks /= 2;
@@ -416,7 +439,9 @@ struct figure {
 	unsigned sequential, random, again; /* percent of the pool's size that must be stored */
 };
 
-/* A small pool gives more of itself to metadata, superblocks and the log: 8 MiB stand before the first group. */
+/*
+ * A small pool gives more of itself to metadata, superblocks and the log: 8 MiB stand before the first group.
+ */
 static const struct figure figures[] = {
 	{64 * MIB, 128 * MIB, 78, 78, 78},
 	{256 * MIB, 512 * MIB, 91, 89, 89},
@@ -428,10 +453,12 @@ static unsigned report(struct full *f, const struct figure *fig, const char *wha
 	struct fs_info info;
 
 	fs_get_info(f->e->fs, &info);
-	print_message("  %llu MiB pool, %s: %llu.%llu %% stored (metadata %llu KiB, unallocated %llu KiB, free %llu KiB)\n",
-		      (unsigned long long)(fig->pool_bytes / MIB), what, (unsigned long long)per_mille / 10,
-		      (unsigned long long)per_mille % 10, (unsigned long long)info.metadata_bytes / 1024,
-		      (unsigned long long)info.unallocated_bytes / 1024, (unsigned long long)info.free_bytes / 1024);
+	print_message(
+		"  %llu MiB pool, %s: %llu.%llu %% stored (metadata %llu KiB, unallocated %llu KiB, free %llu KiB)\n",
+		(unsigned long long)(fig->pool_bytes / MIB), what, (unsigned long long)per_mille / 10,
+		(unsigned long long)per_mille % 10, (unsigned long long)info.metadata_bytes / 1024,
+		(unsigned long long)info.unallocated_bytes / 1024,
+		(unsigned long long)info.free_bytes / 1024);
 	return (unsigned)(per_mille / 10);
 }
 
@@ -439,7 +466,8 @@ static struct engine *new_pool(const struct figure *fig, bool file)
 {
 	struct fs_options opt = {.cache_bytes = 64 * MIB};
 
-	return file ? engine_new_file(fig->pool_bytes, test_seed(), &opt) : engine_new_with(fig->pool_bytes, test_seed(), &opt);
+	return file ? engine_new_file(fig->pool_bytes, test_seed(), &opt)
+		    : engine_new_with(fig->pool_bytes, test_seed(), &opt);
 }
 
 static void full_sequential(const struct figure *fig, bool file)
@@ -526,7 +554,10 @@ static void test_full_of_holes_takes_large_writes(void **state)
 	full_fini(&f);
 }
 
-/* At the point of refusal a volume is deleted, with nothing trimmed before, and then all of its space can be written. */
+/*
+ * At the point of refusal a volume is deleted, with nothing trimmed before, and then all of its space can be
+ * written.
+ */
 static void test_full_deleting_a_volume_makes_room(void **state)
 {
 	for (unsigned random = 0; random < 2; random++) {
@@ -554,7 +585,8 @@ static void test_full_deleting_a_volume_makes_room(void **state)
 		again = write_again(&f) * BLOCK;
 		print_message("  20 MiB deleted: %llu KiB free by the figures, %llu KiB written\n",
 			      (unsigned long long)info.free_bytes / 1024, (unsigned long long)again / 1024);
-		assert_true(again + SLACK >= info.free_bytes && again >= 17 * MIB && info.free_bytes >= 16 * MIB);
+		assert_true(again + SLACK >= info.free_bytes && again >= 17 * MIB &&
+			    info.free_bytes >= 16 * MIB);
 		verify_versions(&f);
 		engine_check_all(e);
 		free(buf);
@@ -562,7 +594,10 @@ static void test_full_deleting_a_volume_makes_room(void **state)
 	}
 }
 
-/* In a full pool a reserved volume takes what a trim, or the deletion of a volume, has just freed, with no commit in between. */
+/*
+ * In a full pool a reserved volume takes what a trim, or the deletion of a volume, has just freed, with no
+ * commit in between.
+ */
 static void test_full_reserved_volume_takes_what_was_just_freed(void **state)
 {
 	struct engine *e = new_pool(&figures[1], false);
@@ -573,7 +608,8 @@ static void test_full_reserved_volume_takes_what_was_just_freed(void **state)
 	full_init(&f, e, figures[1].volume_bytes);
 	fill_sequential(&f, &fl, MIB / BLOCK);
 	engine_commit(e);
-	assert_int_equal(fs_volume_create(e->fs, "r", 24 * MIB, FS_VOLUME_RESERVED, &err), -ENOSPC); /* it needs twice its size */
+	/* it needs twice its size */
+	assert_int_equal(fs_volume_create(e->fs, "r", 24 * MIB, FS_VOLUME_RESERVED, &err), -ENOSPC);
 	assert_int_equal(engine_trim(e, f.vol, 0, 64 * MIB), 0);
 	assert_int_equal(fs_volume_create(e->fs, "r", 24 * MIB, FS_VOLUME_RESERVED, &err), 0);
 	assert_int_equal(engine_trim(e, f.vol, 64 * MIB, 32 * MIB), 0);
@@ -606,7 +642,8 @@ static void wear_out(struct engine *e, struct fs_volume *vol, uint64_t blocks, u
 
 	for (uint64_t k = 0; k < 3; k++) {
 		for (uint64_t b = k; b < blocks; b += 3) {
-			io[n++] = (struct fs_io){.op = FS_WRITE, .vol = vol, .off = b * BLOCK, .len = BLOCK, .buf = buf};
+			io[n++] = (struct fs_io){
+				.op = FS_WRITE, .vol = vol, .off = b * BLOCK, .len = BLOCK, .buf = buf};
 			if (n == ARRAY_SIZE(io) || b + 3 >= blocks) {
 				many_together(e, io, n);
 				n = 0;
@@ -614,10 +651,15 @@ static void wear_out(struct engine *e, struct fs_volume *vol, uint64_t blocks, u
 		}
 	}
 	for (uint64_t i = 0; i < blocks; i++) {
-		uint64_t b = pick(&e->rng, blocks), len = 1 + pick(&e->rng, min_u64(blocks - b, i % 50 ? 8 : 300));
+		uint64_t b = pick(&e->rng, blocks),
+			 len = 1 + pick(&e->rng, min_u64(blocks - b, i % 50 ? 8 : 300));
 
-		io[n++] = (struct fs_io){.op = i % 5 ? FS_WRITE : FS_TRIM, .vol = vol, .off = b * BLOCK + 7, .len = len * BLOCK - 7,
-					 .buf = buf, .flags = i % 3 ? 0 : FS_FUA};
+		io[n++] = (struct fs_io){.op = i % 5 ? FS_WRITE : FS_TRIM,
+					 .vol = vol,
+					 .off = b * BLOCK + 7,
+					 .len = len * BLOCK - 7,
+					 .buf = buf,
+					 .flags = i % 3 ? 0 : FS_FUA};
 		if (n > i % ARRAY_SIZE(io)) {
 			many_together(e, io, n);
 			n = 0;
@@ -626,7 +668,10 @@ static void wear_out(struct engine *e, struct fs_volume *vol, uint64_t blocks, u
 	many_together(e, io, n);
 }
 
-/* In a pool that is otherwise empty, or one that a thin volume fills first or afterwards. False: the reserved volume is refused. */
+/*
+ * In a pool that is otherwise empty, or one that a thin volume fills first or afterwards. False: the reserved
+ * volume is refused.
+ */
 static bool reserved_never_fails(uint64_t pool_bytes, uint64_t blocks, unsigned thin, uint8_t *buf)
 {
 	struct engine *e = engine_new(pool_bytes, blocks);
@@ -637,7 +682,7 @@ static bool reserved_never_fails(uint64_t pool_bytes, uint64_t blocks, unsigned 
 
 	if (thin) {
 		full_init(&f, e, 512 * MIB); /* a power of two of blocks */
-	} else { /* block groups that another volume has left */
+	} else {			     /* block groups that another volume has left */
 		fs_volume_put(engine_volume(e, "before", BLOCK));
 		assert_int_equal(fs_volume_delete(e->fs, "before", NULL), 0);
 		if (blocks % 2)
@@ -667,8 +712,8 @@ static bool reserved_never_fails(uint64_t pool_bytes, uint64_t blocks, unsigned 
 }
 
 /*
- * Regression: the commits of a reserved volume's changes had no room, as its promise counted the items that it may have but not
- * the nodes that a commit writes anew beside the old ones.
+ * Regression: the commits of a reserved volume's changes had no room, as its promise counted the items that
+ * it may have but not the nodes that a commit writes anew beside the old ones.
  */
 static void test_full_reserved_volume_never_fails(void **state)
 {
@@ -677,10 +722,12 @@ static void test_full_reserved_volume_never_fails(void **state)
 
 	fill_bytes(buf, 2 * MIB, 1);
 	for (size_t i = 0; i < ARRAY_SIZE(pools) - 2 * SANITIZED; i++) {
-		uint64_t step = (SANITIZED ? 300 : 61) << i; /* the first pool is small enough for metadata to be what lacks */
+		/* the first pool is small enough for metadata to be what lacks */
+		uint64_t step = (SANITIZED ? 300 : 61) << i;
 
 		for (unsigned thin = 0; thin < 3; thin++)
-			for (uint64_t blocks = step / 2; reserved_never_fails(pools[i], blocks, thin, buf); blocks += step)
+			for (uint64_t blocks = step / 2; reserved_never_fails(pools[i], blocks, thin, buf);
+			     blocks += step)
 				;
 	}
 	free(buf);
@@ -716,8 +763,13 @@ static void *write_until_full(void *arg)
 		unsigned left = 0;
 
 		for (unsigned i = 0; i < depth; i++) {
-			io[i] = (struct fs_io){.op = FS_WRITE, .vol = w->vol, .off = w->index * w->region + off + i * w->piece,
-					       .len = w->piece, .buf = buf + i * w->piece, .done = engine_io_done, .arg = &left};
+			io[i] = (struct fs_io){.op = FS_WRITE,
+					       .vol = w->vol,
+					       .off = w->index * w->region + off + i * w->piece,
+					       .len = w->piece,
+					       .buf = buf + i * w->piece,
+					       .done = engine_io_done,
+					       .arg = &left};
 			memset(io[i].buf, 0, w->piece);
 			for (uint64_t k = 0; k < w->piece; k += BLOCK)
 				block_bytes((char *)io[i].buf + k, (io[i].off + k) / BLOCK, w->index + 1);
@@ -783,7 +835,11 @@ static void threads_until_full(struct engine *e, uint64_t pool_bytes)
 	double slowest = 0, start = seconds();
 
 	for (unsigned i = 0; i < THREADS; i++) {
-		w[i] = (struct writer){.e = e, .vol = vol, .index = i, .region = region, .piece = i % 2 ? BLOCK : 16 * BLOCK};
+		w[i] = (struct writer){.e = e,
+				       .vol = vol,
+				       .index = i,
+				       .region = region,
+				       .piece = i % 2 ? BLOCK : 16 * BLOCK};
 		assert_int_equal(pthread_create(&thread[i], NULL, write_until_full, &w[i]), 0);
 	}
 	for (unsigned i = 0; i < THREADS; i++) {
@@ -792,8 +848,10 @@ static void threads_until_full(struct engine *e, uint64_t pool_bytes)
 		acknowledged += w[i].acknowledged;
 		slowest = w[i].slowest > slowest ? w[i].slowest : slowest;
 	}
-	print_message("  %u threads: %llu MiB of %llu acknowledged in %.1f s, the slowest request took %.2f s\n", THREADS,
-		      (unsigned long long)(acknowledged / MIB), (unsigned long long)(pool_bytes / MIB), seconds() - start, slowest);
+	print_message(
+		"  %u threads: %llu MiB of %llu acknowledged in %.1f s, the slowest request took %.2f s\n",
+		THREADS, (unsigned long long)(acknowledged / MIB), (unsigned long long)(pool_bytes / MIB),
+		seconds() - start, slowest);
 	assert_true(slowest < 5.0);
 	engine_check_books(e);
 	assert_int_equal(count_stored(e, vol, region), acknowledged);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_fuzzed_image.c: what the fuzzer of pool images does (tests/fuzz/fuzz_image.c), with the inputs of its corpus and a
- * few random ones: so that it runs with every compiler, sanitizer and check.
+ * tests/fs/test_fuzzed_image.c: what the fuzzer of pool images does (tests/fuzz/fuzz_image.c), with the
+ * inputs of its corpus and a few random ones: so that it runs with every compiler, sanitizer and check.
  */
 #include <dirent.h>
 #include <setjmp.h>
@@ -17,7 +17,10 @@
 #define CORPUS "tests/fuzz/corpus/fuzz_image"
 #define RANDOM_RUNS 60u
 
-static int make(void **state) { return LLVMFuzzerInitialize(NULL, NULL); }
+static int make(void **state)
+{
+	return LLVMFuzzerInitialize(NULL, NULL);
+}
 
 static int drop(void **state)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_io.c: requests against a byte model, one at a time: every alignment, every size, holes, durability, the cache.
- * Several at once: test_io_together.c; a device that lies or fails: test_io_errors.c.
+ * tests/fs/test_io.c: requests against a byte model, one at a time: every alignment, every size, holes,
+ * durability, the cache. Several at once: test_io_together.c; a device that lies or fails: test_io_errors.c.
  */
 #include "tests/fs/io_model.h"
 
@@ -10,7 +10,8 @@
 /* What was there before: a hole, data of this transaction, or data of a committed one; or some of each. */
 enum before { BEFORE_HOLE, BEFORE_PENDING, BEFORE_COMMITTED, BEFORE_MIXED, BEFORES };
 
-static void prepare(struct engine *e, struct fs_volume *vol, struct model *m, enum before before, uint64_t off, uint64_t len)
+static void prepare(struct engine *e, struct fs_volume *vol, struct model *m, enum before before,
+		    uint64_t off, uint64_t len)
 {
 	apply_both(e, vol, m, (struct op){FS_TRIM, 0}, off, len);
 	if (before == BEFORE_HOLE)
@@ -28,7 +29,8 @@ static void prepare(struct engine *e, struct fs_volume *vol, struct model *m, en
 
 static void test_io_every_alignment_near_block_borders(void **state)
 {
-	static const uint64_t border[] = {0, 1, 2047, 4095, 4096, 4097, 6000, 8191, 8192, 8193, 12287, 12288, 12289, 16384};
+	static const uint64_t border[] = {0,	1,    2047, 4095,  4096,  4097,	 6000,
+					  8191, 8192, 8193, 12287, 12288, 12289, 16384};
 	struct engine *e = engine_new(POOL_BYTES, 1);
 	struct fs_volume *vol = engine_volume(e, "v", 6 * BLOCK);
 	struct model m;
@@ -39,7 +41,8 @@ static void test_io_every_alignment_near_block_borders(void **state)
 			for (size_t a = 0; a < ARRAY_SIZE(border); a++) {
 				for (size_t b = a + 1; b < ARRAY_SIZE(border); b += 1 + 4 * SANITIZED) {
 					prepare(e, vol, &m, before, BLOCK, 4 * BLOCK);
-					apply_both(e, vol, &m, changing_ops[o], BLOCK + border[a], border[b] - border[a]);
+					apply_both(e, vol, &m, changing_ops[o], BLOCK + border[a],
+						   border[b] - border[a]);
 					model_verify(e, vol, &m, 0, m.size);
 					model_verify(e, vol, &m, BLOCK + border[a], border[b] - border[a]);
 				}
@@ -92,7 +95,9 @@ static void test_io_random_against_a_byte_model(void **state)
 			if (pick(&e->rng, 2)) {
 				engine_reopen(e);
 			} else {
-				engine_crash(e, (enum device_sim_crash_mode)pick(&e->rng, DEVICE_SIM_CRASH_MODES), rnd(&e->rng));
+				engine_crash(
+					e, (enum device_sim_crash_mode)pick(&e->rng, DEVICE_SIM_CRASH_MODES),
+					rnd(&e->rng));
 				engine_open(e);
 			}
 			vol = engine_volume(e, "v", 0);
@@ -126,7 +131,8 @@ static void test_io_largest_request_at_any_alignment(void **state)
 	assert_int_equal(engine_read(e, vol, 0, FS_IO_MAX + 1, buf), -EINVAL);
 	assert_int_equal(engine_write(e, vol, 5, 0, NULL), 0);
 	assert_int_equal(engine_read(e, vol, size, 0, NULL), 0);
-	apply_both(e, vol, &m, (struct op){FS_ZERO, FS_NO_HOLE}, 1, size - 2); /* no bound for what carries no data */
+	/* no bound for what carries no data */
+	apply_both(e, vol, &m, (struct op){FS_ZERO, FS_NO_HOLE}, 1, size - 2);
 	apply_both(e, vol, &m, (struct op){FS_TRIM, 0}, 1, size - 2);
 	model_verify_all(e, vol, &m);
 	fs_volume_put(vol);
@@ -138,7 +144,8 @@ static void test_io_largest_request_at_any_alignment(void **state)
 
 static void test_io_past_the_end_is_refused_and_changes_nothing(void **state)
 {
-	static const uint64_t over[][2] = {{0, 4}, {3, 2}, {4, 1}, {4, 0}, {5, 0}, {UINT64_MAX, 1}, {1, UINT64_MAX}};
+	static const uint64_t over[][2] = {{0, 4}, {3, 2},	    {4, 1},	    {4, 0},
+					   {5, 0}, {UINT64_MAX, 1}, {1, UINT64_MAX}};
 	struct engine *e = engine_new(POOL_BYTES, 1);
 	uint64_t size = 4 * BLOCK;
 	struct fs_volume *vol = engine_volume(e, "v", size);
@@ -157,13 +164,15 @@ static void test_io_past_the_end_is_refused_and_changes_nothing(void **state)
 			bool ok = fits && (more == 0 || len < size - off);
 
 			assert_int_equal(engine_read(e, vol, off, len + more, buf), ok ? 0 : -EINVAL);
-			assert_int_equal(engine_io(e, vol, FS_CACHE, 0, off, len + more, NULL), ok ? 0 : -EINVAL);
+			assert_int_equal(engine_io(e, vol, FS_CACHE, 0, off, len + more, NULL),
+					 ok ? 0 : -EINVAL);
 			if (ok)
 				continue;
 			assert_int_equal(engine_write(e, vol, off, len + more, buf), -ENOSPC);
 			assert_int_equal(engine_trim(e, vol, off, len + more), -ENOSPC);
 			assert_int_equal(engine_io(e, vol, FS_ZERO, 0, off, len + more, NULL), -ENOSPC);
-			assert_int_equal(engine_io(e, vol, FS_ZERO, FS_NO_HOLE, off, len + more, NULL), -ENOSPC);
+			assert_int_equal(engine_io(e, vol, FS_ZERO, FS_NO_HOLE, off, len + more, NULL),
+					 -ENOSPC);
 		}
 	}
 	model_verify_all(e, vol, &m);
@@ -183,7 +192,10 @@ static void test_io_fua_is_durable_by_itself(void **state)
 	model_init(&m, 64 * BLOCK);
 	fs_volume_put(engine_volume(e, "v", m.size));
 	for (unsigned i = 0; i < 40; i++) {
-		static const struct op ops[] = {{FS_WRITE, FS_FUA}, {FS_TRIM, FS_FUA}, {FS_ZERO, FS_FUA}, {FS_ZERO, FS_FUA | FS_NO_HOLE}};
+		static const struct op ops[] = {{FS_WRITE, FS_FUA},
+						{FS_TRIM, FS_FUA},
+						{FS_ZERO, FS_FUA},
+						{FS_ZERO, FS_FUA | FS_NO_HOLE}};
 		struct fs_volume *vol = engine_volume(e, "v", 0);
 		uint64_t len = 1 + pick(&e->rng, 30000);
 
@@ -262,12 +274,16 @@ static void test_io_map_shows_what_is_allocated(void **state)
 		case 2: /* edges stay, whole blocks go */
 			off = b * BLOCK + pick(&e->rng, BLOCK);
 			len = pick(&e->rng, n * BLOCK);
-			assert_int_equal(engine_io(e, vol, pick(&e->rng, 2) ? FS_TRIM : FS_ZERO, 0, off, len, NULL), 0);
+			assert_int_equal(engine_io(e, vol, pick(&e->rng, 2) ? FS_TRIM : FS_ZERO, 0, off, len,
+						   NULL),
+					 0);
 			for (uint64_t k = (off + BLOCK - 1) / BLOCK; (k + 1) * BLOCK <= off + len; k++)
 				hole[k] = 1;
 			break;
 		case 3:
-			assert_int_equal(engine_io(e, vol, FS_ZERO, FS_NO_HOLE, b * BLOCK + 1, n * BLOCK - 1, NULL), 0);
+			assert_int_equal(engine_io(e, vol, FS_ZERO, FS_NO_HOLE, b * BLOCK + 1, n * BLOCK - 1,
+						   NULL),
+					 0);
 			memset(hole + b, 0, n);
 			break;
 		default:
@@ -326,7 +342,10 @@ static void test_io_no_hole_keeps_its_space(void **state)
 	engine_free(e);
 }
 
-/* Regression: the edge of a trim that found a hole when its turn came took a block for good, and at last all of the reserve. */
+/*
+ * Regression: the edge of a trim that found a hole when its turn came took a block for good, and at last all
+ * of the reserve.
+ */
 static void test_io_edge_of_a_trim_takes_no_space_in_a_hole(void **state)
 {
 	struct engine *e = engine_new(POOL_BYTES, 1);
@@ -337,7 +356,8 @@ static void test_io_edge_of_a_trim_takes_no_space_in_a_hole(void **state)
 	assert_int_equal(engine_write(e, vol, 0, BLOCK, buf), 0);
 	for (unsigned i = 0; i < 10; i++) {
 		struct fs_io io[3] = {
-			{.op = FS_WRITE, .vol = vol, .len = BLOCK, .buf = buf}, /* is under way, so that the others wait */
+			/* is under way, so that the others wait */
+			{.op = FS_WRITE, .vol = vol, .len = BLOCK, .buf = buf},
 			{.op = FS_TRIM, .vol = vol, .len = BLOCK},
 			{.op = FS_TRIM, .vol = vol, .off = 100, .len = 200},
 		};
@@ -399,7 +419,11 @@ static void test_io_nodes_are_read_again_when_the_cache_is_small(void **state)
 
 		for (k = 0; k < 128 && b < n; k++, b++) {
 			fill_bytes(buf + k * BLOCK, BLOCK, b);
-			io[k] = (struct fs_io){.op = FS_WRITE, .vol = vol, .off = 2 * b * BLOCK, .len = BLOCK, .buf = buf + k * BLOCK};
+			io[k] = (struct fs_io){.op = FS_WRITE,
+					       .vol = vol,
+					       .off = 2 * b * BLOCK,
+					       .len = BLOCK,
+					       .buf = buf + k * BLOCK};
 		}
 		engine_submit(e, io, k, &left);
 		engine_wait(e, &left);
@@ -416,7 +440,11 @@ static void test_io_nodes_are_read_again_when_the_cache_is_small(void **state)
 		assert_int_equal(engine_read(e, vol, pick(&e->rng, n / 2) * BLOCK, 8 * MIB, buf), 0);
 		for (unsigned k = 0; k < 128; k++) {
 			at[k] = pick(&e->rng, n);
-			io[k] = (struct fs_io){.op = FS_READ, .vol = vol, .off = 2 * at[k] * BLOCK, .len = BLOCK, .buf = buf + k * BLOCK};
+			io[k] = (struct fs_io){.op = FS_READ,
+					       .vol = vol,
+					       .off = 2 * at[k] * BLOCK,
+					       .len = BLOCK,
+					       .buf = buf + k * BLOCK};
 		}
 		engine_submit(e, io, 128, &left);
 		engine_wait(e, &left);
@@ -434,10 +462,14 @@ static void test_io_nodes_are_read_again_when_the_cache_is_small(void **state)
 	engine_free(e);
 }
 
-/* Overwriting does not fill the cache with what nothing refers to any more: a volume that fits stays in memory. */
+/*
+ * Overwriting does not fill the cache with what nothing refers to any more: a volume that fits stays in
+ * memory.
+ */
 static void test_io_overwritten_blocks_leave_the_cache(void **state)
 {
-	const uint64_t size = 4 * MIB, seed = test_seed(); /* the committed blocks and the new ones fit together */
+	/* the committed blocks and the new ones fit together */
+	const uint64_t size = 4 * MIB, seed = test_seed();
 	struct engine *e = engine_new(128 * MIB, seed); /* its cache has 16 MiB */
 	struct fs_volume *vol = engine_volume(e, "v", size);
 	struct fs_info before, after;
@@ -446,7 +478,8 @@ static void test_io_overwritten_blocks_leave_the_cache(void **state)
 	for (unsigned round = 0; round < 4; round++) {
 		assert_int_equal(engine_write(e, vol, 0, size, buf), 0);
 		for (unsigned i = 0; i < 5000; i++)
-			assert_int_equal(engine_write(e, vol, pick(&e->rng, size / BLOCK) * BLOCK, BLOCK, buf), 0);
+			assert_int_equal(
+				engine_write(e, vol, pick(&e->rng, size / BLOCK) * BLOCK, BLOCK, buf), 0);
 		engine_commit(e);
 	}
 	fs_get_info(e->fs, &before);

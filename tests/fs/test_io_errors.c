@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_io_errors.c: a device that lies or fails: wrong data is an error for that block only, nodes are mended from
- * their twins, and what failed leaves the old content.
+ * tests/fs/test_io_errors.c: a device that lies or fails: wrong data is an error for that block only, nodes
+ * are mended from their twins, and what failed leaves the old content.
  */
 #include "fs/extent.h"
 #include "tests/fs/io_model.h"
@@ -28,7 +28,9 @@ static unsigned lines_of(struct engine *e, struct fs_volume *vol, bool writes, u
 
 	for (unsigned i = 0; i < n; i++) {
 		e->log[0] = 0;
-		assert_int_equal(writes ? engine_write(e, vol, 0, BLOCK, buf) : engine_read(e, vol, 0, BLOCK, buf), -EIO);
+		assert_int_equal(writes ? engine_write(e, vol, 0, BLOCK, buf)
+					: engine_read(e, vol, 0, BLOCK, buf),
+				 -EIO);
 		lines += e->log[0] != 0;
 	}
 	return lines;
@@ -37,7 +39,8 @@ static unsigned lines_of(struct engine *e, struct fs_volume *vol, bool writes, u
 /* A client may ask for a bad block as often as it likes. */
 static void test_io_errors_do_not_flood_the_log(void **state)
 {
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .error = -EIO};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .error = -EIO};
 	struct engine *e = engine_new(POOL_BYTES, 1);
 	struct fs_volume *vol = engine_volume(e, "v", 256 * BLOCK);
 	static uint8_t buf[FS_BLOCK_SIZE];
@@ -57,7 +60,8 @@ static void test_io_errors_do_not_flood_the_log(void **state)
 	device_sim_fault_add(e->sim, &fault);
 	assert_int_equal(lines_of(e, vol, true, 200), FS_LOG_OFTEN_MAX);
 	device_sim_fault_clear(e->sim);
-	atomic_fetch_sub(&e->fs->often[FS_OFTEN_READ].since_us, FS_LOG_OFTEN_S * 1000000ull); /* so much later */
+	/* so much later */
+	atomic_fetch_sub(&e->fs->often[FS_OFTEN_READ].since_us, FS_LOG_OFTEN_S * 1000000ull);
 	assert_int_equal(lines_of(e, vol, false, 1), 1);
 	assert_non_null(strstr(e->log, "180 lines like the next one were left out"));
 	assert_non_null(strstr(e->log, "cannot be read"));
@@ -112,7 +116,8 @@ static void test_io_wrong_data_is_an_error_for_that_block_only(void **state)
 static uint64_t leaf_address(struct engine *e, struct fs_volume *vol, unsigned leaf)
 {
 	struct cache_entry *entry;
-	struct node_ident id = {vol->root.addr, vol->root.generation, vol->root.owner, vol->root.level}, child;
+	struct node_ident id = {vol->root.addr, vol->root.generation, vol->root.owner, vol->root.level},
+			  child;
 
 	assert_int_equal(vol->root.level, 1);
 	assert_int_equal(node_read(e->fs, e->fs->commit_q, &id, &entry), 0);
@@ -137,9 +142,7 @@ static void damage_node(struct engine *e, uint64_t addr, int copy, unsigned how)
 
 	assert_int_equal(block_group_map(e->fs, addr, NODE_SIZE, off), 2);
 	switch (how) {
-	case 0:
-		device_sim_flip(e->sim, off[copy] + 5000, 1);
-		break;
+	case 0: device_sim_flip(e->sim, off[copy] + 5000, 1); break;
 	case 1:
 		memset(buf, 0, sizeof(buf));
 		device_sim_poke(e->sim, off[copy], buf, sizeof(buf));
@@ -148,8 +151,7 @@ static void damage_node(struct engine *e, uint64_t addr, int copy, unsigned how)
 		peek_node(e, leaf_address(e, engine_volume(e, "v", 0), 2), copy, buf);
 		device_sim_poke(e->sim, off[copy], buf, sizeof(buf));
 		break;
-	default:
-		device_sim_bad_range(e->sim, off[copy], BLOCK);
+	default: device_sim_bad_range(e->sim, off[copy], BLOCK);
 	}
 }
 
@@ -234,7 +236,10 @@ static void test_io_node_lost_in_both_copies_is_an_error_there_only(void **state
 	engine_free(e);
 }
 
-/* Regression: no commit could be made any more, and no other volume's space be freed, when a deleted volume had such a node. */
+/*
+ * Regression: no commit could be made any more, and no other volume's space be freed, when a deleted volume
+ * had such a node.
+ */
 static void test_io_deleted_volume_with_a_lost_node_stops_nobody(void **state)
 {
 	for (unsigned slot = 0; slot < 3; slot++) { /* the leaf that is lost; the third time it is the root */
@@ -291,9 +296,13 @@ static void test_io_failed_device_write_keeps_the_old_content(void **state)
 	model_init(&m, size);
 	apply_both(e, vol, &m, (struct op){FS_WRITE, 0}, 0, size);
 	for (unsigned i = 0; i < 200; i++) {
-		struct device_sim_fault fault = {.kind = i % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN, .error = -EIO,
-						 .ops = DEVICE_SIM_OP(DEVICE_WRITE), .skip = pick(&e->rng, 3), .count = 1};
-		uint64_t len = 1 + pick(&e->rng, i % 3 ? 30000 : 4 * MIB), off = pick(&e->rng, size - len + 1);
+		struct device_sim_fault fault = {.kind = i % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
+						 .error = -EIO,
+						 .ops = DEVICE_SIM_OP(DEVICE_WRITE),
+						 .skip = pick(&e->rng, 3),
+						 .count = 1};
+		uint64_t len = 1 + pick(&e->rng, i % 3 ? 30000 : 4 * MIB),
+			 off = pick(&e->rng, size - len + 1);
 		int r;
 
 		fill_bytes(buf, len, rnd(&e->rng));
@@ -319,7 +328,8 @@ static void test_io_failed_device_write_keeps_the_old_content(void **state)
 static void test_io_failed_device_read_is_an_error_once(void **state)
 {
 	struct engine *e = engine_new(POOL_BYTES, 1);
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_READ), .count = 1};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_READ), .count = 1};
 	struct fs_volume *vol = engine_volume(e, "v", MIB);
 	struct fs_info info;
 	uint8_t got[8192];
@@ -336,7 +346,9 @@ static void test_io_failed_device_read_is_an_error_once(void **state)
 	fs_get_info(e->fs, &info);
 	assert_int_equal(info.errors_io, 1);
 	model_verify_all(e, vol, &m);
-	device_sim_fault_add(e->sim, &(struct device_sim_fault){.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_READ), .count = 1});
+	device_sim_fault_add(e->sim, &(struct device_sim_fault){.kind = DEVICE_SIM_LOSE,
+								.ops = DEVICE_SIM_OP(DEVICE_READ),
+								.count = 1});
 	fs_volume_put(vol);
 	device_sim_fault_clear(e->sim);
 	engine_check_all(e);

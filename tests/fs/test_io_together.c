@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_io_together.c: many requests under way at once, and requests during a commit: overlapping ones do not mix, each
- * block ends as one of them left it, and readers keep what they looked up.
+ * tests/fs/test_io_together.c: many requests under way at once, and requests during a commit: overlapping
+ * ones do not mix, each block ends as one of them left it, and readers keep what they looked up.
  */
 #include "tests/fs/io_model.h"
 
@@ -24,10 +24,12 @@ static void test_io_overlapping_writes_do_not_mix(void **state)
 		memset(got, 0x33, size);
 		assert_int_equal(engine_write(e, vol, 0, size, got), 0);
 		for (unsigned i = 0; i < 2; i++) {
-			uint64_t len = 1 + pick(&e->rng, pick(&e->rng, 2) ? 3 * BLOCK : size), off = pick(&e->rng, size - len + 1);
+			uint64_t len = 1 + pick(&e->rng, pick(&e->rng, 2) ? 3 * BLOCK : size),
+				 off = pick(&e->rng, size - len + 1);
 
 			memset(buf[i], (int)(i + 1), size);
-			io[i] = (struct fs_io){.op = FS_WRITE, .vol = vol, .off = off, .len = len, .buf = buf[i]};
+			io[i] = (struct fs_io){
+				.op = FS_WRITE, .vol = vol, .off = off, .len = len, .buf = buf[i]};
 		}
 		engine_submit(e, io, 2, &left);
 		engine_wait(e, &left);
@@ -56,7 +58,10 @@ static void test_io_overlapping_writes_do_not_mix(void **state)
 
 #define FLIGHT 200u
 
-/* Many of all kinds: each block ends as one of the requests on it left it; reads see nothing that nobody wrote. */
+/*
+ * Many of all kinds: each block ends as one of the requests on it left it; reads see nothing that nobody
+ * wrote.
+ */
 static void test_io_many_in_flight_leave_what_some_of_them_wrote(void **state)
 {
 	uint64_t seed = test_seed();
@@ -75,11 +80,15 @@ static void test_io_many_in_flight_leave_what_some_of_them_wrote(void **state)
 		for (uint64_t b = 0; b < blocks; b++)
 			may[b][was[b]] = true;
 		for (unsigned i = 0; i < FLIGHT; i++) {
-			static const enum fs_op ops[] = {FS_WRITE, FS_WRITE, FS_READ, FS_TRIM, FS_ZERO, FS_FLUSH, FS_CACHE};
+			static const enum fs_op ops[] = {FS_WRITE, FS_WRITE, FS_READ, FS_TRIM,
+							 FS_ZERO,  FS_FLUSH, FS_CACHE};
 			uint64_t n = 1 + pick(&e->rng, 8), b = pick(&e->rng, blocks - n + 1);
 
-			io[i] = (struct fs_io){.op = ops[pick(&e->rng, ARRAY_SIZE(ops))], .vol = vol, .off = b * BLOCK,
-					       .len = n * BLOCK, .buf = data + i * 8 * BLOCK};
+			io[i] = (struct fs_io){.op = ops[pick(&e->rng, ARRAY_SIZE(ops))],
+					       .vol = vol,
+					       .off = b * BLOCK,
+					       .len = n * BLOCK,
+					       .buf = data + i * 8 * BLOCK};
 			memset(io[i].buf, (int)(1 + i), 8 * BLOCK);
 			if (io[i].op == FS_ZERO && pick(&e->rng, 2))
 				io[i].flags = FS_NO_HOLE;
@@ -201,7 +210,8 @@ static void test_io_goes_on_during_a_commit(void **state)
 		assert_int_equal(fs_commit(e->fs), 0);
 		engine_device(e)->before_submit = NULL;
 		model_verify_all(e, vol, &m);
-		if (round % 3 == 0) { /* what was written meanwhile belongs to the next commit, or to the log */
+		/* what was written meanwhile belongs to the next commit, or to the log */
+		if (round % 3 == 0) {
 			assert_int_equal(engine_flush(e), 0);
 			fs_volume_put(vol);
 			engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, rnd(&e->rng));
@@ -250,7 +260,8 @@ static void test_io_reader_keeps_what_a_commit_frees(void **state)
 			w.arg = &wleft;
 			wleft = 1;
 			fs_submit(ctx, (struct fs_io *const[]){&w}, 1);
-			for (unsigned i = 0; wleft && i < 1000; i++) { /* near full it waits for space that the reader holds */
+			/* near full it waits for space that the reader holds */
+			for (unsigned i = 0; wleft && i < 1000; i++) {
 				fs_ctx_run(ctx);
 				pool_step(e->fs);
 			}
@@ -296,12 +307,16 @@ static void send_both(struct engine *e, struct fs_io *ios)
 	assert_int_equal(ios[1].error, 0);
 }
 
-/* Regression: whether the edge of a trim lay in a hole was looked up while an earlier write to it was still on its way. */
+/*
+ * Regression: whether the edge of a trim lay in a hole was looked up while an earlier write to it was still
+ * on its way.
+ */
 static void test_io_ragged_trim_comes_after_an_earlier_write(void **state)
 {
 	static const struct {
 		uint64_t off, len;
-	} trims[] = {{100, 300}, {100, BLOCK - 100}, {0, 300}, {100, 2 * BLOCK}, {50, 3 * BLOCK - 50}, {1, 3 * BLOCK - 2}};
+	} trims[] = {{100, 300},       {100, BLOCK - 100},   {0, 300},
+		     {100, 2 * BLOCK}, {50, 3 * BLOCK - 50}, {1, 3 * BLOCK - 2}};
 	struct engine *e = engine_new(POOL_BYTES, 1);
 	struct fs_volume *vol = engine_volume(e, "v", 4 * MIB);
 	struct model m;
@@ -310,8 +325,15 @@ static void test_io_ragged_trim_comes_after_an_earlier_write(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(trims); i++) {
 		for (unsigned zero = 0; zero < 2; zero++) { /* each in a place that is a hole */
 			uint64_t at = (2 * i + zero) * 16 * BLOCK;
-			struct fs_io ios[2] = {{.op = FS_WRITE, .vol = vol, .off = at, .len = 4 * BLOCK, .buf = m.bytes + at},
-					       {.op = zero ? FS_ZERO : FS_TRIM, .vol = vol, .off = at + trims[i].off, .len = trims[i].len}};
+			struct fs_io ios[2] = {{.op = FS_WRITE,
+						.vol = vol,
+						.off = at,
+						.len = 4 * BLOCK,
+						.buf = m.bytes + at},
+					       {.op = zero ? FS_ZERO : FS_TRIM,
+						.vol = vol,
+						.off = at + trims[i].off,
+						.len = trims[i].len}};
 			uint8_t *buf = malloc(4 * BLOCK);
 
 			fill_bytes(buf, 4 * BLOCK, i + 1);
@@ -331,7 +353,10 @@ static void test_io_ragged_trim_comes_after_an_earlier_write(void **state)
 	engine_free(e);
 }
 
-/* Regression: zeros that keep their space were written piece by piece, each taking its place in the order when its turn came. */
+/*
+ * Regression: zeros that keep their space were written piece by piece, each taking its place in the order
+ * when its turn came.
+ */
 static void test_io_long_zeros_do_not_hit_a_later_write(void **state)
 {
 	struct engine *e = engine_new(POOL_BYTES, 1);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_lost.c: nodes of living and deleted volumes that are lost in every copy. The damage stays where it is: what a
- * node held is an error when it is read, until it is overwritten; everything else goes on.
+ * tests/fs/test_lost.c: nodes of living and deleted volumes that are lost in every copy. The damage stays
+ * where it is: what a node held is an error when it is read, until it is overwritten; everything else goes
+ * on.
  */
 #include <fcntl.h>
 
@@ -26,7 +27,8 @@ static struct engine *engine_with_leaves(struct model *m)
 	return e;
 }
 
-static struct fs_volume *open_with_lost(struct engine *e, uint64_t blk, uint8_t level, struct tree_place *ret_place)
+static struct fs_volume *open_with_lost(struct engine *e, uint64_t blk, uint8_t level,
+					struct tree_place *ret_place)
 {
 	struct fs_volume *vol;
 
@@ -52,7 +54,8 @@ static void expect_lost(struct engine *e, struct fs_volume *vol, const struct mo
 	}
 }
 
-static void write_at(struct engine *e, struct fs_volume *vol, struct model *m, bool *lost, uint64_t blk, uint64_t n)
+static void write_at(struct engine *e, struct fs_volume *vol, struct model *m, bool *lost, uint64_t blk,
+		     uint64_t n)
 {
 	apply_both(e, vol, m, (struct op){FS_WRITE, 0}, blk * BLOCK, n * BLOCK);
 	memset(lost + blk, 0, n);
@@ -102,7 +105,10 @@ static void others_go_on(struct engine *e, uint64_t seed)
 	fs_volume_put(vol);
 }
 
-/* Regression: the first commit that had to change such a leaf turned the pool read-only, and each restart did so again. */
+/*
+ * Regression: the first commit that had to change such a leaf turned the pool read-only, and each restart did
+ * so again.
+ */
 static void test_lost_leaf_of_a_living_volume_stays_where_it_is(void **state)
 {
 	for (unsigned which = 0; which < 4; which++) { /* first, middle, last leaf; the root */
@@ -126,7 +132,8 @@ static void test_lost_leaf_of_a_living_volume_stays_where_it_is(void **state)
 		memset(lost + p.first + 20, 0, 5);
 		assert_int_equal(engine_flush(e), 0);
 		fs_volume_put(vol);
-		engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, 1); /* the log has it: replayed onto such a volume */
+		/* the log has it: replayed onto such a volume */
+		engine_crash(e, DEVICE_SIM_CRASH_LOSE_ALL, 1);
 		engine_open_only(e);
 		vol = engine_volume(e, "v", 0);
 		engine_commit(e);
@@ -205,8 +212,8 @@ static void test_lost_node_is_told_of_once(void **state)
 	vol = open_with_lost(e, BLOCKS / 2, 0, &p);
 	e->log[0] = '\0';
 	assert_int_equal(engine_read(e, vol, (p.first + 3) * BLOCK, BLOCK, got), -EIO);
-	snprintf(want, sizeof(want), "volume v, offset %llu, length %llu: cannot be read", (unsigned long long)(p.first * BLOCK),
-		 (unsigned long long)((p.end - p.first) * BLOCK));
+	snprintf(want, sizeof(want), "volume v, offset %llu, length %llu: cannot be read",
+		 (unsigned long long)(p.first * BLOCK), (unsigned long long)((p.end - p.first) * BLOCK));
 	assert_non_null(strstr(e->log, want));
 	e->log[0] = '\0';
 	for (unsigned i = 0; i < 50; i++)
@@ -237,8 +244,12 @@ static void test_lost_is_not_what_comes_back(void **state)
 	write_at(e, vol, &m, lost, p.first + 1, 1);
 	cache_invalidate(e->fs->cache, CACHE_NODE, p.id.addr);
 	for (unsigned i = 0; i < 2; i++)
-		device_sim_fault_add(e->sim, &(struct device_sim_fault){.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_READ),
-									.off = off[i], .len = NODE_SIZE, .count = 3, .error = -EIO});
+		device_sim_fault_add(e->sim, &(struct device_sim_fault){.kind = DEVICE_SIM_FAIL,
+									.ops = DEVICE_SIM_OP(DEVICE_READ),
+									.off = off[i],
+									.len = NODE_SIZE,
+									.count = 3,
+									.error = -EIO});
 	engine_commit(e);
 	device_sim_fault_clear(e->sim);
 	fs_get_info(e->fs, &info);
@@ -324,7 +335,8 @@ static void test_lost_interior_node(void **state)
 	engine_commit(e);
 	fs_get_info(e->fs, &info);
 	assert_true(before - info.data_bytes >= (n - (p.end - p.first) / 4 - 2) * BLOCK);
-	assert_int_equal(e->fs->space.tree_leaves + e->fs->space.tree_unsure + e->fs->space.tree_nodes + e->fs->space.tree_items,
+	assert_int_equal(e->fs->space.tree_leaves + e->fs->space.tree_unsure + e->fs->space.tree_nodes +
+				 e->fs->space.tree_items,
 			 other->root.leaves + other->root.nodes + other->root.items);
 	fs_volume_put(other);
 	engine_free(e);
@@ -357,7 +369,8 @@ static void test_orphans_after_a_restart_keep_the_sums(void **state)
 }
 
 /* Two leaves of "v" are lost, and nobody has written to them. */
-static struct engine *engine_with_two_lost(struct model *m, bool *lost, struct fs_volume **ret_vol, uint64_t ret_off[2][GROUP_STRIPES_MAX])
+static struct engine *engine_with_two_lost(struct model *m, bool *lost, struct fs_volume **ret_vol,
+					   uint64_t ret_off[2][GROUP_STRIPES_MAX])
 {
 	struct engine *e = engine_with_leaves(m);
 	struct tree_place p[2];
@@ -393,7 +406,8 @@ static void wipe_caches(struct block_group *g, void *arg)
 	struct engine *e = arg;
 
 	for (unsigned slot = 0; slot < 2 * g->nr_stripes && g->type != GROUP_SYSTEM; slot++)
-		device_sim_flip(e->sim, g->stripe[slot / 2] + g->len + slot % 2 * (uint64_t)g->slot_bytes + 20, 1);
+		device_sim_flip(e->sim,
+				g->stripe[slot / 2] + g->len + slot % 2 * (uint64_t)g->slot_bytes + 20, 1);
 }
 
 static void load_group(struct block_group *g, void *arg)
@@ -404,8 +418,9 @@ static void load_group(struct block_group *g, void *arg)
 }
 
 /*
- * Regression: block groups without a cache stayed out of use as long as nobody wrote to a node that was lost. Metadata's too: a commit
- * goes on without them, and says "lost" in its place. What the device cannot read may come back: that takes ten minutes.
+ * Regression: block groups without a cache stayed out of use as long as nobody wrote to a node that was lost.
+ * Metadata's too: a commit goes on without them, and says "lost" in its place. What the device cannot read
+ * may come back: that takes ten minutes.
  */
 static void test_lost_nodes_do_not_keep_a_rebuild_from_its_end(void **state)
 {
@@ -461,7 +476,9 @@ static void test_lost_nodes_do_not_keep_a_rebuild_from_its_end(void **state)
 	}
 }
 
-/* What they referred to can be told from what is in use when they are out of the tree: a scrub sees to that. */
+/*
+ * What they referred to can be told from what is in use when they are out of the tree: a scrub sees to that.
+ */
 static void test_lost_nodes_are_replaced_by_a_scrub(void **state)
 {
 	bool lost[BLOCKS] = {false};
@@ -530,7 +547,10 @@ static void rot_in_file(const char *path, const uint64_t off[GROUP_STRIPES_MAX])
 	close(fd);
 }
 
-/* What a lost node had referred to is found, freed by a repair, and can be used again; the pool is clean then. */
+/*
+ * What a lost node had referred to is found, freed by a repair, and can be used again; the pool is clean
+ * then.
+ */
 static void test_lost_space_is_freed_by_a_repair(void **state)
 {
 	const struct fs_options none = {.cache_bytes = 16 * MIB};

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/fs/test_node.c: node_validate against every broken field, every flipped bit and random garbage; searching. */
+/*
+ * tests/fs/test_node.c: node_validate against every broken field, every flipped bit and random garbage;
+ * searching.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -57,12 +60,16 @@ static void fill(struct node_header *node, const struct node_ident *id, unsigned
 
 		memset(value, (int)i, sizeof(value));
 		node_append(node, (struct key){(uint8_t *)&be, sizeof(be)},
-			    id->level ? (struct value){&ptr, sizeof(ptr)} : (struct value){value, sizeof(value)});
+			    id->level ? (struct value){&ptr, sizeof(ptr)}
+				      : (struct value){value, sizeof(value)});
 	}
 	node_seal(node);
 }
 
-static struct node_slot *slot_of(struct node_header *node, unsigned i) { return (struct node_slot *)(node + 1) + i; }
+static struct node_slot *slot_of(struct node_header *node, unsigned i)
+{
+	return (struct node_slot *)(node + 1) + i;
+}
 
 /* Refused, for this reason, with a checksum that is right. */
 static void refused_as(struct node_header *node, const struct node_ident *id, const char *why)
@@ -196,7 +203,8 @@ static void test_node_accepted_garbage_stays_inside(void **state)
 
 		fill(node, &ident, 1 + (unsigned)rnd(8));
 		for (unsigned n = 1 + (unsigned)rnd(3); n > 0; n--)
-			((uint8_t *)node)[offsetof(struct node_header, nritems) + rnd(100)] = (uint8_t)rnd(256);
+			((uint8_t *)node)[offsetof(struct node_header, nritems) + rnd(100)] =
+				(uint8_t)rnd(256);
 		node_seal(node);
 		if (node_validate(node, &ident, uuid, &why))
 			continue;
@@ -205,7 +213,8 @@ static void test_node_accepted_garbage_stays_inside(void **state)
 			struct key k = node_key(node, i);
 			struct value v = node_value(node, i);
 
-			assert_true(k.data >= (uint8_t *)node && k.data + k.len <= (uint8_t *)node + NODE_SIZE);
+			assert_true(k.data >= (uint8_t *)node &&
+				    k.data + k.len <= (uint8_t *)node + NODE_SIZE);
 			assert_true((uint8_t *)v.data + v.len <= (uint8_t *)node + NODE_SIZE);
 			assert_int_equal(node_floor(node, k), (int)i);
 		}
@@ -228,7 +237,8 @@ static void test_node_floor_finds_the_last_not_greater(void **state)
 
 static void test_node_prefix_sorts_first(void **state)
 {
-	struct key ab = {(const uint8_t *)"ab", 2}, abc = {(const uint8_t *)"abc", 3}, b = {(const uint8_t *)"b", 1};
+	struct key ab = {(const uint8_t *)"ab", 2}, abc = {(const uint8_t *)"abc", 3},
+		   b = {(const uint8_t *)"b", 1};
 
 	assert_true(key_cmp(ab, abc) < 0);
 	assert_true(key_cmp(abc, ab) > 0);
@@ -245,7 +255,8 @@ static void test_node_child_refuses_impossible_pointers(void **state)
 	id.level = 3;
 	fill(node, &id, 10);
 	assert_int_equal(node_child(node, 4, id.owner, &child), 0);
-	assert_true(child.addr == 104 * NODE_SIZE && child.generation == 7 && child.owner == 300 && child.level == 2);
+	assert_true(child.addr == 104 * NODE_SIZE && child.generation == 7 && child.owner == 300 &&
+		    child.level == 2);
 	ptr = (struct node_pointer){cpu_to_le64(104 * NODE_SIZE + 4096), cpu_to_le64(7)};
 	memcpy((void *)(uintptr_t)node_value(node, 4).data, &ptr, sizeof(ptr));
 	assert_int_equal(node_child(node, 4, id.owner, &child), -EUCLEAN);

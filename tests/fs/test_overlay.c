@@ -198,7 +198,8 @@ static void world_clear(struct world *w)
 
 static void world_random_op(struct world *w)
 {
-	uint64_t max = rnd(w, 4) ? 4 : rnd(w, 40) + 1, nblk = rnd(w, max) + 1, blk = rnd(w, BLOCKS - nblk + 1);
+	uint64_t max = rnd(w, 4) ? 4 : rnd(w, 40) + 1, nblk = rnd(w, max) + 1,
+		 blk = rnd(w, BLOCKS - nblk + 1);
 
 	switch (rnd(w, 16)) {
 	case 0: world_log_some(w, rnd(w, 6)); break;

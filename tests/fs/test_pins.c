@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/fs/test_pins.c: readers that take their time: commits go on, what they read stays, and what was freed comes back. */
+/*
+ * tests/fs/test_pins.c: readers that take their time: commits go on, what they read stays, and what was freed
+ * comes back.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,7 +32,10 @@ static uint64_t pinned(struct engine *e)
 	return info.pinned_bytes;
 }
 
-/* Regression: a commit waited for the readers of the one before, and with it the flushes that needed a commit. */
+/*
+ * Regression: a commit waited for the readers of the one before, and with it the flushes that needed a
+ * commit.
+ */
 static void test_pins_commits_go_on_beside_a_reader(void **state)
 {
 	struct engine *e = engine_new(1024 * MIB, test_seed());
@@ -49,7 +55,8 @@ static void test_pins_commits_go_on_beside_a_reader(void **state)
 	io.vol = vol = engine_volume(e, "v", 0);
 	assert_int_equal(engine_io(e, vol, FS_READ, 0, 2 * MIB, BLOCK, got), 0); /* but the nodes */
 	memcpy(old, m.bytes, MIB);
-	engine_submit(e, &io, 1, &left); /* on its way to the device; the context is not run, so it stays there */
+	/* on its way to the device; the context is not run, so it stays there */
+	engine_submit(e, &io, 1, &left);
 	assert_int_equal(left, 1);
 	{
 		struct fs_ctx *mine = e->ctx;
@@ -79,7 +86,10 @@ static void test_pins_commits_go_on_beside_a_reader(void **state)
 	engine_free(e);
 }
 
-/* When there is no room left for a commit beside what is kept, it waits for the reader, and nothing worse happens. */
+/*
+ * When there is no room left for a commit beside what is kept, it waits for the reader, and nothing worse
+ * happens.
+ */
 static void test_pins_commits_wait_where_there_is_no_room(void **state)
 {
 	struct engine *e = engine_new(24 * MIB, test_seed());
@@ -117,7 +127,8 @@ static void test_pins_commits_wait_where_there_is_no_room(void **state)
 }
 
 /* A request that must be answered, however long others read. */
-static int io_in_time(struct engine *e, enum fs_op op, struct fs_volume *vol, uint64_t off, uint64_t len, void *buf)
+static int io_in_time(struct engine *e, enum fs_op op, struct fs_volume *vol, uint64_t off, uint64_t len,
+		      void *buf)
 {
 	struct fs_io io = {.op = op, .vol = vol, .off = off, .len = len, .buf = buf};
 	double until = seconds() + PATIENCE_S;
@@ -168,13 +179,17 @@ static void test_pins_flushes_go_on_beside_a_reader_that_does_not_end(void **sta
 
 /* ---- what many small pendings cost others --------------------------------------------------- */
 
-/* Regression: a trim replaced all that was pending in its range at once, on the thread of a loop and under the volume's lock. */
+/*
+ * Regression: a trim replaced all that was pending in its range at once, on the thread of a loop and under
+ * the volume's lock.
+ */
 static void test_pins_large_trim_lets_others_go_on(void **state)
 {
 	struct engine *e = engine_new(128 * MIB, 1);
 	struct fs_volume *vol = engine_volume(e, "v", 64 * MIB);
 	uint8_t buf[4096], got[4096];
-	struct fs_io trim = {.op = FS_TRIM, .vol = vol, .len = 64 * MIB}, read = {.op = FS_READ, .vol = vol, .off = 62 * MIB, .len = BLOCK},
+	struct fs_io trim = {.op = FS_TRIM, .vol = vol, .len = 64 * MIB},
+		     read = {.op = FS_READ, .vol = vol, .off = 62 * MIB, .len = BLOCK},
 		     write = {.op = FS_WRITE, .vol = vol, .off = 8 * MIB, .len = BLOCK, .buf = buf};
 	unsigned trims = 0, reads = 0, writes = 0, runs = 0;
 

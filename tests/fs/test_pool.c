@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_pool.c: making, opening, closing and growing pools; what volumes are and what is refused; what is
- * found again after a close, a crash and damaged superblocks.
+ * tests/fs/test_pool.c: making, opening, closing and growing pools; what volumes are and what is refused;
+ * what is found again after a close, a crash and damaged superblocks.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,7 +21,8 @@
 
 static void test_pool_new_one_is_empty_and_clean(void **state)
 {
-	static const uint64_t size[] = {FS_POOL_SIZE_MIN, FS_POOL_SIZE_MIN + 4096, 33 * MIB, 64 * MIB, 1000 * MIB, 16384 * MIB};
+	static const uint64_t size[] = {
+		FS_POOL_SIZE_MIN, FS_POOL_SIZE_MIN + 4096, 33 * MIB, 64 * MIB, 1000 * MIB, 16384 * MIB};
 
 	for (size_t i = 0; i < ARRAY_SIZE(size); i++) {
 		struct engine *e = engine_new(size[i], i);
@@ -290,7 +291,10 @@ static void test_volume_shrunk_and_grown_again_reads_zeros(void **state)
 	engine_free(e);
 }
 
-/* Regression: a write at the new end that was flushed before the resize was committed made the pool unreadable. */
+/*
+ * Regression: a write at the new end that was flushed before the resize was committed made the pool
+ * unreadable.
+ */
 struct resizer {
 	struct engine *e;
 	int result;
@@ -380,7 +384,8 @@ static void test_pool_flushed_is_found_after_a_crash_and_the_rest_old_or_new(voi
 			}
 		}
 		fs_volume_put(vol);
-		engine_crash(e, (enum device_sim_crash_mode)pick(&e->rng, DEVICE_SIM_CRASH_MODES), rnd(&e->rng));
+		engine_crash(e, (enum device_sim_crash_mode)pick(&e->rng, DEVICE_SIM_CRASH_MODES),
+			     rnd(&e->rng));
 		engine_check_device(e->sim);
 		engine_open(e);
 		vol = engine_volume(e, "v", 0);
@@ -396,8 +401,8 @@ static void test_pool_flushed_is_found_after_a_crash_and_the_rest_old_or_new(voi
 				if (memcmp(buf, got, sizeof(buf)) == 0)
 					break;
 				if (v >= newest[b])
-					fail_msg("block %llu holds neither version %u nor %u", (unsigned long long)b, flushed[b],
-						 newest[b]);
+					fail_msg("block %llu holds neither version %u nor %u",
+						 (unsigned long long)b, flushed[b], newest[b]);
 			}
 			flushed[b] = newest[b] = v;
 		}
@@ -509,7 +514,8 @@ static void test_pool_failing_commit_makes_it_read_only_and_keeps_what_was_flush
 {
 	struct engine *e = engine_new(POOL_BYTES, 1);
 	struct fs_volume *vol = engine_volume(e, "v", MIB);
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .error = -EIO};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .error = -EIO};
 	uint8_t buf[4096], got[4096];
 	struct fs_info info;
 

@@ -68,8 +68,11 @@ static void test_prefetch_is_only_a_help(void **state)
 		struct engine *e = engine_new(128 * MIB, 1);
 		struct fs_volume *vol = filled_and_cold(e, 8000);
 
-		device_sim_fault_add(e->sim, &(struct device_sim_fault){.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_READ),
-									.skip = nth, .count = 1, .error = -EIO});
+		device_sim_fault_add(e->sim, &(struct device_sim_fault){.kind = DEVICE_SIM_FAIL,
+									.ops = DEVICE_SIM_OP(DEVICE_READ),
+									.skip = nth,
+									.count = 1,
+									.error = -EIO});
 		mem_fail_at(nth);
 		assert_int_equal(fs_commit(e->fs), 0);
 		mem_fail_at(0);
@@ -96,8 +99,8 @@ static void test_prefetch_figures(void **state)
 	vol = filled_and_cold(e, 400000);
 	start = seconds();
 	assert_int_equal(fs_commit(e->fs), 0);
-	print_message("a cold commit that changes %llu leaves: %.0f ms\n", (unsigned long long)vol->root.leaves,
-		      (seconds() - start) * 1000);
+	print_message("a cold commit that changes %llu leaves: %.0f ms\n",
+		      (unsigned long long)vol->root.leaves, (seconds() - start) * 1000);
 	fs_volume_put(vol);
 	engine_free(e);
 }

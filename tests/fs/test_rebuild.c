@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_rebuild.c: rebuilds in a pool with threads: what ends one, and when it is tried again. What they find is in
- * test_check_rebuild.c.
+ * tests/fs/test_rebuild.c: rebuilds in a pool with threads: what ends one, and when it is tried again. What
+ * they find is in test_check_rebuild.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -53,7 +53,10 @@ static void load_group(struct block_group *g, void *arg)
 	device_queue_free(q);
 }
 
-/* Volume "a" has a tree of some leaves, "b" none; no data group's cache is good. Open with threads, nothing is loaded yet. */
+/*
+ * Volume "a" has a tree of some leaves, "b" none; no data group's cache is good. Open with threads, nothing
+ * is loaded yet.
+ */
 static struct engine *new_pool(void)
 {
 	struct engine *e = engine_new(POOL, test_seed());
@@ -116,7 +119,10 @@ static void test_rebuild_ends_when_the_pool_is_closed(void **state)
 	engine_free(e);
 }
 
-/* A node that cannot be read is not read again at each commit interval, by a walk of all trees and with lines in the log. */
+/*
+ * A node that cannot be read is not read again at each commit interval, by a walk of all trees and with lines
+ * in the log.
+ */
 static void test_rebuild_that_cannot_read_is_not_tried_at_each_interval(void **state)
 {
 	struct watched w = {0};
@@ -136,7 +142,8 @@ static void test_rebuild_that_cannot_read_is_not_tried_at_each_interval(void **s
 	watch(e, &w);
 	block_group_each(e->fs, load_group, e);
 	wait_for_reads(&w, 1);
-	for (unsigned i = 0; fs_is_rebuilding(e->fs) || !atomic_load(&e->fs->rebuild_error); i++) { /* each group asks for one */
+	/* each group asks for one */
+	for (unsigned i = 0; fs_is_rebuilding(e->fs) || !atomic_load(&e->fs->rebuild_error); i++) {
 		assert_true(i < 20000);
 		usleep(1000);
 	}

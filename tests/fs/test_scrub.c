@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_scrub.c: the online scrub reads all that is allocated, mends what has a good copy, names what has none, and
- * gives nobody trouble meanwhile.
+ * tests/fs/test_scrub.c: the online scrub reads all that is allocated, mends what has a good copy, names what
+ * has none, and gives nobody trouble meanwhile.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -123,7 +123,8 @@ static void count_unread(struct block_group *g, void *arg)
 		for (unsigned s = 0; s < g->nr_stripes; s++)
 			for (uint64_t at = 0; at < g->unit; at += BLOCK) {
 				u->used++;
-				u->unread += !u->seen->page[(g->stripe[s] + i * (uint64_t)g->unit + at) / BLOCK];
+				u->unread +=
+					!u->seen->page[(g->stripe[s] + i * (uint64_t)g->unit + at) / BLOCK];
 			}
 	}
 }
@@ -146,14 +147,16 @@ static void test_scrub_reads_all_that_is_allocated(void **state)
 	assert_int_equal(st.damaged_bytes, 0);
 	/* The commit that says that it has begun may have moved nodes of the root and group tree. */
 	block_group_each(e->fs, count_unread, &u);
-	print_message("%llu pages in use, %llu of them not read\n", (unsigned long long)u.used, (unsigned long long)u.unread);
+	print_message("%llu pages in use, %llu of them not read\n", (unsigned long long)u.used,
+		      (unsigned long long)u.unread);
 	assert_true(u.used > 4000);
 	assert_true(u.unread <= 2 * 2 * 2 * NODE_SIZE / BLOCK);
 	for (unsigned i = 0; i < SUPER_COPIES; i++)
 		assert_true(seen.page[supers[i] / BLOCK]);
 	assert_true(st.bytes_done >= u.used * BLOCK);
-	assert_true(st.bytes_done < u.used * BLOCK * 11 / 10 + MIB); /* once, but for the paths to where slices begin */
-	assert_true(seen.reads < u.used / 3);			     /* neighbours together */
+	/* once, but for the paths to where slices begin */
+	assert_true(st.bytes_done < u.used * BLOCK * 11 / 10 + MIB);
+	assert_true(seen.reads < u.used / 3); /* neighbours together */
 	engine_check_all(e);
 	engine_free(e);
 	free(seen.page);
@@ -171,7 +174,10 @@ static void rot_copy(struct block_group *g, void *arg)
 			if (!free_space_test(g->type == GROUP_SYSTEM ? g->avail : g->committed, i, 1, true))
 				device_sim_flip(e->sim, g->stripe[i & 1] + i * (uint64_t)g->unit + 4000, 3);
 	if (g->cache_slot <= 1)
-		device_sim_flip(e->sim, g->stripe[g->nr_stripes - 1] + g->len + g->cache_slot * (uint64_t)g->slot_bytes + 20, 1);
+		device_sim_flip(e->sim,
+				g->stripe[g->nr_stripes - 1] + g->len +
+					g->cache_slot * (uint64_t)g->slot_bytes + 20,
+				1);
 }
 
 static void test_scrub_mends_one_copy_of_everything(void **state)
@@ -187,8 +193,8 @@ static void test_scrub_mends_one_copy_of_everything(void **state)
 	fs_get_info(e->fs, &info);
 	nodes = info.metadata_bytes / NODE_SIZE;
 	run_scrub(e, &st);
-	print_message("%llu found, %llu mended of %llu nodes; %s\n", (unsigned long long)st.found, (unsigned long long)st.mended,
-		      (unsigned long long)nodes, e->log);
+	print_message("%llu found, %llu mended of %llu nodes; %s\n", (unsigned long long)st.found,
+		      (unsigned long long)st.mended, (unsigned long long)nodes, e->log);
 	assert_true(st.found > nodes * 9 / 10);
 	assert_int_equal(st.mended, st.found);
 	assert_int_equal(st.damaged_bytes, 0);
@@ -281,7 +287,8 @@ static void test_scrub_names_damaged_data(void **state)
 	assert_int_equal(d[1].off, 500 * BLOCK);
 	assert_int_equal(d[1].len, MIB);
 	assert_int_equal(d[1].kind, FS_SCRUB_DAMAGED);
-	assert_non_null(strstr(e->log, "volume a: data at byte 12288 and on is damaged (Input/output error)"));
+	assert_non_null(
+		strstr(e->log, "volume a: data at byte 12288 and on is damaged (Input/output error)"));
 	assert_non_null(strstr(e->log, "257 pieces were bad, 0 of them are mended"));
 
 	/* Overwriting ends it. */
@@ -327,7 +334,10 @@ static void test_scrub_reads_a_volume_with_a_comment(void **state)
 static void test_scrub_reads_again_what_failed(void **state)
 {
 	struct engine *e = new_pool(test_seed());
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_READ), .skip = 10, .count = 1,
+	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL,
+					 .ops = DEVICE_SIM_OP(DEVICE_READ),
+					 .skip = 10,
+					 .count = 1,
 					 .error = -EIO};
 	struct fs_scrub_status st;
 
@@ -376,7 +386,10 @@ static void test_scrub_names_what_is_lost(void **state)
 	assert_true(st.bytes_done > clean.bytes_done / 2);
 	assert_false(fs_is_read_only(e->fs));
 
-	/* A write there makes a commit put "lost" in the node's place; that is told, too, until all of it is overwritten. */
+	/*
+	 * A write there makes a commit put "lost" in the node's place; that is told, too, until all of it is
+	 * overwritten.
+	 */
 	vol = engine_volume(e, "a", VOL);
 	buf = calloc(1, d[0].len);
 	assert_int_equal(engine_write(e, vol, d[0].off + d[0].len / BLOCK / 2 * BLOCK, BLOCK, buf), 0);
@@ -588,7 +601,8 @@ static void test_scrub_that_cannot_start_is_not_tried_at_each_commit(void **stat
 static void test_scrub_flush_that_fails_ends_it(void **state)
 {
 	struct engine *e = new_pool(test_seed());
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .error = -EIO};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .error = -EIO};
 	uint64_t off[GROUP_STRIPES_MAX];
 	struct fs_scrub_status st;
 	struct fs_volume *vol = engine_volume(e, "a", VOL);
@@ -642,7 +656,8 @@ static void test_scrub_thread_starts_stops_and_closes(void **state)
 		write_random(e, vol, 1);
 	assert_int_equal(st.state, FS_SCRUB_FINISHED);
 	assert_int_equal(st.found, 0);
-	assert_int_equal(fs_scrub_start(e->fs, 64 * KIB, true, NULL), 0); /* slow: it is under way when the pool is closed */
+	/* slow: it is under way when the pool is closed */
+	assert_int_equal(fs_scrub_start(e->fs, 64 * KIB, true, NULL), 0);
 	fs_volume_put(vol);
 	began = seconds();
 	engine_close(e);

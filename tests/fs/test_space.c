@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_space.c: the books of space are exact whatever happens: after random work, after memory or space ran
- * out at any place of any operation, and for those who wait for space.
+ * tests/fs/test_space.c: the books of space are exact whatever happens: after random work, after memory or
+ * space ran out at any place of any operation, and for those who wait for space.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,7 +23,10 @@ struct world {
 	struct model m[VOLUMES]; /* bytes NULL: there is no such volume */
 };
 
-static void volume_name(unsigned i, char name[16]) { snprintf(name, 16, "v%u", i); }
+static void volume_name(unsigned i, char name[16])
+{
+	snprintf(name, 16, "v%u", i);
+}
 
 static void random_metadata_op(struct world *w)
 {
@@ -77,7 +80,8 @@ static void random_io(struct world *w, bool may_fail)
 		r = engine_write(e, vol, off, len, buf);
 	} else {
 		memset(buf, 0, len);
-		r = engine_io(e, vol, pick(&e->rng, 2) ? FS_TRIM : FS_ZERO, pick(&e->rng, 2) ? FS_NO_HOLE : 0, off, len, NULL);
+		r = engine_io(e, vol, pick(&e->rng, 2) ? FS_TRIM : FS_ZERO, pick(&e->rng, 2) ? FS_NO_HOLE : 0,
+			      off, len, NULL);
 	}
 	if (r == 0) {
 		memcpy(m->bytes + off, buf, len);
@@ -137,7 +141,9 @@ static void test_space_books_are_exact_after_random_work(void **state)
 				engine_reopen(e);
 			} else {
 				assert_int_equal(engine_flush(e), 0);
-				engine_crash(e, (enum device_sim_crash_mode)pick(&e->rng, DEVICE_SIM_CRASH_MODES), rnd(&e->rng));
+				engine_crash(
+					e, (enum device_sim_crash_mode)pick(&e->rng, DEVICE_SIM_CRASH_MODES),
+					rnd(&e->rng));
 				engine_open(e);
 			}
 			engine_check_books(e);
@@ -164,7 +170,8 @@ static void test_space_books_are_exact_after_random_failures(void **state)
 
 		engine_commit(e); /* so that no commit meets the fault: that would be the end of the pool */
 		if (faulty) {
-			fault.ops = pick(&e->rng, 2) ? DEVICE_SIM_OP(DEVICE_WRITE) : DEVICE_SIM_OP(DEVICE_READ);
+			fault.ops = pick(&e->rng, 2) ? DEVICE_SIM_OP(DEVICE_WRITE)
+						     : DEVICE_SIM_OP(DEVICE_READ);
 			fault.skip = pick(&e->rng, 4);
 			device_sim_fault_add(e->sim, &fault);
 		}
@@ -207,7 +214,8 @@ static const struct attempt attempts[] = {
 	{"trim inside of a block, cold", FS_TRIM, 0, PLACE + 3, 99, true},
 	{"trim with two edges, cold", FS_TRIM, 0, PLACE + 100, 3 * MIB, true},
 	{"zero of blocks", FS_ZERO, 0, PLACE, 65536, false},
-	{"zero that keeps its space, of several chunks", FS_ZERO, FS_NO_HOLE, PLACE + 10, 2 * IO_ZERO_CHUNK + MIB, true},
+	{"zero that keeps its space, of several chunks", FS_ZERO, FS_NO_HOLE, PLACE + 10,
+	 2 * IO_ZERO_CHUNK + MIB, true},
 };
 
 struct lab {
@@ -243,7 +251,8 @@ static void fresh_context(struct engine *e)
 /* Old content is committed over all that the attempt may touch. */
 static void lab_prepare(struct lab *lab, const struct attempt *a, uint64_t version)
 {
-	uint64_t from = round_down_u64(a->off, BLOCK) - BLOCK, to = round_up_u64(a->off + a->len, BLOCK) + BLOCK;
+	uint64_t from = round_down_u64(a->off, BLOCK) - BLOCK,
+		 to = round_up_u64(a->off + a->len, BLOCK) + BLOCK;
 
 	fill_bytes(lab->old.bytes + from, to - from, version);
 	/* A commit, in which groups that the last attempt made and did not fill leave again. */
@@ -268,7 +277,8 @@ static void lab_prepare(struct lab *lab, const struct attempt *a, uint64_t versi
 /* Each block is all old or all new; `whole`: new. */
 static void lab_verify(struct lab *lab, const struct attempt *a, bool whole)
 {
-	uint64_t from = round_down_u64(a->off, BLOCK) - BLOCK, to = round_up_u64(a->off + a->len, BLOCK) + BLOCK;
+	uint64_t from = round_down_u64(a->off, BLOCK) - BLOCK,
+		 to = round_up_u64(a->off + a->len, BLOCK) + BLOCK;
 	uint8_t *got = malloc(to - from);
 
 	assert_int_equal(engine_read(lab->e, lab->vol, from, to - from, got), 0);
@@ -301,7 +311,8 @@ static void test_space_memory_out_at_any_allocation_of_a_request(void **state)
 			bool fired;
 			int r;
 
-			if (SANITIZED && n > 12 && a->len > MIB) /* the rest is more of the same, and slow there */
+			/* the rest is more of the same, and slow there */
+			if (SANITIZED && n > 12 && a->len > MIB)
 				break;
 			lab_prepare(&lab, a, n);
 			mem_fail_at(n);
@@ -502,7 +513,8 @@ static void test_space_memory_out_at_any_allocation_of_a_volume_command(void **s
 			if (r && (r != -ENOMEM || done))
 				fail_msg("%s, allocation %u: %s", command[c], n, err.msg);
 			if (fs_is_read_only(lab.e->fs))
-				fail_msg("%s, allocation %u: %s; the pool is read-only", command[c], n, r ? err.msg : "done");
+				fail_msg("%s, allocation %u: %s; the pool is read-only", command[c], n,
+					 r ? err.msg : "done");
 			fs_volume_list(lab.e->fs, take_name, &after);
 			if (r == 0) {
 				assert_int_equal(after.count, c == 4 ? 0 : 1);
@@ -573,7 +585,8 @@ static void test_space_out_at_any_reservation_of_a_request(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(attempts); i++) {
 		const struct attempt *a = &attempts[i];
 		uint64_t step = a->len > MIB ? (SANITIZED ? 2 * MIB : 600 * KIB) : BLOCK;
-		uint64_t blocks = a->op == FS_WRITE ? (a->off % BLOCK + a->len + BLOCK - 1) / BLOCK : IO_ZERO_CHUNK / BLOCK;
+		uint64_t blocks = a->op == FS_WRITE ? (a->off % BLOCK + a->len + BLOCK - 1) / BLOCK
+						    : IO_ZERO_CHUNK / BLOCK;
 		bool frees = a->op == FS_TRIM || (a->op == FS_ZERO && !(a->flags & FS_NO_HOLE));
 		bool done = false;
 		unsigned refused = 0;
@@ -586,7 +599,8 @@ static void test_space_out_at_any_reservation_of_a_request(void **state)
 			held = hold_all_but(lab.e, left, blocks);
 			r = run_attempt(&lab, a);
 			if (r && (r != -ENOSPC || frees))
-				fail_msg("%s, %llu bytes left: %s", a->name, (unsigned long long)left, strerror(-r));
+				fail_msg("%s, %llu bytes left: %s", a->name, (unsigned long long)left,
+					 strerror(-r));
 			done = r == 0;
 			refused += r != 0;
 			lab_verify(&lab, a, done);
@@ -613,7 +627,8 @@ static void test_space_frees_when_all_metadata_is_promised(void **state)
 	engine_commit(lab.e);
 	for (uint64_t touches = 1 << 16; touches > 0; touches /= 2) {
 		for (;; n++) {
-			held[n] = (struct space_ticket){.flags = SPACE_NOTICKET, .want = {.pending = {touches, touches * 100}}};
+			held[n] = (struct space_ticket){.flags = SPACE_NOTICKET,
+							.want = {.pending = {touches, touches * 100}}};
 			assert_true(n + 1 < ARRAY_SIZE(held));
 			if (space_reserve(lab.e->fs, &held[n]))
 				break;
@@ -621,7 +636,8 @@ static void test_space_frees_when_all_metadata_is_promised(void **state)
 	}
 	lab.e->hold_commits = true; /* one would not help */
 	for (uint64_t b = 0; b < 8; b++)
-		assert_int_equal(engine_trim(lab.e, lab.vol, b * BLOCK + b % 2 * 100, BLOCK - b % 2 * 200), 0);
+		assert_int_equal(engine_trim(lab.e, lab.vol, b * BLOCK + b % 2 * 100, BLOCK - b % 2 * 200),
+				 0);
 	lab.e->hold_commits = false;
 	while (n > 0)
 		space_unreserve(lab.e->fs, &held[--n].want);
@@ -643,7 +659,8 @@ static void test_space_waiting_requests_are_served_in_order(void **state)
 	assert_int_equal(engine_write(lab.e, lab.vol, 0, 12 * MIB, lab.new), 0);
 	engine_commit(lab.e);
 	assert_int_equal(engine_trim(lab.e, lab.vol, 0, 8 * MIB), 0);
-	held = hold_all_but(lab.e, MIB, 6 * MIB / BLOCK); /* what the trim freed is only to be had after a commit, which nobody has run yet */
+	/* what the trim freed is only to be had after a commit, which nobody has run yet */
+	held = hold_all_but(lab.e, MIB, 6 * MIB / BLOCK);
 	big = (struct fs_io){.op = FS_WRITE, .vol = lab.vol, .len = 6 * MIB, .buf = lab.new};
 	small = (struct fs_io){.op = FS_WRITE, .vol = lab.vol, .off = 14 * MIB, .len = BLOCK, .buf = lab.new};
 	trim = (struct fs_io){.op = FS_TRIM, .vol = lab.vol, .off = 15 * MIB, .len = BLOCK};
@@ -684,10 +701,12 @@ static void test_space_impossible_request_is_refused_and_the_next_one_served(voi
 	struct fs_info info;
 
 	lab_init(&lab, 64 * MIB, 1);
-	assert_int_equal(engine_write(lab.e, lab.vol, 0, 2 * MIB, lab.new), 0); /* so that a commit might help */
+	/* so that a commit might help */
+	assert_int_equal(engine_write(lab.e, lab.vol, 0, 2 * MIB, lab.new), 0);
 	held = hold_all_but(lab.e, MIB, 6 * MIB / BLOCK);
 	io[0] = (struct fs_io){.op = FS_WRITE, .vol = lab.vol, .len = 6 * MIB, .buf = lab.new};
-	io[1] = (struct fs_io){.op = FS_WRITE, .vol = lab.vol, .off = 8 * MIB, .len = 64 * KIB, .buf = lab.new};
+	io[1] = (struct fs_io){
+		.op = FS_WRITE, .vol = lab.vol, .off = 8 * MIB, .len = 64 * KIB, .buf = lab.new};
 	engine_submit(lab.e, io, 2, &left);
 	engine_wait(lab.e, &left);
 	assert_int_equal(io[0].error, -ENOSPC);
@@ -702,7 +721,8 @@ static void test_space_impossible_request_is_refused_and_the_next_one_served(voi
 /* A request that goes away while it waits (the pool turns read-only) gives everything back. */
 static void test_space_waiting_requests_end_when_the_pool_turns_read_only(void **state)
 {
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .error = -EIO};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .error = -EIO};
 	struct fs_io io[8];
 	struct space_reservation held;
 	struct lab lab;
@@ -712,7 +732,8 @@ static void test_space_waiting_requests_end_when_the_pool_turns_read_only(void *
 	assert_int_equal(engine_write(lab.e, lab.vol, 0, 2 * MIB, lab.new), 0);
 	held = hold_all_but(lab.e, 0, MIB / BLOCK);
 	for (unsigned i = 0; i < 8; i++)
-		io[i] = (struct fs_io){.op = FS_WRITE, .vol = lab.vol, .off = i * MIB, .len = MIB, .buf = lab.new};
+		io[i] = (struct fs_io){
+			.op = FS_WRITE, .vol = lab.vol, .off = i * MIB, .len = MIB, .buf = lab.new};
 	device_sim_fault_add(lab.e->sim, &fault);
 	engine_submit(lab.e, io, 8, &left);
 	engine_wait(lab.e, &left);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_space_pending.c: between a write and the moment when what it replaced is free again: what a commit frees is
- * its reserved volume's, and what is pending is counted in full.
+ * tests/fs/test_space_pending.c: between a write and the moment when what it replaced is free again: what a
+ * commit frees is its reserved volume's, and what is pending is counted in full.
  */
 #include <pthread.h>
 #include <semaphore.h>
@@ -66,7 +66,8 @@ static uint64_t promise_left(struct fs *fs, const struct space_promise *p)
 /* As a write of one block would, that does not wait; what it gets goes back. */
 static int try_block(struct fs *fs, struct space_promise *promise)
 {
-	struct space_ticket t = {.flags = SPACE_NOTICKET, .want = {BLOCK, {1, volume_item_bytes(3, 1)}, promise}};
+	struct space_ticket t = {.flags = SPACE_NOTICKET,
+				 .want = {BLOCK, {1, volume_item_bytes(3, 1)}, promise}};
 	int r = space_reserve(fs, &t);
 
 	if (r == 0)
@@ -92,8 +93,9 @@ static unsigned overwrite_reserved(struct engine *e, struct fs_volume *vol, uint
 }
 
 /*
- * Regression: what a commit freed was free before it was owed to its reserved volume again. A write to that volume in between
- * was refused, as nothing was pinned any more, and another volume's write could have had the space.
+ * Regression: what a commit freed was free before it was owed to its reserved volume again. A write to that
+ * volume in between was refused, as nothing was pinned any more, and another volume's write could have had
+ * the space.
  */
 static void test_space_reserved_volume_keeps_what_a_commit_frees(void **state)
 {
@@ -139,7 +141,10 @@ static void test_space_reserved_volume_keeps_what_a_commit_frees(void **state)
 
 /* ---- what is pending is counted in full ------------------------------------------------------ */
 
-/* What a commit's bound stands on: the bytes of the items that it makes were counted when they became pending. */
+/*
+ * What a commit's bound stands on: the bytes of the items that it makes were counted when they became
+ * pending.
+ */
 static uint64_t running_bytes(struct engine *e)
 {
 	uint64_t bytes;
@@ -199,7 +204,8 @@ static void test_space_replayed_changes_count_their_items(void **state)
 	items = vol->root.items;
 	assert_true(items >= volume_extent_items(1000));
 	assert_true(bytes >= volume_item_bytes(items, 1000));
-	assert_true(bytes <= volume_item_bytes(items + 20, 1000)); /* two to spare for each pending: there are a few */
+	/* two to spare for each pending: there are a few */
+	assert_true(bytes <= volume_item_bytes(items + 20, 1000));
 	fs_volume_put(vol);
 	engine_check_all(e);
 	free(buf);

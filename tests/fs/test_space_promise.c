@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/fs/test_space_promise.c: reserved volumes: what is set aside for them costs nothing, and nobody else gets it. */
+/*
+ * tests/fs/test_space_promise.c: reserved volumes: what is set aside for them costs nothing, and nobody else
+ * gets it.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,7 +27,10 @@ static uint64_t data_groups(struct engine *e)
 	return info.groups_data;
 }
 
-/* Regression: all groups that a reserved volume could need were made with it, under the lock of all who write. */
+/*
+ * Regression: all groups that a reserved volume could need were made with it, under the lock of all who
+ * write.
+ */
 static void test_space_large_promise_makes_no_groups(void **state)
 {
 	struct engine *e = engine_new(400 * GIB, 1);
@@ -73,7 +79,10 @@ static uint64_t fill_at_random(struct engine *e, struct fs_volume *vol, uint64_t
 	return done;
 }
 
-/* Thin volumes take what they can get, in the pieces that need the most metadata; then all that was promised is written. */
+/*
+ * Thin volumes take what they can get, in the pieces that need the most metadata; then all that was promised
+ * is written.
+ */
 static void promise_is_kept(uint64_t pool, uint64_t size, unsigned reopen)
 {
 	struct engine *e = engine_new(pool, 1);
@@ -99,7 +108,8 @@ static void promise_is_kept(uint64_t pool, uint64_t size, unsigned reopen)
 	assert_int_equal(engine_trim(e, vol, 0, size), 0);
 	engine_commit(e);
 	thin = engine_volume(e, "thin", 0);
-	assert_true(fill_at_random(e, thin, 4 * pool / BLOCK, 5) < written); /* overwrites; what was promised is not theirs */
+	/* overwrites; what was promised is not theirs */
+	assert_true(fill_at_random(e, thin, 4 * pool / BLOCK, 5) < written);
 	fs_volume_put(thin);
 	assert_int_equal(fill_at_random(e, vol, size / BLOCK, 9), size / BLOCK);
 	fs_volume_put(vol);

@@ -15,19 +15,27 @@ struct asked {
 	int answer; /* 1: none yet */
 };
 
-static void note_answer(struct space_ticket *t, int error) { container_of(t, struct asked, t)->answer = error; }
-
-static int ask(struct engine *e, struct asked *a, uint64_t blocks, struct space_promise *promise, uint32_t flags)
+static void note_answer(struct space_ticket *t, int error)
 {
-	*a = (struct asked){.t = {.want = {blocks * BLOCK, {1, volume_item_bytes(blocks + 2, blocks)}, promise},
-				  .flags = flags,
-				  .done = note_answer},
-			    .answer = 1};
+	container_of(t, struct asked, t)->answer = error;
+}
+
+static int ask(struct engine *e, struct asked *a, uint64_t blocks, struct space_promise *promise,
+	       uint32_t flags)
+{
+	*a = (struct asked){
+		.t = {.want = {blocks * BLOCK, {1, volume_item_bytes(blocks + 2, blocks)}, promise},
+		      .flags = flags,
+		      .done = note_answer},
+		.answer = 1};
 	return space_reserve(e->fs, &a->t);
 }
 
 /* Answers who can be; a commit that frees nothing has ended. */
-static void run(struct engine *e) { (void)space_run_tickets(e->fs, 0, true); }
+static void run(struct engine *e)
+{
+	(void)space_run_tickets(e->fs, 0, true);
+}
 
 static void give_back(struct engine *e, struct asked *a)
 {
@@ -66,7 +74,8 @@ static void test_space_promised_writes_do_not_wait_behind_others(void **state)
 	struct engine *e = two_reserved(vol);
 
 	held = hold_all_but(e, 0, 1);
-	held.pending = (struct space_pending){1, 0}; /* something is under way, so that there is something to wait for */
+	/* something is under way, so that there is something to wait for */
+	held.pending = (struct space_pending){1, 0};
 	e->fs->space.in_flight.touches++;
 	assert_int_equal(ask(e, &thin, 1, NULL, 0), -EINPROGRESS);
 	for (unsigned i = 0; i < 100; i++) {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_threads.c: several contexts on threads of their own, with the pool's own threads, commits every few
- * milliseconds, and volumes that come and go meanwhile. Meant for ThreadSanitizer and AddressSanitizer too.
+ * tests/fs/test_threads.c: several contexts on threads of their own, with the pool's own threads, commits
+ * every few milliseconds, and volumes that come and go meanwhile. Meant for ThreadSanitizer and
+ * AddressSanitizer too.
  *
- * How outcomes are known: a block's bytes all come from its number and a version, which stands in front. A thread that
- * owns blocks knows their versions; of shared ones it knows that they hold one version as a whole.
+ * How outcomes are known: a block's bytes all come from its number and a version, which stands in front. A
+ * thread that owns blocks knows their versions; of shared ones it knows that they hold one version as a
+ * whole.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,7 +37,10 @@ static void way_open(struct way *w, struct fs *fs, uint64_t seed)
 	ASSERT(fs_ctx_new(fs, &w->ctx) == 0);
 }
 
-static void way_close(struct way *w) { fs_ctx_free(w->ctx); }
+static void way_close(struct way *w)
+{
+	fs_ctx_free(w->ctx);
+}
 
 static void way_run(struct way *w, struct fs_io *io, unsigned n)
 {
@@ -54,7 +59,8 @@ static void way_run(struct way *w, struct fs_io *io, unsigned n)
 	}
 }
 
-static int way_io(struct way *w, struct fs_volume *vol, enum fs_op op, uint32_t flags, uint64_t off, uint64_t len, void *buf)
+static int way_io(struct way *w, struct fs_volume *vol, enum fs_op op, uint32_t flags, uint64_t off,
+		  uint64_t len, void *buf)
 {
 	struct fs_io io = {.op = op, .flags = flags, .vol = vol, .off = off, .len = len, .buf = buf};
 
@@ -80,7 +86,8 @@ static uint32_t version_of(const void *buf, uint64_t blk)
 	memcpy(&version, buf, sizeof(version));
 	block_bytes(want, blk, (uint32_t)version);
 	if (memcmp(want, buf, BLOCK) != 0) {
-		fprintf(stderr, "block %llu holds no version (%llx)\n", (unsigned long long)blk, (unsigned long long)version);
+		fprintf(stderr, "block %llu holds no version (%llx)\n", (unsigned long long)blk,
+			(unsigned long long)version);
 		abort();
 	}
 	return (uint32_t)version;
@@ -117,8 +124,14 @@ static void *own_range(void *arg)
 			unsigned kind = (unsigned)pick(&w.rng, 8);
 
 			at += room;
-			io[i] = (struct fs_io){.op = kind < 4 ? FS_WRITE : kind < 6 ? FS_READ : kind == 6 ? FS_TRIM : FS_ZERO, .vol = o->vol,
-					       .off = blk * BLOCK, .len = len * BLOCK, .buf = buf + i * 8 * BLOCK};
+			io[i] = (struct fs_io){.op = kind < 4	 ? FS_WRITE
+						     : kind < 6	 ? FS_READ
+						     : kind == 6 ? FS_TRIM
+								 : FS_ZERO,
+					       .vol = o->vol,
+					       .off = blk * BLOCK,
+					       .len = len * BLOCK,
+					       .buf = buf + i * 8 * BLOCK};
 			if (kind == 7)
 				io[i].flags = pick(&w.rng, 2) ? FS_NO_HOLE : 0;
 			if (pick(&w.rng, 40) == 0)
@@ -156,7 +169,9 @@ struct sharer {
 	uint64_t ops;
 };
 
-/* Blocks that hold what somebody wrote there, whole; requests of several blocks and of parts of blocks too. */
+/*
+ * Blocks that hold what somebody wrote there, whole; requests of several blocks and of parts of blocks too.
+ */
 static void *share_range(void *arg)
 {
 	struct sharer *s = arg;
@@ -171,8 +186,13 @@ static void *share_range(void *arg)
 			uint32_t version = atomic_fetch_add(s->next, 1);
 			unsigned kind = (unsigned)pick(&w.rng, 7);
 
-			io[i] = (struct fs_io){.op = kind < 3 ? FS_WRITE : kind < 6 ? FS_READ : FS_TRIM, .vol = s->vol, .off = blk * BLOCK,
-					       .len = len * BLOCK, .buf = buf + i * 4 * BLOCK};
+			io[i] = (struct fs_io){.op = kind < 3	? FS_WRITE
+						     : kind < 6 ? FS_READ
+								: FS_TRIM,
+					       .vol = s->vol,
+					       .off = blk * BLOCK,
+					       .len = len * BLOCK,
+					       .buf = buf + i * 4 * BLOCK};
 			for (uint64_t k = 0; k < len && io[i].op == FS_WRITE; k++)
 				block_bytes((char *)io[i].buf + k * BLOCK, blk + k, version);
 		}
@@ -190,7 +210,8 @@ static void *share_range(void *arg)
 }
 
 /*
- * One block written by one thread in parts, read by others: a part is old or new, never half; and versions only go up.
+ * One block written by one thread in parts, read by others: a part is old or new, never half; and versions
+ * only go up.
  */
 struct counter {
 	struct fs *fs;
@@ -246,7 +267,8 @@ static void *manage_volumes(void *arg)
 		struct fs_error err;
 		char name[64], other[80];
 
-		snprintf(name, sizeof(name), "m%llu-%llu", (unsigned long long)m->seed, (unsigned long long)n++);
+		snprintf(name, sizeof(name), "m%llu-%llu", (unsigned long long)m->seed,
+			 (unsigned long long)n++);
 		snprintf(other, sizeof(other), "%s.renamed", name);
 		ASSERT(fs_volume_create(m->fs, name, 64 * BLOCK, 0, &err) == 0);
 		ASSERT(fs_volume_get(m->fs, name, &vol) == 0);
@@ -319,7 +341,8 @@ static void verify_owned(struct engine *e, struct fs_volume *vol, struct owner *
 	for (unsigned i = 0; i < OWNERS; i++) {
 		assert_int_equal(engine_read(e, vol, owner[i].first * BLOCK, OWNED * BLOCK, buf), 0);
 		for (uint64_t b = 0; b < OWNED; b++)
-			assert_int_equal(version_of(buf + b * BLOCK, owner[i].first + b), owner[i].version[b]);
+			assert_int_equal(version_of(buf + b * BLOCK, owner[i].first + b),
+					 owner[i].version[b]);
 	}
 	free(buf);
 }
@@ -338,7 +361,8 @@ static void run_all(uint64_t seed, uint64_t cache_bytes)
 {
 	struct fs_options opt = {.cache_bytes = cache_bytes, .commit_interval_ms = 10, .workers = 3};
 	struct engine *e = engine_new_threads(160 * MIB, seed, &opt);
-	struct fs_volume *vol = engine_volume(e, "v", BLOCKS * BLOCK), *shared = engine_volume(e, "shared", SHARED * BLOCK);
+	struct fs_volume *vol = engine_volume(e, "v", BLOCKS * BLOCK),
+			 *shared = engine_volume(e, "shared", SHARED * BLOCK);
 	_Atomic bool stop = false;
 	_Atomic uint32_t next = 1;
 	struct owner owner[OWNERS];
@@ -350,18 +374,29 @@ static void run_all(uint64_t seed, uint64_t cache_bytes)
 	struct fs_info info;
 
 	for (unsigned i = 0; i < OWNERS; i++) {
-		owner[i] = (struct owner){.fs = e->fs, .vol = vol, .seed = seed + i, .first = i * OWNED, .blocks = OWNED, .stop = &stop,
+		owner[i] = (struct owner){.fs = e->fs,
+					  .vol = vol,
+					  .seed = seed + i,
+					  .first = i * OWNED,
+					  .blocks = OWNED,
+					  .stop = &stop,
 					  .version = calloc(OWNED, sizeof(uint32_t))};
 		assert_int_equal(pthread_create(&thread[n++], NULL, own_range, &owner[i]), 0);
 	}
 	for (unsigned i = 0; i < 2; i++) {
-		sharer[i] = (struct sharer){.fs = e->fs, .vol = shared, .seed = seed + 10 + i, .blocks = SHARED, .stop = &stop, .next = &next};
+		sharer[i] = (struct sharer){.fs = e->fs,
+					    .vol = shared,
+					    .seed = seed + 10 + i,
+					    .blocks = SHARED,
+					    .stop = &stop,
+					    .next = &next};
 		manager[i] = (struct manager){.fs = e->fs, .seed = seed + 20 + i, .stop = &stop};
 		assert_int_equal(pthread_create(&thread[n++], NULL, manage_volumes, &manager[i]), 0);
 		assert_int_equal(pthread_create(&thread[n++], NULL, share_range, &sharer[i]), 0);
 	}
 	for (unsigned i = 0; i < 3; i++) {
-		counter[i] = (struct counter){.fs = e->fs, .vol = vol, .stop = &stop, .blk = COUNTED + 1, .writes = i == 0};
+		counter[i] = (struct counter){
+			.fs = e->fs, .vol = vol, .stop = &stop, .blk = COUNTED + 1, .writes = i == 0};
 		assert_int_equal(pthread_create(&thread[n++], NULL, count_up, &counter[i]), 0);
 	}
 	assert_int_equal(pthread_create(&thread[n++], NULL, look_around, &looker), 0);
@@ -371,11 +406,13 @@ static void run_all(uint64_t seed, uint64_t cache_bytes)
 		pthread_join(thread[i], NULL);
 
 	fs_get_info(e->fs, &info);
-	print_message("  owners %llu, sharers %llu, counters %llu, volumes %llu, looks %llu, commits %llu, flush groups %llu\n",
-		      (unsigned long long)(owner[0].ops + owner[1].ops + owner[2].ops), (unsigned long long)(sharer[0].ops + sharer[1].ops),
-		      (unsigned long long)(counter[0].ops + counter[1].ops + counter[2].ops),
-		      (unsigned long long)(manager[0].ops + manager[1].ops), (unsigned long long)looker.ops,
-		      (unsigned long long)info.commits, (unsigned long long)info.log_groups);
+	print_message(
+		"  owners %llu, sharers %llu, counters %llu, volumes %llu, looks %llu, commits %llu, flush groups %llu\n",
+		(unsigned long long)(owner[0].ops + owner[1].ops + owner[2].ops),
+		(unsigned long long)(sharer[0].ops + sharer[1].ops),
+		(unsigned long long)(counter[0].ops + counter[1].ops + counter[2].ops),
+		(unsigned long long)(manager[0].ops + manager[1].ops), (unsigned long long)looker.ops,
+		(unsigned long long)info.commits, (unsigned long long)info.log_groups);
 	assert_true(info.commits > 5 && manager[0].ops > 0 && looker.ops > 0 && owner[0].ops > 50);
 	verify_owned(e, vol, owner);
 	verify_shared(e, shared);
@@ -394,9 +431,15 @@ static void run_all(uint64_t seed, uint64_t cache_bytes)
 	engine_free(e);
 }
 
-static void test_threads_all_at_once(void **state) { run_all(test_seed(), 32 * MIB); }
+static void test_threads_all_at_once(void **state)
+{
+	run_all(test_seed(), 32 * MIB);
+}
 
-static void test_threads_all_at_once_with_a_small_cache(void **state) { run_all(test_seed(), 2 * MIB); }
+static void test_threads_all_at_once_with_a_small_cache(void **state)
+{
+	run_all(test_seed(), 2 * MIB);
+}
 
 /* ---- the machine dies under load ----------------------------------------------------------------- */
 
@@ -457,7 +500,8 @@ static void test_threads_flushed_is_found_when_the_machine_dies(void **state)
 		usleep(60000);
 		for (unsigned i = 0; i < 8; i++)
 			before[i] = atomic_load(&f[i].flushed);
-		found.sim = device_sim_crash_image(e->sim, (enum device_sim_crash_mode)(k % DEVICE_SIM_CRASH_MODES), seed + k);
+		found.sim = device_sim_crash_image(
+			e->sim, (enum device_sim_crash_mode)(k % DEVICE_SIM_CRASH_MODES), seed + k);
 		for (unsigned i = 0; i < 8; i++)
 			after[i] = atomic_load(&f[i].written);
 		engine_check_device(found.sim);
@@ -470,8 +514,8 @@ static void test_threads_flushed_is_found_when_the_machine_dies(void **state)
 			assert_int_equal(engine_read(&found, v, f[i].blk * BLOCK, BLOCK, buf), 0);
 			version = version_of(buf, f[i].blk);
 			if (version < before[i] || version > after[i])
-				fail_msg("image %u, block %llu: version %u, flushed were %u, written %u", k, (unsigned long long)f[i].blk,
-					 version, before[i], after[i]);
+				fail_msg("image %u, block %llu: version %u, flushed were %u, written %u", k,
+					 (unsigned long long)f[i].blk, version, before[i], after[i]);
 		}
 		fs_volume_put(v);
 		engine_check_all(&found);
@@ -502,7 +546,10 @@ static void *fill_and_trim(void *arg)
 		for (unsigned i = 0; i < DEPTH; i++) {
 			uint64_t len = 1 + pick(&w.rng, 16), blk = o->first + pick(&w.rng, o->blocks - len);
 
-			io[i] = (struct fs_io){.op = pick(&w.rng, 8) ? FS_WRITE : FS_TRIM, .vol = o->vol, .off = blk * BLOCK, .len = len * BLOCK,
+			io[i] = (struct fs_io){.op = pick(&w.rng, 8) ? FS_WRITE : FS_TRIM,
+					       .vol = o->vol,
+					       .off = blk * BLOCK,
+					       .len = len * BLOCK,
 					       .buf = buf + i * 16 * BLOCK};
 			if (io[i].op == FS_TRIM && pick(&w.rng, 2)) { /* edges inside of blocks */
 				io[i].off += 10;
@@ -536,7 +583,12 @@ static void test_threads_on_the_edge_of_a_full_pool(void **state)
 	pthread_t thread[4];
 
 	for (unsigned i = 0; i < 4; i++) {
-		owner[i] = (struct owner){.fs = e->fs, .vol = vol, .seed = seed + i, .first = i * 4096, .blocks = 4096, .stop = &stop};
+		owner[i] = (struct owner){.fs = e->fs,
+					  .vol = vol,
+					  .seed = seed + i,
+					  .first = i * 4096,
+					  .blocks = 4096,
+					  .stop = &stop};
 		assert_int_equal(pthread_create(&thread[i], NULL, fill_and_trim, &owner[i]), 0);
 	}
 	usleep((useconds_t)(RUN_SECONDS * 1e6));
@@ -545,8 +597,8 @@ static void test_threads_on_the_edge_of_a_full_pool(void **state)
 		pthread_join(thread[i], NULL);
 	fs_get_info(e->fs, &info);
 	print_message("  %llu requests, %llu refused, %llu commits\n",
-		      (unsigned long long)(owner[0].ops + owner[1].ops + owner[2].ops + owner[3].ops), (unsigned long long)info.enospc,
-		      (unsigned long long)info.commits);
+		      (unsigned long long)(owner[0].ops + owner[1].ops + owner[2].ops + owner[3].ops),
+		      (unsigned long long)info.enospc, (unsigned long long)info.commits);
 	assert_true(info.enospc > 0);
 	engine_check_committed(e);
 	assert_int_equal(engine_trim(e, vol, 0, 64 * MIB), 0);

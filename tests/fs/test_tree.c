@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_tree.c: tree_apply and the iterator against a sorted array, on a simulated device. After each batch: the
- * items, the counts, the shape of each node, and that delayed refs say exactly which nodes came and went.
+ * tests/fs/test_tree.c: tree_apply and the iterator against a sorted array, on a simulated device. After each
+ * batch: the items, the counts, the shape of each node, and that delayed refs say exactly which nodes came
+ * and went.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -93,7 +94,10 @@ static void free_world(struct world *w)
 
 /* ---- the model ------------------------------------------------------------- */
 
-static struct key item_key(const struct item *it) { return (struct key){it->key, it->key_len}; }
+static struct key item_key(const struct item *it)
+{
+	return (struct key){it->key, it->key_len};
+}
 
 /* The first that is not smaller. */
 static size_t model_find(const struct world *w, struct key key, bool *ret_equal)
@@ -173,7 +177,10 @@ static size_t delete_range(struct world *w, struct item *batch, size_t n)
 	return k;
 }
 
-static int by_key(const void *a, const void *b) { return key_cmp(item_key(a), item_key(b)); }
+static int by_key(const void *a, const void *b)
+{
+	return key_cmp(item_key(a), item_key(b));
+}
 
 static size_t make_batch(struct world *w, struct item *batch, size_t n, unsigned delete_percent)
 {
@@ -349,7 +356,8 @@ static void give_up(struct world *w, struct transaction *txn)
 	delayed_refs_fini(&txn->refs);
 }
 
-static int apply(struct world *w, struct transaction *txn, const struct tree_keyed_change *change, size_t n, uint64_t fail_at)
+static int apply(struct world *w, struct transaction *txn, const struct tree_keyed_change *change, size_t n,
+		 uint64_t fail_at)
 {
 	struct tree_keyed_changes changes;
 	int r;
@@ -372,8 +380,8 @@ static void run_batch(struct world *w, const struct item *batch, size_t n)
 	int r = -ENOMEM;
 
 	for (size_t i = 0; i < n; i++)
-		change[i] = (struct tree_keyed_change){item_key(&batch[i]),
-						       {batch[i].del ? NULL : batch[i].value, batch[i].value_len}};
+		change[i] = (struct tree_keyed_change){
+			item_key(&batch[i]), {batch[i].del ? NULL : batch[i].value, batch[i].value_len}};
 	/* First without memory at some point: nothing is changed then. */
 	for (unsigned tries = (unsigned)rnd(w, 3); tries > 0 && r; tries--) {
 		r = apply(w, &txn, change, n, 1 + rnd(w, 60));

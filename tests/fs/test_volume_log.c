@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fs/test_volume_log.c: operations on volumes as records of the flush log: what was answered is there after a crash without
- * any commit, in one order with data; many share one group; a log that fails costs a commit and nothing else.
+ * tests/fs/test_volume_log.c: operations on volumes as records of the flush log: what was answered is there
+ * after a crash without any commit, in one order with data; many share one group; a log that fails costs a
+ * commit and nothing else.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -268,7 +269,8 @@ static void start_together(struct engine *e, struct together *t, enum fs_volume_
 	*left = TOGETHER;
 	for (unsigned i = 0; i < TOGETHER; i++) {
 		snprintf(t[i].name, sizeof(t[i].name), "v%u", i);
-		t[i].op = (struct fs_volume_op){.kind = kind, .name = t[i].name, .size = MIB, .done = together_done};
+		t[i].op = (struct fs_volume_op){
+			.kind = kind, .name = t[i].name, .size = MIB, .done = together_done};
 		t[i].left = left;
 		fs_volume_op_start(e->fs, &t[i].op);
 	}
@@ -319,8 +321,11 @@ static void test_volume_log_failing_group_is_done_by_a_commit(void **state)
 
 	create(e, "old", MIB, 0);
 	for (unsigned round = 0; round < 4; round++) {
-		struct device_sim_fault fault = {.kind = round % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN, .error = -EIO,
-						 .ops = DEVICE_SIM_OP(DEVICE_WRITE), .off = e->fs->log.offset, .len = e->fs->log.size,
+		struct device_sim_fault fault = {.kind = round % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
+						 .error = -EIO,
+						 .ops = DEVICE_SIM_OP(DEVICE_WRITE),
+						 .off = e->fs->log.offset,
+						 .len = e->fs->log.size,
 						 .count = 1};
 		uint64_t gen;
 
@@ -348,7 +353,8 @@ static void test_volume_log_failing_group_is_done_by_a_commit(void **state)
 static void test_volume_log_failing_device_flush_ends_it(void **state)
 {
 	struct engine *e = engine_new(64 * MIB, 1);
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .count = 1};
+	struct device_sim_fault fault = {
+		.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .count = 1};
 	struct fs_error err;
 
 	create(e, "v", MIB, 0);
@@ -432,7 +438,8 @@ static void *change_volumes(void *arg)
 		snprintf(a, sizeof(a), "a%u-%u", w->number, i);
 		snprintf(b, sizeof(b), "b%u-%u", w->number, i);
 		if (fs_volume_create(fs, a, MIB, 0, &err) || fs_volume_rename(fs, a, b, &err) ||
-		    fs_volume_resize(fs, b, (1 + i % 3) * MIB, &err) || fs_volume_resize(fs, "all", (1 + i % 7) * MIB, &err) ||
+		    fs_volume_resize(fs, b, (1 + i % 3) * MIB, &err) ||
+		    fs_volume_resize(fs, "all", (1 + i % 7) * MIB, &err) ||
 		    (i % 2 && fs_volume_delete(fs, b, &err)))
 			fail_msg("%s", err.msg);
 		if (i % 16 == 0)

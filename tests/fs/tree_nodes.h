@@ -13,9 +13,12 @@ struct tree_place {
 };
 
 /* The node of `level` that a look-up of the block comes through. The tree has that many levels. */
-static inline struct tree_place tree_place_of(struct engine *e, struct fs_volume *vol, uint64_t blk, uint8_t level)
+static inline struct tree_place tree_place_of(struct engine *e, struct fs_volume *vol, uint64_t blk,
+					      uint8_t level)
 {
-	struct tree_place p = {{vol->root.addr, vol->root.generation, vol->root.owner, vol->root.level}, 0, fs_volume_size(vol) / BLOCK};
+	struct tree_place p = {{vol->root.addr, vol->root.generation, vol->root.owner, vol->root.level},
+			       0,
+			       fs_volume_size(vol) / BLOCK};
 	uint8_t bytes[EXTENT_KEY_LEN];
 
 	extent_key_pack(bytes, blk);

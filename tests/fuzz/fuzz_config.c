@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fuzz/fuzz_config.c: the configuration file. Whatever stands in it, reading ends with 0 or a line that names what is
- * wrong; and what was read can be compared with itself.
+ * tests/fuzz/fuzz_config.c: the configuration file. Whatever stands in it, reading ends with 0 or a line that
+ * names what is wrong; and what was read can be compared with itself.
  */
 #include <stdint.h>
 #include <stdio.h>

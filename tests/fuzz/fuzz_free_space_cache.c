@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * tests/fuzz/fuzz_free_space_cache.c: any bytes as a slot of the free-space cache. Checksum and identity are
- * taken from the bytes themselves, or else no mutation would get past them. What is accepted must be sound and
- * come back from a slot of its own.
+ * taken from the bytes themselves, or else no mutation would get past them. What is accepted must be sound
+ * and come back from a slot of its own.
  */
 #include <stdlib.h>
 #include <string.h>

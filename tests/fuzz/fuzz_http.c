@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fuzz/fuzz_http.c: the HTTP session without a socket. The first byte says how the rest is cut into pieces; the answer
- * must be the one that the same bytes get at once, well formed, and of the length that it announces.
+ * tests/fuzz/fuzz_http.c: the HTTP session without a socket. The first byte says how the rest is cut into
+ * pieces; the answer must be the one that the same bytes get at once, well formed, and of the length that it
+ * announces.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -77,7 +78,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	len = feed(data + 1, size - 1, SIZE_MAX, whole, sizeof(whole));
 	ASSERT(feed(data + 1, size - 1, 1u + data[0], cut, sizeof(cut)) == len && !memcmp(whole, cut, len));
 	if (len)
-		check(whole, len, size > 6 && !memcmp(data + 1, "HEAD ", 5) && !strstr(whole, " 400 ") && !strstr(whole, " 431 "));
+		check(whole, len,
+		      size > 6 && !memcmp(data + 1, "HEAD ", 5) && !strstr(whole, " 400 ") &&
+			      !strstr(whole, " 431 "));
 	ASSERT(len || size - 1 < HTTP_HEAD_MAX);
 	return 0;
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fuzz/fuzz_image.c: a damaged pool, through check, repair, open, a short load, and check again. Errors are fine; nothing
- * may crash, hang, assert or leak.
+ * tests/fuzz/fuzz_image.c: a damaged pool, through check, repair, open, a short load, and check again. Errors
+ * are fine; nothing may crash, hang, assert or leak.
  *
- * Two pools are made once, on simulated devices, with every structure of the format: superblocks with a scrub that stands somewhere, the
- * claim, a root tree and a group tree of two levels, volumes (thin, reserved, with a comment, with a tree of two levels, with a range
- * lost), deleted ones half freed, parts cut out of living ones, groups with and without caches, a flush log with every type of item. One is a sparse
- * file on a host with spares, and on one that is full. That all of this is there is asserted. Each input is a list of edits of one
- * of them; the custom mutator makes and changes these, so that nearly every input reaches the code behind the checksums,
- * which are made right again.
+ * Two pools are made once, on simulated devices, with every structure of the format: superblocks with a scrub
+ * that stands somewhere, the claim, a root tree and a group tree of two levels, volumes (thin, reserved, with
+ * a comment, with a tree of two levels, with a range lost), deleted ones half freed, parts cut out of living
+ * ones, groups with and without caches, a flush log with every type of item. One is a sparse file on a host
+ * with spares, and on one that is full. That all of this is there is asserted. Each input is a list of edits
+ * of one of them; the custom mutator makes and changes these, so that nearly every input reaches the code
+ * behind the checksums, which are made right again.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,7 +52,7 @@ enum edit_kind {
 	EDIT_LOG,	  /* a record */
 	EDIT_RAW,	  /* any byte of what is in use */
 	EDIT_CLAIM,
-	EDIT_SPARES,	  /* either list */
+	EDIT_SPARES, /* either list */
 	EDIT_KINDS,
 };
 
@@ -86,7 +87,10 @@ static const uint64_t super_offsets[SUPER_COPIES] = SUPER_OFFSETS;
 
 /* ---- making the pool --------------------------------------------------------- */
 
-static void io_done(struct fs_io *io) { *(bool *)io->arg = true; }
+static void io_done(struct fs_io *io)
+{
+	*(bool *)io->arg = true;
+}
 
 static bool step(struct fs *fs, struct fs_ctx *ctx)
 {
@@ -104,10 +108,12 @@ static void settle(struct fs *fs, struct fs_ctx *ctx)
 	ASSERT(!"the pool does not come to rest");
 }
 
-static int do_io(struct fs *fs, struct fs_ctx *ctx, struct fs_volume *vol, enum fs_op op, uint64_t off, uint64_t len, void *buf)
+static int do_io(struct fs *fs, struct fs_ctx *ctx, struct fs_volume *vol, enum fs_op op, uint64_t off,
+		 uint64_t len, void *buf)
 {
 	bool done = false;
-	struct fs_io io = {.op = op, .vol = vol, .off = off, .len = len, .buf = buf, .done = io_done, .arg = &done};
+	struct fs_io io = {
+		.op = op, .vol = vol, .off = off, .len = len, .buf = buf, .done = io_done, .arg = &done};
 	struct fs_io *ios[1] = {&io};
 
 	fs_submit(ctx, ios, 1);
@@ -140,7 +146,8 @@ static void write_blocks(struct fs *fs, struct fs_ctx *ctx, const char *name, un
 		uint64_t len = (1 + rnd(rng, rnd(rng, 10) ? 1 : 8)) * BLOCK;
 
 		memset(buf, (int)i + 1, sizeof(buf));
-		ASSERT(do_io(fs, ctx, vol, rnd(rng, 20) ? FS_WRITE : FS_TRIM, rnd(rng, VOLUME_BLOCKS - 8) * BLOCK, len, buf) == 0);
+		ASSERT(do_io(fs, ctx, vol, rnd(rng, 20) ? FS_WRITE : FS_TRIM,
+			     rnd(rng, VOLUME_BLOCKS - 8) * BLOCK, len, buf) == 0);
 	}
 	fs_volume_put(vol);
 }
@@ -208,7 +215,7 @@ static void note_orphans(struct fs *fs, struct device *dev)
 {
 	const struct orphan *o;
 
-	TAILQ_FOREACH(o, &fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &fs->volumes.orphans, link) {
 		note_root(fs, dev, &o->root);
 		note_number(o->id);
 		note_number(o->progress);
@@ -286,7 +293,8 @@ static void make_volumes(struct fs *fs, struct fs_ctx *ctx)
 }
 
 /* A flush of one volume, which the log has and no commit. */
-static void logged(struct fs *fs, struct fs_ctx *ctx, const char *name, enum fs_op op, uint64_t blk, uint64_t nblk, uint8_t byte)
+static void logged(struct fs *fs, struct fs_ctx *ctx, const char *name, enum fs_op op, uint64_t blk,
+		   uint64_t nblk, uint8_t byte)
 {
 	static uint8_t buf[128 * 4096];
 	struct fs_volume *vol;
@@ -298,7 +306,10 @@ static void logged(struct fs *fs, struct fs_ctx *ctx, const char *name, enum fs_
 	fs_volume_put(vol);
 }
 
-static void count_group(struct block_group *g, void *arg) { ++*(unsigned *)arg; }
+static void count_group(struct block_group *g, void *arg)
+{
+	++*(unsigned *)arg;
+}
 
 /* Operations, data, holes, and data groups that no commit knows. */
 static void fill_log(struct fs *fs, struct fs_ctx *ctx)
@@ -322,7 +333,8 @@ static void fill_log(struct fs *fs, struct fs_ctx *ctx)
 	logged(fs, ctx, "r", FS_WRITE, 500, 4, 7); /* a sparse pool may have committed since */
 	logged(fs, ctx, "lost", FS_TRIM, 500, 9, 0);
 	block_group_each(fs, count_group, &before);
-	for (unsigned i = 0; !base->sparse && now <= before && i < VOLUME_BLOCKS * 2 / 128; i++) { /* a sparse pool waits for a commit */
+	/* a sparse pool waits for a commit */
+	for (unsigned i = 0; !base->sparse && now <= before && i < VOLUME_BLOCKS * 2 / 128; i++) {
 		logged(fs, ctx, "renamed", FS_WRITE, i * 128, 128, (uint8_t)i);
 		now = 0;
 		block_group_each(fs, count_group, &now);
@@ -354,7 +366,8 @@ static void trees(struct fs *fs, struct fs_ctx *ctx, struct device *dev)
 /* A system group's node that nothing refers to. */
 static uint64_t free_system_node(struct fs *fs, const struct tree_root *root)
 {
-	uint64_t start = le64_to_cpu(fs->super.system[0].start), len = le64_to_cpu(fs->super.system[0].length);
+	uint64_t start = le64_to_cpu(fs->super.system[0].start),
+		 len = le64_to_cpu(fs->super.system[0].length);
 
 	for (uint64_t addr = start; addr < start + len; addr += NODE_SIZE)
 		if (addr != root->addr)
@@ -373,7 +386,10 @@ static void put_system_node(struct fs *fs, struct device *dev, struct node_heade
 		device_sim_poke(dev, off[i], node, NODE_SIZE);
 }
 
-/* As in a pool with many groups: the leaf's second half goes to a leaf of its own, and a root stands above both. */
+/*
+ * As in a pool with many groups: the leaf's second half goes to a leaf of its own, and a root stands above
+ * both.
+ */
 static void split_group_tree(struct fs *fs, struct device *dev, struct super_block *sb)
 {
 	static uint8_t old_bytes[NODE_SIZE], bytes[3][NODE_SIZE];
@@ -390,7 +406,9 @@ static void split_group_tree(struct fs *fs, struct device *dev, struct super_blo
 		node[i] = (struct node_header *)bytes[i];
 		id.level = i == 2;
 		node_init(node[i], &id, fs->uuid);
-		id.addr = i == 0 ? first_free : first_free + NODE_SIZE == fs->group_tree.addr ? first_free + 2 * NODE_SIZE : first_free + NODE_SIZE;
+		id.addr = i == 0					  ? first_free
+			  : first_free + NODE_SIZE == fs->group_tree.addr ? first_free + 2 * NODE_SIZE
+									  : first_free + NODE_SIZE;
 	}
 	for (unsigned i = 0; i < n; i++)
 		node_append(node[i >= n / 2], node_key(old, i), node_value(old, i));
@@ -453,7 +471,10 @@ static void make_pool(bool sparse)
 	pool_abandon(fs);
 }
 
-static void print_finding(void *arg, const char *line) { fprintf(stderr, "%s\n", line); }
+static void print_finding(void *arg, const char *line)
+{
+	fprintf(stderr, "%s\n", line);
+}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -468,12 +489,15 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		base = &bases[i];
 		make_pool(i == 1);
 		device_sim_peek(base->dev, SPARES_OFFSET, spares, sizeof(spares));
-		ASSERT(base->nodes > 20 && base->nodes < NODES_MAX && base->records > 2 && base->orphans > 0 && base->parts > 0);
+		ASSERT(base->nodes > 20 && base->nodes < NODES_MAX && base->records > 2 &&
+		       base->orphans > 0 && base->parts > 0);
 		ASSERT(i ? base->log_types & 1u << LOG_EXTENT : base->log_types == (2u << LOG_SET) - 2);
-		ASSERT(base->sb.scrub.state && (i == 0 || le32_to_cpu(spares[0].count) || le32_to_cpu(spares[1].count)));
+		ASSERT(base->sb.scrub.state &&
+		       (i == 0 || le32_to_cpu(spares[0].count) || le32_to_cpu(spares[1].count)));
 		ASSERT(check_device(base->dev, &opt, &findings, NULL) == 0);
 		if (getenv("VERBOSE"))
-			fprintf(stderr, "%u nodes, %u records, %llu findings\n", base->nodes, base->records, (unsigned long long)findings);
+			fprintf(stderr, "%u nodes, %u records, %llu findings\n", base->nodes, base->records,
+				(unsigned long long)findings);
 	}
 	return 0;
 }
@@ -482,8 +506,10 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 static uint64_t new_value(const struct edit *e, uint64_t old)
 {
-	static const uint64_t odd[] = {0, 1, 2, 127, 128, 4095, 4096, 16384, UINT32_MAX, 1ull << 32, 1ull << 40, 1ull << 62,
-				       INT64_MAX, 1ull << 63, UINT64_MAX - 4095, UINT64_MAX};
+	static const uint64_t odd[] = {0,	   1,	       2,	  127,	      128,
+				       4095,	   4096,       16384,	  UINT32_MAX, 1ull << 32,
+				       1ull << 40, 1ull << 62, INT64_MAX, 1ull << 63, UINT64_MAX - 4095,
+				       UINT64_MAX};
 
 	switch (e->how >> 2 & 7) {
 	case 0: return e->value;
@@ -610,13 +636,15 @@ static void edit_cache(struct device *dev, const struct edit *e)
 	uint64_t off;
 
 	p = group_leaf(dev, e->item, buf);
-	if (node->level || node_count(node) == 0 || node_count(node) > 400 || !item_range(buf, e->target % node_count(node), &at, &len) ||
+	if (node->level || node_count(node) == 0 || node_count(node) > 400 ||
+	    !item_range(buf, e->target % node_count(node), &at, &len) ||
 	    len < 9 + sizeof(item) + sizeof(stripe))
 		return;
 	memcpy(&item, buf + at + 9, sizeof(item));
 	memcpy(&stripe, buf + at + 9 + sizeof(item), sizeof(stripe));
 	len = le32_to_cpu(item.cache_bytes);
-	off = le64_to_cpu(stripe.offset) + le64_to_cpu(item.length) + (uint64_t)item.cache_slot * le32_to_cpu(item.slot_bytes);
+	off = le64_to_cpu(stripe.offset) + le64_to_cpu(item.length) +
+	      (uint64_t)item.cache_slot * le32_to_cpu(item.slot_bytes);
 	if (item.cache_slot > 1 || len < sizeof(*h) || len > sizeof(slot) || off > POOL_BYTES - sizeof(slot))
 		return;
 	device_sim_peek(dev, off, slot, len);
@@ -680,7 +708,9 @@ static void apply(struct device *dev, const struct edit *e)
 	case EDIT_LOG: edit_log(dev, e); break;
 	case EDIT_RAW: edit_raw(dev, e); break;
 	case EDIT_CLAIM: edit_block(dev, e, CLAIM_OFFSET, 144); break;
-	case EDIT_SPARES: edit_block(dev, e, SPARES_OFFSET + (e->target & 1) * SPARES_BYTES, 40 + 8 * SPARES_MAX); break;
+	case EDIT_SPARES:
+		edit_block(dev, e, SPARES_OFFSET + (e->target & 1) * SPARES_BYTES, 40 + 8 * SPARES_MAX);
+		break;
 	default: edit_node(dev, e); break;
 	}
 }
@@ -708,7 +738,10 @@ static int find(void *arg, const struct fs_volume_info *info)
 	return f->count == ARRAY_SIZE(f->info);
 }
 
-static int see_piece(void *arg, uint64_t off, uint64_t len, bool hole) { return ++*(unsigned *)arg > 50; }
+static int see_piece(void *arg, uint64_t off, uint64_t len, bool hole)
+{
+	return ++*(unsigned *)arg > 50;
+}
 
 /* Commits until the pool has nothing left to do, or will not. */
 static void rest(struct fs *fs, struct fs_ctx *ctx)
@@ -730,11 +763,13 @@ static void use_volume(struct fs *fs, struct fs_ctx *ctx, const struct fs_volume
 		return;
 	(void)fs_volume_map(vol, 0, info->size, see_piece, &pieces);
 	for (unsigned i = 0; i < 12; i++) {
-		uint64_t n = 1 + rnd(rng, min_u64(blocks, 16)), blk = rnd(rng, min_u64(blocks, VOLUME_BLOCKS * 2) - n + 1);
+		uint64_t n = 1 + rnd(rng, min_u64(blocks, 16)),
+			 blk = rnd(rng, min_u64(blocks, VOLUME_BLOCKS * 2) - n + 1);
 		static const enum fs_op ops[] = {FS_READ, FS_READ, FS_WRITE, FS_WRITE, FS_TRIM, FS_FLUSH};
 		enum fs_op op = ops[rnd(rng, ARRAY_SIZE(ops))];
 
-		(void)do_io(fs, ctx, vol, op, blk * BLOCK, n * BLOCK, op == FS_TRIM || op == FS_FLUSH ? NULL : buf);
+		(void)do_io(fs, ctx, vol, op, blk * BLOCK, n * BLOCK,
+			    op == FS_TRIM || op == FS_FLUSH ? NULL : buf);
 	}
 	if (rnd(rng, 4) == 0)
 		(void)do_io(fs, ctx, vol, FS_TRIM, 0, info->size, NULL);
@@ -769,12 +804,16 @@ static void load(struct fs *fs, uint64_t seed)
 	fs_ctx_free(ctx);
 }
 
-static void print_log(void *arg, enum fs_log_level level, const char *msg) { fprintf(stderr, "log %d: %s\n", level, msg); }
+static void print_log(void *arg, enum fs_log_level level, const char *msg)
+{
+	fprintf(stderr, "log %d: %s\n", level, msg);
+}
 
 /* dev is used up. */
 static void use(struct device *dev, bool read_only, uint64_t seed)
 {
-	struct fs_options opt = {.cache_bytes = 4u << 20, .read_only = read_only, .log = getenv("VERBOSE") ? print_log : NULL};
+	struct fs_options opt = {
+		.cache_bytes = 4u << 20, .read_only = read_only, .log = getenv("VERBOSE") ? print_log : NULL};
 	struct fs *fs;
 
 	if (pool_open(dev, &opt, true, &fs, NULL))
@@ -803,10 +842,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint64_t seed = size;
 	struct device *dev;
 
-	base = &bases[size < sizeof(struct edit) ? 0 : data[offsetof(struct edit, item) + 1] >> 7]; /* of the first edit */
+	/* of the first edit */
+	base = &bases[size < sizeof(struct edit) ? 0 : data[offsetof(struct edit, item) + 1] >> 7];
 	dev = device_sim_clone(base->dev, 1);
 
-	for (size_t i = 0; i + sizeof(struct edit) <= size && i < EDITS_MAX * sizeof(struct edit); i += sizeof(struct edit)) {
+	for (size_t i = 0; i + sizeof(struct edit) <= size && i < EDITS_MAX * sizeof(struct edit);
+	     i += sizeof(struct edit)) {
 		struct edit e;
 
 		memcpy(&e, data + i, sizeof(e));
@@ -841,7 +882,8 @@ static struct edit random_edit(uint64_t *rng)
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
 {
 	uint64_t rng = seed * 0x9e3779b97f4a7c15u + 1;
-	size_t n = min_u64(size / sizeof(struct edit), EDITS_MAX), most = min_u64(max_size / sizeof(struct edit), EDITS_MAX);
+	size_t n = min_u64(size / sizeof(struct edit), EDITS_MAX),
+	       most = min_u64(max_size / sizeof(struct edit), EDITS_MAX);
 	struct edit e = random_edit(&rng), *at;
 
 	if (most == 0)

@@ -2,9 +2,10 @@
 /*
  * tests/fuzz/fuzz_nbd.c: the NBD handshake and transmission against the fake engine, without sockets.
  *
- * The first byte of the input says how: bit 0: the session is past its handshake (with structured replies if bit 1 is
- * set); bit 2: the engine finishes later; bit 3: the client reads a few bytes at a time only; bit 4: it ends its side
- * at the end instead of vanishing; bit 5: memory and places for requests are short. The rest is what the client sends, cut into pieces whose lengths come from the data.
+ * The first byte of the input says how: bit 0: the session is past its handshake (with structured replies if
+ * bit 1 is set); bit 2: the engine finishes later; bit 3: the client reads a few bytes at a time only; bit 4:
+ * it ends its side at the end instead of vanishing; bit 5: memory and places for requests are short. The rest
+ * is what the client sends, cut into pieces whose lengths come from the data.
  */
 #include "tests/server/nbd_rig.h"
 

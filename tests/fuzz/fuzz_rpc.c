@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fuzz/fuzz_rpc.c: the RPC frame parser, and the unpacking of every message that a peer may send. The first byte
- * says how the rest is cut into pieces; the same frames must come out as when it is fed at once.
+ * tests/fuzz/fuzz_rpc.c: the RPC frame parser, and the unpacking of every message that a peer may send. The
+ * first byte says how the rest is cut into pieces; the same frames must come out as when it is fed at once.
  */
 #include <limits.h>
 #include <stdint.h>
@@ -42,7 +42,10 @@ static const ProtobufCMessageDescriptor *const messages[] = {
 	&byre__client_drop_request__descriptor,
 };
 
-/* What unpacks can be packed, in the bytes reckoned for it. (protobuf-c keeps unknown fields, some of which it would not take back.) */
+/*
+ * What unpacks can be packed, in the bytes reckoned for it. (protobuf-c keeps unknown fields, some of which
+ * it would not take back.)
+ */
 static void unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len)
 {
 	ProtobufCMessage *msg = protobuf_c_message_unpack(type, NULL, len, data);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/lib/full_table.h: a process that has no descriptor left. For one .c file of a test, after cmocka.h. */
+/*
+ * tests/lib/full_table.h: a process that has no descriptor left. For one .c file of a test, after cmocka.h.
+ */
 #ifndef TESTS_LIB_FULL_TABLE_H
 #define TESTS_LIB_FULL_TABLE_H
 

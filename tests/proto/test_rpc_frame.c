@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/proto/test_rpc_frame.c: frames: what is allowed, and parsing however the bytes arrive. SEED replays the random test. */
+/*
+ * tests/proto/test_rpc_frame.c: frames: what is allowed, and parsing however the bytes arrive. SEED replays
+ * the random test.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +25,8 @@ static const struct rpc_frame plain_request = {.kind = RPC_REQUEST, .id = 7, .me
 static void test_frame_header_has_the_documented_bytes(void **state)
 {
 	static const uint8_t wire[RPC_HEADER_LEN] = {
-		'B', 'Y', 'R', '1', 1, 1, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0x21, 0, 0, 0, 5, 0, 0, 0, 0, 0, 16, 0, 9, 0, 0, 0,
+		'B',  'Y', 'R', '1', 1, 1, 1, 0, 8, 7, 6,  5, 4, 3, 2, 1,
+		0x21, 0,   0,	0,   5, 0, 0, 0, 0, 0, 16, 0, 9, 0, 0, 0,
 	};
 	struct rpc_frame f = {
 		.kind = RPC_REQUEST,
@@ -51,7 +55,12 @@ static void test_frame_rules_are_enforced(void **state)
 		struct rpc_frame f;
 		int error;
 	} cases[] = {
-		{{.kind = RPC_REQUEST, .id = 1, .method = 1, .message_len = RPC_MESSAGE_MAX, .bulk_len = RPC_BULK_MAX}, 0},
+		{{.kind = RPC_REQUEST,
+		  .id = 1,
+		  .method = 1,
+		  .message_len = RPC_MESSAGE_MAX,
+		  .bulk_len = RPC_BULK_MAX},
+		 0},
 		{{.kind = RPC_REPLY, .id = 1}, 0},
 		{{.kind = RPC_REPLY, .id = 0, .status = 71, .message_len = 3}, 0},
 		{{.kind = RPC_DATA, .id = 1, .flags = RPC_MORE, .bulk_len = 1}, 0},
@@ -92,7 +101,8 @@ static void test_parser_refuses_other_protocols_and_versions_for_good(void **sta
 	size_t used;
 
 	rpc_parser_init(&p);
-	assert_int_equal(rpc_parser_feed(&p, "GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n", 36, &used, &f), -EPROTO);
+	assert_int_equal(rpc_parser_feed(&p, "GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n", 36, &used, &f),
+			 -EPROTO);
 	assert_non_null(p.why);
 	rpc_frame_encode(&plain_request, &h);
 	assert_int_equal(rpc_parser_feed(&p, &h, sizeof(h), &used, &f), -EPROTO);
@@ -165,7 +175,10 @@ static void test_parser_take_hands_the_buffer_over(void **state)
 /* A frame number n whose contents follow from n. */
 static size_t make_frame(unsigned n, uint8_t *to)
 {
-	struct rpc_frame f = {.kind = RPC_DATA, .id = n + 1, .message_len = rand() % 50, .bulk_len = rand() % 3 ? 0 : rand() % 3000};
+	struct rpc_frame f = {.kind = RPC_DATA,
+			      .id = n + 1,
+			      .message_len = rand() % 50,
+			      .bulk_len = rand() % 3 ? 0 : rand() % 3000};
 
 	rpc_frame_encode(&f, (struct rpc_header *)to);
 	memset(to + RPC_HEADER_LEN, (int)n, f.message_len);
@@ -203,7 +216,8 @@ static void test_parser_finds_the_frames_however_they_are_cut(void **state)
 		unsigned n = 0;
 
 		while (at < len) {
-			size_t chunk = min_u64(len - at, round ? 1 + (size_t)(rand() % (1 << (round % 14))) : 1);
+			size_t chunk =
+				min_u64(len - at, round ? 1 + (size_t)(rand() % (1 << (round % 14))) : 1);
 			struct rpc_frame f;
 			size_t used = 0;
 			int r = rpc_parser_feed(&p, stream + at, chunk, &used, &f);

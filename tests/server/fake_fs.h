@@ -3,8 +3,9 @@
  * tests/server/fake_fs.h: the part of fs/fs.h that the NBD server uses, in memory, for its tests and fuzzers.
  * To be included by one source file of a program: its definitions stand in for the engine's.
  *
- * Requests finish inside fs_submit, or, with `defer`, in the reverse order inside fs_ctx_run. Each is checked against
- * the contract of fs_submit. Work runs inside fs_work, or, with `defer`, when fake_fs_run_works is called.
+ * Requests finish inside fs_submit, or, with `defer`, in the reverse order inside fs_ctx_run. Each is checked
+ * against the contract of fs_submit. Work runs inside fs_work, or, with `defer`, when fake_fs_run_works is
+ * called.
  */
 #ifndef TESTS_SERVER_FAKE_FS_H
 #define TESTS_SERVER_FAKE_FS_H
@@ -136,7 +137,8 @@ int fs_scrub_stop(struct fs *fs, struct fs_error *err)
 
 void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status)
 {
-	*ret_status = (struct fs_scrub_status){.state = FS_SCRUB_STOPPED, .found = 3, .mended = 2, .damaged_bytes = 4096};
+	*ret_status = (struct fs_scrub_status){
+		.state = FS_SCRUB_STOPPED, .found = 3, .mended = 2, .damaged_bytes = 4096};
 }
 
 size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max)
@@ -144,11 +146,13 @@ size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, si
 	size_t n = 1000;
 
 	for (size_t i = 0; i < n && i < max; i++)
-		ret_damage[i] = (struct fs_scrub_damage){.volume = "vm1", .volume_id = 256, .off = i * 8192, .len = 4096};
+		ret_damage[i] = (struct fs_scrub_damage){
+			.volume = "vm1", .volume_id = 256, .off = i * 8192, .len = 4096};
 	return n;
 }
 
-int fs_volume_list_from(struct fs *fs, const char *after, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
+int fs_volume_list_from(struct fs *fs, const char *after,
+			int (*fn)(void *arg, const struct fs_volume_info *info), void *arg)
 {
 	int r = 0;
 

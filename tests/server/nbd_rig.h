@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/server/nbd_rig.h: one NBD session on the fake engine, fed with bytes by hand, and its output in one buffer.
- * Included by one source file of a program.
+ * tests/server/nbd_rig.h: one NBD session on the fake engine, fed with bytes by hand, and its output in one
+ * buffer. Included by one source file of a program.
  */
 #ifndef TESTS_SERVER_NBD_RIG_H
 #define TESTS_SERVER_NBD_RIG_H
@@ -56,10 +56,15 @@ static inline void rig_init_with(struct rig *rig, uint64_t memory)
 	fake_fs_add(&rig->fs, "vm1", 256 << 10, 0);
 	fake_fs_add(&rig->fs, "frozen", 64 << 10, FS_VOLUME_READ_ONLY);
 	fs_ctx_new(&rig->fs, &rig->ctx);
-	rig->env =
-		(struct nbd_env){.fs = &rig->fs, .ctx = rig->ctx, .dirty = rig_on_dirty, .post = rig_on_post,
-				 .budget = &rig->budget, .member = {.wake = rig_wake}, .requests_max = 1000, .rx_max = 4,
-				 .spare_max = 1 << 20};
+	rig->env = (struct nbd_env){.fs = &rig->fs,
+				    .ctx = rig->ctx,
+				    .dirty = rig_on_dirty,
+				    .post = rig_on_post,
+				    .budget = &rig->budget,
+				    .member = {.wake = rig_wake},
+				    .requests_max = 1000,
+				    .rx_max = 4,
+				    .spare_max = 1 << 20};
 	budget_init(&rig->budget, memory, 1 << 20);
 	nbd_env_init(&rig->env);
 	budget_add_member(&rig->budget, &rig->env.member);
@@ -117,7 +122,10 @@ static inline void rig_settle(struct rig *rig)
 	rig_pump(rig);
 }
 
-/* Gives input in pieces of at most `piece` bytes; stops early when the session wants no more. Returns the bytes taken. */
+/*
+ * Gives input in pieces of at most `piece` bytes; stops early when the session wants no more. Returns the
+ * bytes taken.
+ */
 static inline size_t rig_feed(struct rig *rig, const void *data, size_t len, size_t piece)
 {
 	size_t done = 0;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/server/nbd_transmit_rig.h: a session in its transmission phase, and what is asked of it. For one .c file of a test, after cmocka.h. */
+/*
+ * tests/server/nbd_transmit_rig.h: a session in its transmission phase, and what is asked of it. For one .c
+ * file of a test, after cmocka.h.
+ */
 #ifndef TESTS_SERVER_NBD_TRANSMIT_RIG_H
 #define TESTS_SERVER_NBD_TRANSMIT_RIG_H
 
@@ -98,7 +101,8 @@ static inline void expect_end(struct rig *rig)
 }
 
 /* One request without data and the error that it must give. */
-static inline void request(struct rig *rig, uint16_t type, uint16_t flags, uint64_t off, uint32_t len, uint32_t error)
+static inline void request(struct rig *rig, uint16_t type, uint16_t flags, uint64_t off, uint32_t len,
+			   uint32_t error)
 {
 	static struct bytes b;
 

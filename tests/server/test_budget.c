@@ -71,7 +71,10 @@ static void test_greedy_accounts_share_alike_and_leave_a_share(void **state)
 	assert_in_range(rig->acct[ACCOUNTS - 1].held, SIZE / ACCOUNTS / 2 - 1, SIZE / ACCOUNTS / 2 + 5);
 }
 
-/* One that came early and took all it could gets no more, and each of those that follow gets half of what is left. */
+/*
+ * One that came early and took all it could gets no more, and each of those that follow gets half of what is
+ * left.
+ */
 static void test_an_early_one_cannot_have_everything(void **state)
 {
 	struct rig *rig = *state;
@@ -96,7 +99,7 @@ static void test_the_reserve_goes_round_in_order(void **state)
 		assert_false(budget_queue(&rig->acct[i]));
 	assert_true(budget_is_short(&rig->b));
 	assert_int_equal(atomic_load(&rig->wakes), 1); /* all are told that it is */
-	budget_leave(&rig->acct[2]); /* it got what it wanted elsewhere */
+	budget_leave(&rig->acct[2]);		       /* it got what it wanted elsewhere */
 	budget_leave(&rig->acct[0]);
 	assert_int_equal(atomic_load(&rig->wakes), 2);
 	assert_true(budget_queue(&rig->acct[1]));

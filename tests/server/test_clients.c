@@ -176,8 +176,9 @@ static void test_metrics_of_volumes_and_clients(void **state)
 	assert_non_null(strstr(text, "\nbyre_volume_clients{volume=\"vm1\"} 1\n"));
 	assert_non_null(strstr(text, "\nbyre_volume_request_seconds_count{volume=\"vm1\",op=\"read\"} 2\n"));
 	assert_non_null(strstr(text, "\nbyre_volume_errors_total{volume=\"vm1\",op=\"read\"} 1\n"));
-	assert_non_null(
-		strstr(text, "\nbyre_client_bytes_total{client=\"1\",peer=\"uid 0, pid 1\",volume=\"vm1\",op=\"read\"} 4096\n"));
+	assert_non_null(strstr(
+		text,
+		"\nbyre_client_bytes_total{client=\"1\",peer=\"uid 0, pid 1\",volume=\"vm1\",op=\"read\"} 4096\n"));
 	assert_null(strstr(text, "op=\"write\""));
 	evbuffer_free(out);
 	leave(&list, c);

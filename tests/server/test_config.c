@@ -164,7 +164,8 @@ static void test_file_errors_name_the_first_line_that_is_wrong(void **state)
 /* inih, left alone, adds an indented line to the value before it. */
 static void test_an_indented_line_is_a_setting_of_its_own(void **state)
 {
-	assert_int_equal(read_text("[byred]\npool = /srv/pool\n  threads = 3\n\tnbd = unix:/a\n\t # nothing\n"), 0);
+	assert_int_equal(
+		read_text("[byred]\npool = /srv/pool\n  threads = 3\n\tnbd = unix:/a\n\t # nothing\n"), 0);
 	assert_string_equal(config.pool, "/srv/pool");
 	assert_int_equal(config.threads, 3);
 	assert_int_equal(config.nbd.count, 1);
@@ -177,8 +178,8 @@ static void test_the_tail_of_a_long_comment_is_no_setting(void **state)
 
 	for (size_t len = 150; len < 450; len++) {
 		config_init(&config);
-		snprintf(text, sizeof(text), "[byred]\npool = /a\n%c%*s%s\nlog-level = debug\n", len % 2 ? '#' : ';', (int)len,
-			 "", tail);
+		snprintf(text, sizeof(text), "[byred]\npool = /a\n%c%*s%s\nlog-level = debug\n",
+			 len % 2 ? '#' : ';', (int)len, "", tail);
 		assert_int_equal(read_text(text), 0);
 		assert_int_equal(config.threads, 0);
 		assert_int_equal(config.log_level, LOG_LEVEL_DEBUG);
@@ -238,7 +239,8 @@ static void test_default_addresses(void **state)
 
 		config_init(&config);
 		assert_int_equal(set("pool", cases[i].pool), 0);
-		assert_int_equal(config_default_addrs(&config, cases[i].runtime_dir, cases[i].block, &err), 0);
+		assert_int_equal(config_default_addrs(&config, cases[i].runtime_dir, cases[i].block, &err),
+				 0);
 		snprintf(want, sizeof(want), "unix:%s/nbd.sock", cases[i].dir);
 		assert_string_equal(text_of(&config.nbd.addrs[0]), want);
 		assert_int_equal(config.nbd.count, 1); /* TCP is open to every user: only when asked for */

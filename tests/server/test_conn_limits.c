@@ -22,7 +22,8 @@ static void test_shares_fit(void **state)
 
 		conn_limits_share(&l, left);
 		assert_true(l.nbd >= 1 && l.rpc >= 1 && l.http >= 1);
-		assert_true(l.nbd <= NBD_CONNECTIONS_MAX && l.rpc <= RPC_CONNECTIONS_MAX && l.http <= HTTP_CONNECTIONS_MAX);
+		assert_true(l.nbd <= NBD_CONNECTIONS_MAX && l.rpc <= RPC_CONNECTIONS_MAX &&
+			    l.http <= HTTP_CONNECTIONS_MAX);
 		assert_true(l.nbd + l.rpc + l.http <= max_u64(left, 3));
 	}
 }

@@ -24,8 +24,11 @@ static bool is_suffix(const char *s)
 static void test_metrics_are_well_formed(void **state)
 {
 	struct evbuffer *out = evbuffer_new();
-	struct fs_info info = {.size = 12345, .errors_io = UINT64_MAX, .read_only = true,
-			       .commit_latency = {.us = 2500000, .buckets = {[1] = 2, [FS_LATENCY_BUCKETS - 1] = 3}}};
+	struct fs_info info = {.size = 12345,
+			       .errors_io = UINT64_MAX,
+			       .read_only = true,
+			       .commit_latency = {.us = 2500000,
+						  .buckets = {[1] = 2, [FS_LATENCY_BUCKETS - 1] = 3}}};
 	struct nbd_stats stats = {.reads = 7};
 	struct metrics_nbd nbd = {0};
 	char *line, last_help[64] = "", name[64], value[64];
@@ -40,7 +43,8 @@ static void test_metrics_are_well_formed(void **state)
 			strcpy(last_help, name);
 		} else if (line[0] != '#') {
 			assert_int_equal(sscanf(line, "%63[a-z_]", name), 1);
-			assert_int_equal(strncmp(name, last_help, strlen(last_help)), 0); /* every series stands under its help */
+			/* every series stands under its help */
+			assert_int_equal(strncmp(name, last_help, strlen(last_help)), 0);
 			assert_true(is_suffix(name + strlen(last_help)));
 			assert_int_equal(sscanf(strrchr(line, ' '), " %63[0-9]", value), 1);
 			lines++;
@@ -51,9 +55,11 @@ static void test_metrics_are_well_formed(void **state)
 						    "byre_errors_total{kind=\"io\"} 18446744073709551615");
 			if (strstr(line, "byre_commit_seconds_bucket{le=\"5e-05\"}"))
 				assert_string_equal(value, "0");
-			if (strstr(line, "byre_commit_seconds_bucket{le=\"0.0001\"}") || strstr(line, "commit_seconds_bucket{le=\"10\"}"))
+			if (strstr(line, "byre_commit_seconds_bucket{le=\"0.0001\"}") ||
+			    strstr(line, "commit_seconds_bucket{le=\"10\"}"))
 				assert_string_equal(value, "2");
-			if (strstr(line, "byre_commit_seconds_bucket{le=\"+Inf\"}") || strstr(line, "byre_commit_seconds_count"))
+			if (strstr(line, "byre_commit_seconds_bucket{le=\"+Inf\"}") ||
+			    strstr(line, "byre_commit_seconds_count"))
 				assert_string_equal(value, "5");
 			if (strstr(line, "byre_commit_seconds_sum"))
 				assert_string_equal(strrchr(line, ' '), " 2.500000");

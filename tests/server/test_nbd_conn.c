@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* NBD connections over real sockets: two loops on threads of their own, each with a fake engine; the test is the client. */
+/*
+ * NBD connections over real sockets: two loops on threads of their own, each with a fake engine; the test is
+ * the client.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,7 +51,8 @@ static void on_stop(struct task *task)
 static int setup_with(void **state, unsigned handshake_ms)
 {
 	struct bench *b = calloc(1, sizeof(*b));
-	struct nbd_worker_options opt = {.budget = &b->budget, .workers = LOOPS, .memory = 64 << 20, .stall_ms = 300};
+	struct nbd_worker_options opt = {
+		.budget = &b->budget, .workers = LOOPS, .memory = 64 << 20, .stall_ms = 300};
 
 	budget_init(&b->budget, 32 << 20, 1 << 20);
 	signal(SIGPIPE, SIG_IGN);
@@ -59,8 +63,8 @@ static int setup_with(void **state, unsigned handshake_ms)
 		assert_int_equal(loop_init(&b->loops[i], &b->fs[i], i, false), 0);
 		opt.fs = &b->fs[i];
 		assert_int_equal(nbd_worker_init(&b->workers[i], &b->loops[i], &opt), 0);
-		b->workers[i].handshake_timeout =
-			(struct timeval){.tv_sec = handshake_ms / 1000, .tv_usec = handshake_ms % 1000 * 1000};
+		b->workers[i].handshake_timeout = (struct timeval){.tv_sec = handshake_ms / 1000,
+								   .tv_usec = handshake_ms % 1000 * 1000};
 		b->workers[i].linger_timeout = (struct timeval){.tv_usec = 200000};
 	}
 	for (int i = 0; i < LOOPS; i++)

@@ -234,7 +234,10 @@ static void test_malformed_options_are_invalid(void **state)
 	struct bytes b = {.len = 0};
 
 	begin(rig, 3);
-	/* the name longer than the option; bytes left over; fewer info requests than announced; nothing at all */
+	/*
+	 * the name longer than the option; bytes left over; fewer info requests than announced; nothing at
+	 * all
+	 */
 	add_option(&b, NBD_OPT_GO, "\0\0\0\xffvm1\0\0", 9);
 	add_option(&b, NBD_OPT_GO, "\0\0\0\3vm1\0\0x", 10);
 	add_option(&b, NBD_OPT_INFO, "\0\0\0\3vm1\0\2\0\0", 11);

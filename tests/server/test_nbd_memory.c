@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What a session holds, and what it waits for: back-pressure, memory that is short, requests that go in pieces. */
+/*
+ * What a session holds, and what it waits for: back-pressure, memory that is short, requests that go in
+ * pieces.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -122,7 +125,8 @@ static void test_large_write_is_paid_for_as_its_data_comes(void **state)
 	assert_int_equal(rig_feed(rig, data, 1, 1), 1);
 	assert_int_equal(rig->s->account.held, 2 * NBD_GRANT_STEP);
 	assert_false(rig->s->reserve_used);
-	assert_int_equal(rig_feed(rig, data, NBD_IO_MAX - NBD_GRANT_STEP - 1, SIZE_MAX), NBD_IO_MAX - NBD_GRANT_STEP - 1);
+	assert_int_equal(rig_feed(rig, data, NBD_IO_MAX - NBD_GRANT_STEP - 1, SIZE_MAX),
+			 NBD_IO_MAX - NBD_GRANT_STEP - 1);
 	expect_simple(rig, 7, 0, 0);
 	assert_int_equal(rig->s->account.held, 0);
 	assert_false(rig->s->reserve_used);
@@ -162,7 +166,10 @@ static void test_half_writes_do_not_hold_each_other_up(void **state)
 	free(data);
 }
 
-/* Replies that nobody reads hold memory: another client's request waits, does not spin, and goes on when that is back. */
+/*
+ * Replies that nobody reads hold memory: another client's request waits, does not spin, and goes on when that
+ * is back.
+ */
 static void test_read_waits_for_memory_that_another_session_holds(void **state)
 {
 	struct nbd_session *mute, *good;
@@ -178,7 +185,7 @@ static void test_read_waits_for_memory_that_another_session_holds(void **state)
 	send_header(rig, NBD_CMD_READ, 2 << 20);
 	assert_int_equal(good->under_way, 0);
 	assert_true(good->waiting && good->stalled);
-	assert_false(nbd_session_resume(good)); /* or the loop would spin for ever */
+	assert_false(nbd_session_resume(good));	     /* or the loop would spin for ever */
 	assert_int_equal(rig->env.pool.rx->refs, 1); /* what waits is no longer in the receive buffer */
 	expect_end(rig);
 	end_session(mute);
@@ -273,7 +280,10 @@ static void ask_for_zeros(struct rig *rig, unsigned n, uint16_t flags)
 	feed(rig, &b);
 }
 
-/* However many are asked for, the engine has one piece of a connection at a time; FUA comes with the last piece. */
+/*
+ * However many are asked for, the engine has one piece of a connection at a time; FUA comes with the last
+ * piece.
+ */
 static void test_zeros_are_written_piece_by_piece(void **state)
 {
 	struct rig *rig = *state;

@@ -235,7 +235,10 @@ static void add_script(struct bytes *b)
 		add_request(b, NBD_CMD_READ, 0, 20 + i, i * 1000, 100 << i);
 }
 
-/* What needs no engine is answered before the batch: the order depends on the cuts, what is in the replies does not. */
+/*
+ * What needs no engine is answered before the batch: the order depends on the cuts, what is in the replies
+ * does not.
+ */
 static void expect_script(struct rig *rig)
 {
 	unsigned seen = 0;

@@ -34,7 +34,8 @@ static void setup_fixture(struct fixture *fx)
 static const char *look(struct fixture *fx, unsigned percent, uint64_t enospc, uint64_t now_ms)
 {
 	static char buf[2048];
-	struct fs_info info = {.data_bytes = percent * 10ull, .free_bytes = (100 - percent) * 10ull, .enospc = enospc};
+	struct fs_info info = {
+		.data_bytes = percent * 10ull, .free_bytes = (100 - percent) * 10ull, .enospc = enospc};
 	ssize_t n;
 
 	pool_watch_look(&fx->w, &info, 5000, now_ms);
@@ -51,7 +52,9 @@ static void test_each_threshold_is_told_once(void **state)
 
 	setup_fixture(&fx);
 	assert_string_equal(look(&fx, 79, 0, 0), "");
-	assert_string_equal(look(&fx, 80, 0, 0), "prog: warning: /p: the pool is nearly full: 80 % used, 200 B free; volumes have 4.8 KiB altogether: grow the pool, or delete, trim or shrink volumes\n");
+	assert_string_equal(
+		look(&fx, 80, 0, 0),
+		"prog: warning: /p: the pool is nearly full: 80 % used, 200 B free; volumes have 4.8 KiB altogether: grow the pool, or delete, trim or shrink volumes\n");
 	assert_string_equal(look(&fx, 81, 0, 0), "");
 	assert_string_equal(look(&fx, 79, 0, 0), "");
 	assert_string_equal(look(&fx, 80, 0, 0), ""); /* at the edge it stays quiet */
@@ -80,7 +83,9 @@ static void test_full_begins_and_ends(void **state)
 
 static void test_percentages(void **state)
 {
-	struct fs_info info = {.data_bytes = UINT64_MAX / 4, .volume_reserved_bytes = UINT64_MAX / 4, .free_bytes = UINT64_MAX / 4};
+	struct fs_info info = {.data_bytes = UINT64_MAX / 4,
+			       .volume_reserved_bytes = UINT64_MAX / 4,
+			       .free_bytes = UINT64_MAX / 4};
 
 	assert_int_equal(pool_used_percent(&info), 66);
 	assert_int_equal(pool_used_percent(&(struct fs_info){0}), 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/server/test_rpc.c: the RPC server as a client of the bare protocol sees it: good ones, slow ones, broken
- * ones, and ones that vanish. The engine is a fake.
+ * tests/server/test_rpc.c: the RPC server as a client of the bare protocol sees it: good ones, slow ones,
+ * broken ones, and ones that vanish. The engine is a fake.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -106,7 +106,8 @@ static int receive(struct client *c, struct rpc_frame *ret_frame)
 		ssize_t n;
 
 		if (c->at < c->have) {
-			int r = rpc_parser_feed(&c->parser, c->buf + c->at, c->have - c->at, &used, ret_frame);
+			int r = rpc_parser_feed(&c->parser, c->buf + c->at, c->have - c->at, &used,
+						ret_frame);
 
 			assert_in_range(r, 0, 1);
 			c->at += used;
@@ -228,7 +229,8 @@ static void test_rpc_replies_come_in_the_order_of_completion(void **state)
 	request(&c, 10, BYRE__METHOD__METHOD_COMMIT, &empty);
 	request(&c, 11, BYRE__METHOD__METHOD_POOL_INFO, &empty);
 	reply(&c, 11, 0);
-	create(&c, 12, "v", 4096); /* beside 11 it might as well be the first: a create needs no worker to answer */
+	/* beside 11 it might as well be the first: a create needs no worker to answer */
+	create(&c, 12, "v", 4096);
 	reply(&c, 12, 0);
 	fake_hold_commits(fx->fs, false);
 	reply(&c, 10, 0);
@@ -703,7 +705,8 @@ static void test_rpc_slow_clients_are_cut_off(void **state)
 		request(&reader, id, BYRE__METHOD__METHOD_VOLUME_LIST, &rq);
 	for (unsigned i = 0; i < 200 && (sending || reading); i++) {
 		usleep(100000);
-		sending = sending && send(sender.fd, header + i / 16, i % 16 == 0, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+		sending = sending &&
+			  send(sender.fd, header + i / 16, i % 16 == 0, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
 		sending = sending && (recv(sender.fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN);
 		reading = reading && !is_hung_up(reader.fd) && recv(reader.fd, &byte, 1, MSG_DONTWAIT) == 1;
 	}
@@ -751,7 +754,10 @@ static void test_rpc_stop_waits_for_what_is_under_way(void **state)
 	client_close(&c);
 }
 
-/* Its connection must not go before the call is done, however long that takes. A client that takes nothing goes at once. */
+/*
+ * Its connection must not go before the call is done, however long that takes. A client that takes nothing
+ * goes at once.
+ */
 static void test_rpc_cut_leaves_calls_under_way_their_answer(void **state)
 {
 	const struct timespec nap = {.tv_nsec = 200000000};
@@ -780,7 +786,8 @@ static void test_rpc_cut_leaves_calls_under_way_their_answer(void **state)
 /* One frame, sometimes damaged. */
 static size_t random_frame(uint8_t *to)
 {
-	struct rpc_frame f = {.kind = RPC_REQUEST, .id = 1 + (uint64_t)rand() % 1000, .method = 1 + rand() % 40};
+	struct rpc_frame f = {
+		.kind = RPC_REQUEST, .id = 1 + (uint64_t)rand() % 1000, .method = 1 + rand() % 40};
 	size_t len;
 
 	f.message_len = rand() % 40;
@@ -850,7 +857,8 @@ int main(void)
 		WITH_SERVER(test_rpc_client_that_closed_its_sending_side_gets_its_answers),
 		WITH_SERVER(test_rpc_client_that_does_not_read_is_held_up_and_then_served),
 		WITH_SERVER(test_rpc_all_that_came_before_the_end_is_answered),
-		cmocka_unit_test_setup_teardown(test_rpc_slow_clients_are_cut_off, setup_impatient, fx_teardown),
+		cmocka_unit_test_setup_teardown(test_rpc_slow_clients_are_cut_off, setup_impatient,
+						fx_teardown),
 		WITH_SERVER(test_rpc_shutdown_is_answered_and_then_happens),
 		WITH_SERVER(test_rpc_stop_waits_for_what_is_under_way),
 		WITH_SERVER(test_rpc_cut_leaves_calls_under_way_their_answer),

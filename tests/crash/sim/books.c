@@ -18,11 +18,11 @@ static bool is_settled(void *arg)
 	struct world *w = arg;
 	struct fs *fs = w->fs;
 
-	return fs_is_read_only(fs) || (!atomic_load(&fs->orphans) && !pins_are_left(&fs->pins) &&
-				       !backing_has_uncounted(fs) && !atomic_load(&fs->backing.running) &&
-				       !atomic_load(&fs->backing.discarding) &&
-				       !atomic_load(&fs->groups.rebuilding) && !atomic_load(&fs->rebuild_running) &&
-				       !fs->commit_wanted && !fs->rebuild_wanted);
+	return fs_is_read_only(fs) ||
+	       (!atomic_load(&fs->orphans) && !pins_are_left(&fs->pins) && !backing_has_uncounted(fs) &&
+		!atomic_load(&fs->backing.running) && !atomic_load(&fs->backing.discarding) &&
+		!atomic_load(&fs->groups.rebuilding) && !atomic_load(&fs->rebuild_running) &&
+		!fs->commit_wanted && !fs->rebuild_wanted);
 }
 
 /* False: the pool died or became read-only. */
@@ -31,7 +31,8 @@ static bool commit(struct world *w)
 	world_drain(w);
 	if (world_is_dead(w) || world_is_read_only(w) || w->unsure.kind != CLIENT_NONE)
 		return false;
-	w->fs->super_dirty = true; /* else it may find nothing to do, and leave some reservations to the next */
+	/* else it may find nothing to do, and leave some reservations to the next */
+	w->fs->super_dirty = true;
 	(void)client_commit(w);
 	world_drain(w);
 	return !world_is_dead(w) && !world_is_read_only(w);
@@ -73,7 +74,9 @@ static uint64_t run_blocks(const struct fs *fs, const struct block_group *g)
 
 static void check_group(struct fs *fs, const struct block_group *g, struct sums *sums)
 {
-	enum space_kind kind = g->type == GROUP_DATA ? SPACE_DATA : g->type == GROUP_METADATA ? SPACE_METADATA : SPACE_SYSTEM;
+	enum space_kind kind = g->type == GROUP_DATA	   ? SPACE_DATA
+			       : g->type == GROUP_METADATA ? SPACE_METADATA
+							   : SPACE_SYSTEM;
 	uint64_t avail, committed;
 
 	sums->used[kind] += g->used;
@@ -83,14 +86,16 @@ static void check_group(struct fs *fs, const struct block_group *g, struct sums 
 	avail = free_space_count(g->avail) + run_blocks(fs, g);
 	committed = free_space_count(g->committed);
 	if (g->pinned_blocks[0] || g->pinned_blocks[1])
-		sim_fail("block group %llu: %u and %u blocks stay pinned", (unsigned long long)g->start, g->pinned_blocks[0],
-			 g->pinned_blocks[1]);
+		sim_fail("block group %llu: %u and %u blocks stay pinned", (unsigned long long)g->start,
+			 g->pinned_blocks[0], g->pinned_blocks[1]);
 	if (avail != committed)
-		sim_fail("block group %llu: %llu blocks are available, %llu are free", (unsigned long long)g->start,
-			 (unsigned long long)avail, (unsigned long long)committed);
+		sim_fail("block group %llu: %llu blocks are available, %llu are free",
+			 (unsigned long long)g->start, (unsigned long long)avail,
+			 (unsigned long long)committed);
 	if (committed * g->unit != g->len - g->used)
-		sim_fail("block group %llu: %llu blocks are free, %llu of %llu bytes used", (unsigned long long)g->start,
-			 (unsigned long long)committed, (unsigned long long)g->used, (unsigned long long)g->len);
+		sim_fail("block group %llu: %llu blocks are free, %llu of %llu bytes used",
+			 (unsigned long long)g->start, (unsigned long long)committed,
+			 (unsigned long long)g->used, (unsigned long long)g->len);
 }
 
 static void check_space(struct fs *fs)
@@ -107,11 +112,14 @@ static void check_space(struct fs *fs)
 	for (unsigned k = 0; k < SPACE_SYSTEM; k++)
 		if (si->kind[k].allocated != sums.used[k] || si->kind[k].pinned || si->kind[k].may_use ||
 		    si->kind[k].unavailable || si->kind[k].total != sums.total[k])
-			sim_fail("space of kind %u: allocated %llu, pinned %llu, may_use %llu, unavailable %llu, total %llu; groups use %llu of %llu",
-				 k, (unsigned long long)si->kind[k].allocated, (unsigned long long)si->kind[k].pinned,
-				 (unsigned long long)si->kind[k].may_use, (unsigned long long)si->kind[k].unavailable,
-				 (unsigned long long)si->kind[k].total, (unsigned long long)sums.used[k],
-				 (unsigned long long)sums.total[k]);
+			sim_fail(
+				"space of kind %u: allocated %llu, pinned %llu, may_use %llu, unavailable %llu, total %llu; groups use %llu of %llu",
+				k, (unsigned long long)si->kind[k].allocated,
+				(unsigned long long)si->kind[k].pinned,
+				(unsigned long long)si->kind[k].may_use,
+				(unsigned long long)si->kind[k].unavailable,
+				(unsigned long long)si->kind[k].total, (unsigned long long)sums.used[k],
+				(unsigned long long)sums.total[k]);
 	if (si->in_flight.touches || si->in_flight.bytes || si->running.touches || si->running.bytes ||
 	    si->committing.touches || si->committing.bytes || si->nr_tickets)
 		sim_fail("reservations of metadata are left");
@@ -130,7 +138,8 @@ static int check_piece(void *arg, uint64_t off, uint64_t len, bool hole)
 	struct map_check *mc = arg;
 
 	if (off != mc->pos || len == 0)
-		sim_fail("volume %s: its map is not in order at %llu", mc->vol->name, (unsigned long long)off);
+		sim_fail("volume %s: its map is not in order at %llu", mc->vol->name,
+			 (unsigned long long)off);
 	mc->pos = off + len;
 	for (uint64_t blk = off / MODEL_BLOCK; hole && blk < mc->pos / MODEL_BLOCK; blk++)
 		if (model_is_data(mc->w->model, mc->vol, blk))
@@ -146,7 +155,8 @@ static void check_volume(struct world *w, unsigned i)
 	int r;
 
 	if (extent_state_count(&vol->states) || extent_state_delalloc_bytes(&vol->states))
-		sim_fail("volume %s: %llu extent states are left", mc.vol->name, (unsigned long long)extent_state_count(&vol->states));
+		sim_fail("volume %s: %llu extent states are left", mc.vol->name,
+			 (unsigned long long)extent_state_count(&vol->states));
 	if (overlay_first(&vol->running) || overlay_first(&vol->committing))
 		sim_fail("volume %s: something is pending after a commit", mc.vol->name);
 	r = fs_volume_map(vol, 0, fs_volume_size(vol), check_piece, &mc);
@@ -178,8 +188,8 @@ static void probe(struct world *w)
 	request_send(w, 0, req);
 	world_drain(w);
 	if (error == -ENOSPC && !world_is_dead(w))
-		sim_fail("%llu bytes are said to be free, but %llu cannot be written", (unsigned long long)said,
-			 (unsigned long long)n * MODEL_BLOCK);
+		sim_fail("%llu bytes are said to be free, but %llu cannot be written",
+			 (unsigned long long)said, (unsigned long long)n * MODEL_BLOCK);
 }
 
 /* ---- all of it ----------------------------------------------------------------- */
@@ -193,11 +203,13 @@ bool world_settle(struct world *w)
 	if (w->rebuild_is_fine)
 		load_groups(w);
 	if (!sched_wait_ms(is_settled, w, SETTLE_MS))
-		sim_fail("the pool does not come to rest: orphans %llu, pins %d, rebuilding %u, commit wanted %d",
-			 (unsigned long long)atomic_load(&w->fs->orphans), pins_are_left(&w->fs->pins),
-			 atomic_load(&w->fs->groups.rebuilding), w->fs->commit_wanted);
+		sim_fail(
+			"the pool does not come to rest: orphans %llu, pins %d, rebuilding %u, commit wanted %d",
+			(unsigned long long)atomic_load(&w->fs->orphans), pins_are_left(&w->fs->pins),
+			atomic_load(&w->fs->groups.rebuilding), w->fs->commit_wanted);
 	do {
-		if (!commit(w) || !sched_wait_ms(is_settled, w, SETTLE_MS) || world_is_read_only(w) || world_is_dead(w))
+		if (!commit(w) || !sched_wait_ms(is_settled, w, SETTLE_MS) || world_is_read_only(w) ||
+		    world_is_dead(w))
 			return false;
 	} while (transaction_is_needed(w->fs)); /* a scrub or a rebuild has touched a lost node since */
 	check_space(w->fs);
@@ -208,7 +220,8 @@ bool world_settle(struct world *w)
 	if (info.reserved_bytes)
 		sim_fail("%llu bytes stay reserved", (unsigned long long)info.reserved_bytes);
 	if (info.cache_rebuilt != w->rebuilt && !w->rebuild_is_fine)
-		sim_fail("%llu caches were rebuilt that nobody damaged", (unsigned long long)(info.cache_rebuilt - w->rebuilt));
+		sim_fail("%llu caches were rebuilt that nobody damaged",
+			 (unsigned long long)(info.cache_rebuilt - w->rebuilt));
 	w->rebuilt = info.cache_rebuilt;
 	if (!w->tolerant)
 		w->cache_damaged = w->rebuild_is_fine = false;

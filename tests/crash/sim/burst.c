@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/sim/burst.c: several operations on volumes under way together, of different and of the same volumes.
+ * tests/crash/sim/burst.c: several operations on volumes under way together, of different and of the same
+ * volumes.
  *
- * They are started one after the other, so their order is known; they are answered in any. Each start that is not refused has
- * its place in the order of all changes. So after a crash the volumes are as after the first k of them, for a k
- * that leaves out none that was answered; and what is refused has changed nothing.
+ * They are started one after the other, so their order is known; they are answered in any. Each start that is
+ * not refused has its place in the order of all changes. So after a crash the volumes are as after the first
+ * k of them, for a k that leaves out none that was answered; and what is refused has changed nothing.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -36,7 +37,8 @@ struct burst_op {
 	struct burst *burst;
 	enum client_kind kind;
 	unsigned slot; /* of the model's volume */
-	bool answered, early; /* early: that is not there yet, or a name that is not free yet, may make it fail */
+	/* early: that is not there yet, or a name that is not free yet, may make it fail */
+	bool answered, early;
 	int error;
 	char from[MODEL_NAME_MAX], to[MODEL_NAME_MAX]; /* SET: the comment */
 };
@@ -58,19 +60,15 @@ static void carry_out(struct shapes *s, const struct burst_op *o, unsigned numbe
 
 	switch (o->kind) {
 	case CLIENT_CREATE:
-		*v = (struct shape){.exists = true, .reserved = o->op.flags & FS_VOLUME_RESERVED, .blocks = o->op.size / MODEL_BLOCK,
+		*v = (struct shape){.exists = true,
+				    .reserved = o->op.flags & FS_VOLUME_RESERVED,
+				    .blocks = o->op.size / MODEL_BLOCK,
 				    .made_by = number};
 		strcpy(v->name, o->from);
 		break;
-	case CLIENT_DELETE:
-		v->exists = false;
-		break;
-	case CLIENT_RENAME:
-		strcpy(v->name, o->to);
-		break;
-	case CLIENT_RESIZE:
-		v->blocks = o->op.size / MODEL_BLOCK;
-		break;
+	case CLIENT_DELETE: v->exists = false; break;
+	case CLIENT_RENAME: strcpy(v->name, o->to); break;
+	case CLIENT_RESIZE: v->blocks = o->op.size / MODEL_BLOCK; break;
 	default:
 		v->reserved = (v->reserved || o->op.change.set) && !o->op.change.clear;
 		strcpy(v->comment, o->to);
@@ -97,7 +95,9 @@ static void apply(struct world *w, const struct burst *b, unsigned k)
 {
 	for (unsigned i = 0; i < k; i++) {
 		const struct burst_op *o = &b->op[i];
-		struct client c = {.kind = o->kind, .vol = &w->model->volume[o->slot], .blocks = o->op.size / MODEL_BLOCK,
+		struct client c = {.kind = o->kind,
+				   .vol = &w->model->volume[o->slot],
+				   .blocks = o->op.size / MODEL_BLOCK,
 				   .reserved = b->after[i + 1].vol[o->slot].reserved};
 
 		strcpy(c.name, o->kind == CLIENT_CREATE ? o->from : o->to);
@@ -109,7 +109,10 @@ static void apply(struct world *w, const struct burst *b, unsigned k)
 
 /* ---- drawing ------------------------------------------------------------------------ */
 
-static const struct shape *now(const struct burst *b) { return b->after[b->count].vol; }
+static const struct shape *now(const struct burst *b)
+{
+	return b->after[b->count].vol;
+}
 
 static bool is_free(const struct burst *b, const char *name)
 {
@@ -178,8 +181,9 @@ static bool draw_slot(struct burst *b, struct burst_op *o)
 
 static enum client_kind draw_kind(struct burst *b)
 {
-	static const enum client_kind kinds[] = {CLIENT_CREATE, CLIENT_CREATE, CLIENT_CREATE, CLIENT_DELETE, CLIENT_DELETE,
-						 CLIENT_RENAME, CLIENT_RENAME, CLIENT_RESIZE, CLIENT_RESIZE, CLIENT_SET, CLIENT_SET};
+	static const enum client_kind kinds[] = {CLIENT_CREATE, CLIENT_CREATE, CLIENT_CREATE, CLIENT_DELETE,
+						 CLIENT_DELETE, CLIENT_RENAME, CLIENT_RENAME, CLIENT_RESIZE,
+						 CLIENT_RESIZE, CLIENT_SET,    CLIENT_SET};
 
 	return kinds[rng_below(&b->rng, ARRAY_SIZE(kinds))];
 }
@@ -187,11 +191,14 @@ static enum client_kind draw_kind(struct burst *b)
 static bool draw_op(struct burst *b, struct burst_op *o)
 {
 	static const enum fs_volume_op_kind kinds[] = {
-		[CLIENT_CREATE] = FS_VOLUME_CREATE, [CLIENT_DELETE] = FS_VOLUME_DELETE, [CLIENT_RENAME] = FS_VOLUME_RENAME,
-		[CLIENT_RESIZE] = FS_VOLUME_RESIZE, [CLIENT_SET] = FS_VOLUME_SET,
+		[CLIENT_CREATE] = FS_VOLUME_CREATE, [CLIENT_DELETE] = FS_VOLUME_DELETE,
+		[CLIENT_RENAME] = FS_VOLUME_RENAME, [CLIENT_RESIZE] = FS_VOLUME_RESIZE,
+		[CLIENT_SET] = FS_VOLUME_SET,
 	};
-	uint64_t size = (1 + rng_below(&b->rng, b->w->set->volume_blocks_max)) * MODEL_BLOCK, reserve = rng_below(&b->rng, 4);
-	bool may_reserve = !b->w->set->sparse; /* what the room of a host makes of that, other steps look at */
+	uint64_t size = (1 + rng_below(&b->rng, b->w->set->volume_blocks_max)) * MODEL_BLOCK,
+		 reserve = rng_below(&b->rng, 4);
+	/* what the room of a host makes of that, other steps look at */
+	bool may_reserve = !b->w->set->sparse;
 
 	*o = (struct burst_op){.burst = b, .kind = draw_kind(b)};
 	if (o->kind == CLIENT_CREATE ? !draw_slot(b, o) : !draw_volume(b, o))
@@ -211,8 +218,10 @@ static bool draw_op(struct burst *b, struct burst_op *o)
 	}
 	if (o->kind == CLIENT_SET) {
 		snprintf(o->to, sizeof(o->to), "c%u", (unsigned)rng_below(&b->rng, 100));
-		o->op.change = (struct fs_volume_change){.set = may_reserve && reserve == 0 ? FS_VOLUME_RESERVED : 0,
-							 .clear = reserve == 1 ? FS_VOLUME_RESERVED : 0, .comment = o->to};
+		o->op.change =
+			(struct fs_volume_change){.set = may_reserve && reserve == 0 ? FS_VOLUME_RESERVED : 0,
+						  .clear = reserve == 1 ? FS_VOLUME_RESERVED : 0,
+						  .comment = o->to};
 	}
 	return true;
 }
@@ -247,11 +256,15 @@ static void keep_off(struct world *w, struct burst_op *o)
 	}
 }
 
-static bool is_over(struct world *w) { return world_is_dead(w) || world_is_read_only(w); }
+static bool is_over(struct world *w)
+{
+	return world_is_dead(w) || world_is_read_only(w);
+}
 
 static bool refusal_is_fine(struct world *w, const struct burst_op *o, int error)
 {
-	bool frees = o->kind == CLIENT_DELETE || (o->kind == CLIENT_RESIZE && o->op.size / MODEL_BLOCK < now(o->burst)[o->slot].blocks);
+	bool frees = o->kind == CLIENT_DELETE ||
+		     (o->kind == CLIENT_RESIZE && o->op.size / MODEL_BLOCK < now(o->burst)[o->slot].blocks);
 
 	if (error == -ENOENT || error == -EEXIST)
 		return o->early;
@@ -265,15 +278,19 @@ static void start_op(struct world *w, struct burst *b, struct burst_op *o)
 	keep_off(w, o);
 	if (o->op.change.clear) /* its writes may find no space as soon as that is durable */
 		w->model->volume[o->slot].reserved = false;
-	world_log(w, "burst: operation %d, volume %s, to %s, %llu bytes", o->kind, o->from, o->to, (unsigned long long)o->op.size);
+	world_log(w, "burst: operation %d, volume %s, to %s, %llu bytes", o->kind, o->from, o->to,
+		  (unsigned long long)o->op.size);
 	o->op.done = op_done;
 	fs_volume_op_start(w->fs, &o->op);
-	/* In a pool that died meanwhile it may have had its place: nothing that comes later will be durable. */
+	/*
+	 * In a pool that died meanwhile it may have had its place: nothing that comes later will be durable.
+	 */
 	refused = o->answered && o->error && !is_over(w);
 	if (o->answered && o->error)
 		world_log(w, "burst: operation %d on volume %s: %s", o->kind, o->from, o->op.err.msg);
 	if (refused && !refusal_is_fine(w, o, o->error))
-		sim_fail("operation %d on volume %s is refused for no reason: %s", o->kind, o->from, o->op.err.msg);
+		sim_fail("operation %d on volume %s is refused for no reason: %s", o->kind, o->from,
+			 o->op.err.msg);
 	if (refused)
 		return;
 	b->after[b->count + 1] = b->after[b->count];
@@ -317,7 +334,8 @@ static void end(struct world *w, struct burst *b)
 	sched_wait(all_answered, b);
 	for (unsigned i = 0; i < b->count; i++) {
 		if (b->op[i].error && !is_over(w))
-			sim_fail("operation %d on volume %s fails in a pool that lives: %s", b->op[i].kind, b->op[i].from, b->op[i].op.err.msg);
+			sim_fail("operation %d on volume %s fails in a pool that lives: %s", b->op[i].kind,
+				 b->op[i].from, b->op[i].op.err.msg);
 		if (b->op[i].error)
 			w->unsure.kind = CLIENT_BURST;
 	}
@@ -358,7 +376,8 @@ static bool is_seen(const struct shape *v, const struct fs_volume_info *info, un
 {
 	for (unsigned i = 0; i < count; i++)
 		if (strcmp(info[i].name, v->name) == 0)
-			return info[i].size == v->blocks * MODEL_BLOCK && strcmp(info[i].comment, v->comment) == 0 &&
+			return info[i].size == v->blocks * MODEL_BLOCK &&
+			       strcmp(info[i].comment, v->comment) == 0 &&
 			       !(info[i].flags & FS_VOLUME_RESERVED) == !v->reserved;
 	return false;
 }

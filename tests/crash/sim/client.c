@@ -38,23 +38,12 @@ static bool volume_is_idle(void *arg)
 void client_apply(struct world *w, const struct client *c)
 {
 	switch (c->kind) {
-	case CLIENT_CREATE:
-		model_volume_add(w->model, c->name, c->blocks)->reserved = c->reserved;
-		break;
-	case CLIENT_DELETE:
-		model_volume_remove(w->model, c->vol);
-		break;
-	case CLIENT_RENAME:
-		snprintf(c->vol->name, sizeof(c->vol->name), "%s", c->name);
-		break;
-	case CLIENT_RESIZE:
-		model_volume_resize(w->model, c->vol, c->blocks);
-		break;
-	case CLIENT_SET:
-		snprintf(c->vol->comment, sizeof(c->vol->comment), "%s", c->name);
-		break;
-	default:
-		break;
+	case CLIENT_CREATE: model_volume_add(w->model, c->name, c->blocks)->reserved = c->reserved; break;
+	case CLIENT_DELETE: model_volume_remove(w->model, c->vol); break;
+	case CLIENT_RENAME: snprintf(c->vol->name, sizeof(c->vol->name), "%s", c->name); break;
+	case CLIENT_RESIZE: model_volume_resize(w->model, c->vol, c->blocks); break;
+	case CLIENT_SET: snprintf(c->vol->comment, sizeof(c->vol->comment), "%s", c->name); break;
+	default: break;
 	}
 }
 
@@ -73,26 +62,16 @@ static int carry_out(struct world *w, const struct client *c)
 	int r = 0;
 
 	switch (c->kind) {
-	case CLIENT_COMMIT:
-		r = fs_commit(w->fs);
-		break;
+	case CLIENT_COMMIT: r = fs_commit(w->fs); break;
 	case CLIENT_CREATE:
-		r = fs_volume_create(w->fs, c->name, c->blocks * MODEL_BLOCK, c->reserved ? FS_VOLUME_RESERVED : 0, &err);
+		r = fs_volume_create(w->fs, c->name, c->blocks * MODEL_BLOCK,
+				     c->reserved ? FS_VOLUME_RESERVED : 0, &err);
 		break;
-	case CLIENT_DELETE:
-		r = fs_volume_delete(w->fs, c->vol->name, &err);
-		break;
-	case CLIENT_RENAME:
-		r = fs_volume_rename(w->fs, c->vol->name, c->name, &err);
-		break;
-	case CLIENT_RESIZE:
-		r = fs_volume_resize(w->fs, c->vol->name, c->blocks * MODEL_BLOCK, &err);
-		break;
-	case CLIENT_GROW:
-		r = fs_grow(w->fs, c->blocks * MODEL_BLOCK, &err);
-		break;
-	default:
-		break;
+	case CLIENT_DELETE: r = fs_volume_delete(w->fs, c->vol->name, &err); break;
+	case CLIENT_RENAME: r = fs_volume_rename(w->fs, c->vol->name, c->name, &err); break;
+	case CLIENT_RESIZE: r = fs_volume_resize(w->fs, c->vol->name, c->blocks * MODEL_BLOCK, &err); break;
+	case CLIENT_GROW: r = fs_grow(w->fs, c->blocks * MODEL_BLOCK, &err); break;
+	default: break;
 	}
 	world_log(w, "client: operation %d ends: %s%s%s", c->kind, strerror(-r), r ? ", " : "", err.msg);
 	if (r && !error_is_fine(w, c, r))
@@ -153,12 +132,14 @@ static void client_main(void *arg)
 		w->blocked[i] = false;
 }
 
-static bool start(struct world *w, enum client_kind kind, struct model_volume *vol, const char *name, uint64_t blocks)
+static bool start(struct world *w, enum client_kind kind, struct model_volume *vol, const char *name,
+		  uint64_t blocks)
 {
 	struct client *c = &w->client;
 
 	client_wait(w);
-	if (w->unsure.kind != CLIENT_NONE || !w->fs || (vol && (!vol->exists || !w->handle[vol - w->model->volume])))
+	if (w->unsure.kind != CLIENT_NONE || !w->fs ||
+	    (vol && (!vol->exists || !w->handle[vol - w->model->volume])))
 		return false;
 	c->kind = kind;
 	c->vol = vol;
@@ -167,8 +148,8 @@ static bool start(struct world *w, enum client_kind kind, struct model_volume *v
 	snprintf(c->name, sizeof(c->name), "%s", name ? name : "");
 	if (vol)
 		w->blocked[vol - w->model->volume] = true;
-	world_log(w, "client: operation %d, volume %s, name %s, %llu blocks", kind, vol ? vol->name : "-", c->name,
-		  (unsigned long long)blocks);
+	world_log(w, "client: operation %d, volume %s, name %s, %llu blocks", kind, vol ? vol->name : "-",
+		  c->name, (unsigned long long)blocks);
 	c->fiber = sched_start("client", client_main, w);
 	return true;
 }
@@ -197,9 +178,15 @@ static void new_name(struct world *w, char *name, size_t size)
 	} while (model_volume_find(w->model, name));
 }
 
-static uint64_t draw_blocks(struct world *w) { return 1 + rng_below(&w->rng, w->set->volume_blocks_max); }
+static uint64_t draw_blocks(struct world *w)
+{
+	return 1 + rng_below(&w->rng, w->set->volume_blocks_max);
+}
 
-bool client_commit(struct world *w) { return start(w, CLIENT_COMMIT, NULL, NULL, 0); }
+bool client_commit(struct world *w)
+{
+	return start(w, CLIENT_COMMIT, NULL, NULL, 0);
+}
 
 bool client_create(struct world *w)
 {
@@ -250,7 +237,8 @@ bool client_grow(struct world *w)
 	if (w->sim->size >= POOL_BYTES_MAX)
 		return false;
 	/* A log that was made short is as long as it should be after that. */
-	return start(w, CLIENT_GROW, NULL, NULL, w->sim->size / MODEL_BLOCK + (w->set->log_bytes ? 1024 : 1) + rng_below(&w->rng, 2048));
+	return start(w, CLIENT_GROW, NULL, NULL,
+		     w->sim->size / MODEL_BLOCK + (w->set->log_bytes ? 1024 : 1) + rng_below(&w->rng, 2048));
 }
 
 bool client_burst(struct world *w)

@@ -107,7 +107,12 @@ static void rot(struct world *w, bool clean)
 
 		/* The first nodes of a group are the likeliest to be in use. */
 		if (p)
-			rot_page(w, p->stripe[side] + round_down_u64(rng_below(&w->rng, rng_below(&w->rng, 4) ? min_u64(p->len, 512u << 10) : p->len), PAGE));
+			rot_page(w, p->stripe[side] +
+					    round_down_u64(rng_below(&w->rng,
+								     rng_below(&w->rng, 4)
+									     ? min_u64(p->len, 512u << 10)
+									     : p->len),
+							   PAGE));
 	}
 	if (rng_below(&w->rng, 2))
 		rot_page(w, supers[1 + rng_below(&w->rng, SUPER_COPIES - 1)]);
@@ -124,8 +129,8 @@ static void rot(struct world *w, bool clean)
 }
 
 /*
- * Also where it is under a write that is not flushed: when the engine has read a bad copy it writes it anew, and no flush need
- * follow. A crash that loses this write would bring back rot that is no longer known here.
+ * Also where it is under a write that is not flushed: when the engine has read a bad copy it writes it anew,
+ * and no flush need follow. A crash that loses this write would bring back rot that is no longer known here.
  */
 void damage_mend_image(struct world *w, struct device *image)
 {
@@ -155,7 +160,9 @@ static void damage_slot(struct world *w, uint64_t off, uint64_t len, unsigned ho
 			buf[rng_below(&w->rng, 96)] ^= (uint8_t)(1u << rng_below(&w->rng, 8));
 	} else if (how == 2) {
 		buf[rng_below(&w->rng, len)] ^= (uint8_t)(1u << rng_below(&w->rng, 8));
-	} else if (w->old_image && off + len <= w->old_image->size) { /* of an older generation; the pool may have grown since */
+	} else if (w->old_image &&
+		   off + len <=
+			   w->old_image->size) { /* of an older generation; the pool may have grown since */
 		device_sim_peek(w->old_image, off, buf, len);
 	}
 	device_sim_poke(w->sim, off, buf, len);
@@ -170,13 +177,15 @@ static void damage_group(struct world *w, const struct place *p, bool both_slots
 	for (unsigned c = 0; c < p->nr_stripes; c++)
 		for (unsigned s = 0; s < 2; s++)
 			if ((both_copies || c == copy) && (both_slots || s == slot))
-				damage_slot(w, p->stripe[c] + p->len + (uint64_t)s * p->slot_bytes, p->slot_bytes, how);
+				damage_slot(w, p->stripe[c] + p->len + (uint64_t)s * p->slot_bytes,
+					    p->slot_bytes, how);
 }
 
 static void slots(struct world *w)
 {
 	struct map *map = calloc(1, sizeof(*map));
-	bool all = rng_below(&w->rng, 3) == 0, both_slots = rng_below(&w->rng, 2), both_copies = rng_below(&w->rng, 2);
+	bool all = rng_below(&w->rng, 3) == 0, both_slots = rng_below(&w->rng, 2),
+	     both_copies = rng_below(&w->rng, 2);
 	struct device *copy = device_sim_clone(w->sim, 1);
 
 	ASSERT(map);
@@ -185,7 +194,10 @@ static void slots(struct world *w)
 		if (map->place[i].slot_bytes && (all || rng_below(&w->rng, map->count) == 0))
 			damage_group(w, &map->place[i], all || both_slots, all || both_copies);
 	w->cache_damaged = w->slots_damaged = w->rebuild_is_fine = true;
-	world_log(w, "slots damaged: %s", all ? "all" : both_slots ? "both of some groups" : "one of some groups");
+	world_log(w, "slots damaged: %s",
+		  all	       ? "all"
+		  : both_slots ? "both of some groups"
+			       : "one of some groups");
 	if (w->old_image)
 		device_close(w->old_image);
 	w->old_image = copy;
@@ -201,7 +213,8 @@ struct victim {
 };
 
 /* Goes down at random, as far as is drawn. False: what is on the way is lost already. */
-static bool choose_node(struct world *w, struct fs *fs, const struct tree_root *root, uint64_t blocks, struct victim *ret)
+static bool choose_node(struct world *w, struct fs *fs, const struct tree_root *root, uint64_t blocks,
+			struct victim *ret)
 {
 	unsigned down = (unsigned)rng_below(&w->rng, root->level + 1u);
 
@@ -233,7 +246,8 @@ static void lose_node(struct world *w, struct fs *fs, const struct victim *v)
 	uint8_t byte;
 
 	/* What an orphan has freed may be another tree's by now. */
-	if (node_read(fs, fs->commit_q, &v->id, &entry) || block_group_map(fs, v->id.addr, NODE_SIZE, off) != 2)
+	if (node_read(fs, fs->commit_q, &v->id, &entry) ||
+	    block_group_map(fs, v->id.addr, NODE_SIZE, off) != 2)
 		return;
 	cache_put(fs->cache, entry);
 	for (unsigned i = 0; i < 2; i++) {
@@ -244,8 +258,8 @@ static void lose_node(struct world *w, struct fs *fs, const struct victim *v)
 		device_sim_poke(w->sim, at, &byte, 1);
 	}
 	w->leaked = true;
-	world_log(w, "node %llu of tree %llu, level %u, is lost", (unsigned long long)v->id.addr, (unsigned long long)v->id.owner,
-		  v->id.level);
+	world_log(w, "node %llu of tree %llu, level %u, is lost", (unsigned long long)v->id.addr,
+		  (unsigned long long)v->id.owner, v->id.level);
 }
 
 static void lose_of_volume(struct world *w, struct fs *fs, struct model_volume *mv)
@@ -279,7 +293,7 @@ static void lose(struct world *w)
 	for (unsigned i = 0; i < MODEL_VOLUMES_MAX; i++)
 		if (w->model->volume[i].exists && rng_below(&w->rng, 2) == 0)
 			lose_of_volume(w, fs, &w->model->volume[i]);
-	TAILQ_FOREACH(o, &fs->volumes.orphans, link)
+	TAILQ_FOREACH (o, &fs->volumes.orphans, link)
 		if (rng_below(&w->rng, 2) == 0 && choose_node(w, fs, &o->root, 0, &v))
 			lose_node(w, fs, &v);
 	pool_abandon(fs);
@@ -297,9 +311,11 @@ static uint64_t log_record_place(struct device *dev, uint64_t *rng)
 	unsigned bad, old, groups = 0;
 	uint64_t place = 0, last = 0;
 
-	if (dev->ops->queue_new(dev, &q) || super_read(q, dev->size, &sb, &bad, &old, NULL) || log_reader_init(&rd, q, &sb))
+	if (dev->ops->queue_new(dev, &q) || super_read(q, dev->size, &sb, &bad, &old, NULL) ||
+	    log_reader_init(&rd, q, &sb))
 		sim_fail("the flush log of a copy cannot be read");
-	for (uint64_t pos = rd.tail, seq = rd.seq; log_reader_group(&rd, pos, seq, &g) == 1; pos = g.end, seq = g.seq) {
+	for (uint64_t pos = rd.tail, seq = rd.seq; log_reader_group(&rd, pos, seq, &g) == 1;
+	     pos = g.end, seq = g.seq) {
 		if (groups && rng_below(rng, groups) == 0)
 			place = last;
 		groups++;
@@ -346,7 +362,8 @@ void damage_log(struct world *w)
 		device_close(copy);
 		return;
 	}
-	device_sim_flip(copy, place + rng_below(&rng, sizeof(struct log_record)), (unsigned)rng_below(&rng, 8));
+	device_sim_flip(copy, place + rng_below(&rng, sizeof(struct log_record)),
+			(unsigned)rng_below(&rng, 8));
 	check_lost(copy);
 	if (pool_open(copy, &opt, true, &fs, &err))
 		sim_fail("a pool with a rotten record in its log cannot be opened: %s", err.msg);

@@ -29,9 +29,15 @@ struct disk_queue {
 	unsigned nr_held;
 };
 
-static struct disk_queue *queue_of(struct device_queue *q) { return container_of(q, struct disk_queue, q); }
+static struct disk_queue *queue_of(struct device_queue *q)
+{
+	return container_of(q, struct disk_queue, q);
+}
 
-static void disk_close(struct device *dev) { free(container_of(dev, struct disk, dev)); }
+static void disk_close(struct device *dev)
+{
+	free(container_of(dev, struct disk, dev));
+}
 
 static int disk_queue_new(struct device *dev, struct device_queue **ret_q)
 {
@@ -75,7 +81,8 @@ static struct device_io *flush_new(struct device *dev, struct device_io *outer)
 	struct disk_flush *flush = calloc(1, sizeof(*flush));
 
 	ASSERT(flush);
-	*flush = (struct disk_flush){.io = {.op = DEVICE_FLUSH, .done = flush_done}, .outer = outer, .dev = dev};
+	*flush = (struct disk_flush){
+		.io = {.op = DEVICE_FLUSH, .done = flush_done}, .outer = outer, .dev = dev};
 	return &flush->io;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/sim/disk.h: a device that passes everything to a simulated one and lets other fibers run where it
- * waits. Closing it leaves the simulated device as it is: what a crash leaves of that is still to be looked at.
+ * tests/crash/sim/disk.h: a device that passes everything to a simulated one and lets other fibers run where
+ * it waits. Closing it leaves the simulated device as it is: what a crash leaves of that is still to be
+ * looked at.
  */
 #ifndef TESTS_CRASH_SIM_DISK_H
 #define TESTS_CRASH_SIM_DISK_H

@@ -13,25 +13,33 @@
 #define MAGIC "byre-crash 1"
 
 static const char *const step_names[STEP_KINDS] = {
-	[STEP_IO] = "io",	    [STEP_RUN] = "run",	    [STEP_DRAIN] = "drain",   [STEP_TIME] = "time",
-	[STEP_COMMIT] = "commit",   [STEP_CREATE] = "create", [STEP_DELETE] = "delete", [STEP_RENAME] = "rename",
-	[STEP_RESIZE] = "resize",   [STEP_READBACK] = "readback", [STEP_CLEAN] = "clean", [STEP_CLOSE] = "close",
-	[STEP_CRASH] = "crash",	    [STEP_GROW] = "grow",	  [STEP_FAULT] = "fault",   [STEP_NOMEM] = "nomem",
-	[STEP_SCATTER] = "scatter",   [STEP_HOLE] = "hole", [STEP_LOGFAIL] = "logfail",
-	[STEP_GROUPS] = "groups",
-	[STEP_SCRUB] = "scrub",
-	[STEP_HOST_FULL] = "host-full",
-	[STEP_LINGER] = "linger",
-	[STEP_BURST] = "burst",
+	[STEP_IO] = "io",	    [STEP_RUN] = "run",
+	[STEP_DRAIN] = "drain",	    [STEP_TIME] = "time",
+	[STEP_COMMIT] = "commit",   [STEP_CREATE] = "create",
+	[STEP_DELETE] = "delete",   [STEP_RENAME] = "rename",
+	[STEP_RESIZE] = "resize",   [STEP_READBACK] = "readback",
+	[STEP_CLEAN] = "clean",	    [STEP_CLOSE] = "close",
+	[STEP_CRASH] = "crash",	    [STEP_GROW] = "grow",
+	[STEP_FAULT] = "fault",	    [STEP_NOMEM] = "nomem",
+	[STEP_SCATTER] = "scatter", [STEP_HOLE] = "hole",
+	[STEP_LOGFAIL] = "logfail", [STEP_GROUPS] = "groups",
+	[STEP_SCRUB] = "scrub",	    [STEP_HOST_FULL] = "host-full",
+	[STEP_LINGER] = "linger",   [STEP_BURST] = "burst",
 };
 
 static const char *const profile_names[PROFILES] = {
-	[PROFILE_PLAIN] = "plain", [PROFILE_ERRORS] = "errors", [PROFILE_ROT] = "rot", [PROFILE_SLOTS] = "slots",
-	[PROFILE_NOMEM] = "nomem",   [PROFILE_LOST] = "lost",
+	[PROFILE_PLAIN] = "plain", [PROFILE_ERRORS] = "errors", [PROFILE_ROT] = "rot",
+	[PROFILE_SLOTS] = "slots", [PROFILE_NOMEM] = "nomem",	[PROFILE_LOST] = "lost",
 };
 
-const char *step_name(enum step_kind kind) { return step_names[kind]; }
-const char *profile_name(enum profile profile) { return profile_names[profile]; }
+const char *step_name(enum step_kind kind)
+{
+	return step_names[kind];
+}
+const char *profile_name(enum profile profile)
+{
+	return profile_names[profile];
+}
 
 /* ---- drawing ------------------------------------------------------------------- */
 
@@ -98,10 +106,11 @@ static struct history *history_alloc(uint64_t seed, size_t count)
 struct history *history_new(uint64_t seed)
 {
 	static const uint8_t plain[STEP_KINDS] = {
-		[STEP_IO] = 90,	    [STEP_RUN] = 60,	  [STEP_DRAIN] = 3,  [STEP_TIME] = 6,	[STEP_COMMIT] = 8,
-		[STEP_CREATE] = 4,  [STEP_DELETE] = 2,	  [STEP_RENAME] = 2, [STEP_RESIZE] = 4, [STEP_READBACK] = 1,
-		[STEP_CLEAN] = 2,   [STEP_CLOSE] = 1,	  [STEP_CRASH] = 5,  [STEP_GROW] = 1,
-		[STEP_SCRUB] = 2,   [STEP_LINGER] = 4,	  [STEP_BURST] = 5,
+		[STEP_IO] = 90,	   [STEP_RUN] = 60,	[STEP_DRAIN] = 3,  [STEP_TIME] = 6,
+		[STEP_COMMIT] = 8, [STEP_CREATE] = 4,	[STEP_DELETE] = 2, [STEP_RENAME] = 2,
+		[STEP_RESIZE] = 4, [STEP_READBACK] = 1, [STEP_CLEAN] = 2,  [STEP_CLOSE] = 1,
+		[STEP_CRASH] = 5,  [STEP_GROW] = 1,	[STEP_SCRUB] = 2,  [STEP_LINGER] = 4,
+		[STEP_BURST] = 5,
 	};
 	uint64_t rng = ~seed;
 	size_t count = 60 + rng_below(&rng, 160);

@@ -13,10 +13,10 @@
 #include <stdint.h>
 
 enum step_kind {
-	STEP_IO,       /* some requests to one loop */
-	STEP_RUN,      /* the fibers run for a while */
-	STEP_DRAIN,    /* until no request is under way */
-	STEP_TIME,     /* passes */
+	STEP_IO,    /* some requests to one loop */
+	STEP_RUN,   /* the fibers run for a while */
+	STEP_DRAIN, /* until no request is under way */
+	STEP_TIME,  /* passes */
 	STEP_COMMIT,
 	STEP_CREATE,
 	STEP_DELETE,
@@ -29,14 +29,19 @@ enum step_kind {
 	STEP_CRASH,    /* now or soon */
 	STEP_FAULT,    /* the device will fail something */
 	STEP_NOMEM,    /* an allocation will fail */
-	STEP_SCATTER,  /* hundreds of single blocks of one volume, apart: its tree gets more leaves than one, or loses them */
-	STEP_LOGFAIL, /* the flush log cannot be written while a commit is under way; then idleness, then a flush */
-	STEP_GROUPS, /* many block groups are made, and leave again as nobody needs them */
-	STEP_SCRUB,    /* one is started or stopped; it goes on after crashes */
+	/*
+	 * hundreds of single blocks of one volume, apart: its tree gets more leaves than one, or loses them
+	 */
+	STEP_SCATTER,
+	/* the flush log cannot be written while a commit is under way; then idleness, then a flush */
+	STEP_LOGFAIL,
+	STEP_GROUPS,	/* many block groups are made, and leave again as nobody needs them */
+	STEP_SCRUB,	/* one is started or stopped; it goes on after crashes */
 	STEP_HOST_FULL, /* the host's file system under a sparse pool, or not any more */
-	STEP_HOLE,    /* a large trim in a volume with a large tree, while a rebuild or anything else goes on */
-	STEP_LINGER,   /* reads stay under way for long, while others go on */
-	STEP_BURST,    /* several operations on volumes together, of the same ones, too */
+	/* a large trim in a volume with a large tree, while a rebuild or anything else goes on */
+	STEP_HOLE,
+	STEP_LINGER, /* reads stay under way for long, while others go on */
+	STEP_BURST,  /* several operations on volumes together, of the same ones, too */
 	STEP_KINDS,
 };
 
@@ -46,7 +51,15 @@ struct step {
 };
 
 /* What else goes wrong beside crashes. */
-enum profile { PROFILE_PLAIN, PROFILE_ERRORS, PROFILE_ROT, PROFILE_SLOTS, PROFILE_NOMEM, PROFILE_LOST, PROFILES };
+enum profile {
+	PROFILE_PLAIN,
+	PROFILE_ERRORS,
+	PROFILE_ROT,
+	PROFILE_SLOTS,
+	PROFILE_NOMEM,
+	PROFILE_LOST,
+	PROFILES
+};
 
 struct setting {
 	enum profile profile;
@@ -54,12 +67,13 @@ struct setting {
 	unsigned commit_interval_ms, loops, preempt;
 	unsigned volume_blocks_max, write_blocks_max;
 	unsigned complete_max;
-	uint64_t log_bytes; /* 0: as the pool is made; else less, so that it is full and comes round more often */
+	/* 0: as the pool is made; else less, so that it is full and comes round more often */
+	uint64_t log_bytes;
 	bool fifo, discard_zeroes, scatters;
-	uint64_t group_step;  /* 0: as pools are made; else so small that groups are neighbours, and many */
+	uint64_t group_step;   /* 0: as pools are made; else so small that groups are neighbours, and many */
 	uint64_t bitmap_bytes; /* that bitmaps of data groups may take; UINT64_MAX: any */
-	bool sparse; /* a file, on a host that is full at times */
-	bool discard; /* what is freed is discarded */
+	bool sparse;	       /* a file, on a host that is full at times */
+	bool discard;	       /* what is freed is discarded */
 };
 
 struct history {

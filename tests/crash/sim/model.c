@@ -20,10 +20,10 @@ struct patched {
 
 struct version {
 	uint64_t hash;
-	uint64_t dead_at;  /* NEVER: it may be the content now */
-	uint32_t number;   /* of the last write in it; 0: zeros */
-	uint32_t applied;  /* requests under way that are in it, by bit */
-	uint32_t missed;   /* those that are not, and can no longer come: one that was sent behind them is */
+	uint64_t dead_at; /* NEVER: it may be the content now */
+	uint32_t number;  /* of the last write in it; 0: zeros */
+	uint32_t applied; /* requests under way that are in it, by bit */
+	uint32_t missed;  /* those that are not, and can no longer come: one that was sent behind them is */
 	struct patched *patched; /* NULL: all of it is that write's, or zeros */
 };
 
@@ -228,8 +228,14 @@ struct model_volume *model_volume_find(struct model *m, const char *name)
 
 /* ---- requests ------------------------------------------------------------------ */
 
-static uint64_t first_block(const struct model_op *op) { return op->off / MODEL_BLOCK; }
-static uint64_t end_block(const struct model_op *op) { return (op->off + op->len + MODEL_BLOCK - 1) / MODEL_BLOCK; }
+static uint64_t first_block(const struct model_op *op)
+{
+	return op->off / MODEL_BLOCK;
+}
+static uint64_t end_block(const struct model_op *op)
+{
+	return (op->off + op->len + MODEL_BLOCK - 1) / MODEL_BLOCK;
+}
 
 /* The part of the block that the request touches. */
 static void part_of_block(const struct model_op *op, uint64_t blk, unsigned *ret_from, unsigned *ret_to)
@@ -271,11 +277,14 @@ void model_fill(struct model *m, struct model_op *op, void *buf)
 /* Whether the request changes this block. */
 static bool changes_block(const struct model_op *op, const struct model_volume *vol, uint64_t blk)
 {
-	return op && op->vol == vol && (op->kind == MODEL_WRITE || op->kind == MODEL_ZERO) && blk >= first_block(op) &&
-	       blk < end_block(op);
+	return op && op->vol == vol && (op->kind == MODEL_WRITE || op->kind == MODEL_ZERO) &&
+	       blk >= first_block(op) && blk < end_block(op);
 }
 
-/* What was sent to the same loop before, and changes the block too: from now on it is in it, or never will be. */
+/*
+ * What was sent to the same loop before, and changes the block too: from now on it is in it, or never will
+ * be.
+ */
 static uint32_t sent_before(const struct model *m, const struct model_op *op, uint64_t blk)
 {
 	uint32_t before = 0;
@@ -288,9 +297,12 @@ static uint32_t sent_before(const struct model *m, const struct model_op *op, ui
 }
 
 /* The version that the request makes of v. */
-static struct version apply(const struct model *m, const struct model_op *op, uint64_t blk, const struct version *v)
+static struct version apply(const struct model *m, const struct model_op *op, uint64_t blk,
+			    const struct version *v)
 {
-	struct version out = {.dead_at = NEVER, .number = op->number, .applied = v->applied | 1u << op->bit,
+	struct version out = {.dead_at = NEVER,
+			      .number = op->number,
+			      .applied = v->applied | 1u << op->bit,
 			      .missed = v->missed | (sent_before(m, op, blk) & ~v->applied)};
 	uint64_t base[WORDS], new[WORDS];
 	unsigned from, to;
@@ -332,7 +344,8 @@ static void block_close(struct model *m, struct model_volume *vol, uint64_t blk)
 			const struct model_op *op = m->op[k];
 			struct version v;
 
-			if (!changes_block(op, vol, blk) || (b->v[i].applied | b->v[i].missed) & 1u << op->bit ||
+			if (!changes_block(op, vol, blk) ||
+			    (b->v[i].applied | b->v[i].missed) & 1u << op->bit ||
 			    !can_apply(op, blk, &b->v[i]))
 				continue;
 			v = apply(m, op, blk, &b->v[i]);
@@ -384,7 +397,8 @@ static void end_change(struct model *m, struct model_op *op, int error)
 			b->v[i].missed &= ~mask;
 		}
 		if (!error && op->fua)
-			b->durable_at = max_u64(b->durable_at, b->mixed_at >= op->submitted_at ? op->submitted_at : m->now);
+			b->durable_at = max_u64(b->durable_at,
+						b->mixed_at >= op->submitted_at ? op->submitted_at : m->now);
 		b->under_way--;
 		b->changed_at = m->now;
 		block_prune(m, b, oldest);
@@ -397,8 +411,9 @@ static void print_versions(const struct model *m, const struct model_volume *vol
 {
 	const struct model_block *b = &vol->block[blk];
 
-	fprintf(stderr, "  now %llu; durable at %llu (this block: %llu); %u requests under way on it\n", (unsigned long long)m->now,
-		(unsigned long long)m->durable_at, (unsigned long long)b->durable_at, b->under_way);
+	fprintf(stderr, "  now %llu; durable at %llu (this block: %llu); %u requests under way on it\n",
+		(unsigned long long)m->now, (unsigned long long)m->durable_at,
+		(unsigned long long)b->durable_at, b->under_way);
 	for (unsigned i = 0; i < b->count; i++) {
 		fprintf(stderr, "  version: write %u%s%s", b->v[i].number, b->v[i].number ? "" : " (zeros)",
 			b->v[i].patched ? ", patched" : "");
@@ -423,15 +438,19 @@ static void print_content(const void *data)
 		if (key == 0)
 			fprintf(stderr, "  found: words %u to %u: zeros\n", from, i - 1);
 		else
-			fprintf(stderr, "  found: words %u to %u: write %u of volume tag %u, block %u\n", from, i - 1,
-				(unsigned)(key >> 23), (unsigned)(key >> 15 & 0xff), (unsigned)(key & 0x7fff));
+			fprintf(stderr, "  found: words %u to %u: write %u of volume tag %u, block %u\n",
+				from, i - 1, (unsigned)(key >> 23), (unsigned)(key >> 15 & 0xff),
+				(unsigned)(key & 0x7fff));
 	}
 }
 
-static bool lived_after(const struct version *v, uint64_t moment) { return v->dead_at == NEVER || v->dead_at > moment; }
+static bool lived_after(const struct version *v, uint64_t moment)
+{
+	return v->dead_at == NEVER || v->dead_at > moment;
+}
 
-static bool matches_part(const struct model_op *op, uint64_t blk, const struct version *v, const char *part, unsigned from,
-			 unsigned to)
+static bool matches_part(const struct model_op *op, uint64_t blk, const struct version *v, const char *part,
+			 unsigned from, unsigned to)
 {
 	uint64_t bytes[WORDS];
 
@@ -464,13 +483,15 @@ static void check_block_read(struct model *m, const struct model_op *op, uint64_
 		hash = hash_block(part);
 	for (unsigned i = 0; !ok && i < b->count; i++)
 		if (lived_after(&b->v[i], op->submitted_at))
-			ok = to - from == MODEL_BLOCK ? b->v[i].hash == hash : matches_part(op, blk, &b->v[i], part, from, to);
+			ok = to - from == MODEL_BLOCK ? b->v[i].hash == hash
+						      : matches_part(op, blk, &b->v[i], part, from, to);
 	if (!ok) {
 		print_versions(m, op->vol, blk);
 		if (to - from == MODEL_BLOCK)
 			print_content(part);
-		sim_fail("wrong data: a read of volume %s, block %llu, bytes %u to %u (submitted at %llu)", op->vol->name,
-			 (unsigned long long)blk, from, to, (unsigned long long)op->submitted_at);
+		sim_fail("wrong data: a read of volume %s, block %llu, bytes %u to %u (submitted at %llu)",
+			 op->vol->name, (unsigned long long)blk, from, to,
+			 (unsigned long long)op->submitted_at);
 	}
 	if (to - from == MODEL_BLOCK && b->under_way == 0 && b->changed_at < op->submitted_at)
 		narrow(m, b, hash);
@@ -478,7 +499,10 @@ static void check_block_read(struct model *m, const struct model_op *op, uint64_
 
 /* ---- ends ---------------------------------------------------------------------- */
 
-void model_durable(struct model *m, uint64_t since) { m->durable_at = max_u64(m->durable_at, since); }
+void model_durable(struct model *m, uint64_t since)
+{
+	m->durable_at = max_u64(m->durable_at, since);
+}
 
 void model_end(struct model *m, struct model_op *op, int error, const void *data)
 {
@@ -486,9 +510,7 @@ void model_end(struct model *m, struct model_op *op, int error, const void *data
 	m->op[op->bit] = NULL;
 	switch (op->kind) {
 	case MODEL_WRITE:
-	case MODEL_ZERO:
-		end_change(m, op, error);
-		break;
+	case MODEL_ZERO: end_change(m, op, error); break;
 	case MODEL_FLUSH:
 		if (!error)
 			model_durable(m, op->submitted_at);
@@ -507,7 +529,8 @@ void model_crash(struct model *m)
 	m->now++;
 }
 
-static void recovered(struct model *m, struct model_volume *vol, uint64_t blk, uint64_t hash, const void *data)
+static void recovered(struct model *m, struct model_volume *vol, uint64_t blk, uint64_t hash,
+		      const void *data)
 {
 	struct model_block *b = &vol->block[blk];
 	uint64_t durable = max_u64(m->durable_at, b->durable_at);
@@ -521,7 +544,8 @@ static void recovered(struct model *m, struct model_volume *vol, uint64_t blk, u
 		print_versions(m, vol, blk);
 		if (data)
 			print_content(data);
-		sim_fail(data ? "lost or wrong data: after a crash, volume %s, block %llu" : "after a crash, volume %s, block %llu cannot be read",
+		sim_fail(data ? "lost or wrong data: after a crash, volume %s, block %llu"
+			      : "after a crash, volume %s, block %llu cannot be read",
 			 vol->name, (unsigned long long)blk);
 	}
 	b->v[found].dead_at = NEVER;
@@ -543,14 +567,18 @@ void model_recovered(struct model *m, struct model_volume *vol, uint64_t blk, co
 	recovered(m, vol, blk, hash_block(data), data);
 }
 
-void model_recovered_lost(struct model *m, struct model_volume *vol, uint64_t blk) { recovered(m, vol, blk, LOST_HASH, NULL); }
+void model_recovered_lost(struct model *m, struct model_volume *vol, uint64_t blk)
+{
+	recovered(m, vol, blk, LOST_HASH, NULL);
+}
 
 void model_may_lose(struct model *m, struct model_volume *vol, uint64_t blk)
 {
 	struct version lost = {.hash = LOST_HASH, .dead_at = NEVER};
 
 	(void)m;
-	vol->end_lost |= blk + 1 == vol->blocks; /* also when the last block has been written since: that node is replaced by a commit */
+	/* also when the last block has been written since: that node is replaced by a commit */
+	vol->end_lost |= blk + 1 == vol->blocks;
 	need_version(&vol->block[blk]);
 	version_add(&vol->block[blk], &lost);
 }
@@ -560,7 +588,8 @@ bool model_may_be_lost(const struct model *m, const struct model_op *op)
 	(void)m;
 	for (uint64_t blk = first_block(op); blk < min_u64(end_block(op), op->vol->blocks); blk++)
 		for (unsigned i = 0; i < op->vol->block[blk].count; i++)
-			if (op->vol->block[blk].v[i].hash == LOST_HASH && lived_after(&op->vol->block[blk].v[i], op->submitted_at))
+			if (op->vol->block[blk].v[i].hash == LOST_HASH &&
+			    lived_after(&op->vol->block[blk].v[i], op->submitted_at))
 				return true;
 	return false;
 }

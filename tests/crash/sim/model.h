@@ -2,15 +2,18 @@
 /*
  * tests/crash/sim/model.h: what the volumes may hold, without any of the engine's code.
  *
- * For each block the model keeps its *versions*: every content that it may have had at some moment since what is
- * known to be durable. Requests under way on different loops have no order among each other, so each of them doubles what
- * is possible, until it ends; what was possible only without it is then dead from that moment on.
+ * For each block the model keeps its *versions*: every content that it may have had at some moment since what
+ * is known to be durable. Requests under way on different loops have no order among each other, so each of
+ * them doubles what is possible, until it ends; what was possible only without it is then dead from that
+ * moment on.
  *
  * The rules
- * 1. A read may return, for each block, a version that lived at some moment between its submission and its end.
- * 2. After a crash a block has a version that lived at or after its last durable moment: the submission of the last
- *    flush that ended without error, or the end of a FUA request on this block.
- * 3. A request that failed may have been done or not; what failed before is as if it stayed under way no longer.
+ * 1. A read may return, for each block, a version that lived at some moment between its submission and its
+ *    end.
+ * 2. After a crash a block has a version that lived at or after its last durable moment: the submission of
+ *    the last flush that ended without error, or the end of a FUA request on this block.
+ * 3. A request that failed may have been done or not; what failed before is as if it stayed under way no
+ *    longer.
  * 4. What a crash has left is durable.
  * 5. Changes of one block that were sent to one loop are made in the order in which they were sent.
  *
@@ -23,7 +26,7 @@
 #include <stdint.h>
 
 #define MODEL_BLOCK 4096u
-#define MODEL_OPS_MAX 32 /* that change something, under way at a time */
+#define MODEL_OPS_MAX 32    /* that change something, under way at a time */
 #define MODEL_OVERLAP_MAX 3 /* of these, on one block */
 #define MODEL_VOLUMES_MAX 6
 #define MODEL_NAME_MAX 16
@@ -92,17 +95,24 @@ void model_submit(struct model *m, struct model_op *op);
 void model_end(struct model *m, struct model_op *op, int error, const void *data);
 
 /* A commit that was asked for at that moment has succeeded: as a flush. */
-static inline uint64_t model_now(struct model *m) { return ++m->now; }
+static inline uint64_t model_now(struct model *m)
+{
+	return ++m->now;
+}
 void model_durable(struct model *m, uint64_t since);
 
 /*
- * A crash: nothing is under way any more. Then every block of every volume is shown to the model, which ends the
- * program if this content is not allowed. Later blocks' versions start from it. `error`: the read failed (allowed when rotten).
+ * A crash: nothing is under way any more. Then every block of every volume is shown to the model, which ends
+ * the program if this content is not allowed. Later blocks' versions start from it. `error`: the read failed
+ * (allowed when rotten).
  */
 void model_crash(struct model *m);
 void model_recovered(struct model *m, struct model_volume *vol, uint64_t blk, const void *data);
 
-/* From now on the block may be lost: an error when it is read, until it is written as a whole. Nothing is under way. */
+/*
+ * From now on the block may be lost: an error when it is read, until it is written as a whole. Nothing is
+ * under way.
+ */
 void model_may_lose(struct model *m, struct model_volume *vol, uint64_t blk);
 /* Whether some block of the range may have been lost at some moment since. */
 bool model_may_be_lost(const struct model *m, const struct model_op *op);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/sim/prefix.c: one run with many commits, and then every prefix of its log of writes: each is checked
- * (which compares the free-space caches with the trees), some are opened, and none may need a rebuild.
+ * tests/crash/sim/prefix.c: one run with many commits, and then every prefix of its log of writes: each is
+ * checked (which compares the free-space caches with the trees), some are opened, and none may need a
+ * rebuild.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,20 +38,23 @@ static void mount(struct world *w, struct device *image, uint64_t event)
 	struct fs *fs;
 
 	if (pool_open(image, &opt, true, &fs, &err))
-		sim_fail("the pool cannot be opened after event %llu: %s", (unsigned long long)event, err.msg);
+		sim_fail("the pool cannot be opened after event %llu: %s", (unsigned long long)event,
+			 err.msg);
 	ASSERT(image->ops->queue_new(image, &q) == 0);
 	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
 		struct block_group *g = atomic_load(&fs->groups.slot[i]);
 
 		if (g && g->type != GROUP_SYSTEM && block_group_load(fs, q, g))
-			sim_fail("the cache of a group cannot be read after event %llu", (unsigned long long)event);
+			sim_fail("the cache of a group cannot be read after event %llu",
+				 (unsigned long long)event);
 	}
 	device_queue_free(q);
 	while (pool_step(fs))
 		;
 	fs_get_info(fs, &info);
 	if (info.cache_rebuilt)
-		sim_fail("%llu caches are rebuilt after event %llu", (unsigned long long)info.cache_rebuilt, (unsigned long long)event);
+		sim_fail("%llu caches are rebuilt after event %llu", (unsigned long long)info.cache_rebuilt,
+			 (unsigned long long)event);
 	pool_abandon(fs);
 }
 
@@ -58,12 +62,15 @@ static void write_some(struct world *w)
 {
 	for (unsigned i = 0; i < 24; i++) {
 		struct model_volume *vol = &w->model->volume[rng_below(&w->rng, VOLUMES)];
-		uint64_t blk = rng_below(&w->rng, vol->blocks), n = 1 + rng_below(&w->rng, min_u64(vol->blocks - blk, 16));
+		uint64_t blk = rng_below(&w->rng, vol->blocks),
+			 n = 1 + rng_below(&w->rng, min_u64(vol->blocks - blk, 16));
 		static const enum fs_op ops[] = {FS_WRITE, FS_WRITE, FS_WRITE, FS_TRIM, FS_FLUSH};
 		enum fs_op op = ops[rng_below(&w->rng, ARRAY_SIZE(ops))];
 
 		if (model_may_submit(w->model, vol, blk * MODEL_BLOCK, n * MODEL_BLOCK))
-			request_send(w, 0, request_new(w, vol, op, op == FS_FLUSH ? 0 : blk * MODEL_BLOCK, op == FS_FLUSH ? 0 : n * MODEL_BLOCK));
+			request_send(w, 0,
+				     request_new(w, vol, op, op == FS_FLUSH ? 0 : blk * MODEL_BLOCK,
+						 op == FS_FLUSH ? 0 : n * MODEL_BLOCK));
 		for (uint64_t steps = rng_below(&w->rng, 16); steps && sched_step(); steps--)
 			;
 	}
@@ -101,7 +108,8 @@ void prefixes_run(struct world *w)
 		sim_fail("only %llu commits", (unsigned long long)generations);
 	events = device_sim_history_count(w->sim);
 	for (uint64_t n = 0; n <= events; n++) {
-		struct device *image = device_sim_history_image(w->sim, n, DEVICE_SIM_CRASH_KEEP_COMPLETED, n);
+		struct device *image =
+			device_sim_history_image(w->sim, n, DEVICE_SIM_CRASH_KEEP_COMPLETED, n);
 
 		world_check(w, image, "of a prefix");
 		if (n % OPEN_EVERY == 0)
@@ -114,5 +122,6 @@ void prefixes_run(struct world *w)
 			device_close(image);
 		}
 	}
-	world_log(w, "%llu prefixes of %llu commits", (unsigned long long)events + 1, (unsigned long long)generations);
+	world_log(w, "%llu prefixes of %llu commits", (unsigned long long)events + 1,
+		  (unsigned long long)generations);
 }

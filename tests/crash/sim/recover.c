@@ -34,11 +34,13 @@ static void finding(void *arg, const char *line)
 	if (f->w->cache_damaged && strstr(line, "free-space cache, copy"))
 		return;
 	/* A torn write over a superblock that had rotted is no superblock. */
-	if (f->w->set->profile == PROFILE_ROT && (strstr(line, "superblock copy 1") || strstr(line, "superblock copy 2")))
+	if (f->w->set->profile == PROFILE_ROT &&
+	    (strstr(line, "superblock copy 1") || strstr(line, "superblock copy 2")))
 		return;
 	if (f->w->slots_damaged && strstr(line, "its twin is good"))
 		return;
-	if (f->w->set->profile == PROFILE_LOST && (strstr(line, "lost") || strstr(line, "no copy of it can be used")))
+	if (f->w->set->profile == PROFILE_LOST &&
+	    (strstr(line, "lost") || strstr(line, "no copy of it can be used")))
 		return;
 	fprintf(stderr, "  finding: %s\n", line);
 	f->count++;
@@ -114,11 +116,13 @@ static void compare_volumes(struct world *w)
 	struct seen seen = {0};
 
 	(void)fs_volume_list(w->fs, see_volume, &seen);
-	if (w->unsure.kind == CLIENT_BURST ? burst_recovered(w, seen.info, seen.count) : shapes_are_seen(w->model, seen.info, seen.count)) {
+	if (w->unsure.kind == CLIENT_BURST ? burst_recovered(w, seen.info, seen.count)
+					   : shapes_are_seen(w->model, seen.info, seen.count)) {
 		w->unsure.kind = CLIENT_NONE;
 		return;
 	}
-	if (w->unsure.kind != CLIENT_NONE && w->unsure.kind != CLIENT_BURST && volumes_match(w, &seen, &w->unsure)) {
+	if (w->unsure.kind != CLIENT_NONE && w->unsure.kind != CLIENT_BURST &&
+	    volumes_match(w, &seen, &w->unsure)) {
 		world_log(w, "the interrupted operation %d has happened", w->unsure.kind);
 		client_apply(w, &w->unsure);
 	} else {
@@ -149,7 +153,8 @@ static bool compare_single(struct world *w, struct model_volume *vol, uint64_t b
 		else if (w->set->profile == PROFILE_LOST && r == -EIO)
 			model_recovered_lost(w->model, vol, blk + i);
 		else if (!w->data_rotten)
-			sim_fail("volume %s, block %llu cannot be read: %s", vol->name, (unsigned long long)(blk + i), strerror(-r));
+			sim_fail("volume %s, block %llu cannot be read: %s", vol->name,
+				 (unsigned long long)(blk + i), strerror(-r));
 	}
 	return true;
 }
@@ -181,7 +186,10 @@ static bool compare_contents(struct world *w)
 
 /* ---- ends ---------------------------------------------------------------------- */
 
-/* Everything in memory goes, as in a crash of the process. The device is dead or read-only, or nothing is under way. */
+/*
+ * Everything in memory goes, as in a crash of the process. The device is dead or read-only, or nothing is
+ * under way.
+ */
 static void abandon(struct world *w)
 {
 	world_drain(w);
@@ -210,15 +218,19 @@ static void take_image(struct world *w)
 
 static void set_device(struct world *w)
 {
-	device_sim_set_order(w->sim, w->set->fifo ? DEVICE_SIM_FIFO : DEVICE_SIM_RANDOM, w->set->complete_max);
+	device_sim_set_order(w->sim, w->set->fifo ? DEVICE_SIM_FIFO : DEVICE_SIM_RANDOM,
+			     w->set->complete_max);
 	device_sim_set_discard_zeroes(w->sim, w->set->discard_zeroes);
 }
 
 /* What goes wrong while the pool is opened. */
 static void hinder(struct world *w)
 {
-	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL, .ops = DEVICE_SIM_ALL_OPS, .skip = rng_below(&w->rng, 30),
-					 .count = 1 + rng_below(&w->rng, 2), .error = -EIO};
+	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL,
+					 .ops = DEVICE_SIM_ALL_OPS,
+					 .skip = rng_below(&w->rng, 30),
+					 .count = 1 + rng_below(&w->rng, 2),
+					 .error = -EIO};
 
 	if (rng_below(&w->rng, 3) == 0)
 		device_sim_kill_after(w->sim, 1 + rng_below(&w->rng, 40));
@@ -282,7 +294,8 @@ void world_crash(struct world *w)
 	abandon(w);
 	model_crash(w->model);
 	if (rng_below(&w->rng, 4) == 0) { /* another outcome of the same crash, looked at only */
-		struct device *other = device_sim_crash_image(w->sim, DEVICE_SIM_CRASH_RANDOM, rng_next(&w->rng));
+		struct device *other =
+			device_sim_crash_image(w->sim, DEVICE_SIM_CRASH_RANDOM, rng_next(&w->rng));
 
 		damage_mend_image(w, other);
 		world_check(w, other, "of another image of the crash");
@@ -347,7 +360,8 @@ void world_first_open(struct world *w)
 	set_device(w);
 	if (w->set->sparse)
 		device_sim_set_sparse(w->sim);
-	if (pool_format_step(w->sim, w->set->sparse, w->set->group_step ? w->set->group_step : GROUP_STEP, &err))
+	if (pool_format_step(w->sim, w->set->sparse, w->set->group_step ? w->set->group_step : GROUP_STEP,
+			     &err))
 		sim_fail("pool_format: %s", err.msg);
 	if (w->set->log_bytes)
 		shorten_log(w);

@@ -28,7 +28,7 @@ struct fiber {
 	ucontext_t context;
 	void *stack, *fake_stack;
 	enum fiber_state state;
-	const void *what; /* ASLEEP */
+	const void *what;	  /* ASLEEP */
 	bool (*ready)(void *arg); /* WAITING */
 	void *ready_arg;
 	uint64_t deadline_us;
@@ -59,7 +59,10 @@ uint64_t rng_next(uint64_t *state)
 	return z ^ (z >> 31);
 }
 
-uint64_t rng_below(uint64_t *state, uint64_t n) { return rng_next(state) % n; }
+uint64_t rng_below(uint64_t *state, uint64_t n)
+{
+	return rng_next(state) % n;
+}
 
 void sched_seed(uint64_t seed, unsigned preempt)
 {
@@ -67,8 +70,14 @@ void sched_seed(uint64_t seed, unsigned preempt)
 	sched.preempt = preempt;
 }
 
-uint64_t sched_now_us(void) { return sched.now_us; }
-void sched_pass_time(uint64_t ms) { sched.now_us += ms * 1000; }
+uint64_t sched_now_us(void)
+{
+	return sched.now_us;
+}
+void sched_pass_time(uint64_t ms)
+{
+	sched.now_us += ms * 1000;
+}
 
 /* ---- switching ----------------------------------------------------------------- */
 
@@ -135,7 +144,8 @@ static void *stack_new(void)
 
 	if (sched.spare_stacks)
 		return sched.spare_stack[--sched.spare_stacks];
-	stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+	stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
 	ASSERT(stack != MAP_FAILED);
 	return stack;
 }
@@ -158,9 +168,15 @@ struct fiber *sched_start(const char *name, void (*fn)(void *arg), void *arg)
 	return f;
 }
 
-bool sched_has_ended(const struct fiber *f) { return f->state == FIBER_ENDED; }
+bool sched_has_ended(const struct fiber *f)
+{
+	return f->state == FIBER_ENDED;
+}
 
-static bool has_ended(void *arg) { return sched_has_ended(arg); }
+static bool has_ended(void *arg)
+{
+	return sched_has_ended(arg);
+}
 
 void sched_join(struct fiber *f)
 {

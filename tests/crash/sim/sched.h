@@ -2,17 +2,18 @@
 /*
  * tests/crash/sim/sched.h: the engine's threads as fibers of one thread, scheduled from a seed.
  *
- * threads.c stands in for base/lock.c and for the few pthread calls that the engine makes, so that the commit thread
- * and the workers are the engine's own, unchanged, but run one at a time and are switched only where they wait for a
- * lock, a condition, the clock or the device; and, if `preempt` is set, wherever they take or drop a lock.
+ * threads.c stands in for base/lock.c and for the few pthread calls that the engine makes, so that the commit
+ * thread and the workers are the engine's own, unchanged, but run one at a time and are switched only where
+ * they wait for a lock, a condition, the clock or the device; and, if `preempt` is set, wherever they take or
+ * drop a lock.
  *
  * The program's own thread of control ("main") is no fiber. Where it has to wait it runs the others.
  * Time is virtual: it passes when nobody can run, or when sched_pass_time says so.
  *
  * Invariants
  * 1. One seed gives one order: nothing here looks at the real clock or at addresses.
- * 2. A wait that cannot end (nobody can run, or SCHED_WAIT_MAX_MS of virtual time have passed) ends the program
- *    through sim_fail, with a list of who waits for what.
+ * 2. A wait that cannot end (nobody can run, or SCHED_WAIT_MAX_MS of virtual time have passed) ends the
+ *    program through sim_fail, with a list of who waits for what.
  */
 #ifndef TESTS_CRASH_SIM_SCHED_H
 #define TESTS_CRASH_SIM_SCHED_H
@@ -30,7 +31,10 @@ uint64_t rng_next(uint64_t *state);
 /* Below n > 0. */
 uint64_t rng_below(uint64_t *state, uint64_t n);
 
-/* From here on the order is that of this seed; preempt: of 1000 lock operations so many let another fiber run. */
+/*
+ * From here on the order is that of this seed; preempt: of 1000 lock operations so many let another fiber
+ * run.
+ */
 void sched_seed(uint64_t seed, unsigned preempt);
 
 struct fiber *sched_start(const char *name, void (*fn)(void *arg), void *arg);

@@ -29,9 +29,12 @@ void sim_fail(const char *fmt, ...)
 
 	fflush(stdout);
 	if (current)
-		fprintf(stderr, "FAIL seed %llu (%s), step %zu of %zu (%s): ", (unsigned long long)current->history->seed,
-			profile_name(current->set->profile), current->step, current->history->count,
-			current->step < current->history->count ? step_name(current->history->step[current->step].kind) : "end");
+		fprintf(stderr, "FAIL seed %llu (%s), step %zu of %zu (%s): ",
+			(unsigned long long)current->history->seed, profile_name(current->set->profile),
+			current->step, current->history->count,
+			current->step < current->history->count
+				? step_name(current->history->step[current->step].kind)
+				: "end");
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
@@ -56,7 +59,8 @@ static struct model_volume *open_volume(struct world *w)
 }
 
 /* Somewhere in the volume: often in a small part of it, so that requests meet. */
-static void draw_range(struct world *w, const struct model_volume *vol, enum fs_op op, uint64_t *ret_off, uint64_t *ret_len)
+static void draw_range(struct world *w, const struct model_volume *vol, enum fs_op op, uint64_t *ret_off,
+		       uint64_t *ret_len)
 {
 	uint64_t limit = w->limit[vol - w->model->volume], blocks = limit ? limit : vol->blocks;
 	uint64_t size = blocks * MODEL_BLOCK, off, len, shape = rng_below(&w->rng, 10);
@@ -84,8 +88,10 @@ static void send_one(struct world *w, unsigned loop)
 		enum fs_op op;
 		uint32_t flags;
 		unsigned weight;
-	} kinds[] = {{FS_WRITE, 0, 44}, {FS_WRITE, FS_FUA, 8}, {FS_READ, 0, 18},	  {FS_FLUSH, 0, 12},	  {FS_TRIM, 0, 7},
-		     {FS_TRIM, FS_FUA, 1}, {FS_ZERO, 0, 4}, {FS_ZERO, FS_NO_HOLE, 3}, {FS_ZERO, FS_NO_HOLE | FS_FUA, 1}, {FS_ZERO, FS_FUA, 1}};
+	} kinds[] = {{FS_WRITE, 0, 44},	  {FS_WRITE, FS_FUA, 8},    {FS_READ, 0, 18},
+		     {FS_FLUSH, 0, 12},	  {FS_TRIM, 0, 7},	    {FS_TRIM, FS_FUA, 1},
+		     {FS_ZERO, 0, 4},	  {FS_ZERO, FS_NO_HOLE, 3}, {FS_ZERO, FS_NO_HOLE | FS_FUA, 1},
+		     {FS_ZERO, FS_FUA, 1}};
 	struct model_volume *vol = open_volume(w);
 	uint64_t at = rng_below(&w->rng, 99), off = 0, len = 0;
 	struct request *req;
@@ -112,7 +118,10 @@ static void step_io(struct world *w)
 		send_one(w, loop);
 }
 
-static bool has_room(void *arg) { return ((struct world *)arg)->requests < REQUESTS_MAX / 2; }
+static bool has_room(void *arg)
+{
+	return ((struct world *)arg)->requests < REQUESTS_MAX / 2;
+}
 
 /* The largest volume that requests may go to. */
 static struct model_volume *largest_volume(struct world *w)
@@ -120,16 +129,21 @@ static struct model_volume *largest_volume(struct world *w)
 	struct model_volume *best = NULL;
 
 	for (unsigned k = 0; k < MODEL_VOLUMES_MAX; k++)
-		if (w->handle[k] && !w->blocked[k] && !w->limit[k] && (!best || w->model->volume[k].blocks > best->blocks))
+		if (w->handle[k] && !w->blocked[k] && !w->limit[k] &&
+		    (!best || w->model->volume[k].blocks > best->blocks))
 			best = &w->model->volume[k];
 	return best;
 }
 
-/* Each 2nd or 3rd block from somewhere on. Fibers run in between; it ends when somebody else wants the volume, or the device dies. */
+/*
+ * Each 2nd or 3rd block from somewhere on. Fibers run in between; it ends when somebody else wants the
+ * volume, or the device dies.
+ */
 static void step_scatter(struct world *w)
 {
 	struct model_volume *vol = largest_volume(w);
-	unsigned loop = (unsigned)rng_below(&w->rng, w->set->loops), stride = 2 + (unsigned)rng_below(&w->rng, 2);
+	unsigned loop = (unsigned)rng_below(&w->rng, w->set->loops),
+		 stride = 2 + (unsigned)rng_below(&w->rng, 2);
 	enum fs_op op = rng_below(&w->rng, 4) ? FS_WRITE : FS_TRIM;
 	uint64_t n = 100 + rng_below(&w->rng, 800), k, blk;
 
@@ -139,7 +153,8 @@ static void step_scatter(struct world *w)
 	blk = rng_below(&w->rng, vol->blocks);
 	for (; n > 0; n--, blk = (blk + stride) % vol->blocks) {
 		sched_wait(has_room, w);
-		if (!w->handle[k] || w->blocked[k] || w->limit[k] || world_is_dead(w) || world_is_read_only(w))
+		if (!w->handle[k] || w->blocked[k] || w->limit[k] || world_is_dead(w) ||
+		    world_is_read_only(w))
 			return;
 		if (model_may_submit(w->model, vol, blk * MODEL_BLOCK, MODEL_BLOCK))
 			request_send(w, loop, request_new(w, vol, op, blk * MODEL_BLOCK, MODEL_BLOCK));
@@ -155,9 +170,12 @@ static void step_hole(struct world *w)
 	if (!vol || vol->blocks < 1024)
 		return;
 	from = rng_below(&w->rng, 3) ? rng_below(&w->rng, vol->blocks / 2) : 0;
-	n = rng_below(&w->rng, 3) ? vol->blocks / 4 + rng_below(&w->rng, vol->blocks / 4) : vol->blocks - from;
+	n = rng_below(&w->rng, 3) ? vol->blocks / 4 + rng_below(&w->rng, vol->blocks / 4)
+				  : vol->blocks - from;
 	if (model_may_submit(w->model, vol, from * MODEL_BLOCK, n * MODEL_BLOCK))
-		request_send(w, 0, request_new(w, vol, rng_below(&w->rng, 2) ? FS_TRIM : FS_ZERO, from * MODEL_BLOCK, n * MODEL_BLOCK));
+		request_send(w, 0,
+			     request_new(w, vol, rng_below(&w->rng, 2) ? FS_TRIM : FS_ZERO,
+					 from * MODEL_BLOCK, n * MODEL_BLOCK));
 }
 
 static void step_readback(struct world *w)
@@ -193,8 +211,9 @@ static void step_groups(struct world *w)
 
 static void step_fault(struct world *w)
 {
-	static const unsigned ops[] = {DEVICE_SIM_OP(DEVICE_READ), DEVICE_SIM_OP(DEVICE_WRITE), DEVICE_SIM_OP(DEVICE_WRITE),
-				       DEVICE_SIM_OP(DEVICE_FLUSH), DEVICE_SIM_OP(DEVICE_FLUSH), DEVICE_SIM_OP(DEVICE_FLUSH)};
+	static const unsigned ops[] = {DEVICE_SIM_OP(DEVICE_READ),  DEVICE_SIM_OP(DEVICE_WRITE),
+				       DEVICE_SIM_OP(DEVICE_WRITE), DEVICE_SIM_OP(DEVICE_FLUSH),
+				       DEVICE_SIM_OP(DEVICE_FLUSH), DEVICE_SIM_OP(DEVICE_FLUSH)};
 	struct device_sim_fault fault = {
 		.kind = rng_below(&w->rng, 3) ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
 		.ops = ops[rng_below(&w->rng, ARRAY_SIZE(ops))],
@@ -225,7 +244,8 @@ static void step_host_full(struct world *w)
 		left = rng_below(&w->rng, 8u << 20);
 	device_sim_set_host_full(w->sim, w->host_full);
 	device_sim_set_host_left(w->sim, left);
-	world_log(w, "the host is %s, with %lld bytes left", w->host_full ? "full" : "not full", (long long)left);
+	world_log(w, "the host is %s, with %lld bytes left", w->host_full ? "full" : "not full",
+		  (long long)left);
 }
 
 static void step_nomem(struct world *w)
@@ -248,10 +268,14 @@ static void send_flush(struct world *w)
 	struct model_volume *vol = open_volume(w);
 
 	if (vol && model_may_submit(w->model, vol, 0, 0))
-		request_send(w, (unsigned)rng_below(&w->rng, w->set->loops), request_new(w, vol, FS_FLUSH, 0, 0));
+		request_send(w, (unsigned)rng_below(&w->rng, w->set->loops),
+			     request_new(w, vol, FS_FLUSH, 0, 0));
 }
 
-/* A group of the log fails while a commit is somewhere on its way; nothing is dirty then for a while, and more is flushed. */
+/*
+ * A group of the log fails while a commit is somewhere on its way; nothing is dirty then for a while, and
+ * more is flushed.
+ */
 static void step_logfail(struct world *w)
 {
 	struct device_sim_fault fault = {
@@ -288,14 +312,15 @@ static void step_logfail(struct world *w)
 }
 
 /*
- * Some reads that do not end for long, while what they read may be overwritten, committed and wanted by others. Only from one loop: the
- * other, and commits, go on.
+ * Some reads that do not end for long, while what they read may be overwritten, committed and wanted by
+ * others. Only from one loop: the other, and commits, go on.
  */
 static void step_linger(struct world *w)
 {
 	unsigned reads = 1 + (unsigned)rng_below(&w->rng, 4);
 
-	disk_hold_reads(w->fs->dev, reads, 1 + (unsigned)rng_below(&w->rng, 1u << (4 + rng_below(&w->rng, 9))));
+	disk_hold_reads(w->fs->dev, reads,
+			1 + (unsigned)rng_below(&w->rng, 1u << (4 + rng_below(&w->rng, 9))));
 	for (unsigned i = 0; i < reads; i++) {
 		struct model_volume *vol = open_volume(w);
 		uint64_t off, len;
@@ -308,7 +333,9 @@ static void step_linger(struct world *w)
 	}
 }
 
-/* Often with a crash somewhere on its way, while requests and flushes go on: the flush log may move with it. */
+/*
+ * Often with a crash somewhere on its way, while requests and flushes go on: the flush log may move with it.
+ */
 static void step_grow(struct world *w)
 {
 	uint64_t n = rng_below(&w->rng, 400);
@@ -419,10 +446,13 @@ void history_run(const struct history *h, bool verbose)
 	struct world w;
 
 	world_init(&w, h, verbose);
-	world_log(&w, "seed %llu: %s, pool of %llu MiB, %u loops, preemption %u, volumes up to %u blocks, writes up to %u, log %llu",
-		  (unsigned long long)h->seed, profile_name(h->setting.profile), (unsigned long long)h->setting.pool_bytes >> 20,
-		  h->setting.loops, h->setting.preempt, h->setting.volume_blocks_max, h->setting.write_blocks_max,
-		  (unsigned long long)h->setting.log_bytes);
+	world_log(
+		&w,
+		"seed %llu: %s, pool of %llu MiB, %u loops, preemption %u, volumes up to %u blocks, writes up to %u, log %llu",
+		(unsigned long long)h->seed, profile_name(h->setting.profile),
+		(unsigned long long)h->setting.pool_bytes >> 20, h->setting.loops, h->setting.preempt,
+		h->setting.volume_blocks_max, h->setting.write_blocks_max,
+		(unsigned long long)h->setting.log_bytes);
 	world_first_open(&w);
 	for (; w.step < h->count; w.step++) {
 		const struct step *s = &h->step[w.step];
@@ -436,8 +466,10 @@ void history_run(const struct history *h, bool verbose)
 	}
 	world_drain(&w);
 	world_reopen(&w, true);
-	world_log(&w, "done: %llu requests, %llu failed (%llu for space), %llu opens, %llu crashes, trace %016llx", w.ops, w.errors,
-		  w.enospc, w.opens, w.crashes, (unsigned long long)w.trace);
+	world_log(
+		&w,
+		"done: %llu requests, %llu failed (%llu for space), %llu opens, %llu crashes, trace %016llx",
+		w.ops, w.errors, w.enospc, w.opens, w.crashes, (unsigned long long)w.trace);
 	mem_fail_at(0);
 	world_fini(&w);
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/sim/threads.c: base/lock.h and the pthread calls of the engine on fibers. The program defines them
- * itself, so the library's lock.o is not linked and the C library's are not called. getrandom is here too, so that
- * one seed gives one pool.
+ * tests/crash/sim/threads.c: base/lock.h and the pthread calls of the engine on fibers. The program defines
+ * them itself, so the library's lock.o is not linked and the C library's are not called. getrandom is here
+ * too, so that one seed gives one pool.
  *
- * Ranks are not checked here: a fiber holds its locks while another one runs on the same thread. Debug builds of
- * the other tests do that.
+ * Ranks are not checked here: a fiber holds its locks while another one runs on the same thread. Debug builds
+ * of the other tests do that.
  */
 #include <errno.h>
 #include <string.h>
@@ -27,10 +27,16 @@ void lock_init(struct lock *lock, int rank)
 	lock->rank = rank;
 }
 
-void lock_fini(struct lock *lock) { ASSERT(pthread_mutex_destroy(&lock->mutex) == 0); }
+void lock_fini(struct lock *lock)
+{
+	ASSERT(pthread_mutex_destroy(&lock->mutex) == 0);
+}
 
 /* What the device does is one step. */
-static bool may_preempt(const struct lock *lock) { return lock->rank != DEVICE_LOCK_RANK; }
+static bool may_preempt(const struct lock *lock)
+{
+	return lock->rank != DEVICE_LOCK_RANK;
+}
 
 void lock_take(struct lock *lock)
 {
@@ -70,9 +76,15 @@ bool lock_wait_ms(struct lock *lock, pthread_cond_t *cond, uint64_t timeout_ms)
 	return sched_now_us() < end;
 }
 
-void lock_cond_init(pthread_cond_t *cond) { pthread_cond_init(cond, NULL); }
+void lock_cond_init(pthread_cond_t *cond)
+{
+	pthread_cond_init(cond, NULL);
+}
 
-void lock_assert_held(const struct lock *lock) { (void)lock; }
+void lock_assert_held(const struct lock *lock)
+{
+	(void)lock;
+}
 
 /* ---- pthread ------------------------------------------------------------------- */
 

@@ -33,11 +33,23 @@ void world_log(struct world *w, const char *fmt, ...)
 	fflush(stdout);
 }
 
-static void trace(struct world *w, uint64_t what) { w->trace = (w->trace ^ what) * 0x9e3779b97f4a7c15u; }
+static void trace(struct world *w, uint64_t what)
+{
+	w->trace = (w->trace ^ what) * 0x9e3779b97f4a7c15u;
+}
 
-bool world_is_dead(struct world *w) { return device_sim_is_dead(w->sim); }
-bool world_is_read_only(struct world *w) { return w->fs && fs_is_read_only(w->fs); }
-bool world_is_strict(struct world *w) { return !w->tolerant && !w->data_rotten && !world_is_dead(w); }
+bool world_is_dead(struct world *w)
+{
+	return device_sim_is_dead(w->sim);
+}
+bool world_is_read_only(struct world *w)
+{
+	return w->fs && fs_is_read_only(w->fs);
+}
+bool world_is_strict(struct world *w)
+{
+	return !w->tolerant && !w->data_rotten && !world_is_dead(w);
+}
 
 /* ---- what the engine says ------------------------------------------------------ */
 
@@ -48,11 +60,13 @@ static void engine_log(void *arg, enum fs_log_level level, const char *msg)
 	world_log(w, "engine: <%d> %s", level, msg);
 	/* A sum over starts: what was found has had its line when it was. */
 	if (!world_is_strict(w) || strstr(msg, "pieces were bad") ||
-	    (w->set->profile == PROFILE_LOST && (strstr(msg, "lost") || strstr(msg, "no copy of a node") || strstr(msg, "scrub:"))))
+	    (w->set->profile == PROFILE_LOST &&
+	     (strstr(msg, "lost") || strstr(msg, "no copy of a node") || strstr(msg, "scrub:"))))
 		return;
 	if (level <= FS_LOG_ERROR)
 		sim_fail("the engine complains: %s", msg);
-	if (level <= FS_LOG_WARNING && strstr(msg, "scrub:") && w->set->profile != PROFILE_ROT && !w->slots_damaged)
+	if (level <= FS_LOG_WARNING && strstr(msg, "scrub:") && w->set->profile != PROFILE_ROT &&
+	    !w->slots_damaged)
 		sim_fail("the scrub finds what nobody damaged: %s", msg);
 	if (strstr(msg, "free-space cache") && !w->rebuild_is_fine)
 		sim_fail("a cache is lost that nobody damaged: %s", msg);
@@ -66,11 +80,14 @@ static bool error_is_fine(struct world *w, const struct request *req, int error)
 
 	if (error == -ENOSPC && !world_is_dead(w) && !world_is_read_only(w) && req->op.vol->reserved)
 		return w->leaked;
-	if (error == -EIO && w->set->profile == PROFILE_LOST && req->io.op != FS_FLUSH && model_may_be_lost(w->model, &req->op))
+	if (error == -EIO && w->set->profile == PROFILE_LOST && req->io.op != FS_FLUSH &&
+	    model_may_be_lost(w->model, &req->op))
 		return true;
 	if (error == -ENOSPC && (req->io.op == FS_WRITE || req->io.op == FS_ZERO) && !frees)
 		return true;
-	/* A trim of a part of a lost extent frees nothing and needs room: docs/design.md, Proof, statement 2. */
+	/*
+	 * A trim of a part of a lost extent frees nothing and needs room: docs/design.md, Proof, statement 2.
+	 */
 	if (error == -ENOSPC && frees && w->leaked && atomic_load(&req->io.vol->lost_blocks))
 		return true;
 	return !world_is_strict(w) && error != -EINVAL && (error != -ENOSPC || world_is_dead(w));
@@ -91,11 +108,12 @@ static void request_done(struct fs_io *io)
 	if (io->error) {
 		w->errors++;
 		w->enospc += io->error == -ENOSPC;
-		world_log(w, "op %d of volume %u, %llu+%llu ends with %s", io->op, req->vol, (unsigned long long)io->off,
-			  (unsigned long long)io->len, strerror(-io->error));
+		world_log(w, "op %d of volume %u, %llu+%llu ends with %s", io->op, req->vol,
+			  (unsigned long long)io->off, (unsigned long long)io->len, strerror(-io->error));
 		if (!error_is_fine(w, req, io->error))
 			sim_fail("op %d of volume %u, %llu+%llu, fails for no reason: %s", io->op, req->vol,
-				 (unsigned long long)io->off, (unsigned long long)io->len, strerror(-io->error));
+				 (unsigned long long)io->off, (unsigned long long)io->len,
+				 strerror(-io->error));
 	}
 	if (!req->raw)
 		model_end(w->model, &req->op, io->error, req->buf);
@@ -108,18 +126,20 @@ static void request_done(struct fs_io *io)
 	request_free(req);
 }
 
-struct request *request_new(struct world *w, struct model_volume *vol, enum fs_op op, uint64_t off, uint64_t len)
+struct request *request_new(struct world *w, struct model_volume *vol, enum fs_op op, uint64_t off,
+			    uint64_t len)
 {
 	static const enum model_op_kind kinds[] = {
-		[FS_READ] = MODEL_READ, [FS_WRITE] = MODEL_WRITE, [FS_FLUSH] = MODEL_FLUSH, [FS_TRIM] = MODEL_ZERO,
-		[FS_ZERO] = MODEL_ZERO,
+		[FS_READ] = MODEL_READ, [FS_WRITE] = MODEL_WRITE, [FS_FLUSH] = MODEL_FLUSH,
+		[FS_TRIM] = MODEL_ZERO, [FS_ZERO] = MODEL_ZERO,
 	};
 	struct request *req = calloc(1, sizeof(*req));
 
 	ASSERT(req);
 	req->w = w;
 	req->vol = (unsigned)(vol - w->model->volume);
-	req->io = (struct fs_io){.op = op, .vol = w->handle[req->vol], .off = off, .len = len, .done = request_done};
+	req->io = (struct fs_io){
+		.op = op, .vol = w->handle[req->vol], .off = off, .len = len, .done = request_done};
 	req->op = (struct model_op){.kind = kinds[op], .vol = vol, .off = off, .len = len};
 	if (op == FS_READ || op == FS_WRITE) {
 		req->buf = malloc(len);
@@ -144,8 +164,8 @@ void request_send(struct world *w, unsigned loop, struct request *req)
 		model_submit(w->model, &req->op);
 	*l->tail = req;
 	l->tail = &req->next;
-	world_log(w, "op %d%s of volume %u, %llu+%llu, write %u", req->io.op, req->op.fua ? " (FUA)" : "", req->vol,
-		  (unsigned long long)req->io.off, (unsigned long long)req->io.len, req->op.number);
+	world_log(w, "op %d%s of volume %u, %llu+%llu, write %u", req->io.op, req->op.fua ? " (FUA)" : "",
+		  req->vol, (unsigned long long)req->io.off, (unsigned long long)req->io.len, req->op.number);
 }
 
 int world_read(struct world *w, struct model_volume *vol, uint64_t blk, uint64_t n, void *buf)
@@ -264,9 +284,14 @@ void world_get_handle(struct world *w, struct model_volume *vol)
 
 int world_open(struct world *w)
 {
-	struct fs_options opt = {.cache_bytes = w->set->cache_bytes, .commit_interval_ms = w->set->commit_interval_ms,
-				 .workers = 3, .scrub_goes_on = true, .log = engine_log, .log_arg = w,
-				 .discard = w->set->discard ? FS_DISCARD_ON : FS_DISCARD_OFF, .as_device = !w->set->sparse};
+	struct fs_options opt = {.cache_bytes = w->set->cache_bytes,
+				 .commit_interval_ms = w->set->commit_interval_ms,
+				 .workers = 3,
+				 .scrub_goes_on = true,
+				 .log = engine_log,
+				 .log_arg = w,
+				 .discard = w->set->discard ? FS_DISCARD_ON : FS_DISCARD_OFF,
+				 .as_device = !w->set->sparse};
 	struct fs_error err = {""};
 	int r = pool_open(disk_new(w->sim), &opt, false, &w->fs, &err);
 
@@ -284,7 +309,7 @@ int world_open(struct world *w)
 		w->fs->log.verify_max = 64u << 10;
 	w->fs->groups.loaded_max = w->set->bitmap_bytes;
 	w->fs->orphan_leaves = 1 + w->opens % 3; /* so that crashes find volumes that are partly freed */
-	space_info_init(w->fs); /* the reserves go by it */
+	space_info_init(w->fs);			 /* the reserves go by it */
 	start_loops(w);
 	return 0;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/sim/world.h: one run: the pool under test on its simulated device, the loops that send requests, the
- * client that does what waits, and the model of it all.
+ * tests/crash/sim/world.h: one run: the pool under test on its simulated device, the loops that send
+ * requests, the client that does what waits, and the model of it all.
  *
- * The parts: world.c opens and closes and carries requests; client.c does operations on volumes, and commits; burst.c several at once;
- * recover.c takes crash images, checks, damages and compares; books.c looks at the engine's books when it is idle; step.c
- * carries out a history.
+ * The parts: world.c opens and closes and carries requests; client.c does operations on volumes, and commits;
+ * burst.c several at once; recover.c takes crash images, checks, damages and compares; books.c looks at the
+ * engine's books when it is idle; step.c carries out a history.
  */
 #ifndef TESTS_CRASH_SIM_WORLD_H
 #define TESTS_CRASH_SIM_WORLD_H
@@ -46,7 +46,17 @@ struct loop {
 	bool stop;
 };
 
-enum client_kind { CLIENT_NONE, CLIENT_COMMIT, CLIENT_CREATE, CLIENT_DELETE, CLIENT_RENAME, CLIENT_RESIZE, CLIENT_GROW, CLIENT_SET, CLIENT_BURST };
+enum client_kind {
+	CLIENT_NONE,
+	CLIENT_COMMIT,
+	CLIENT_CREATE,
+	CLIENT_DELETE,
+	CLIENT_RENAME,
+	CLIENT_RESIZE,
+	CLIENT_GROW,
+	CLIENT_SET,
+	CLIENT_BURST
+};
 
 /* What waits: one at a time. */
 struct client {
@@ -54,7 +64,7 @@ struct client {
 	struct fiber *fiber;
 	struct model_volume *vol;
 	char name[MODEL_NAME_MAX]; /* SET: the comment */
-	uint64_t blocks; /* GROW: of the pool; BURST: a random number */
+	uint64_t blocks;	   /* GROW: of the pool; BURST: a random number */
 	bool reserved;
 };
 
@@ -74,23 +84,31 @@ struct world {
 	struct fs_volume *handle[MODEL_VOLUMES_MAX];
 	unsigned under_way[MODEL_VOLUMES_MAX]; /* requests */
 	bool blocked[MODEL_VOLUMES_MAX];       /* nothing new: the client works on it */
-	uint64_t limit[MODEL_VOLUMES_MAX];     /* blocks that requests may touch, while it is resized; 0: all */
+	/* blocks that requests may touch, while it is resized; 0: all */
+	uint64_t limit[MODEL_VOLUMES_MAX];
 	unsigned requests;
 	struct client client;
 	struct burst *burst; /* the last one, or NULL */
-	struct client unsure; /* failed in a pool that then died or became read-only: it may show up after the crash */
+	/* failed in a pool that then died or became read-only: it may show up after the crash */
+	struct client unsure;
 
 	uint64_t rng; /* of the step */
 	size_t step;
 	bool verbose;
-	bool tolerant;	     /* since the pool was opened something was made to fail */
-	bool cache_damaged;  /* slots were damaged, and not all are known to be rebuilt: the check may say so */
+	bool tolerant; /* since the pool was opened something was made to fail */
+	/* slots were damaged, and not all are known to be rebuilt: the check may say so */
+	bool cache_damaged;
 	bool rebuild_is_fine; /* caches may be missing, for that or for an error that was made to happen */
-	bool slots_damaged;  /* ever: a bad copy of a slot stays as long as its twin is good and nobody writes */
-	bool host_full;      /* under a sparse pool: what is new may be refused, everything else works */
-	bool leaked;	     /* nodes were lost: what they referred to stays taken until a repair, and is owed to reserved volumes again */
-	bool data_rotten;    /* reads may fail */
-	uint64_t rebuilt;    /* caches since the pool was opened, as far as they were expected */
+	/* ever: a bad copy of a slot stays as long as its twin is good and nobody writes */
+	bool slots_damaged;
+	bool host_full; /* under a sparse pool: what is new may be refused, everything else works */
+	/*
+	 * nodes were lost: what they referred to stays taken until a repair, and is owed to reserved volumes
+	 * again
+	 */
+	bool leaked;
+	bool data_rotten; /* reads may fail */
+	uint64_t rebuilt; /* caches since the pool was opened, as far as they were expected */
 	struct rotten *rotten;
 	unsigned rottens;
 	struct device *old_image; /* an earlier moment, for slots of an older generation; NULL: none yet */
@@ -107,7 +125,9 @@ bool world_is_read_only(struct world *w);
 /* Nothing has been made to go wrong: every error and every complaint of the engine is a bug. */
 bool world_is_strict(struct world *w);
 
-/* Opens the pool on w->sim, with loops and handles (for the volumes that it has). Returns pool_open's error. */
+/*
+ * Opens the pool on w->sim, with loops and handles (for the volumes that it has). Returns pool_open's error.
+ */
 int world_open(struct world *w);
 /* Waits for all requests and the client. */
 void world_drain(struct world *w);
@@ -116,7 +136,8 @@ void world_let_go(struct world *w);
 void world_get_handle(struct world *w, struct model_volume *vol);
 
 /* Puts a request that the caller has filled in (op, flags) on a loop; it is freed when it has ended. */
-struct request *request_new(struct world *w, struct model_volume *vol, enum fs_op op, uint64_t off, uint64_t len);
+struct request *request_new(struct world *w, struct model_volume *vol, enum fs_op op, uint64_t off,
+			    uint64_t len);
 void request_send(struct world *w, unsigned loop, struct request *req);
 /* One raw read, waited for. */
 int world_read(struct world *w, struct model_volume *vol, uint64_t blk, uint64_t n, void *buf);
@@ -139,7 +160,10 @@ void client_apply(struct world *w, const struct client *c);
 
 /* On the client's fiber: several operations on volumes, together. */
 void burst_run(struct world *w);
-/* After a crash: finds out how many of them have happened, and does the same to the model. False: the volumes are none of what they may be. */
+/*
+ * After a crash: finds out how many of them have happened, and does the same to the model. False: the volumes
+ * are none of what they may be.
+ */
 bool burst_recovered(struct world *w, const struct fs_volume_info *info, unsigned count);
 /* Whether the volumes are those of the model. */
 bool shapes_are_seen(const struct model *m, const struct fs_volume_info *info, unsigned count);
@@ -157,7 +181,10 @@ void world_check(struct world *w, struct device *dev, const char *when);
 
 /* ---- books.c ------------------------------------------------------------------- */
 
-/* Drains, commits, waits until everything is idle, and checks the engine's books. False: the pool died or is read-only. */
+/*
+ * Drains, commits, waits until everything is idle, and checks the engine's books. False: the pool died or is
+ * read-only.
+ */
 bool world_settle(struct world *w);
 
 /* ---- step.c -------------------------------------------------------------------- */
