@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * fs/space_bound.c: what commits can need at the worst, and what therefore fits. Only computes: nothing is
- * changed here. docs/design.md has the proof that stands on these bounds.
+ * changed here. docs/proof.md rests on these bounds.
  */
 #include "base/util.h"
 #include "fs/block_group.h"

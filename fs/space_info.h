@@ -32,7 +32,7 @@
  *    its own volume, or for a commit when all that may be pending is (space_ticket.c).
  * 4. What was reserved leaves exactly once: data by space_allocate, and the rest of it by space_pend or
  *    space_unreserve; pendings by space_unreserve, or after space_pend with the commit that carries them out.
- * docs/design.md has the proof that the committer then always finds room.
+ * docs/proof.md proves that the committer then always finds room.
  */
 #ifndef FS_SPACE_INFO_H
 #define FS_SPACE_INFO_H

@@ -86,7 +86,7 @@ static bool error_is_fine(struct world *w, const struct request *req, int error)
 	if (error == -ENOSPC && (req->io.op == FS_WRITE || req->io.op == FS_ZERO) && !frees)
 		return true;
 	/*
-	 * A trim of a part of a lost extent frees nothing and needs room: docs/design.md, Proof, statement 2.
+	 * A trim of a part of a lost extent frees nothing and needs room: docs/proof.md, statement 2.
 	 */
 	if (error == -ENOSPC && frees && w->leaked && atomic_load(&req->io.vol->lost_blocks))
 		return true;
