@@ -5,14 +5,29 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing_format.h"
 #include "fs/backing_int.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
 #include "fs/fault.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
+#include "fs/pins.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
 #include "fs/space_info_int.h"
+#include "fs/super_format.h"
+#include "fs/wakeup.h"
+#include "fs/work.h"
 
 #define ROOM_AGAIN_US 2000000u /* writes have succeeded for so long: it is not full any more */
 #define GROUPS_A_RUN 256u      /* made before those who wait are looked after */
@@ -21,36 +36,36 @@
 
 void backing_set_full(struct fs *fs)
 {
-	atomic_store(&fs->backing.failed_us, fs_now_us());
-	if (!atomic_exchange(&fs->backing.host_full, true))
+	atomic_store(&fs->backing->failed_us, fs_now_us());
+	if (!atomic_exchange(&fs->backing->host_full, true))
 		fs_log(fs, FS_LOG_WARNING,
 		       "the file system under the pool is full: new data is refused until it has room again; all else goes on");
 }
 
 static void set_not_full(struct fs *fs)
 {
-	if (atomic_exchange(&fs->backing.host_full, false))
+	if (atomic_exchange(&fs->backing->host_full, false))
 		fs_log(fs, FS_LOG_NOTICE, "the file system under the pool has room again");
 }
 
 bool backing_failed_lately(struct fs *fs, uint64_t us)
 {
-	uint64_t failed = atomic_load(&fs->backing.failed_us);
+	uint64_t failed = atomic_load(&fs->backing->failed_us);
 
 	return failed && fs_now_us() - failed < us;
 }
 
 void backing_write_failed(struct fs *fs)
 {
-	lock_take(&fs->space.lock);
-	fs->space.enospc++;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	fs->space->enospc++;
+	lock_drop(&fs->space->lock);
 	backing_set_full(fs);
 }
 
 void backing_write_succeeded(struct fs *fs)
 {
-	if (atomic_load(&fs->backing.host_full) && !backing_failed_lately(fs, ROOM_AGAIN_US))
+	if (atomic_load(&fs->backing->host_full) && !backing_failed_lately(fs, ROOM_AGAIN_US))
 		set_not_full(fs);
 }
 
@@ -58,10 +73,10 @@ void backing_write_succeeded(struct fs *fs)
 
 int backing_allocate(struct fs *fs, const struct group_desc *d)
 {
-	bool whole = d->type != GROUP_DATA || atomic_load(&fs->backing.promised);
+	bool whole = d->type != GROUP_DATA || atomic_load(&fs->backing->promised);
 	int r = 0;
 
-	if (!fs->backing.on || FAULT(FAULT_BACKING_MISSING))
+	if (!fs->backing->on || FAULT(FAULT_BACKING_MISSING))
 		return 0;
 	for (unsigned i = 0; r == 0 && i < d->nr_stripes; i++)
 		r = fs->dev->ops->allocate(fs->dev, d->stripe[i] + (whole ? 0 : d->len),
@@ -85,7 +100,7 @@ static void add_device_bytes(struct block_group *g, void *arg)
 
 uint64_t backing_missing(struct fs *fs, const struct device_host *host)
 {
-	uint64_t wanted = DEVICE_DATA_START + fs->log.size;
+	uint64_t wanted = DEVICE_DATA_START + fs->log->size;
 
 	block_group_each(fs, add_device_bytes, &wanted);
 	return wanted > host->used_bytes ? wanted - host->used_bytes : 0;
@@ -106,9 +121,9 @@ int backing_allocate_groups(struct fs *fs, bool data)
 {
 	int r = 0;
 
-	for (uint32_t i = 1; r == 0 && i < atomic_load(&fs->groups.count); i++) {
+	for (uint32_t i = 1; r == 0 && i < atomic_load(&fs->groups->count); i++) {
 		unsigned epoch = epoch_enter(&fs->epoch); /* one that leaves meanwhile is not freed */
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->slot[i]);
 
 		if (g && (g->type == GROUP_DATA) == data)
 			r = allocate_group(fs, g, true);
@@ -133,12 +148,12 @@ static int fill_holes(struct fs *fs)
 
 void backing_decide(struct fs *fs)
 {
-	bool sparse = le64_to_cpu(fs->super.flags) & SUPER_FLAG_SPARSE;
+	bool sparse = le64_to_cpu(fs->super->flags) & SUPER_FLAG_SPARSE;
 
 	if (fs_is_read_only(fs) || fs->dev->block_device || fs->opt.as_device)
 		return;
-	fs->backing.on = sparse || (fs->opt.discard == FS_DISCARD_ON && device_can_discard(fs->dev)) ||
-			 (fs->dev->sparse && fill_holes(fs));
+	fs->backing->on = sparse || (fs->opt.discard == FS_DISCARD_ON && device_can_discard(fs->dev)) ||
+			  (fs->dev->sparse && fill_holes(fs));
 }
 
 /*
@@ -148,12 +163,12 @@ void backing_decide(struct fs *fs)
  */
 static int find_holes(struct fs *fs)
 {
-	bool promised = atomic_load(&fs->backing.promised);
+	bool promised = atomic_load(&fs->backing->promised);
 	struct block_group *g;
 	struct device_host host;
 	int r = 0;
 
-	TAILQ_FOREACH (g, &fs->groups.fresh, fresh_link)
+	TAILQ_FOREACH (g, &fs->groups->fresh, fresh_link)
 		if (r == 0)
 			r = allocate_group(fs, g, promised);
 	if (r == 0 && promised && fs->dev->ops->host(fs->dev, &host) == 0 && backing_missing(fs, &host))
@@ -163,7 +178,7 @@ static int find_holes(struct fs *fs)
 
 int backing_open(struct fs *fs, struct fs_error *err)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	int r;
 
 	backing_discard_open(fs);
@@ -171,7 +186,7 @@ int backing_open(struct fs *fs, struct fs_error *err)
 		return 0;
 	r = fs->dev->ops->allocate(fs->dev, 0, DEVICE_DATA_START, false);
 	if (r == 0)
-		r = fs->dev->ops->allocate(fs->dev, fs->log.offset, fs->log.size, false);
+		r = fs->dev->ops->allocate(fs->dev, fs->log->offset, fs->log->size, false);
 	if (r == 0)
 		r = backing_allocate_groups(fs, false);
 	if (r)
@@ -179,14 +194,14 @@ int backing_open(struct fs *fs, struct fs_error *err)
 			err, r,
 			"blocks for its metadata cannot be had from the file system that it is on: %s: make room there",
 			strerror(-r));
-	lock_take(&fs->space.lock);
-	atomic_store(&b->promised, fs->space.promises != 0);
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	atomic_store(&b->promised, fs->space->promises != 0);
+	lock_drop(&fs->space->lock);
 	if (find_holes(fs) == -ENOSPC)
 		backing_set_full(fs);
-	lock_take(&fs->space.lock);
-	b->spares_max = (unsigned)min_u64(fs->space.freeing_reserve / FS_BLOCK_SIZE, SPARES_MAX);
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	b->spares_max = (unsigned)min_u64(fs->space->freeing_reserve / FS_BLOCK_SIZE, SPARES_MAX);
+	lock_drop(&fs->space->lock);
 	backing_read_spares(fs);
 	return 0;
 }
@@ -201,7 +216,7 @@ static const struct space_reservation nothing;
  */
 static uint64_t data_group_bytes(struct fs *fs, const struct space_reservation *want, uint32_t flags)
 {
-	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups.unallocated_bytes);
+	uint64_t quantum = group_quantum(fs), unallocated = atomic_load(&fs->groups->unallocated_bytes);
 	uint64_t bytes = min_u64(round_down_u64(unallocated, quantum), fs->group_size);
 
 	if (space_groups_left(fs) == 0)
@@ -216,19 +231,19 @@ static uint64_t data_group_bytes(struct fs *fs, const struct space_reservation *
 /* Near its end a pool makes what is needed and no more: what metadata gets ahead of need, data would lack. */
 static bool is_scarce(struct fs *fs)
 {
-	return atomic_load(&fs->groups.unallocated_bytes) < fs->dev->size / 4;
+	return atomic_load(&fs->groups->unallocated_bytes) < fs->dev->size / 4;
 }
 
 /* Of metadata, so that requests seldom wait for it. */
 static uint64_t headroom(struct fs *fs)
 {
-	return is_scarce(fs) ? 0 : max_u64(16 * NODE_SIZE, fs->space.kind[SPACE_METADATA].total / 8);
+	return is_scarce(fs) ? 0 : max_u64(16 * NODE_SIZE, fs->space->kind[SPACE_METADATA].total / 8);
 }
 
 /* Device space for metadata groups of so many bytes, and some more, so that they are few. */
 static struct backing_plan metadata_plan(struct fs *fs, uint64_t lacking)
 {
-	uint64_t more = is_scarce(fs) ? 0 : lacking / 4 + fs->space.kind[SPACE_METADATA].total / 16;
+	uint64_t more = is_scarce(fs) ? 0 : lacking / 4 + fs->space->kind[SPACE_METADATA].total / 16;
 	uint64_t bytes = 2 * (lacking + more) + (is_scarce(fs) ? 2 : 4) * group_quantum(fs);
 
 	return (struct backing_plan){GROUP_METADATA, min_u64(bytes, fs->group_size)};
@@ -241,9 +256,9 @@ static struct backing_plan metadata_plan(struct fs *fs, uint64_t lacking)
 struct backing_plan backing_plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags,
 					uint64_t growth, bool ahead)
 {
-	struct space_info *si = &fs->space;
-	struct backing *b = &fs->backing;
-	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes), grow = 0, lacking;
+	struct space_info *si = fs->space;
+	struct backing *b = fs->backing;
+	uint64_t unallocated = atomic_load(&fs->groups->unallocated_bytes), grow = 0, lacking;
 	bool may = unallocated > b->no_room_at[0], promised = want->promise && want->promise->promised;
 	uint64_t need = ahead ? fs->group_size / 4 : want->data_bytes;
 	bool short_of_data = (ahead || (want->data_bytes && !promised)) &&
@@ -276,31 +291,32 @@ int backing_make(struct fs *fs, struct backing_plan plan)
 	if (r == 0 && plan.type == GROUP_DATA && made)
 		space_group_added(fs, GROUP_DATA, made);
 	if (r == -ENOSPC && !backing_failed_lately(fs, BACKING_RETRY_US)) {
-		lock_take(&fs->space.lock);
-		fs->backing.no_room_at[plan.type == GROUP_DATA] = atomic_load(&fs->groups.unallocated_bytes);
-		lock_drop(&fs->space.lock);
+		lock_take(&fs->space->lock);
+		fs->backing->no_room_at[plan.type == GROUP_DATA] =
+			atomic_load(&fs->groups->unallocated_bytes);
+		lock_drop(&fs->space->lock);
 	} else if (r) {
-		atomic_store(&fs->backing.failed_us, fs_now_us());
+		atomic_store(&fs->backing->failed_us, fs_now_us());
 	}
 	return r;
 }
 
 void backing_grow_system(struct fs *fs, uint64_t groups)
 {
-	uint64_t want = block_group_system_for(2 * max_u64(groups, atomic_load(&fs->groups.live)));
+	uint64_t want = block_group_system_for(2 * max_u64(groups, atomic_load(&fs->groups->live)));
 	uint64_t quantum = group_quantum(fs), have = block_group_system_bytes(fs);
-	int r = fs->backing.on ? 0 : -EINVAL;
+	int r = fs->backing->on ? 0 : -EINVAL;
 
 	while (r == 0 && have < want) {
 		uint64_t bytes = round_up_u64(min_u64(max_u64(have, quantum), SYSTEM_GROUP_MAX), quantum);
 		bool fits;
 
-		lock_take(&fs->space.lock);
+		lock_take(&fs->space->lock);
 		fits = space_metadata_fits(fs, nothing.pending,
-					   atomic_load(&fs->groups.unallocated_bytes) - 2 * bytes,
+					   atomic_load(&fs->groups->unallocated_bytes) - 2 * bytes,
 					   SPACE_AS_IF_MADE, 0);
-		lock_drop(&fs->space.lock);
-		r = fits && 2 * bytes <= atomic_load(&fs->groups.unallocated_bytes)
+		lock_drop(&fs->space->lock);
+		r = fits && 2 * bytes <= atomic_load(&fs->groups->unallocated_bytes)
 			    ? block_group_create_system_backed(fs, bytes)
 			    : -ENOSPC;
 		have = block_group_system_bytes(fs);
@@ -311,22 +327,22 @@ static struct backing_plan plan_for_first(struct fs *fs)
 {
 	struct backing_plan plan = {0};
 
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	for (unsigned c = 0; c < SPACE_CLASSES && !plan.type; c++) {
-		struct space_ticket *t = TAILQ_FIRST(&fs->space.tickets[c]);
+		struct space_ticket *t = TAILQ_FIRST(&fs->space->tickets[c]);
 
 		if (t)
 			plan = backing_plan_locked(fs, &t->want, t->flags, 0, false);
 	}
 	if (!plan.type)
 		plan = backing_plan_locked(fs, &nothing, 0, 0, true);
-	lock_drop(&fs->space.lock);
+	lock_drop(&fs->space->lock);
 	return plan;
 }
 
 static void work_fn(struct fs_work *work)
 {
-	struct fs *fs = container_of(work, struct fs, backing.work);
+	struct fs *fs = container_of(work, struct backing, work)->fs;
 
 	for (unsigned i = 0;
 	     i < GROUPS_A_RUN && !fs_is_read_only(fs) && !backing_failed_lately(fs, BACKING_RETRY_US); i++) {
@@ -335,27 +351,27 @@ static void work_fn(struct fs_work *work)
 		if (!plan.type)
 			break;
 		(void)backing_make(fs, plan);
-		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
+		if (atomic_load(&fs->groups->live) > atomic_load(&fs->groups->live_max) / 2)
 			backing_grow_system(fs, 0);
 	}
 	backing_fill_spares(fs);
-	atomic_store(&fs->backing.running, false);
-	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
+	atomic_store(&fs->backing->running, false);
+	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(fs->pins));
 	if (backing_has_uncounted(fs))
 		fs_kick_commit(fs);
 }
 
 static void start(struct fs *fs)
 {
-	if (atomic_exchange(&fs->backing.running, true))
+	if (atomic_exchange(&fs->backing->running, true))
 		return;
-	fs->backing.work.fn = work_fn;
-	work_pool_add(&fs->work, &fs->backing.work); /* those that wait for space may be all that may wait */
+	fs->backing->work.fn = work_fn;
+	work_pool_add(&fs->work, &fs->backing->work); /* those that wait for space may be all that may wait */
 }
 
 bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 
 	if (atomic_load(&b->discarding))
 		return true;
@@ -372,15 +388,15 @@ bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, u
 
 void backing_tick(struct fs *fs)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	struct backing_plan plan = {0};
 
 	if (!b->on || fs_is_read_only(fs) || atomic_load(&b->running))
 		return;
 	if (!backing_failed_lately(fs, BACKING_RETRY_US)) {
-		lock_take(&fs->space.lock);
+		lock_take(&fs->space->lock);
 		plan = backing_plan_locked(fs, &nothing, 0, 0, true);
-		lock_drop(&fs->space.lock);
+		lock_drop(&fs->space->lock);
 	}
 	if (plan.type || backing_lacks_spare(fs) ||
 	    (b->spares < b->spares_max && !backing_failed_lately(fs, BACKING_RETRY_US)))
@@ -396,13 +412,13 @@ bool backing_can_spare_locked(struct fs *fs, uint64_t bytes)
 
 bool backing_has_uncounted(struct fs *fs)
 {
-	return atomic_load(&fs->backing.uncounted[0]) || atomic_load(&fs->backing.uncounted[1]);
+	return atomic_load(&fs->backing->uncounted[0]) || atomic_load(&fs->backing->uncounted[1]);
 }
 
 bool backing_must_be_durable(struct fs *fs, uint8_t type)
 {
-	return fs->backing.on &&
-	       (type == GROUP_METADATA || (type == GROUP_DATA && atomic_load(&fs->backing.promised)));
+	return fs->backing->on &&
+	       (type == GROUP_METADATA || (type == GROUP_DATA && atomic_load(&fs->backing->promised)));
 }
 
 void backing_group_durable(struct fs *fs, struct block_group *g)
@@ -414,5 +430,5 @@ void backing_group_durable(struct fs *fs, struct block_group *g)
 	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
 	space_group_added(fs, g->type, g->len);
-	atomic_fetch_sub(&fs->backing.uncounted[g->type == GROUP_DATA], g->len);
+	atomic_fetch_sub(&fs->backing->uncounted[g->type == GROUP_DATA], g->len);
 }

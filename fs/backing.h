@@ -8,7 +8,7 @@
  * and a write that finds no blocks fails with -ENOSPC; while there are reserved volumes, data groups have all
  * their blocks too.
  *
- * Invariants (while fs->backing.on; else nothing here does anything)
+ * Invariants (while fs->backing->on; else nothing here does anything)
  * 1. Groups are made by the worker here, or by whoever waits in backing_promise; not by a reservation, which
  *    holds the space lock, and not by a commit. A group is in the table only when what it needs has blocks.
  * 2. (M), see space_info.h, counts no unallocated space, and a metadata group only when a durable superblock
@@ -41,6 +41,8 @@
 #include "fs/device_space.h"
 #include "fs/fs.h"
 
+struct fs;
+
 struct block_group;
 struct device_queue;
 struct group_desc;
@@ -50,6 +52,7 @@ struct space_reservation;
 #define BACKING_RETRY_US 500000u /* after the host had no room, before it is asked again */
 
 struct backing {
+	struct fs *fs;
 	bool on;
 	struct lock lock;	    /* spare */
 	uint64_t spare[SPARES_MAX]; /* addresses */

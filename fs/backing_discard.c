@@ -23,14 +23,27 @@
 #include <errno.h>
 #include <time.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/backing.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/device_space.h"
+#include "fs/epoch.h"
 #include "fs/fault.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/pins.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
 #include "fs/space_info_int.h"
+#include "fs/wakeup.h"
+#include "fs/work.h"
 
 #define PIECE_BYTES (16ull << 20)
 #define RUN_BYTES (64ull << 10)
@@ -62,18 +75,18 @@ static void space_freed_locked(struct backing *b, uint64_t off, uint64_t len)
 
 void backing_space_freed(struct fs *fs, uint64_t off, uint64_t len)
 {
-	if (!fs->backing.discard || !device_can_discard(fs->dev))
+	if (!fs->backing->discard || !device_can_discard(fs->dev))
 		return;
-	lock_take(&fs->groups.lock);
-	space_freed_locked(&fs->backing, off, len);
-	lock_drop(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
+	space_freed_locked(fs->backing, off, len);
+	lock_drop(&fs->groups->lock);
 }
 
 /* What a commit empties can leave with the next one at the earliest, when its pins are released. */
 void backing_note_empty(struct fs *fs, bool left)
 {
-	struct backing *b = &fs->backing;
-	uint64_t empty = fs->groups.nr_empty;
+	struct backing *b = fs->backing;
+	uint64_t empty = fs->groups->nr_empty;
 
 	b->empty_left = !left && empty == b->empty_before ? empty : 0;
 	b->empty_before = empty;
@@ -81,7 +94,7 @@ void backing_note_empty(struct fs *fs, bool left)
 
 bool backing_groups_may_leave(struct fs *fs)
 {
-	return fs->backing.on && fs->groups.nr_empty > fs->backing.empty_left;
+	return fs->backing->on && fs->groups->nr_empty > fs->backing->empty_left;
 }
 
 /* Whether metadata can do without so much unallocated space. The space lock is held. */
@@ -89,7 +102,7 @@ static bool can_take_locked(struct fs *fs, uint64_t len)
 {
 	uint64_t unallocated = space_unallocated(fs, 2);
 
-	return fs->backing.on || FAULT(FAULT_DISCARD_IN_USE) ||
+	return fs->backing->on || FAULT(FAULT_DISCARD_IN_USE) ||
 	       (unallocated >= len &&
 		space_metadata_fits(fs, (struct space_pending){0, 0}, unallocated - len, 0, 0));
 }
@@ -97,21 +110,21 @@ static bool can_take_locked(struct fs *fs, uint64_t len)
 /* The next piece, taken. False: there is none. */
 static bool take_piece(struct fs *fs, uint64_t *ret_off, uint64_t *ret_len)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	bool found, taken = false;
 
 	do {
-		lock_take(&fs->space.lock);
-		lock_take(&fs->groups.lock);
+		lock_take(&fs->space->lock);
+		lock_take(&fs->groups->lock);
 		found = device_space_next(&b->freed, 0, ret_off, ret_len);
 		*ret_len = found ? min_u64(*ret_len, PIECE_BYTES) : 0;
 		if (found && device_space_take(&b->freed, *ret_off, *ret_len))
 			found = false;
 		atomic_store(&b->freed_bytes, b->freed.bytes);
-		lock_drop(&fs->groups.lock);
+		lock_drop(&fs->groups->lock);
 		if (found && can_take_locked(fs, *ret_len)) /* or some of it is in use again */
 			taken = FAULT(FAULT_DISCARD_IN_USE) || group_space_take(fs, *ret_off, *ret_len) == 0;
-		lock_drop(&fs->space.lock);
+		lock_drop(&fs->space->lock);
 	} while (found && !taken);
 	return taken;
 }
@@ -121,18 +134,18 @@ static bool take_piece(struct fs *fs, uint64_t *ret_off, uint64_t *ret_len)
 /* Puts the group on the list, or takes it off. Its lock is held. */
 static void set_listed_locked(struct fs *fs, struct block_group *g, bool listed)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 
 	if (g->in_discard == listed)
 		return;
 	g->in_discard = listed;
 	g->discard_from = 0;
-	lock_take(&fs->groups.order_lock);
+	lock_take(&fs->groups->order_lock);
 	if (listed)
-		TAILQ_INSERT_TAIL(&fs->groups.discard, g, discard_link);
+		TAILQ_INSERT_TAIL(&fs->groups->discard, g, discard_link);
 	else
-		TAILQ_REMOVE(&fs->groups.discard, g, discard_link);
-	lock_drop(&fs->groups.order_lock);
+		TAILQ_REMOVE(&fs->groups->discard, g, discard_link);
+	lock_drop(&fs->groups->order_lock);
 	if (listed)
 		atomic_fetch_add(&b->discard_bytes, g->len);
 	else
@@ -155,7 +168,7 @@ static bool is_set(const uint64_t *map, uint32_t i)
 
 void backing_note_freed_locked(struct fs *fs, struct block_group *g, uint32_t start, uint32_t n)
 {
-	if (!fs->backing.discard || g->type != GROUP_DATA || atomic_load(&fs->backing.promised) || n == 0)
+	if (!fs->backing->discard || g->type != GROUP_DATA || atomic_load(&fs->backing->promised) || n == 0)
 		return;
 	if (!g->freed && !g->freed_all)
 		g->freed = mem_zalloc(block_group_bitmap_bytes(g));
@@ -242,8 +255,8 @@ static void align_run_locked(const struct fs *fs, const struct block_group *g, u
 static bool take_run_locked(struct fs *fs, struct block_group *g, uint64_t max, uint32_t *ret_start,
 			    uint32_t *ret_n)
 {
-	uint64_t least = atomic_load(&fs->backing.trimming) ? max_u64(fs->dev->discard_unit, g->unit)
-							    : max_u64(RUN_BYTES, fs->dev->discard_unit);
+	uint64_t least = atomic_load(&fs->backing->trimming) ? max_u64(fs->dev->discard_unit, g->unit)
+							     : max_u64(RUN_BYTES, fs->dev->discard_unit);
 	uint32_t start, n;
 
 	while (next_run_locked(g, g->discard_from, (uint32_t)(min_u64(max, PIECE_BYTES) / g->unit), &start,
@@ -274,13 +287,14 @@ static bool take_run_locked(struct fs *fs, struct block_group *g, uint64_t max, 
  */
 static uint64_t hold(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	struct space_counts *d = &si->kind[SPACE_DATA];
 	uint64_t need, bytes = 0;
 
 	lock_take(&si->lock);
 	need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
-	if (!si->promises && !fs->backing.promising && !atomic_load(&fs->backing.promised) && need < d->total)
+	if (!si->promises && !fs->backing->promising && !atomic_load(&fs->backing->promised) &&
+	    need < d->total)
 		bytes = round_down_u64(min_u64(2 * PIECE_BYTES, (d->total - need) / 2), FS_BLOCK_SIZE);
 	d->unavailable += bytes;
 	si->discarding += bytes;
@@ -290,10 +304,10 @@ static uint64_t hold(struct fs *fs)
 
 static void let_go(struct fs *fs, uint64_t bytes)
 {
-	lock_take(&fs->space.lock);
-	fs->space.kind[SPACE_DATA].unavailable -= bytes;
-	fs->space.discarding -= bytes;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	fs->space->kind[SPACE_DATA].unavailable -= bytes;
+	fs->space->discarding -= bytes;
+	lock_drop(&fs->space->lock);
 }
 
 /*
@@ -308,9 +322,9 @@ static bool take_run(struct fs *fs, uint64_t max, struct block_group **ret_g, ui
 	bool taken = false;
 
 	while (!taken) {
-		lock_take(&fs->groups.order_lock);
-		g = TAILQ_FIRST(&fs->groups.discard);
-		lock_drop(&fs->groups.order_lock);
+		lock_take(&fs->groups->order_lock);
+		g = TAILQ_FIRST(&fs->groups->discard);
+		lock_drop(&fs->groups->order_lock);
 		if (!g)
 			break;
 		if (g->state == GROUP_UNLOADED)
@@ -333,7 +347,7 @@ static bool discard_in_group(struct fs *fs)
 	uint32_t start, n;
 	uint64_t bytes;
 
-	if (atomic_load(&fs->backing.discard_bytes) == 0)
+	if (atomic_load(&fs->backing->discard_bytes) == 0)
 		return false;
 	bytes = hold(fs);
 	if (!take_run(fs, bytes, &g, &start, &n)) {
@@ -369,13 +383,13 @@ static bool discard_unallocated(struct fs *fs)
 
 static uint64_t left(struct fs *fs)
 {
-	return atomic_load(&fs->backing.freed_bytes) + atomic_load(&fs->backing.discard_bytes);
+	return atomic_load(&fs->backing->freed_bytes) + atomic_load(&fs->backing->discard_bytes);
 }
 
 static void discard_fn(struct fs_work *work)
 {
-	struct fs *fs = container_of(work, struct fs, backing.discard_work);
-	struct backing *b = &fs->backing;
+	struct fs *fs = container_of(work, struct backing, discard_work)->fs;
+	struct backing *b = fs->backing;
 	uint64_t start = fs_now_us();
 	bool more = true;
 
@@ -392,14 +406,14 @@ static void discard_fn(struct fs_work *work)
 	if (left(fs) == 0)
 		atomic_store(&b->trimming, false);
 	atomic_store(&b->discarding, false);
-	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
+	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(fs->pins));
 	if (more && left(fs) && !fs->simulated && !atomic_load(&b->held_up))
 		fs_kick_commit(fs); /* whose end starts the next round */
 }
 
 void backing_discard_tick(struct fs *fs)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 
 	if (left(fs) == 0 || fs_is_read_only(fs) || atomic_load(&b->held_up) ||
 	    atomic_exchange(&b->discarding, true))
@@ -412,11 +426,11 @@ void backing_discard_tick(struct fs *fs)
 void backing_discard_hold_up(struct fs *fs, bool held_up)
 {
 	if (!held_up) {
-		atomic_fetch_sub(&fs->backing.held_up, 1);
+		atomic_fetch_sub(&fs->backing->held_up, 1);
 		return;
 	}
-	atomic_fetch_add(&fs->backing.held_up, 1);
-	while (atomic_load(&fs->backing.discarding)) {
+	atomic_fetch_add(&fs->backing->held_up, 1);
+	while (atomic_load(&fs->backing->discarding)) {
 		if (fs->simulated)
 			(void)work_run_one(&fs->work);
 		else
@@ -430,7 +444,7 @@ static void mark_group(struct block_group *g, void *arg)
 {
 	struct fs *fs = arg;
 
-	if (g->type != GROUP_DATA || atomic_load(&fs->backing.promised))
+	if (g->type != GROUP_DATA || atomic_load(&fs->backing->promised))
 		return;
 	lock_take(&g->lock);
 	if (g->state == GROUP_LOADED || g->state == GROUP_UNLOADED) {
@@ -442,7 +456,7 @@ static void mark_group(struct block_group *g, void *arg)
 
 void backing_discard_all(struct fs *fs)
 {
-	if (fs->backing.discard)
+	if (fs->backing->discard)
 		block_group_each(fs, mark_group, fs);
 }
 
@@ -450,17 +464,17 @@ static void mark_unallocated(struct fs *fs)
 {
 	uint64_t end = 0, off, len;
 
-	lock_take(&fs->groups.lock);
-	while (device_space_next(&fs->groups.unallocated, end, &off, &len)) {
-		space_freed_locked(&fs->backing, off, len);
+	lock_take(&fs->groups->lock);
+	while (device_space_next(&fs->groups->unallocated, end, &off, &len)) {
+		space_freed_locked(fs->backing, off, len);
 		end = off + len;
 	}
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 }
 
 int fs_trim(struct fs *fs, struct fs_error *err)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 
 	if (fs_is_read_only(fs))
 		return fs_fail(err, -EROFS, "pool: cannot be trimmed: it is read-only");
@@ -484,7 +498,7 @@ int fs_trim(struct fs *fs, struct fs_error *err)
 
 void backing_discard_open(struct fs *fs)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	bool can = device_can_discard(fs->dev) && !fs_is_read_only(fs);
 
 	b->discard = can && (fs->opt.discard == FS_DISCARD_ON ||

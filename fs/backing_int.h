@@ -6,8 +6,12 @@
 #ifndef FS_BACKING_INT_H
 #define FS_BACKING_INT_H
 
-#include "fs/backing.h"
-#include "fs/device.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct device_host;
+struct fs;
+struct space_reservation;
 
 /* A group that is to be made. */
 struct backing_plan {

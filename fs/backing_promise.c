@@ -16,11 +16,18 @@
 #include <errno.h>
 #include <time.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
 #include "fs/backing_int.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/device.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/space_info.h"
 #include "fs/space_info_int.h"
+#include "fs/wakeup.h"
 
 /* The host keeps books of what it allocates, and others want to go on, too. */
 static uint64_t with_margin(uint64_t bytes)
@@ -37,10 +44,10 @@ static int promise_groups(struct fs *fs, uint64_t more_bytes)
 		struct backing_plan plan;
 		uint64_t growth;
 
-		lock_take(&fs->space.lock);
-		growth = space_promise_growth(&fs->space, more_bytes) - space_promise_growth(&fs->space, 0);
+		lock_take(&fs->space->lock);
+		growth = space_promise_growth(fs->space, more_bytes) - space_promise_growth(fs->space, 0);
 		plan = backing_plan_locked(fs, &want, 0, growth, false);
-		lock_drop(&fs->space.lock);
+		lock_drop(&fs->space->lock);
 		if (plan.type)
 			r = backing_make(fs, plan);
 		/* the pool's own space: the caller sees what is lacking */
@@ -59,19 +66,19 @@ static int promise_groups(struct fs *fs, uint64_t more_bytes)
  */
 static uint64_t needed_bytes(struct fs *fs, uint64_t more_bytes, bool first, const struct device_host *host)
 {
-	const struct space_info *si = &fs->space;
+	const struct space_info *si = fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	uint64_t missing = first ? backing_missing(fs, host) : 0, data, growth, lacking;
 
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	data = d->allocated + d->may_use + d->unavailable + si->volume_reserved + more_bytes +
 	       si->freeing_reserve;
 	data = data > d->total ? space_groups_for(fs, data - d->total) : 0;
 	growth = space_promise_growth(si, more_bytes) - space_promise_growth(si, 0) +
 		 space_group_growth(fs, data);
 	lacking = space_metadata_lacking(fs, (struct space_pending){0, 0}, 0, 0, growth);
-	lock_drop(&fs->space.lock);
-	return missing + min_u64(data + 2 * lacking, atomic_load(&fs->groups.unallocated_bytes));
+	lock_drop(&fs->space->lock);
+	return missing + min_u64(data + 2 * lacking, atomic_load(&fs->groups->unallocated_bytes));
 }
 
 static bool host_has_room(struct fs *fs, uint64_t more_bytes, bool first, struct backing_lack *ret_lack)
@@ -87,7 +94,7 @@ static bool host_has_room(struct fs *fs, uint64_t more_bytes, bool first, struct
 
 static void wait_for_worker(struct fs *fs)
 {
-	while (atomic_load(&fs->backing.running)) {
+	while (atomic_load(&fs->backing->running)) {
 		if (fs->simulated)
 			(void)work_run_one(&fs->work);
 		else
@@ -108,9 +115,9 @@ static int make_durable(struct fs *fs, bool first)
 	bool fresh;
 
 	lock_take(&fs->commit_lock); /* one that is under way may have missed them */
-	lock_take(&fs->groups.lock);
-	fresh = !TAILQ_EMPTY(&fs->groups.fresh);
-	lock_drop(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
+	fresh = !TAILQ_EMPTY(&fs->groups->fresh);
+	lock_drop(&fs->groups->lock);
 	fs->super_dirty |= first || fresh;
 	lock_drop(&fs->commit_lock);
 	return first || fresh ? fs_commit(fs) : 0;
@@ -128,21 +135,21 @@ static uint64_t pool_lacks(struct fs *fs, uint64_t more_bytes)
 int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promised,
 		    struct backing_lack *ret_lack)
 {
-	bool first = !atomic_load(&fs->backing.promised);
+	bool first = !atomic_load(&fs->backing->promised);
 	uint64_t more;
 	int r = 0;
 
-	if (!fs->backing.on || promised <= p->promised)
+	if (!fs->backing->on || promised <= p->promised)
 		return 0;
-	lock_take(&fs->space.lock); /* as space_set_promise counts it */
+	lock_take(&fs->space->lock); /* as space_set_promise counts it */
 	more = promised - max_u64(p->promised, min_u64(p->allocated, promised));
-	lock_drop(&fs->space.lock);
+	lock_drop(&fs->space->lock);
 	ret_lack->pool_bytes = pool_lacks(fs, more);
 	if (ret_lack->pool_bytes)
 		return -ENOSPC;
 	if (!host_has_room(fs, more, first, ret_lack))
 		return -EDQUOT;
-	atomic_store(&fs->backing.promised, true);
+	atomic_store(&fs->backing->promised, true);
 	if (first)
 		r = back_groups(fs);
 	if (r == -ENOSPC)
@@ -158,21 +165,21 @@ int backing_promise(struct fs *fs, const struct space_promise *p, uint64_t promi
 
 void backing_promise_end(struct fs *fs)
 {
-	bool before = atomic_load(&fs->backing.promised);
+	bool before = atomic_load(&fs->backing->promised);
 
-	lock_take(&fs->space.lock);
-	if (!fs->backing.promising)
-		atomic_store(&fs->backing.promised, fs->space.promises != 0);
-	lock_drop(&fs->space.lock);
-	if (before && !atomic_load(&fs->backing.promised))
+	lock_take(&fs->space->lock);
+	if (!fs->backing->promising)
+		atomic_store(&fs->backing->promised, fs->space->promises != 0);
+	lock_drop(&fs->space->lock);
+	if (before && !atomic_load(&fs->backing->promised))
 		backing_discard_all(fs); /* what was kept for it */
 }
 
 static void set_promising(struct fs *fs, bool promising)
 {
-	lock_take(&fs->space.lock);
-	fs->backing.promising = promising;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	fs->backing->promising = promising;
+	lock_drop(&fs->space->lock);
 }
 
 void backing_promise_begin(struct fs *fs)

@@ -7,12 +7,22 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/backing.h"
+#include "fs/backing_format.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/device.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/pins.h"
+#include "fs/super_format.h"
+#include "fs/work.h"
 
 #define READ_TRIES 3u
 #define SEARCH_BLOCKS 4096u
@@ -29,7 +39,7 @@ static bool put_spare_locked(struct backing *b, uint64_t addr)
 
 bool backing_take_spare(struct fs *fs, uint64_t *ret_addr)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	bool has;
 
 	if (!b->on || b->spares == 0)
@@ -46,12 +56,12 @@ bool backing_take_spare(struct fs *fs, uint64_t *ret_addr)
 
 bool backing_lacks_spare(struct fs *fs)
 {
-	return fs->backing.on && fs->backing.spares == 0 && atomic_load(&fs->backing.host_full);
+	return fs->backing->on && fs->backing->spares == 0 && atomic_load(&fs->backing->host_full);
 }
 
 uint32_t backing_keep_freed(struct fs *fs, const struct block_group *g, uint64_t addr, uint32_t n)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	uint32_t kept = 0;
 
 	if (!b->on || g->type != GROUP_DATA || b->spares == b->spares_max)
@@ -65,7 +75,7 @@ uint32_t backing_keep_freed(struct fs *fs, const struct block_group *g, uint64_t
 
 void backing_return_spares(struct fs *fs, struct block_group *g)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	uint32_t own = 0;
 
 	if (!b->on || g->type != GROUP_DATA)
@@ -114,9 +124,9 @@ static void take_again(struct fs *fs, uint64_t addr)
 	if (!took || block_group_map(fs, addr, FS_BLOCK_SIZE, off) != 1)
 		return;
 	took = fs->dev->ops->allocate(fs->dev, off[0], FS_BLOCK_SIZE, true) == 0;
-	lock_take(&fs->backing.lock);
-	took = took && put_spare_locked(&fs->backing, addr);
-	lock_drop(&fs->backing.lock);
+	lock_take(&fs->backing->lock);
+	took = took && put_spare_locked(fs->backing, addr);
+	lock_drop(&fs->backing->lock);
 	if (!took)
 		block_group_give(fs, addr, FS_BLOCK_SIZE);
 }
@@ -152,11 +162,11 @@ void backing_read_spares(struct fs *fs)
  */
 static unsigned add_pinned(struct fs *fs, uint64_t generation, struct spares_block *sb, unsigned n)
 {
-	unsigned set = pins_set(&fs->pins, generation);
+	unsigned set = pins_set(fs->pins, generation);
 
-	if (set == pins_set(&fs->pins, generation + 1))
+	if (set == pins_set(fs->pins, generation + 1))
 		return n;
-	for (struct block_group *g = fs->groups.dirty; g && n < fs->backing.spares_max; g = g->dirty_next) {
+	for (struct block_group *g = fs->groups->dirty; g && n < fs->backing->spares_max; g = g->dirty_next) {
 		const uint64_t *pinned;
 
 		if (g->type != GROUP_DATA)
@@ -164,7 +174,7 @@ static unsigned add_pinned(struct fs *fs, uint64_t generation, struct spares_blo
 		lock_take(&g->lock);
 		pinned = g->pinned_blocks[set] ? g->pinned[set] : NULL;
 		for (uint32_t w = 0; pinned && w < (g->nblocks + 63) / 64; w++)
-			for (uint64_t bits = pinned[w]; bits && n < fs->backing.spares_max; bits &= bits - 1)
+			for (uint64_t bits = pinned[w]; bits && n < fs->backing->spares_max; bits &= bits - 1)
 				sb->addr[n++] = cpu_to_le64(
 					g->start + (w * 64 + (unsigned)__builtin_ctzll(bits)) * g->unit);
 		lock_drop(&g->lock);
@@ -176,7 +186,7 @@ void backing_write_spares(struct fs *fs, struct device_queue *q, uint64_t genera
 {
 	struct spares_block sb __attribute__((aligned(DEVICE_ALIGN))) = {
 		.magic = cpu_to_le32(SPARES_MAGIC), .generation = cpu_to_le64(generation)};
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	unsigned n;
 	bool changed;
 
@@ -218,9 +228,9 @@ static uint32_t take_run(struct fs *fs, uint32_t n, uint64_t *ret_addr, uint64_t
 /* Makes the block a spare, or available again. */
 static void keep_or_give(struct fs *fs, uint64_t addr, bool keep)
 {
-	lock_take(&fs->backing.lock);
-	keep = keep && put_spare_locked(&fs->backing, addr);
-	lock_drop(&fs->backing.lock);
+	lock_take(&fs->backing->lock);
+	keep = keep && put_spare_locked(fs->backing, addr);
+	lock_drop(&fs->backing->lock);
 	if (!keep)
 		block_group_give(fs, addr, FS_BLOCK_SIZE);
 }
@@ -228,7 +238,7 @@ static void keep_or_give(struct fs *fs, uint64_t addr, bool keep)
 /* While the host has room. */
 static void fill_with_new(struct fs *fs)
 {
-	struct backing *b = &fs->backing;
+	struct backing *b = fs->backing;
 	uint64_t addr, off;
 	int r = 0;
 
@@ -253,7 +263,7 @@ static void search_spares(struct fs *fs)
 {
 	uint64_t addr, off;
 
-	for (uint32_t tried = 0, n; tried < SEARCH_BLOCKS && fs->backing.spares < fs->backing.spares_max;
+	for (uint32_t tried = 0, n; tried < SEARCH_BLOCKS && fs->backing->spares < fs->backing->spares_max;
 	     tried += n) {
 		n = take_run(fs, SEARCH_RUN, &addr, &off);
 		if (n == 0)

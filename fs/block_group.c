@@ -10,16 +10,27 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/backing.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/device_space.h"
+#include "fs/epoch.h"
+#include "fs/flush_log.h"
+#include "fs/free_space.h"
 #include "fs/free_space_cache.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/lock_rank.h"
 #include "fs/node_format.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
 
 int group_table_init(struct fs *fs)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 	void *map = mmap(NULL, GROUP_INDEX_MAX * sizeof(*t->slot), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -59,7 +70,7 @@ void group_free(struct block_group *g)
 
 void group_table_fini(struct fs *fs)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 
 	if (!t->slot)
 		return;
@@ -113,9 +124,9 @@ int group_space_add(struct fs *fs, uint64_t off, uint64_t len)
 {
 	int r;
 
-	lock_take(&fs->groups.lock);
-	r = space_add_locked(&fs->groups, off, len);
-	lock_drop(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
+	r = space_add_locked(fs->groups, off, len);
+	lock_drop(&fs->groups->lock);
 	return r;
 }
 
@@ -123,9 +134,9 @@ int group_space_take(struct fs *fs, uint64_t off, uint64_t len)
 {
 	int r;
 
-	lock_take(&fs->groups.lock);
-	r = space_take_locked(&fs->groups, off, len);
-	lock_drop(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
+	r = space_take_locked(fs->groups, off, len);
+	lock_drop(&fs->groups->lock);
 	return r;
 }
 
@@ -134,7 +145,7 @@ int group_space_take(struct fs *fs, uint64_t off, uint64_t len)
 struct block_group *block_group_find(struct fs *fs, uint64_t addr)
 {
 	uint64_t index = addr / fs->group_step;
-	struct block_group *g = index < GROUP_INDEX_MAX ? atomic_load(&fs->groups.slot[index]) : NULL;
+	struct block_group *g = index < GROUP_INDEX_MAX ? atomic_load(&fs->groups->slot[index]) : NULL;
 
 	return g && addr - g->start < g->len ? g : NULL;
 }
@@ -154,8 +165,8 @@ void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void 
 {
 	unsigned epoch = epoch_enter(&fs->epoch);
 
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
+		struct block_group *g = atomic_load(&fs->groups->slot[i]);
 
 		if (g)
 			fn(g, arg);
@@ -182,9 +193,9 @@ int block_group_set_loaded(struct fs *fs, struct block_group *g, struct free_spa
 			g->pinned[0] = p0;
 			g->pinned[1] = p1;
 			if (g->type == GROUP_DATA)
-				atomic_fetch_add(&fs->groups.loaded_bytes, block_group_loaded_bytes(g));
+				atomic_fetch_add(&fs->groups->loaded_bytes, block_group_loaded_bytes(g));
 			if (g->type == GROUP_METADATA)
-				atomic_fetch_sub(&fs->groups.metadata_unknown, 1);
+				atomic_fetch_sub(&fs->groups->metadata_unknown, 1);
 			g->state = GROUP_LOADED;
 			block_group_reorder_locked(fs, g);
 		}
@@ -195,7 +206,7 @@ int block_group_set_loaded(struct fs *fs, struct block_group *g, struct free_spa
 		mem_free(p0);
 		mem_free(p1);
 	} else if (!g->in_tree && g->type == GROUP_DATA) {
-		atomic_store(&fs->log.new_groups, true); /* from now on something in it may be logged */
+		atomic_store(&fs->log->new_groups, true); /* from now on something in it may be logged */
 	}
 	return r;
 }
@@ -238,7 +249,7 @@ static int group_new(struct fs *fs, const struct group_desc *d, struct block_gro
 
 static int table_put_locked(struct fs *fs, struct block_group *g)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 	uint32_t index = (uint32_t)(g->start / fs->group_step);
 
 	if (g->type == GROUP_SYSTEM && t->nr_system == SUPER_SYSTEM_GROUPS)
@@ -285,19 +296,19 @@ int block_group_add(struct fs *fs, const struct group_desc *d, struct block_grou
 	struct block_group *g;
 	int r = 0;
 
-	if (!desc_is_sane(fs, d) || atomic_load(&fs->groups.slot[d->start / fs->group_step]))
+	if (!desc_is_sane(fs, d) || atomic_load(&fs->groups->slot[d->start / fs->group_step]))
 		return -EUCLEAN;
 	r = group_new(fs, d, &g);
 	if (r)
 		return r;
-	lock_take(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
 	for (unsigned i = 0; r == 0 && i < d->nr_stripes; i++)
 		r = d->type == GROUP_SYSTEM && d->stripe[i] < DEVICE_DATA_START
 			    ? 0
-			    : space_take_locked(&fs->groups, d->stripe[i], d->len + 2ull * d->slot_bytes);
+			    : space_take_locked(fs->groups, d->stripe[i], d->len + 2ull * d->slot_bytes);
 	if (r == 0)
 		r = table_put_locked(fs, g);
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	if (r) {
 		group_free(g);
 		return r;
@@ -313,7 +324,7 @@ int block_group_add(struct fs *fs, const struct group_desc *d, struct block_grou
 static int place_locked(struct fs *fs, uint64_t stripe_bytes, unsigned copies, uint64_t off[],
 			uint64_t *ret_bytes)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 	uint64_t quantum = group_quantum(fs);
 
 	for (; stripe_bytes >= quantum; stripe_bytes = stripe_bytes > 2 * quantum
@@ -354,7 +365,7 @@ static int add_placed_locked(struct fs *fs, struct group_desc *d, uint64_t strip
 {
 	struct block_group *g = NULL;
 	uint64_t index;
-	int r = device_space_find(&fs->groups.free_index, 1, &index) ? 0 : -ENOSPC;
+	int r = device_space_find(&fs->groups->free_index, 1, &index) ? 0 : -ENOSPC;
 
 	d->start = index * fs->group_step;
 	d->generation = atomic_load(&fs->running_generation);
@@ -365,11 +376,11 @@ static int add_placed_locked(struct fs *fs, struct group_desc *d, uint64_t strip
 		r = table_put_locked(fs, g);
 	}
 	if (r == 0 && g->uncounted)
-		atomic_fetch_add(&fs->backing.uncounted[g->type == GROUP_DATA], g->len);
+		atomic_fetch_add(&fs->backing->uncounted[g->type == GROUP_DATA], g->len);
 	if (r) {
 		group_free(g);
 		for (unsigned i = 0; i < d->nr_stripes; i++)
-			(void)space_add_locked(&fs->groups, d->stripe[i], stripe_bytes);
+			(void)space_add_locked(fs->groups, d->stripe[i], stripe_bytes);
 	}
 	return r;
 }
@@ -379,13 +390,13 @@ static int add_backed(struct fs *fs, struct group_desc *d, uint64_t stripe_bytes
 {
 	int r = backing_allocate(fs, d);
 
-	lock_take(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
 	if (r == 0)
 		r = add_placed_locked(fs, d, stripe_bytes);
 	else
 		for (unsigned i = 0; i < d->nr_stripes; i++)
-			(void)space_add_locked(&fs->groups, d->stripe[i], stripe_bytes);
-	lock_drop(&fs->groups.lock);
+			(void)space_add_locked(fs->groups, d->stripe[i], stripe_bytes);
+	lock_drop(&fs->groups->lock);
 	return r;
 }
 
@@ -397,11 +408,11 @@ int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t
 					      group_quantum(fs));
 	int r = -ENOSPC;
 
-	lock_take(&fs->groups.lock);
-	if (atomic_load(&fs->groups.live) < atomic_load(&fs->groups.live_max))
+	lock_take(&fs->groups->lock);
+	if (atomic_load(&fs->groups->live) < atomic_load(&fs->groups->live_max))
 		r = place_locked(fs, round_down_u64(want, group_quantum(fs)), d.nr_stripes, d.stripe,
 				 &stripe_bytes);
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	if (r)
 		return r;
 	shape(stripe_bytes, type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE, &d);
@@ -418,16 +429,16 @@ int block_group_create_system_locked(struct fs *fs, uint64_t bytes)
 		.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
 	int r;
 
-	lock_assert_held(&fs->space.lock);
-	lock_take(&fs->groups.lock);
+	lock_assert_held(&fs->space->lock);
+	lock_take(&fs->groups->lock);
 	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes,
 			 d.stripe, &d.len);
 	if (r == 0)
 		r = add_placed_locked(fs, &d, d.len);
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	if (r)
 		return r;
-	fs->space.kind[SPACE_SYSTEM].total += d.len;
+	fs->space->kind[SPACE_SYSTEM].total += d.len;
 	block_group_system_added(fs);
 	return 0;
 }
@@ -438,10 +449,10 @@ int block_group_create_system_backed(struct fs *fs, uint64_t bytes)
 		.type = GROUP_SYSTEM, .nr_stripes = 2, .cache_slot = CACHE_SLOT_NONE, .in_tree = true};
 	int r;
 
-	lock_take(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
 	r = place_locked(fs, round_down_u64(min_u64(bytes, fs->group_step), group_quantum(fs)), d.nr_stripes,
 			 d.stripe, &d.len);
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	if (r == 0)
 		r = add_backed(fs, &d, d.len);
 	if (r)

@@ -43,11 +43,11 @@
 #include <stdint.h>
 
 #include "base/lock.h"
-#include "fs/block_group_format.h"
 #include "fs/device_space.h"
-#include "fs/free_space.h"
 #include "fs/fs.h"
 #include "fs/super_format.h"
+
+struct free_space;
 
 struct fs;
 struct device_queue;
@@ -140,6 +140,7 @@ struct block_group {
 };
 
 struct group_table {
+	struct fs *fs;
 	struct lock lock; /* creation, removal, unallocated space, `fresh`, `system` */
 	/* by logical address / group_step; GROUP_INDEX_MAX entries, of which only used pages take memory */
 	_Atomic(struct block_group *) *slot;

@@ -6,15 +6,29 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/backing.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
 #include "fs/delayed_ref.h"
+#include "fs/device.h"
+#include "fs/device_space.h"
 #include "fs/fault.h"
+#include "fs/free_space.h"
 #include "fs/free_space_cache.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/pins.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
 #include "fs/transaction.h"
+#include "fs/tree.h"
 #include "fs/write_batch.h"
 
 #define GROUP_KEY_LEN 9u
@@ -41,8 +55,8 @@ void block_group_set_dirty(struct fs *fs, struct block_group *g)
 	if (g->dirty || g->type == GROUP_SYSTEM)
 		return;
 	g->dirty = true;
-	g->dirty_next = fs->groups.dirty;
-	fs->groups.dirty = g;
+	g->dirty_next = fs->groups->dirty;
+	fs->groups->dirty = g;
 }
 
 /* ---- references ------------------------------------------------------------ */
@@ -151,7 +165,7 @@ static bool try_remove(struct fs *fs, struct block_group *g)
 
 	if (g->used || !g->in_tree || g->type == GROUP_SYSTEM || !space_try_remove(fs, g->type, g->len))
 		return false;
-	lock_take(&fs->groups.lock); /* nothing is taken from it meanwhile */
+	lock_take(&fs->groups->lock); /* nothing is taken from it meanwhile */
 	lock_take(&g->lock);
 	if (g->state == GROUP_LOADED)
 		backing_return_spares(fs, g);
@@ -163,7 +177,7 @@ static bool try_remove(struct fs *fs, struct block_group *g)
 		block_group_reorder_locked(fs, g);
 	}
 	lock_drop(&g->lock);
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	if (!empty)
 		space_group_added(fs, g->type, g->len);
 	return empty;
@@ -175,13 +189,13 @@ void block_group_note_empty(struct fs *fs, struct block_group *g)
 		return;
 	g->in_empty = g->used == 0;
 	if (g->type == GROUP_DATA)
-		atomic_fetch_add(&fs->groups.empty_data_bytes, g->in_empty ? g->len : -g->len);
+		atomic_fetch_add(&fs->groups->empty_data_bytes, g->in_empty ? g->len : -g->len);
 	if (g->in_empty) {
-		TAILQ_INSERT_TAIL(&fs->groups.empty, g, empty_link);
-		fs->groups.nr_empty++;
+		TAILQ_INSERT_TAIL(&fs->groups->empty, g, empty_link);
+		fs->groups->nr_empty++;
 	} else {
-		TAILQ_REMOVE(&fs->groups.empty, g, empty_link);
-		fs->groups.nr_empty--;
+		TAILQ_REMOVE(&fs->groups->empty, g, empty_link);
+		fs->groups->nr_empty--;
 	}
 }
 
@@ -225,7 +239,7 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 /* Groups that were made since the last commit are dirty too; and so are empty ones that can leave. */
 static void find_other_groups(struct fs *fs)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 	struct block_group *g, *next;
 	uint64_t left = t->nr_empty;
 	unsigned failed = 0;
@@ -269,7 +283,7 @@ int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t gen
 	int r = 0;
 
 	find_other_groups(fs);
-	first = fs->groups.dirty;
+	first = fs->groups->dirty;
 	for (struct block_group *g = first; r == 0 && g; g = g->dirty_next) {
 		if (n == CACHES_AT_ONCE) {
 			r = end_writes(wb, first, g);
@@ -359,14 +373,14 @@ int block_group_update_tree(struct transaction *txn)
 	size_t n = 0, i = 0;
 	int r = -ENOMEM;
 
-	for (struct block_group *g = fs->groups.dirty; g; g = g->dirty_next)
+	for (struct block_group *g = fs->groups->dirty; g; g = g->dirty_next)
 		n++;
 	if (n == 0)
 		return 0;
 	gc = mem_zalloc(n * sizeof(*gc));
 	change = mem_zalloc(n * sizeof(*change));
 	if (gc && change) {
-		for (struct block_group *g = fs->groups.dirty; g; g = g->dirty_next, i++) {
+		for (struct block_group *g = fs->groups->dirty; g; g = g->dirty_next, i++) {
 			gc[i].group = g;
 			pack_key(g, gc[i].key);
 		}
@@ -393,7 +407,7 @@ int block_group_update_tree(struct transaction *txn)
 /* Readers of older trees may still find it: it is freed when they are gone. */
 static void remove_group(struct fs *fs, struct block_group *g, unsigned set)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 	uint32_t index = (uint32_t)(g->start / fs->group_step);
 
 	for (unsigned i = 0; i < g->nr_stripes; i++)
@@ -426,15 +440,15 @@ static void remove_group(struct fs *fs, struct block_group *g, unsigned set)
 		atomic_fetch_sub(&t->metadata_unknown, 1);
 	if (g->type == GROUP_DATA && g->avail)
 		atomic_fetch_sub(&t->loaded_bytes, block_group_loaded_bytes(g));
-	lock_take(&fs->space.lock);
-	fs->space.reclaim_groups++;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	fs->space->reclaim_groups++;
+	lock_drop(&fs->space->lock);
 	TAILQ_INSERT_TAIL(&t->removed[set], g, fresh_link);
 }
 
 void block_group_free_removed(struct fs *fs, unsigned set)
 {
-	struct group_list *removed = &fs->groups.removed[set];
+	struct group_list *removed = &fs->groups->removed[set];
 	struct block_group *g;
 
 	while ((g = TAILQ_FIRST(removed))) {
@@ -448,19 +462,19 @@ static void set_in_tree(struct fs *fs, struct block_group *g)
 {
 	if (g->in_tree)
 		return;
-	lock_take(&fs->groups.lock);
-	TAILQ_REMOVE(&fs->groups.fresh, g, fresh_link);
+	lock_take(&fs->groups->lock);
+	TAILQ_REMOVE(&fs->groups->fresh, g, fresh_link);
 	g->in_tree = true;
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 }
 
 void block_group_commit_done(struct fs *fs, uint64_t generation)
 {
-	unsigned set = pins_set(&fs->pins, generation);
+	unsigned set = pins_set(fs->pins, generation);
 	struct block_group *next;
 	bool left = false;
 
-	for (struct block_group *g = fs->groups.dirty; g; g = next) {
+	for (struct block_group *g = fs->groups->dirty; g; g = next) {
 		next = g->dirty_next;
 		g->dirty = false;
 		g->dirty_next = NULL;
@@ -476,6 +490,6 @@ void block_group_commit_done(struct fs *fs, uint64_t generation)
 		mem_free(g->cache_buf);
 		g->cache_buf = NULL;
 	}
-	fs->groups.dirty = NULL;
+	fs->groups->dirty = NULL;
 	backing_note_empty(fs, left);
 }

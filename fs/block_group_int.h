@@ -13,6 +13,10 @@
 #define FS_BLOCK_GROUP_INT_H
 
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
+
+struct free_space;
+struct fs;
 
 /* Of a bitmap with a bit for each block of the group: `pinned`, `lost`. */
 static inline size_t block_group_bitmap_bytes(const struct block_group *g)

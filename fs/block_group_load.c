@@ -12,13 +12,21 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
+#include "fs/free_space.h"
 #include "fs/free_space_cache.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/report.h"
 #include "fs/space_info.h"
+#include "fs/wakeup.h"
 
 static int decode_cache(struct fs *fs, const struct block_group *g, const void *buf, uint64_t bytes,
 			struct free_space **ret_space)
@@ -61,7 +69,7 @@ static void start_rebuild_locked(struct fs *fs, struct block_group *g, uint64_t 
 	g->state = GROUP_REBUILDING;
 	block_group_reorder_locked(fs, g);
 	/* cache_slot stays: the committed item names it, and the next cache goes to the other one. */
-	atomic_fetch_add(&fs->groups.rebuilding, 1);
+	atomic_fetch_add(&fs->groups->rebuilding, 1);
 }
 
 /* The group's cache cannot be used: its free space is nobody's until it is rebuilt. */
@@ -208,10 +216,10 @@ bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
 {
 	bool unknown = false;
 
-	if (atomic_load(&fs->groups.metadata_unknown) == 0)
+	if (atomic_load(&fs->groups->metadata_unknown) == 0)
 		return false;
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
+		struct block_group *g = atomic_load(&fs->groups->slot[i]);
 
 		if (!g || g->type != GROUP_METADATA)
 			continue;

@@ -7,10 +7,13 @@
  * A group moves only when it crosses a power of two, or is used for the first time in a generation. So the
  * lock of the lists is taken rarely.
  */
+#include "base/lock.h"
 #include "base/mem.h"
-#include "base/util.h"
+#include "fs/backing.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/free_space.h"
 #include "fs/fs_int.h"
 
 static uint8_t bucket_of(uint32_t units)
@@ -81,14 +84,14 @@ static void reorder_locked(struct fs *fs, struct block_group *g, bool last)
 	if (!moves && !used)
 		return;
 	g->touched = now;
-	lock_take(&fs->groups.order_lock);
+	lock_take(&fs->groups->order_lock);
 	if (moves) {
-		leave_bucket(&fs->groups, g);
-		enter_bucket(&fs->groups, g, order, bucket);
+		leave_bucket(fs->groups, g);
+		enter_bucket(fs->groups, g, order, bucket);
 	}
 	if (used)
-		set_last_use(&fs->groups, g);
-	lock_drop(&fs->groups.order_lock);
+		set_last_use(fs->groups, g);
+	lock_drop(&fs->groups->order_lock);
 }
 
 void block_group_reorder_locked(struct fs *fs, struct block_group *g)
@@ -103,7 +106,7 @@ void block_group_reorder_last_locked(struct fs *fs, struct block_group *g)
 struct block_group *block_group_most_free(struct fs *fs, uint8_t type, enum group_order order,
 					  unsigned *ret_bucket)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 	unsigned list = order * GROUP_TYPES + block_group_kind(type);
 	struct block_group *g = NULL;
 
@@ -138,7 +141,7 @@ static void unload(struct fs *fs, struct block_group *g)
 
 	lock_take(&g->lock);
 	if (is_idle_locked(g)) {
-		atomic_fetch_sub(&fs->groups.loaded_bytes, block_group_loaded_bytes(g));
+		atomic_fetch_sub(&fs->groups->loaded_bytes, block_group_loaded_bytes(g));
 		avail = g->avail;
 		committed = g->committed;
 		for (unsigned i = 0; i < 2; i++) {
@@ -174,7 +177,7 @@ static struct block_group *next_victim(struct group_table *t)
 
 void block_group_unload(struct fs *fs)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 	uint32_t tries;
 
 	lock_take(&t->order_lock);

@@ -9,14 +9,23 @@
  */
 #include <errno.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/cache.h"
+#include "fs/device.h"
 #include "fs/fault.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
+#include "fs/pins.h"
 #include "fs/rebuild.h"
 #include "fs/space_info.h"
+#include "fs/work.h"
 
 /* ---- data ------------------------------------------------------------------ */
 
@@ -38,10 +47,10 @@ static uint32_t take_from(struct fs *fs, struct block_group *g, uint32_t want, u
 
 static void load_ahead_fn(struct fs_work *work)
 {
-	struct fs *fs = container_of(work, struct fs, groups.load_ahead);
+	struct fs *fs = container_of(work, struct group_table, load_ahead)->fs;
 
 	(void)block_group_load_next(fs, work_queue());
-	atomic_store(&fs->groups.loads_ahead, false);
+	atomic_store(&fs->groups->loads_ahead, false);
 }
 
 /*
@@ -49,10 +58,10 @@ static void load_ahead_fn(struct fs_work *work)
  */
 static void want_load_ahead(struct fs *fs)
 {
-	if (atomic_exchange(&fs->groups.loads_ahead, true))
+	if (atomic_exchange(&fs->groups->loads_ahead, true))
 		return;
-	fs->groups.load_ahead.fn = load_ahead_fn;
-	fs_work(fs, &fs->groups.load_ahead);
+	fs->groups->load_ahead.fn = load_ahead_fn;
+	fs_work(fs, &fs->groups->load_ahead);
 }
 
 /*
@@ -73,7 +82,7 @@ static struct block_group *next_data_group(struct fs *fs, bool *ret_unloaded)
 		want_load_ahead(fs);
 	*ret_unloaded = !g && (empty || unloaded);
 	if (g)
-		atomic_store(&fs->groups.data_cursor, (uint32_t)(g->start / fs->group_step));
+		atomic_store(&fs->groups->data_cursor, (uint32_t)(g->start / fs->group_step));
 	return g;
 }
 
@@ -83,9 +92,9 @@ uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr,
 	struct block_group *g;
 
 	*ret_unloaded = false;
-	lock_take(&fs->groups.lock); /* so that no group goes away */
-	cursor = atomic_load(&fs->groups.data_cursor);
-	g = cursor ? atomic_load(&fs->groups.slot[cursor]) : NULL;
+	lock_take(&fs->groups->lock); /* so that no group goes away */
+	cursor = atomic_load(&fs->groups->data_cursor);
+	g = cursor ? atomic_load(&fs->groups->slot[cursor]) : NULL;
 	if (g && g->type == GROUP_DATA)
 		n = take_from(fs, g, want, &start);
 	if (n == 0 || (n < RUN_SHORT && n < want)) {
@@ -96,7 +105,7 @@ uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr,
 			n = take_from(fs, g, want, &start);
 		}
 	}
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	if (n)
 		*ret_addr = g->start + (uint64_t)start * g->unit;
 	return n;
@@ -127,7 +136,7 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 		return r;
 	if (g->state == GROUP_REBUILDING) {
 		/* So that the trees are walked once for many of them. */
-		while (atomic_load(&fs->groups.loaded_bytes) < fs->groups.loaded_max &&
+		while (atomic_load(&fs->groups->loaded_bytes) < fs->groups->loaded_max &&
 		       block_group_load_next(fs, q))
 			;
 		r = rebuild_groups(fs, q);
@@ -152,7 +161,7 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
  */
 static bool take_node(struct fs *fs, struct block_group *g, uint64_t *ret_addr)
 {
-	struct block_group **cursor = &fs->groups.node_cursor[g->type == GROUP_SYSTEM];
+	struct block_group **cursor = &fs->groups->node_cursor[g->type == GROUP_SYSTEM];
 	uint32_t before = g->hint, start;
 
 	*cursor = NULL;
@@ -175,11 +184,11 @@ static int use_uncounted(struct fs *fs)
 {
 	struct block_group *g;
 
-	lock_take(&fs->groups.lock);
-	TAILQ_FOREACH (g, &fs->groups.fresh, fresh_link)
+	lock_take(&fs->groups->lock);
+	TAILQ_FOREACH (g, &fs->groups->fresh, fresh_link)
 		if (g->uncounted && g->type == GROUP_METADATA)
 			break;
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	if (!g)
 		return -ENOSPC;
 	backing_group_durable(fs, g);
@@ -188,7 +197,7 @@ static int use_uncounted(struct fs *fs)
 
 int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr)
 {
-	struct block_group *g = fs->groups.node_cursor[type == GROUP_SYSTEM];
+	struct block_group *g = fs->groups->node_cursor[type == GROUP_SYSTEM];
 	bool made = false;
 
 	for (;;) {
@@ -205,7 +214,7 @@ int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, 
 				g = block_group_most_free(fs, type, ORDER_EMPTY, &bucket);
 			if (g) {
 				r = block_group_load(fs, q, g);
-			} else if (fs->backing.on && type == GROUP_METADATA) {
+			} else if (fs->backing->on && type == GROUP_METADATA) {
 				r = use_uncounted(fs);
 			} else {
 				/* System groups are not made on the way. */
@@ -257,7 +266,7 @@ static void note_pinned_locked(struct group_table *t, struct block_group *g, uns
 void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t generation)
 {
 	struct block_group *g = block_group_find(fs, addr);
-	unsigned set = pins_set(&fs->pins, generation);
+	unsigned set = pins_set(fs->pins, generation);
 	uint32_t n;
 
 	ASSERT(g && len <= g->len - (addr - g->start));
@@ -273,7 +282,7 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 	ASSERT(g->state == GROUP_LOADED || g->state == GROUP_REBUILDING);
 	if (g->state == GROUP_LOADED) {
 		if (g->pinned_blocks[set] == 0)
-			note_pinned_locked(&fs->groups, g, set);
+			note_pinned_locked(fs->groups, g, set);
 		bitmap_set(g->pinned[set], (uint32_t)((addr - g->start) / g->unit), n);
 		g->pinned_blocks[set] += n;
 		if (FAULT(FAULT_DISCARD_EARLY))
@@ -329,7 +338,7 @@ void block_group_release_pinned(struct fs *fs, unsigned set)
 {
 	struct block_group *next;
 
-	for (struct block_group *g = atomic_exchange(&fs->groups.pinned[set], NULL); g; g = next) {
+	for (struct block_group *g = atomic_exchange(&fs->groups->pinned[set], NULL); g; g = next) {
 		next = g->pinned_next[set];
 		release_group(fs, g, set);
 	}

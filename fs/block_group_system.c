@@ -10,12 +10,23 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/block_group_int.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/free_space.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
 #include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
 
 #define GROUP_ITEM_BYTES 96u /* at the most, with its slot in the node */
 #define READS_UNDER_WAY 64u
@@ -49,9 +60,9 @@ uint64_t block_group_system_bytes(struct fs *fs)
 {
 	uint64_t bytes;
 
-	lock_take(&fs->groups.lock);
-	bytes = system_bytes_locked(&fs->groups);
-	lock_drop(&fs->groups.lock);
+	lock_take(&fs->groups->lock);
+	bytes = system_bytes_locked(fs->groups);
+	lock_drop(&fs->groups->lock);
 	return bytes;
 }
 
@@ -59,12 +70,12 @@ void block_group_system_added(struct fs *fs)
 {
 	uint64_t max = groups_in(block_group_system_bytes(fs));
 
-	atomic_store(&fs->groups.live_max, (uint32_t)min_u64(max, GROUP_INDEX_MAX));
+	atomic_store(&fs->groups->live_max, (uint32_t)min_u64(max, GROUP_INDEX_MAX));
 }
 
 void block_group_pack_system(struct fs *fs, struct super_block *sb)
 {
-	struct group_table *t = &fs->groups;
+	struct group_table *t = fs->groups;
 
 	lock_take(&t->lock);
 	for (unsigned i = 0; i < t->nr_system; i++) {
@@ -82,7 +93,7 @@ void block_group_pack_system(struct fs *fs, struct super_block *sb)
 int block_group_read_system(struct fs *fs)
 {
 	for (unsigned i = 0; i < SUPER_SYSTEM_GROUPS; i++) {
-		const struct super_system_group *sg = &fs->super.system[i];
+		const struct super_system_group *sg = &fs->super->system[i];
 		struct group_desc d = {.start = le64_to_cpu(sg->start),
 				       .len = le64_to_cpu(sg->length),
 				       .type = GROUP_SYSTEM,
@@ -104,7 +115,7 @@ int block_group_read_system(struct fs *fs)
 		space_loaded_group(fs, GROUP_SYSTEM, d.len, 0);
 	}
 	block_group_system_added(fs);
-	return atomic_load(&fs->groups.live_max) ? 0 : -EUCLEAN;
+	return atomic_load(&fs->groups->live_max) ? 0 : -EUCLEAN;
 }
 
 /* ---- reading the group tree --------------------------------------------------- */
@@ -331,8 +342,8 @@ static int alloc_buffers(struct tree_read *tr)
 
 int block_group_read_tree(struct fs *fs, struct device_queue *q)
 {
-	struct node_ident id = {fs->group_tree.addr, fs->group_tree.generation, TREE_ID_GROUP,
-				fs->group_tree.level};
+	struct node_ident id = {fs->group_tree->addr, fs->group_tree->generation, TREE_ID_GROUP,
+				fs->group_tree->level};
 	struct tree_read tr = {.fs = fs, .q = q};
 	int r;
 

@@ -3,9 +3,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/cache.h"
 #include "fs/cache_int.h"
+#include "fs/lock_rank.h"
 
 static const uint8_t class_heat[] = {[CACHE_DATA] = 1, [CACHE_NODE] = 2};
 

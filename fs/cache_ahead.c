@@ -3,8 +3,10 @@
  * fs/cache_ahead.c: blocks that were fetched before anybody has read them (cache.h, invariant 6). Who asks
  * for all of a volume to be fetched replaces what he fetched before, and not what others use.
  */
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/cache.h"
 #include "fs/cache_int.h"
 
 #define BATCH 64u

@@ -22,6 +22,7 @@
 #include <sys/queue.h>
 
 #include "base/lock.h"
+#include "base/util.h"
 #include "fs/cache.h"
 #include "fs/lock_rank.h"
 

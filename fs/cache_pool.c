@@ -2,8 +2,10 @@
 /* fs/cache_pool.c: the memory of the cache and who leaves it: chunks, frames, eviction. See cache_int.h. */
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/cache.h"
 #include "fs/cache_int.h"
 
 /*

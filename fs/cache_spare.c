@@ -11,8 +11,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/cache.h"
 #include "fs/cache_int.h"
 
 #ifndef MADV_POPULATE_WRITE

@@ -5,13 +5,22 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/crc32c.h"
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
-#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/check_int.h"
 #include "fs/claim.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
 #include "fs/super.h"
+#include "fs/super_format.h"
+#include "fs/volume_format.h"
 
 typedef unsigned long long ull;
 
@@ -226,14 +235,14 @@ static int open_device(const char *path, bool writable, struct device **ret_dev,
  */
 static void load_groups(struct fs *fs, struct device_queue *q)
 {
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
+	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
 		unsigned epoch = epoch_enter(&fs->epoch);
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->slot[i]);
 
 		if (g && g->type != GROUP_SYSTEM)
 			(void)block_group_load(fs, q, g);
 		epoch_leave(&fs->epoch, epoch);
-		if (atomic_load(&fs->groups.loaded_bytes) > fs->groups.loaded_max) {
+		if (atomic_load(&fs->groups->loaded_bytes) > fs->groups->loaded_max) {
 			lock_take(&fs->commit_lock);
 			block_group_unload(fs);
 			lock_drop(&fs->commit_lock);
@@ -256,7 +265,7 @@ static int rebuild_caches(const char *path, struct fs_error *err)
 		load_groups(fs, q);
 		device_queue_free(q);
 	}
-	for (unsigned ms = 0; r == 0 && atomic_load(&fs->groups.rebuilding); ms += REBUILD_POLL_MS) {
+	for (unsigned ms = 0; r == 0 && atomic_load(&fs->groups->rebuilding); ms += REBUILD_POLL_MS) {
 		nanosleep(&(struct timespec){0, REBUILD_POLL_MS * 1000000}, NULL);
 		if (fs_is_read_only(fs) || ms > REBUILD_WAIT_MS)
 			r = -EIO;

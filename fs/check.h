@@ -20,8 +20,9 @@
 
 #include <stdint.h>
 
-#include "fs/device.h"
-#include "fs/fs.h"
+struct device;
+struct fs_check_options;
+struct fs_error;
 
 /*
  * As fs_check, on a device that is open and used by nobody else. With `repair`, space caches that contradict

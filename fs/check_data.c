@@ -7,9 +7,15 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/check_int.h"
+#include "fs/device.h"
+#include "fs/extent.h"
+#include "fs/fs.h"
+#include "fs/super_format.h"
+#include "fs/volume_format.h"
 
 typedef unsigned long long ull;
 

@@ -6,11 +6,21 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/check_int.h"
+#include "fs/device.h"
+#include "fs/free_space.h"
 #include "fs/free_space_cache.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
 
 typedef unsigned long long ull;
 

@@ -14,12 +14,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fs/block_group_format.h"
 #include "fs/device.h"
-#include "fs/extent.h"
 #include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
 #include "fs/super_format.h"
 #include "fs/tree.h"
+
+struct extent;
 
 #define CHECK_LINES_MAX 10000u /* findings beyond are counted only */
 #define CHECK_DATA_UNDER_WAY 16u

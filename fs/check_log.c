@@ -8,11 +8,18 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group_format.h"
 #include "fs/check_int.h"
 #include "fs/check_log_volume.h"
+#include "fs/device.h"
+#include "fs/extent.h"
+#include "fs/flush_log_format.h"
 #include "fs/flush_log_reader.h"
+#include "fs/fs.h"
+#include "fs/volume_format.h"
 
 typedef unsigned long long ull;
 

@@ -6,8 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "fs/check_int.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
+#include "fs/volume_format.h"
 
 struct log_volume {
 	struct check_volume cv;

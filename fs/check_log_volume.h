@@ -7,8 +7,11 @@
 #ifndef FS_CHECK_LOG_VOLUME_H
 #define FS_CHECK_LOG_VOLUME_H
 
-#include "fs/check_int.h"
-#include "fs/flush_log_format.h"
+#include <stddef.h>
+#include <stdint.h>
+
+struct check_volume;
+struct log_item;
 
 struct log_volume;
 

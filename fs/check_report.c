@@ -16,6 +16,8 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/check_int.h"
+#include "fs/fs.h"
+#include "fs/node_format.h"
 
 typedef unsigned long long ull;
 

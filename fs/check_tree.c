@@ -6,8 +6,14 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/util.h"
+#include "base/le.h"
 #include "fs/check_int.h"
+#include "fs/device.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
 
 typedef unsigned long long ull;
 

@@ -3,10 +3,18 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/util.h"
+#include "fs/block_group_format.h"
 #include "fs/check_int.h"
+#include "fs/extent.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
 
 typedef unsigned long long ull;
 

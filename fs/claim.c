@@ -11,10 +11,14 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/mem.h"
-#include "base/util.h"
 #include "fs/claim_format.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/report.h"
 
 #define READ_TRIES 3u
 

@@ -6,11 +6,22 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
 #include "fs/claim.h"
+#include "fs/clock.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/pins.h"
 #include "fs/rebuild.h"
+#include "fs/report.h"
+#include "fs/scrub.h"
+#include "fs/space_info.h"
 #include "fs/transaction.h"
+#include "fs/wakeup.h"
+#include "fs/work.h"
 
 #define RETRY_MS 2u
 #define CLAIM_CHECK_US 1000000u /* an idle pool looks whether it is still its own, when it wakes */
@@ -29,13 +40,13 @@ static bool after_commit(struct fs *fs)
 	if (!fs_is_read_only(fs) && fs_now_us() - fs->claim_checked_us >= CLAIM_CHECK_US)
 		(void)claim_check(fs, fs->commit_q);
 	lock_drop(&fs->commit_lock);
-	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
+	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(fs->pins));
 	backing_tick(fs);
 	backing_discard_tick(fs);
 	if (fs_is_read_only(fs))
 		transaction_fail_waiting(fs);
 	else if (atomic_load(&fs->orphans) ||
-		 (needed && !atomic_load(&fs->pins.waiting) && (waiting || atomic_load(&fs->pins.behind))))
+		 (needed && !atomic_load(&fs->pins->waiting) && (waiting || atomic_load(&fs->pins->behind))))
 		fs_kick_commit(fs);
 	else
 		idle = waiting;
@@ -101,8 +112,8 @@ static void *commit_thread(void *arg)
 
 	lock_take(&fs->state_lock);
 	while (!fs->stop) {
-		uint64_t wait_ms = again || atomic_load(&fs->pins.waiting) ? RETRY_MS
-									   : fs->opt.commit_interval_ms;
+		uint64_t wait_ms = again || atomic_load(&fs->pins->waiting) ? RETRY_MS
+									    : fs->opt.commit_interval_ms;
 		bool in_time = true, rebuild, pins_only;
 
 		if (!fs->commit_wanted && !(fs->rebuild_wanted && !atomic_load(&fs->rebuild_running)))

@@ -8,10 +8,16 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/device.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/io.h"
+#include "fs/lock_rank.h"
+#include "fs/overlay.h"
 #include "fs/pool.h"
 
 #define RUN_BLOCKS 1024u /* taken from a group at a time: 4 MiB */

@@ -10,8 +10,10 @@
 #include <stdint.h>
 
 #include "base/lock.h"
-#include "fs/device.h"
-#include "fs/fs.h"
+
+struct device_queue;
+struct fs;
+struct pending;
 
 /* Something to be run on the context's thread. */
 struct ctx_post {

@@ -33,6 +33,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/device.h"
 #include "fs/device_int.h"
 #include "fs/fault.h"
 

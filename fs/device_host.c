@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "fs/device.h"
 #include "fs/device_int.h"
 
 /* Files of tmpfs stand in memory, which may end long before the limit of the mount does. */

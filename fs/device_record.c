@@ -16,9 +16,11 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/device.h"
 #include "fs/device_int.h"
 #include "fs/device_record.h"
 

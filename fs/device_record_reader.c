@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/mem.h"
 #include "fs/device.h"
 #include "fs/device_record.h"

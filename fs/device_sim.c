@@ -10,7 +10,11 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_int.h"
+#include "fs/device_sim_image.h"
 #include "fs/device_sim_int.h"
 
 static int sim_host(struct device *dev, struct device_host *ret_host)

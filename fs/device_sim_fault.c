@@ -5,7 +5,11 @@
  */
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/device_sim_image.h"
 #include "fs/device_sim_int.h"
 
 /* ---- requests ------------------------------------------------------------------------------ */

@@ -7,7 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/device_sim_image.h"
 #include "fs/device_sim_int.h"
 
 static uint64_t count_pages(const struct sim_device *sim, uint64_t first, uint64_t end)

@@ -13,9 +13,12 @@
 #define FS_DEVICE_SIM_INT_H
 
 #include "base/lock.h"
+#include "fs/device.h"
 #include "fs/device_int.h"
 #include "fs/device_sim.h"
-#include "fs/device_sim_image.h"
+
+struct sim_image;
+struct sim_page;
 
 #define SIM_FAULTS_MAX 64
 

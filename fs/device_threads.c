@@ -23,6 +23,7 @@
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/device.h"
 #include "fs/device_int.h"
 
 #define POOL_THREADS 8

@@ -23,6 +23,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/device.h"
 #include "fs/device_int.h"
 
 #define RING_ENTRIES 256u

@@ -4,8 +4,15 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/util.h"
+#include "base/le.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
 
 void extent_key_pack(uint8_t key[EXTENT_KEY_LEN], uint64_t blk)
 {

@@ -9,9 +9,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "fs/overlay.h"
-#include "fs/tree.h"
-#include "fs/volume_format.h"
+#include "base/le.h"
+#include "fs/node.h"
+
+struct cache_entry;
+struct device_queue;
+struct fs;
+struct overlay;
+struct tree_root;
 
 struct transaction;
 struct volume_touches;

@@ -7,6 +7,7 @@
  * before). At zero the range is free of locks. Every waiter that overlaps an unlocked range came later than
  * that lock (else the lock would not have been granted), so unlock need not know who counted it.
  */
+#include "base/lock.h"
 #include "base/util.h"
 #include "fs/extent_state.h"
 #include "fs/extent_state_int.h"

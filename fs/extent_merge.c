@@ -8,11 +8,18 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
 #include "base/util.h"
+#include "fs/delayed_ref.h"
 #include "fs/extent.h"
 #include "fs/fault.h"
-#include "fs/fs_int.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/overlay.h"
 #include "fs/transaction.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
 #include "fs/volume_touch.h"
 
 /* An extent on its way out: joined with its neighbour where that goes on in both spaces. */

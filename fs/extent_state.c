@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+#include "base/lock.h"
 #include "base/util.h"
 #include "fs/extent_state_int.h"
 

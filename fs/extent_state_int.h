@@ -13,7 +13,13 @@
 #ifndef FS_EXTENT_STATE_INT_H
 #define FS_EXTENT_STATE_INT_H
 
-#include "fs/extent_state.h"
+#include <stdint.h>
+
+struct extent_lock;
+struct extent_lock_list;
+struct extent_prealloc;
+struct extent_state;
+struct extent_state_tree;
 
 /* ---- extent_state_tree.c: nodes -------------------------------------------- */
 

@@ -4,14 +4,15 @@
  * joining, the counters, and the check of the invariants. It knows of locks only that a state may belong to
  * one.
  */
+#include "base/lock.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/extent_state.h"
 #include "fs/extent_state_int.h"
+#include "fs/lock_rank.h"
 
 #include <errno.h>
 #include <string.h>
-
-#include "base/mem.h"
-#include "base/util.h"
-#include "fs/lock_rank.h"
 
 #define EXTENT_SPARE_MAX 64
 

@@ -8,17 +8,30 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/clock.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
 #include "fs/fault.h"
 #include "fs/flush_log_int.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/latency.h"
+#include "fs/lock_rank.h"
+#include "fs/report.h"
+#include "fs/super_format.h"
+#include "fs/wakeup.h"
+#include "fs/work.h"
 
 void flush_log_init(struct fs *fs)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 
 	memset(log, 0, sizeof(*log));
+	log->fs = fs;
 	lock_init(&log->lock, LOCK_LOG);
 	lock_cond_init(&log->built);
 	TAILQ_INIT(&log->waiting);
@@ -31,10 +44,10 @@ void flush_log_init(struct fs *fs)
 
 void flush_log_fini(struct fs *fs)
 {
-	ASSERT(TAILQ_EMPTY(&fs->log.waiting) && TAILQ_EMPTY(&fs->log.committing));
-	mem_free(fs->log.group.buf);
-	pthread_cond_destroy(&fs->log.built);
-	lock_fini(&fs->log.lock);
+	ASSERT(TAILQ_EMPTY(&fs->log->waiting) && TAILQ_EMPTY(&fs->log->committing));
+	mem_free(fs->log->group.buf);
+	pthread_cond_destroy(&fs->log->built);
+	lock_fini(&fs->log->lock);
 }
 
 static void answer(struct flush_waiter_list *list, int error)
@@ -49,9 +62,9 @@ static void answer(struct flush_waiter_list *list, int error)
 
 void flush_log_suspend_locked(struct fs *fs)
 {
-	lock_assert_held(&fs->log.lock);
-	fs->log.failed = true;
-	fs->log.failed_commits = atomic_load(&fs->commits_started);
+	lock_assert_held(&fs->log->lock);
+	fs->log->failed = true;
+	fs->log->failed_commits = atomic_load(&fs->commits_started);
 }
 
 bool flush_log_has_failed(struct flush_log *log)
@@ -126,26 +139,26 @@ static void start_group(struct fs *fs, struct fs_ctx *ctx);
 
 static void lead_next(struct ctx_post *post)
 {
-	struct fs *fs = container_of(post, struct fs, log.lead);
+	struct fs *fs = container_of(post, struct flush_log, lead)->fs;
 
-	start_group(fs, fs->log.group.ctx);
+	start_group(fs, fs->log->group.ctx);
 }
 
 static void lead_on_worker(struct fs_work *work)
 {
-	start_group(container_of(work, struct fs, log.lead_work), NULL);
+	start_group(container_of(work, struct flush_log, lead_work)->fs, NULL);
 }
 
 /* A worker that is quick at other times, too: whoever waits for a group may keep all the others. */
 static void put_on_worker(struct fs *fs)
 {
-	fs->log.lead_work.fn = lead_on_worker;
-	work_pool_add(&fs->work, &fs->log.lead_work);
+	fs->log->lead_work.fn = lead_on_worker;
+	work_pool_add(&fs->work, &fs->log->lead_work);
 }
 
 static void hand_over_locked(struct fs *fs)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 
 	log->group.ctx = TAILQ_FIRST(&log->waiting)->ctx;
 	if (log->group.ctx) {
@@ -166,7 +179,7 @@ static bool leave_ops_to_commit(struct fs *fs, struct flush_waiter_list *list)
 		if (w->or_commit) {
 			TAILQ_REMOVE(list, w, link);
 			w->commits = atomic_load(&fs->commits_started);
-			TAILQ_INSERT_TAIL(&fs->log.committing, w, link);
+			TAILQ_INSERT_TAIL(&fs->log->committing, w, link);
 			any = true;
 		}
 	return any;
@@ -174,7 +187,7 @@ static bool leave_ops_to_commit(struct fs *fs, struct flush_waiter_list *list)
 
 void flush_log_leave_to_commit(struct fs *fs)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	struct flush_waiter *w;
 
 	lock_take(&log->lock);
@@ -187,7 +200,7 @@ void flush_log_leave_to_commit(struct fs *fs)
 static void group_ended(struct log_group *g)
 {
 	struct fs *fs = g->fs;
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	struct flush_waiter_list done = TAILQ_HEAD_INITIALIZER(done);
 	bool commit = false;
 	int error = g->error;
@@ -285,7 +298,7 @@ static void data_flushed(struct device_io *io)
 /* A group that a worker leads: it may wait. */
 static void write_and_wait(struct log_group *g)
 {
-	const struct flush_log *log = &g->fs->log;
+	const struct flush_log *log = g->fs->log;
 	struct device_queue *q = work_queue();
 	uint64_t at = g->start % g->ring_size, first = min_u64(g->used, g->ring_size - at);
 	int r = g->data_bytes > log->verify_max ? device_flush(q) : 0;
@@ -310,7 +323,7 @@ static void write_and_wait(struct log_group *g)
 /* On ctx's thread, which leads, or (NULL) on a worker's; busy is set. */
 static void start_group(struct fs *fs, struct fs_ctx *ctx)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	struct log_group *g = &log->group;
 	int r;
 
@@ -344,7 +357,7 @@ static void start_group(struct fs *fs, struct fs_ctx *ctx)
 
 void flush_log_flush(struct fs *fs, struct flush_waiter *w)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	bool lead = false, nothing;
 
 	atomic_fetch_add(&fs->stats.flushes, 1);
@@ -371,15 +384,15 @@ void flush_log_flush(struct fs *fs, struct flush_waiter *w)
 
 void flush_log_move(struct fs *fs, uint64_t offset, uint64_t size)
 {
-	lock_take(&fs->log.lock);
-	fs->log.next_offset = offset;
-	fs->log.next_size = size;
-	lock_drop(&fs->log.lock);
+	lock_take(&fs->log->lock);
+	fs->log->next_offset = offset;
+	fs->log->next_size = size;
+	lock_drop(&fs->log->lock);
 }
 
 bool flush_log_stay(struct fs *fs)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	bool stays;
 
 	lock_take(&log->lock);
@@ -392,7 +405,7 @@ bool flush_log_stay(struct fs *fs)
 
 bool flush_log_start_move_locked(struct fs *fs)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 
 	lock_assert_held(&log->lock);
 	if (!log->next_size)
@@ -415,7 +428,7 @@ static void moved_locked(struct flush_log *log)
 
 bool flush_log_has_left(struct fs *fs)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	bool has;
 
 	lock_take(&log->lock);
@@ -430,7 +443,7 @@ bool flush_log_has_left(struct fs *fs)
 
 void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t tail)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	struct flush_waiter_list done = TAILQ_HEAD_INITIALIZER(done);
 	struct flush_waiter *w, *next;
 	bool more;
@@ -442,7 +455,7 @@ void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t 
 		log->tail = tail;
 		log->frozen_bytes = 0;
 		flush_log_unlist_ops_locked(
-			log, FAULT(FAULT_OPS_FORGOTTEN) ? UINT64_MAX : le64_to_cpu(fs->super.generation));
+			log, FAULT(FAULT_OPS_FORGOTTEN) ? UINT64_MAX : le64_to_cpu(fs->super->generation));
 	}
 	if (!error && (tail != UINT64_MAX || FAULT(FAULT_LOG_HOLE)) && log->failed_commits < commits)
 		log->failed = false;

@@ -45,6 +45,7 @@
 #include "fs/ctx.h"
 #include "fs/device.h"
 #include "fs/flush_log_format.h"
+#include "fs/fs.h"
 
 struct fs;
 struct fs_ctx;
@@ -101,6 +102,7 @@ struct log_group {
 };
 
 struct flush_log {
+	struct fs *fs;
 	struct lock lock;
 	uint64_t offset, size;		 /* on the device */
 	uint64_t head, tail;		 /* positions in the endless log */

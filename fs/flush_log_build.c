@@ -9,13 +9,20 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/fault.h"
 #include "fs/flush_log.h"
 #include "fs/flush_log_format.h"
 #include "fs/flush_log_int.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/overlay.h"
+#include "fs/volume.h"
 
 /* A pending of the largest write, with its header: what may stay empty before the ring's end. */
 #define LOG_ITEM_MAX (40u << 10)
@@ -119,8 +126,8 @@ static int put_new_groups(struct encoder *en, struct fs *fs)
 
 	if (!atomic_load(&en->log->new_groups) || !atomic_exchange(&en->log->new_groups, false))
 		return 0;
-	lock_take(&fs->groups.lock);
-	TAILQ_FOREACH (bg, &fs->groups.fresh, fresh_link) {
+	lock_take(&fs->groups->lock);
+	TAILQ_FOREACH (bg, &fs->groups->fresh, fresh_link) {
 		struct log_group_item item;
 		void *room;
 
@@ -134,7 +141,7 @@ static int put_new_groups(struct encoder *en, struct fs *fs)
 		memcpy(room, &item, sizeof(item));
 		bg->logged = true;
 	}
-	lock_drop(&fs->groups.lock);
+	lock_drop(&fs->groups->lock);
 	return r;
 }
 
@@ -272,9 +279,9 @@ static int put_all(struct encoder *en, struct fs *fs)
 	struct fs_volume *vol;
 	int r = put_ops(en, fs, false);
 
-	lock_take(&fs->volumes.dirty_lock);
-	TAILQ_CONCAT(&list, &fs->volumes.unlogged, log_link);
-	lock_drop(&fs->volumes.dirty_lock);
+	lock_take(&fs->volumes->dirty_lock);
+	TAILQ_CONCAT(&list, &fs->volumes->unlogged, log_link);
+	lock_drop(&fs->volumes->dirty_lock);
 	if (FAULT(FAULT_LOG_OPS_MIXED) && r == 0)
 		r = put_ops(en, fs, true);
 	TAILQ_FOREACH (vol, &list, log_link)
@@ -323,7 +330,7 @@ static int buffer_reserve(struct log_group *g, uint64_t bytes)
  */
 static int start_building(struct fs *fs, struct log_group *g, struct encoder *en)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	uint64_t running, need;
 	int r;
 
@@ -356,7 +363,7 @@ static void end_building(struct flush_log *log)
 
 int flush_log_build_locked(struct fs *fs, struct log_group *g)
 {
-	struct flush_log *log = &fs->log;
+	struct flush_log *log = fs->log;
 	struct encoder en = {.log = log, .g = g, .pool = fs->uuid, .first_seq = log->seq};
 	uint64_t seq = log->seq;
 	int r = start_building(fs, g, &en);

@@ -3,7 +3,11 @@
 #ifndef FS_FLUSH_LOG_INT_H
 #define FS_FLUSH_LOG_INT_H
 
-#include "fs/flush_log.h"
+#include <stdint.h>
+
+struct flush_log;
+struct fs;
+struct log_group;
 
 /*
  * Collects all that is not logged into the group's buffer and moves the head. The lock is dropped meanwhile.

@@ -5,10 +5,14 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/device.h"
 #include "fs/fault.h"
+#include "fs/flush_log_format.h"
 #include "fs/fs.h"
+#include "fs/super_format.h"
 
 #define WINDOW_BYTES (1u << 20)
 #define READ_TRIES 3

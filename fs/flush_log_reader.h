@@ -42,9 +42,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "fs/device.h"
-#include "fs/flush_log_format.h"
-#include "fs/super_format.h"
+struct device_queue;
+struct log_item;
+struct super_block;
 
 /* A lost group and the one behind it begin within this. */
 #define LOG_LOOK_AHEAD (64ull << 20)

@@ -16,15 +16,28 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
 #include "fs/claim.h"
+#include "fs/clock.h"
+#include "fs/device.h"
 #include "fs/fault.h"
 #include "fs/flush_log.h"
+#include "fs/flush_log_format.h"
 #include "fs/flush_log_reader.h"
 #include "fs/free_space_cache.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/overlay.h"
 #include "fs/rebuild.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
 
 #define READ_TRIES 3
 
@@ -210,16 +223,17 @@ static bool something_is_lost(struct replay *rp, uint64_t pos, uint64_t seq)
 		return false;
 	fs_log(fs, FS_LOG_ERROR,
 	       "flush log: record %llu at offset %llu is damaged: at least %llu flushes that were answered are lost, all volumes are as of the one before: check what is in them, and restore what is missing",
-	       (unsigned long long)seq, (unsigned long long)(fs->log.offset + pos % fs->log.size),
+	       (unsigned long long)seq, (unsigned long long)(fs->log->offset + pos % fs->log->size),
 	       (unsigned long long)lost.flushes + 1);
-	fs->super.log_lost_flushes = cpu_to_le64(le64_to_cpu(fs->super.log_lost_flushes) + lost.flushes + 1);
-	fs->super.log_lost_ns = cpu_to_le64(fs_wall_ns());
+	fs->super->log_lost_flushes =
+		cpu_to_le64(le64_to_cpu(fs->super->log_lost_flushes) + lost.flushes + 1);
+	fs->super->log_lost_ns = cpu_to_le64(fs_wall_ns());
 	return true;
 }
 
 static int replay_all(struct replay *rp, uint64_t *ret_groups)
 {
-	struct flush_log *log = &rp->fs->log;
+	struct flush_log *log = rp->fs->log;
 	struct log_group_read group[2] = {{0}, {0}};
 	unsigned cur = 0;
 	bool lost = false;
@@ -250,8 +264,8 @@ static int replay_all(struct replay *rp, uint64_t *ret_groups)
 
 int flush_log_replay(struct fs *fs, struct device_queue *q, uint64_t *ret_groups, uint64_t *ret_items)
 {
-	struct replay rp = {.fs = fs, .q = q, .generation = le64_to_cpu(fs->super.generation)};
-	int r = log_reader_init(&rp.reader, q, &fs->super);
+	struct replay rp = {.fs = fs, .q = q, .generation = le64_to_cpu(fs->super->generation)};
+	int r = log_reader_init(&rp.reader, q, fs->super);
 
 	*ret_groups = *ret_items = 0;
 	rp.block = mem_alloc_aligned(DEVICE_ALIGN, FS_BLOCK_SIZE);

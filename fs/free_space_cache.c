@@ -12,7 +12,9 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/util.h"
+#include "fs/free_space.h"
 #include "fs/free_space_cache_format.h"
 #include "fs/fs.h"
 

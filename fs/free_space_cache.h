@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fs/free_space.h"
+struct free_space;
 
 /* What a slot belongs to. */
 struct free_space_cache_ident {

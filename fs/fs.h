@@ -21,6 +21,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fs/device.h"
+
 struct fs;
 struct fs_ctx;
 struct fs_volume;

@@ -11,25 +11,27 @@
 #include <stdbool.h>
 
 #include "base/lock.h"
-#include "fs/backing.h"
-#include "fs/block_group.h"
-#include "fs/cache.h"
-#include "fs/clock.h"
-#include "fs/device.h"
 #include "fs/epoch.h"
-#include "fs/flush_log.h"
 #include "fs/fs.h"
 #include "fs/latency.h"
-#include "fs/lock_rank.h"
-#include "fs/pins.h"
 #include "fs/report.h"
-#include "fs/scrub.h"
-#include "fs/space_info.h"
-#include "fs/super_format.h"
-#include "fs/tree.h"
-#include "fs/volume.h"
-#include "fs/wakeup.h"
 #include "fs/work.h"
+
+struct fs_ctx;
+
+struct backing;
+struct bad_nodes;
+struct cache;
+struct device;
+struct device_queue;
+struct flush_log;
+struct group_table;
+struct pins;
+struct scrub;
+struct space_info;
+struct super_block;
+struct tree_root;
+struct volume_table;
 
 struct fs_stats {
 	_Atomic uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
@@ -51,18 +53,18 @@ struct fs {
 	bool simulated;	       /* no threads: the caller runs workers and commits */
 	_Atomic int read_only; /* 0, or the errno that turned the pool read-only, or EROFS when opened so */
 
-	struct group_table groups;
+	struct group_table *groups;
 	struct lock load_lock; /* reading of a group's cache */
-	struct space_info space;
-	struct backing backing;
+	struct space_info *space;
+	struct backing *backing;
 	struct epoch epoch;
-	struct volume_table volumes;
-	struct flush_log log;
+	struct volume_table *volumes;
+	struct flush_log *log;
 	struct work_pool work;
 	struct fs_stats stats;
 	struct fs_often often[FS_OFTEN_KINDS];
-	struct bad_nodes bad_nodes;
-	struct scrub scrub;
+	struct bad_nodes *bad_nodes;
+	struct scrub *scrub;
 
 	/* Contexts, for taking back their runs. */
 	struct lock ctx_lock;
@@ -70,8 +72,8 @@ struct fs {
 
 	/* The committer: everything below is under commit_lock but where said otherwise. */
 	struct lock commit_lock;
-	struct super_block super; /* of the last commit */
-	struct tree_root root_tree, group_tree;
+	struct super_block *super; /* of the last commit */
+	struct tree_root *root_tree, *group_tree;
 	struct device_queue *commit_q;
 	/* that commits still have to read nodes again, which the device says it cannot read */
 	unsigned eio_tries;
@@ -84,7 +86,7 @@ struct fs {
 	_Atomic uint64_t orphans;     /* deleted volumes whose space is not yet freed */
 	_Atomic uint64_t lost_blocks; /* of all volumes, as of the last commit */
 	unsigned orphan_leaves;	      /* of them that a commit frees at the most */
-	struct pins pins;	      /* what was freed and is kept for readers */
+	struct pins *pins;	      /* what was freed and is kept for readers */
 
 	/* The commit thread: LOCK_COMMIT_STATE. */
 	struct lock state_lock;

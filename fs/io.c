@@ -6,8 +6,19 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/ctx.h"
+#include "fs/epoch.h"
+#include "fs/extent_state.h"
 #include "fs/fault.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/overlay.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define FREE_IOS_MAX 512u
 

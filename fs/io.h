@@ -18,15 +18,16 @@
 #ifndef FS_IO_H
 #define FS_IO_H
 
-#include "fs/cache.h"
 #include "fs/ctx.h"
 #include "fs/extent_state.h"
+#include "fs/flush_log.h"
 #include "fs/fs.h"
 #include "fs/overlay.h"
 #include "fs/space_info.h"
-#include "fs/volume.h"
-#include "fs/work.h"
-#include "fs/flush_log.h"
+
+struct cache_entry;
+struct fs;
+struct fs_volume;
 
 /* In fs_io.flags, for requests that the engine makes itself. */
 #define IO_ZEROS (1u << 16)   /* WRITE of zeros; buf is not used */

@@ -9,8 +9,18 @@
 #include "base/crc32c.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/io.h"
+#include "fs/report.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
+#include "fs/work.h"
 
 #define SUB_BLOCKS 256u
 

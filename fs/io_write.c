@@ -11,11 +11,25 @@
 #include <time.h>
 
 #include "base/crc32c.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/fault.h"
+#include "fs/backing.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/extent_state.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/io.h"
+#include "fs/overlay.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
+#include "fs/wakeup.h"
+#include "fs/work.h"
 
 #define RUN_IOV_MAX 256u
 /* that a trim replaces in one go, under the volume's lock and on the thread of a loop */
@@ -48,7 +62,7 @@ static void run_done(struct device_io *dev)
 {
 	struct write_run *run = container_of(dev, struct write_run, dev);
 
-	if (dev->error == -ENOSPC && run->ctx->fs->backing.on) {
+	if (dev->error == -ENOSPC && run->ctx->fs->backing->on) {
 		backing_write_failed(run->ctx->fs);
 	} else if (dev->error) {
 		atomic_fetch_add(&run->ctx->fs->stats.errors_io, 1);
@@ -152,7 +166,7 @@ static bool try_again(struct io *io)
 {
 	struct pending *p;
 
-	if (io->error != -ENOSPC || !(io->user->flags & IO_FREEING) || !io->fs->backing.on ||
+	if (io->error != -ENOSPC || !(io->user->flags & IO_FREEING) || !io->fs->backing->on ||
 	    ++io->alloc_tries > IO_ALLOC_TRIES)
 		return false;
 	while ((p = TAILQ_FIRST(&io->pendings))) {

@@ -12,9 +12,14 @@
  *    way any more.
  */
 #include "base/util.h"
+#include "fs/ctx.h"
+#include "fs/epoch.h"
+#include "fs/extent_state.h"
 #include "fs/fault.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/io.h"
+#include "fs/volume.h"
 
 static void child_done(struct fs_io *child)
 {

@@ -5,10 +5,18 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/lock_rank.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/super_format.h"
 
 static struct node_slot *slots(const struct node_header *node)
 {
@@ -200,7 +208,7 @@ static int read_copies(struct fs *fs, struct device_queue *q, const struct node_
 			if (i > 0)
 				report_copies(fs, id, res, i, true);
 			mend_copies(fs, q, off, i, buf);
-			bad_nodes_forget(&fs->bad_nodes, id->addr);
+			bad_nodes_forget(fs->bad_nodes, id->addr);
 			return 0;
 		}
 		atomic_fetch_add(res[i].error == -EUCLEAN ? &fs->stats.errors_checksum : &fs->stats.errors_io,
@@ -210,7 +218,7 @@ static int read_copies(struct fs *fs, struct device_queue *q, const struct node_
 		else if (res[i].error != -EUCLEAN && err != -ENOMEM) /* whatever the device calls it */
 			err = -EIO;
 	}
-	if (err != -ENOMEM && bad_nodes_note(&fs->bad_nodes, id->addr, 0))
+	if (err != -ENOMEM && bad_nodes_note(fs->bad_nodes, id->addr, 0))
 		report_copies(fs, id, res, n, false);
 	return err;
 }

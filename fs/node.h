@@ -20,6 +20,8 @@
 #include "fs/cache.h"
 #include "fs/node_format.h"
 
+struct cache_entry;
+
 struct fs;
 struct device_queue;
 

@@ -5,7 +5,12 @@
 
 #include "base/util.h"
 #include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
 
 void node_prefetch_init(struct node_prefetch *pf, struct fs *fs, struct device_queue *q)
 {

@@ -15,6 +15,9 @@
 #include "fs/device.h"
 #include "fs/node.h"
 
+struct cache_entry;
+struct fs;
+
 #define NODE_PREFETCH_MAX 64u
 
 struct node_prefetch;

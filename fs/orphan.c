@@ -4,10 +4,20 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/cache.h"
+#include "fs/delayed_ref.h"
 #include "fs/extent.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/transaction.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
 
 struct drop {
 	struct transaction *txn;
@@ -39,7 +49,7 @@ static struct orphan *orphan_new(struct transaction *txn, uint64_t id, const str
 		return NULL;
 	o->id = id;
 	o->root = *root;
-	TAILQ_INSERT_TAIL(&txn->fs->volumes.orphans, o, link);
+	TAILQ_INSERT_TAIL(&txn->fs->volumes->orphans, o, link);
 	atomic_fetch_add(&txn->fs->orphans, 1);
 	touch(txn, o);
 	return o;
@@ -51,7 +61,7 @@ static void hand_over_cuts(struct transaction *txn, const struct fs_volume *vol,
 	struct orphan *o;
 	unsigned left = vol->cuts;
 
-	TAILQ_FOREACH (o, &txn->fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &txn->fs->volumes->orphans, link) {
 		if (left == 0)
 			break;
 		if (o->vol != vol)
@@ -89,7 +99,7 @@ int orphan_add_cut(struct transaction *txn, struct fs_volume *vol, const struct 
 
 static void orphan_remove(struct fs *fs, struct orphan *o)
 {
-	TAILQ_REMOVE(&fs->volumes.orphans, o, link);
+	TAILQ_REMOVE(&fs->volumes->orphans, o, link);
 	atomic_fetch_sub(&fs->orphans, 1);
 	if (o->vol)
 		o->vol->cuts--;
@@ -101,7 +111,7 @@ void orphans_before_freeze(struct fs *fs)
 	unsigned left = fs->orphan_leaves; /* more cannot be come to */
 	struct orphan *o;
 
-	TAILQ_FOREACH (o, &fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &fs->volumes->orphans, link) {
 		if (left-- == 0)
 			break;
 		if (!o->vol)
@@ -307,7 +317,7 @@ int orphans_drop(struct transaction *txn, unsigned *budget)
 	struct orphan *o;
 	int r = 0;
 
-	TAILQ_FOREACH (o, &txn->fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &txn->fs->volumes->orphans, link) {
 		if (r || *budget == 0 || (o->vol && o->vol->frozen_generation != txn->generation))
 			break;
 		r = orphan_drop(txn, o, budget);

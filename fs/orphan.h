@@ -26,7 +26,12 @@
 #ifndef FS_ORPHAN_H
 #define FS_ORPHAN_H
 
-#include "fs/transaction.h"
+#include <stdbool.h>
+
+struct fs;
+struct fs_volume;
+struct transaction;
+struct tree_root;
 
 #define ORPHAN_LEAVES_PER_COMMIT 2048u /* fs->orphan_leaves, unless a test makes it smaller */
 

@@ -10,14 +10,37 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/backing.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
 #include "fs/claim.h"
+#include "fs/clock.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/device_space.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/lock_rank.h"
+#include "fs/node.h"
 #include "fs/orphan.h"
+#include "fs/pins.h"
+#include "fs/report.h"
 #include "fs/root_tree.h"
+#include "fs/scrub.h"
+#include "fs/space_info.h"
 #include "fs/super.h"
+#include "fs/super_format.h"
 #include "fs/transaction.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/volume_format.h"
+#include "fs/wakeup.h"
+#include "fs/work.h"
 
 #define DEFAULT_CACHE_BYTES (1ull << 30)
 #define LOADED_SHARE 4u /* bitmaps of data groups may take this part of the cache's size besides */
@@ -35,7 +58,7 @@ void fs_work(struct fs *fs, struct fs_work *work)
 
 static int add_device_space(struct fs *fs)
 {
-	uint64_t log = le64_to_cpu(fs->super.log_offset), log_size = le64_to_cpu(fs->super.log_size);
+	uint64_t log = le64_to_cpu(fs->super->log_offset), log_size = le64_to_cpu(fs->super->log_size);
 	int r = group_space_add(fs, DEVICE_DATA_START, fs->dev->size - DEVICE_DATA_START);
 
 	return r ? r : group_space_take(fs, log, log_size);
@@ -46,20 +69,20 @@ static int replay(struct fs *fs)
 	uint64_t start = fs_now_us(), groups, items;
 	int r;
 
-	fs->log.offset = le64_to_cpu(fs->super.log_offset);
-	fs->log.size = le64_to_cpu(fs->super.log_size);
-	fs->log.head = fs->log.tail = le64_to_cpu(fs->super.log_tail);
-	fs->log.seq = le64_to_cpu(fs->super.log_seq);
+	fs->log->offset = le64_to_cpu(fs->super->log_offset);
+	fs->log->size = le64_to_cpu(fs->super->log_size);
+	fs->log->head = fs->log->tail = le64_to_cpu(fs->super->log_tail);
+	fs->log->seq = le64_to_cpu(fs->super->log_seq);
 	r = flush_log_replay(fs, fs->commit_q, &groups, &items);
-	fs->log.lost_flushes = le64_to_cpu(fs->super.log_lost_flushes);
-	fs->log.lost_ns = (int64_t)le64_to_cpu(fs->super.log_lost_ns);
+	fs->log->lost_flushes = le64_to_cpu(fs->super->log_lost_flushes);
+	fs->log->lost_ns = (int64_t)le64_to_cpu(fs->super->log_lost_ns);
 	if (groups)
 		fs_log(fs, FS_LOG_NOTICE, "flush log: %llu flushes with %llu changes replayed in %llu ms",
 		       (unsigned long long)groups, (unsigned long long)items,
 		       (unsigned long long)(fs_now_us() - start) / 1000);
 	/* Flushes commit until the first commit has put the new sequence into the superblock. */
-	fs->log.seq += LOG_SEQ_JUMP;
-	fs->log.failed = true;
+	fs->log->seq += LOG_SEQ_JUMP;
+	fs->log->failed = true;
 	fs->super_dirty = true;
 	space_promises_opened(fs);
 	return r;
@@ -67,7 +90,7 @@ static int replay(struct fs *fs)
 
 static int load_pool(struct fs *fs, struct fs_error *err)
 {
-	struct super_block *sb = &fs->super;
+	struct super_block *sb = fs->super;
 	unsigned bad, old;
 	int r = super_read(fs->commit_q, fs->dev->size, sb, &bad, &old, err);
 
@@ -92,9 +115,9 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	fs->dev->size = le64_to_cpu(sb->device_size);
 	atomic_store(&fs->next_id, max_u64(le64_to_cpu(sb->next_id), TREE_ID_FIRST_FREE));
 	atomic_store(&fs->running_generation, le64_to_cpu(sb->generation) + 1);
-	tree_root_unpack(&sb->root_tree, TREE_ID_ROOT, &fs->root_tree);
-	tree_root_unpack(&sb->group_tree, TREE_ID_GROUP, &fs->group_tree);
-	atomic_store(&fs->root_tree_nodes_bound, 2 * fs->root_tree.nodes + 16);
+	tree_root_unpack(&sb->root_tree, TREE_ID_ROOT, fs->root_tree);
+	tree_root_unpack(&sb->group_tree, TREE_ID_GROUP, fs->group_tree);
+	atomic_store(&fs->root_tree_nodes_bound, 2 * fs->root_tree->nodes + 16);
 	scrub_opened(fs);
 	space_info_init(fs);
 	backing_decide(fs); /* what is promised is counted by it */
@@ -133,6 +156,42 @@ static void set_options(struct fs *fs, const struct fs_options *opt)
 		atomic_store(&fs->read_only, EROFS);
 }
 
+/* All parts in one piece of memory: what each of them is, its own header says. */
+struct pool {
+	struct fs fs;
+	struct group_table groups;
+	struct space_info space;
+	struct backing backing;
+	struct volume_table volumes;
+	struct flush_log log;
+	struct bad_nodes bad_nodes;
+	struct scrub scrub;
+	struct pins pins;
+	struct super_block super;
+	struct tree_root root_tree, group_tree;
+};
+
+static struct fs *pool_new(void)
+{
+	struct pool *p = mem_zalloc(sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->groups.fs = p->backing.fs = p->log.fs = &p->fs;
+	p->fs.groups = &p->groups;
+	p->fs.space = &p->space;
+	p->fs.backing = &p->backing;
+	p->fs.volumes = &p->volumes;
+	p->fs.log = &p->log;
+	p->fs.bad_nodes = &p->bad_nodes;
+	p->fs.scrub = &p->scrub;
+	p->fs.pins = &p->pins;
+	p->fs.super = &p->super;
+	p->fs.root_tree = &p->root_tree;
+	p->fs.group_tree = &p->group_tree;
+	return &p->fs;
+}
+
 static void init_locks(struct fs *fs)
 {
 	lock_init(&fs->load_lock, LOCK_GROUP_LOAD);
@@ -141,10 +200,10 @@ static void init_locks(struct fs *fs)
 	lock_init(&fs->state_lock, LOCK_COMMIT_STATE);
 	lock_cond_init(&fs->state_cond);
 	lock_cond_init(&fs->done_cond);
-	lock_init(&fs->space.lock, LOCK_SPACE_INFO);
-	bad_nodes_init(&fs->bad_nodes);
-	lock_init(&fs->backing.lock, LOCK_SPARES);
-	space_tickets_init(&fs->space);
+	lock_init(&fs->space->lock, LOCK_SPACE_INFO);
+	bad_nodes_init(fs->bad_nodes);
+	lock_init(&fs->backing->lock, LOCK_SPARES);
+	space_tickets_init(fs->space);
 	volume_table_init(fs);
 	flush_log_init(fs);
 	scrub_init(fs);
@@ -165,22 +224,22 @@ static void destroy(struct fs *fs)
 	cache_free(fs->cache);
 	device_close(fs->dev);
 	lock_fini(&fs->load_lock);
-	lock_fini(&fs->backing.lock);
-	device_space_fini(&fs->backing.freed);
+	lock_fini(&fs->backing->lock);
+	device_space_fini(&fs->backing->freed);
 	lock_fini(&fs->ctx_lock);
 	lock_fini(&fs->commit_lock);
 	lock_fini(&fs->state_lock);
-	bad_nodes_fini(&fs->bad_nodes);
+	bad_nodes_fini(fs->bad_nodes);
 	pthread_cond_destroy(&fs->state_cond);
 	pthread_cond_destroy(&fs->done_cond);
-	mem_free(fs);
+	mem_free(container_of(fs, struct pool, fs));
 }
 
 static int start(struct fs *fs, struct fs_error *err)
 {
 	int r = group_table_init(fs);
 
-	fs->groups.loaded_max = fs->opt.cache_bytes / LOADED_SHARE;
+	fs->groups->loaded_max = fs->opt.cache_bytes / LOADED_SHARE;
 	if (r == 0)
 		r = cache_new(fs->opt.cache_bytes, &fs->cache);
 	if (r == 0 && !fs->simulated)
@@ -212,7 +271,7 @@ static int start(struct fs *fs, struct fs_error *err)
 int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, struct fs **ret_fs,
 	      struct fs_error *err)
 {
-	struct fs *fs = mem_zalloc(sizeof(*fs));
+	struct fs *fs = pool_new();
 	int r;
 
 	if (!fs) {
@@ -341,7 +400,7 @@ bool pool_step(struct fs *fs)
 		return commit_first && work_run_one(&fs->work);
 	}
 	/* As the commit thread does: those who wait for space, and deleted volumes, need another one. */
-	if (!fs_is_read_only(fs) && (fs->space.nr_tickets || atomic_load(&fs->orphans)))
+	if (!fs_is_read_only(fs) && (fs->space->nr_tickets || atomic_load(&fs->orphans)))
 		fs->commit_wanted = true;
 	if (commit_first) /* else commits might follow each other for ever */
 		(void)work_run_one(&fs->work);

@@ -6,8 +6,13 @@
 #ifndef FS_POOL_H
 #define FS_POOL_H
 
-#include "fs/device.h"
-#include "fs/fs.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct device;
+struct fs;
+struct fs_error;
+struct fs_options;
 
 /* Writes an empty pool. Everything is durable on return. Waits. */
 int pool_format(struct device *dev, bool sparse, struct fs_error *err);

@@ -11,12 +11,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group.h"
 #include "fs/claim.h"
-#include "fs/fs_int.h"
+#include "fs/device.h"
+#include "fs/fs.h"
+#include "fs/node_format.h"
 #include "fs/pool.h"
+#include "fs/report.h"
 #include "fs/super.h"
+#include "fs/super_format.h"
+#include "fs/volume_format.h"
 
 #define SYSTEM_STRIPE_MAX (3ull << 20) /* two of them fit into the system area */
 #define PREALLOCATE_STEP (1ull << 30)

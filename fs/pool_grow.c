@@ -11,9 +11,20 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
+#include "fs/block_group.h"
+#include "fs/device.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
 
 static int commit_super(struct fs *fs)
 {
@@ -28,7 +39,7 @@ static uint64_t new_log_size(struct fs *fs, uint64_t old, uint64_t new_size)
 {
 	uint64_t bytes = round_down_u64(min_u64(pool_log_size(new_size), (new_size - old) / 16), 256u << 10);
 
-	return bytes >= 2 * fs->log.size ? bytes : 0;
+	return bytes >= 2 * fs->log->size ? bytes : 0;
 }
 
 /*
@@ -48,8 +59,8 @@ static void free_old_log(struct fs *fs, uint64_t off, uint64_t size)
  */
 static int move_log(struct fs *fs, uint64_t at, uint64_t bytes)
 {
-	uint64_t old = fs->log.offset, old_size = fs->log.size;
-	int r = fs->backing.on ? fs->dev->ops->allocate(fs->dev, at, bytes, true) : 0;
+	uint64_t old = fs->log->offset, old_size = fs->log->size;
+	int r = fs->backing->on ? fs->dev->ops->allocate(fs->dev, at, bytes, true) : 0;
 
 	if (r == 0)
 		r = pool_write_log_once(fs->dev, at, bytes);
@@ -85,9 +96,9 @@ static int use_grown(struct fs *fs, uint64_t old, uint64_t new_size)
 		r = group_space_add(fs, old, new_size - old);
 	if (r)
 		return r;
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	space_info_init(fs);
-	lock_drop(&fs->space.lock);
+	lock_drop(&fs->space->lock);
 	space_grow_system(fs, pool_groups_for(new_size, fs->group_step) / 2);
 	return commit_super(fs);
 }
@@ -95,7 +106,7 @@ static int use_grown(struct fs *fs, uint64_t old, uint64_t new_size)
 int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 {
 	uint64_t old = fs->dev->size;
-	bool sparse = le64_to_cpu(fs->super.flags) & SUPER_FLAG_SPARSE;
+	bool sparse = le64_to_cpu(fs->super->flags) & SUPER_FLAG_SPARSE;
 	int r;
 
 	new_size = round_up_u64(new_size, FS_BLOCK_SIZE);
@@ -104,13 +115,13 @@ int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 	if (new_size && new_size <= old)
 		return fs_fail(err, -EINVAL, "the pool has %llu bytes already: it can only grow",
 			       (unsigned long long)old);
-	lock_take(&fs->volumes.op_lock);
+	lock_take(&fs->volumes->op_lock);
 	r = fs->dev->ops->grow(fs->dev, new_size, !sparse);
 	if (r == 0 && !new_size)
 		new_size = device_size(fs->dev);
 	if (r == 0)
 		r = use_grown(fs, old, new_size);
-	lock_drop(&fs->volumes.op_lock);
+	lock_drop(&fs->volumes->op_lock);
 	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), true);
 	if (r == -EALREADY)
 		return fs_fail(

@@ -5,8 +5,19 @@
  */
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/latency.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 /* Of what the host has left, groups and its own books take a part. */
 static uint64_t host_usable(uint64_t free_bytes)
@@ -22,21 +33,21 @@ static void host_figures(struct fs *fs, struct fs_info *info)
 	struct device_host host;
 	uint64_t usable;
 
-	info->sparse = fs->backing.on;
-	info->host_full = atomic_load(&fs->backing.host_full);
+	info->sparse = fs->backing->on;
+	info->host_full = atomic_load(&fs->backing->host_full);
 	info->host_usable_bytes = info->free_bytes;
 	if (!info->sparse || fs->dev->ops->host(fs->dev, &host))
 		return;
 	info->host_free_bytes = host.free_bytes;
 	usable = host_usable(host.free_bytes);
-	if (usable < info->free_bytes && atomic_load(&fs->backing.promised))
+	if (usable < info->free_bytes && atomic_load(&fs->backing->promised))
 		usable = max_u64(usable, space_free_bytes_made(fs));
 	info->host_usable_bytes = min_u64(info->free_bytes, usable);
 }
 
 static void space_figures(struct fs *fs, struct fs_info *info)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 
 	info->free_bytes = space_free_bytes(fs);
 	lock_take(&si->lock);
@@ -63,10 +74,10 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	space_figures(fs, info);
 	host_figures(fs, info);
 	info->generation = atomic_load(&fs->running_generation) - 1;
-	info->unallocated_bytes = atomic_load(&fs->groups.unallocated_bytes);
-	info->groups_data = atomic_load(&fs->groups.number[0]);
-	info->groups_metadata = atomic_load(&fs->groups.number[1]);
-	info->groups_system = atomic_load(&fs->groups.number[2]);
+	info->unallocated_bytes = atomic_load(&fs->groups->unallocated_bytes);
+	info->groups_data = atomic_load(&fs->groups->number[0]);
+	info->groups_metadata = atomic_load(&fs->groups->number[1]);
+	info->groups_system = atomic_load(&fs->groups->number[2]);
 	info->cache_loaded = atomic_load(&fs->stats.cache_loaded);
 	info->cache_written = atomic_load(&fs->stats.cache_written);
 	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
@@ -81,30 +92,30 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	latency_get(&fs->stats.log_latency, &info->log_latency);
 	info->commits = atomic_load(&fs->commits_done);
 	info->flushes = atomic_load(&fs->stats.flushes);
-	info->log_groups = atomic_load(&fs->log.groups);
-	info->log_bytes = atomic_load(&fs->log.bytes);
+	info->log_groups = atomic_load(&fs->log->groups);
+	info->log_bytes = atomic_load(&fs->log->bytes);
 	info->device_flushes = __atomic_load_n(&fs->dev->flushes, __ATOMIC_RELAXED);
 	cache_get_stats(fs->cache, &cs);
 	info->node_cache_hits = cs.hits[CACHE_NODE];
 	info->node_cache_misses = cs.misses[CACHE_NODE];
 	info->data_cache_hits = cs.hits[CACHE_DATA];
 	info->data_cache_misses = cs.misses[CACHE_DATA];
-	lock_take(&fs->volumes.lock);
-	info->volumes = atomic_load(&fs->volumes.count) - atomic_load(&fs->volumes.dying);
-	lock_drop(&fs->volumes.lock);
+	lock_take(&fs->volumes->lock);
+	info->volumes = atomic_load(&fs->volumes->count) - atomic_load(&fs->volumes->dying);
+	lock_drop(&fs->volumes->lock);
 	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
 	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
 	info->errors_io = atomic_load(&fs->stats.errors_io);
 	info->lost_bytes = atomic_load(&fs->lost_blocks) * FS_BLOCK_SIZE;
-	info->log_lost_flushes = fs->log.lost_flushes;
-	info->log_lost_ns = fs->log.lost_ns;
+	info->log_lost_flushes = fs->log->lost_flushes;
+	info->log_lost_ns = fs->log->lost_ns;
 	fs_scrub_get_status(fs, &info->scrub);
 	info->discarded_bytes = atomic_load(&fs->stats.discarded);
-	info->discard = fs->backing.discard;
-	if (atomic_load(&fs->backing.trimming)) {
-		info->trim_total = atomic_load(&fs->backing.trim_total);
-		info->trim_left = min_u64(atomic_load(&fs->backing.freed_bytes) +
-						  atomic_load(&fs->backing.discard_bytes),
+	info->discard = fs->backing->discard;
+	if (atomic_load(&fs->backing->trimming)) {
+		info->trim_total = atomic_load(&fs->backing->trim_total);
+		info->trim_left = min_u64(atomic_load(&fs->backing->freed_bytes) +
+						  atomic_load(&fs->backing->discard_bytes),
 					  info->trim_total);
 	}
 	info->read_only = fs_is_read_only(fs);

@@ -42,12 +42,32 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/cache.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
 #include "fs/extent.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/pins.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
 #include "fs/transaction.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/volume_format.h"
 #include "fs/volume_touch.h"
+#include "fs/wakeup.h"
 
 #ifdef BYRE_DEBUG
 #define REBUILD_SLICE_LEAVES 2u /* many slices, also in small pools */
@@ -196,7 +216,7 @@ static int walk_root_tree(struct rebuild *rb)
 	struct tree_iter it;
 	int r;
 
-	tree_iter_init(&it, rb->fs, rb->q, &rb->fs->root_tree);
+	tree_iter_init(&it, rb->fs, rb->q, rb->fs->root_tree);
 	for (r = tree_iter_first(&it); r == 0 && it.valid; r = r ? r : tree_iter_next(&it)) {
 		r = it.slot[0] == 0 ? mark_path(rb, &it) : 0;
 		if (r == 0)
@@ -233,7 +253,7 @@ static int get_root_item(struct rebuild *rb, uint8_t type, uint64_t id, void *bu
 	uint64_t be = htobe64(id);
 
 	memcpy(key + 1, &be, sizeof(be));
-	return tree_get(rb->fs, rb->q, &rb->fs->root_tree, (struct key){key, sizeof(key)}, buf, cap, ret_len);
+	return tree_get(rb->fs, rb->q, rb->fs->root_tree, (struct key){key, sizeof(key)}, buf, cap, ret_len);
 }
 
 /*
@@ -397,7 +417,7 @@ static int add_new_orphans(struct rebuild *rb, bool *ret_any)
 	int r = 0;
 
 	*ret_any = false;
-	TAILQ_FOREACH (o, &rb->fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &rb->fs->volumes->orphans, link) {
 		if (r || o->id < rb->next_id) /* ids ascend */
 			continue;
 		*ret_any = true;
@@ -436,13 +456,14 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 	if (!space)
 		return -ENOMEM;
 	/* What nobody refers to since nodes were lost is free. */
-	leaked = g->used > rg->found && le64_to_cpu(fs->super.flags) & SUPER_FLAG_LEAKED ? g->used - rg->found
-											 : 0;
+	leaked = g->used > rg->found && le64_to_cpu(fs->super->flags) & SUPER_FLAG_LEAKED
+			 ? g->used - rg->found
+			 : 0;
 	g->contradicts = rg->found != g->used - leaked;
 	r = g->contradicts ? 0 : block_group_rebuilt(fs, g, space);
 	if (r || g->contradicts) {
 		if (g->contradicts && g->type == GROUP_METADATA)
-			atomic_fetch_sub(&fs->groups.metadata_unknown, 1);
+			atomic_fetch_sub(&fs->groups->metadata_unknown, 1);
 		free_space_free(space);
 		return r;
 	}
@@ -451,7 +472,7 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 	g->lost = NULL;
 	lock_drop(&g->lock);
 	mem_free(lost);
-	atomic_fetch_sub(&fs->groups.rebuilding, 1);
+	atomic_fetch_sub(&fs->groups->rebuilding, 1);
 	atomic_fetch_add(&fs->stats.cache_rebuilt, 1);
 	block_group_set_dirty(fs, g);
 	space_unavailable(fs, g->type, -(int64_t)(g->len - g->used));
@@ -477,9 +498,9 @@ static bool lock_without_readers(struct fs *fs)
 
 	for (unsigned ms = 0; ms < REBUILD_PINS_WAIT_MS && !atomic_load(&fs->rebuild_stop); ms++) {
 		lock_take(&fs->commit_lock);
-		if (transaction_release_pins(fs) && !pins_are_left(&fs->pins))
+		if (transaction_release_pins(fs) && !pins_are_left(fs->pins))
 			return true;
-		if (!atomic_load(&fs->pins.waiting) && epoch_previous_is_empty(&fs->epoch)) {
+		if (!atomic_load(&fs->pins->waiting) && epoch_previous_is_empty(&fs->epoch)) {
 			if (commits == atomic_load(&fs->commits_done))
 				return true;
 			commits = atomic_load(&fs->commits_done);

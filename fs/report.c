@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "fs/clock.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 
 void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)

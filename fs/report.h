@@ -12,6 +12,8 @@
 
 #include "fs/fs.h"
 
+struct fs;
+
 /* One line for whoever opened the pool (fs_options.log), cut off at 511 bytes. */
 void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

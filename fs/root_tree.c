@@ -5,9 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/transaction.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/volume_format.h"
 
 #define ROOT_KEY_LEN 9u
 
@@ -18,7 +24,7 @@ int root_tree_read(struct fs *fs)
 	struct tree_iter it;
 	int r;
 
-	tree_iter_init(&it, fs, fs->commit_q, &fs->root_tree);
+	tree_iter_init(&it, fs, fs->commit_q, fs->root_tree);
 	r = tree_iter_first(&it);
 	while (r == 0 && it.valid) {
 		struct key key = tree_iter_key(&it);

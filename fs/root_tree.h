@@ -15,7 +15,8 @@
 #ifndef FS_ROOT_TREE_H
 #define FS_ROOT_TREE_H
 
-#include "fs/transaction.h"
+struct fs;
+struct transaction;
 
 /*
  * At open: makes the volumes and orphans that the committed tree names. -EUCLEAN on impossible items. Waits.

@@ -6,7 +6,24 @@
  * knows classes), and by itself: while clients send requests it sleeps three times as long as each slice
  * took.
  */
+#include "base/le.h"
+#include "base/lock.h"
+#include "base/mem.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "fs/clock.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/lock_rank.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/scrub.h"
 #include "fs/scrub_int.h"
+#include "fs/super_format.h"
+#include "fs/volume_format.h"
+#include "fs/wakeup.h"
 
 #include <errno.h>
 #include <linux/ioprio.h>
@@ -17,10 +34,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#include "base/mem.h"
-#include "base/size.h"
-#include "base/util.h"
 
 typedef unsigned long long ull;
 
@@ -40,7 +53,7 @@ static int64_t now_ns(void)
 
 void scrub_log(struct scrub_run *r, enum fs_log_level level, const char *fmt, ...)
 {
-	struct scrub *s = &r->fs->scrub;
+	struct scrub *s = r->fs->scrub;
 	char msg[400];
 	unsigned n;
 	va_list ap;
@@ -73,7 +86,7 @@ void scrub_damaged(struct scrub_run *r, enum fs_scrub_damage_kind kind, uint64_t
 		   const char *why)
 {
 	struct fs_scrub_damage d = {.volume_id = r->id, .off = off, .len = len, .kind = kind};
-	struct scrub *s = &r->fs->scrub;
+	struct scrub *s = r->fs->scrub;
 	bool joined;
 
 	memcpy(d.volume, r->name, sizeof(d.volume));
@@ -93,14 +106,14 @@ void scrub_damaged(struct scrub_run *r, enum fs_scrub_damage_kind kind, uint64_t
 
 void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status)
 {
-	lock_take(&fs->scrub.lock);
-	*ret_status = fs->scrub.status;
-	lock_drop(&fs->scrub.lock);
+	lock_take(&fs->scrub->lock);
+	*ret_status = fs->scrub->status;
+	lock_drop(&fs->scrub->lock);
 }
 
 size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	size_t n;
 
 	lock_take(&s->lock);
@@ -115,7 +128,7 @@ size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, si
 
 void scrub_pack(struct fs *fs, struct super_scrub *ret_item)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	const struct fs_scrub_status *st = &s->status;
 
 	lock_take(&s->lock);
@@ -205,7 +218,7 @@ static int run_new(struct fs *fs, uint64_t rate, struct scrub_run **ret_run)
 	r->fs = fs;
 	r->rate = rate ? rate : SCRUB_RATE_DEFAULT;
 	r->scale = 1;
-	r->scale_max = fs->scrub.slices_small ? 1 : SCRUB_SCALE_MAX;
+	r->scale_max = fs->scrub->slices_small ? 1 : SCRUB_SCALE_MAX;
 	r->type = VOLUME_KEY_TYPE;
 	for (unsigned i = 0; i < SCRUB_READS; i++) {
 		r->read[i].run = r;
@@ -213,7 +226,7 @@ static int run_new(struct fs *fs, uint64_t rate, struct scrub_run **ret_run)
 		r->free_read = &r->read[i];
 	}
 	r->data = mem_alloc_aligned(DEVICE_ALIGN, SCRUB_BLOCKS * SCRUB_SCALE_MAX * (size_t)FS_BLOCK_SIZE);
-	ok = r->data && keep_room_for_damage(&fs->scrub);
+	ok = r->data && keep_room_for_damage(fs->scrub);
 	for (unsigned i = 0; i < NODE_LEVEL_MAX; i++)
 		ok &= (r->node[i] = mem_alloc_aligned(DEVICE_ALIGN, NODE_SIZE)) != NULL;
 	for (unsigned i = 0; i < GROUP_STRIPES_MAX; i++)
@@ -231,7 +244,7 @@ static int run_new(struct fs *fs, uint64_t rate, struct scrub_run **ret_run)
 /* Takes over what the slice brought. True: there is more to be read. */
 static bool slice_done(struct scrub_run *r, int error)
 {
-	struct scrub *s = &r->fs->scrub;
+	struct scrub *s = r->fs->scrub;
 	bool more;
 
 	lock_take(&s->lock);
@@ -269,7 +282,7 @@ static void report(struct fs *fs, const struct fs_scrub_status *st, int error)
 static void end_run(struct scrub_run *r, int error)
 {
 	struct fs *fs = r->fs;
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	struct fs_scrub_status status;
 	bool closing;
 
@@ -302,7 +315,7 @@ static uint64_t client_requests(struct fs *fs)
 static void give_way(struct scrub_run *r, uint64_t took_us, bool clients)
 {
 	uint64_t us = r->bytes * 1000000 / r->rate;
-	struct scrub *s = &r->fs->scrub;
+	struct scrub *s = r->fs->scrub;
 
 	us = us > took_us ? us - took_us : 0;
 	if (clients)
@@ -330,7 +343,7 @@ static void *scrub_thread(void *arg)
 {
 	struct scrub_run *r = arg;
 	struct fs *fs = r->fs;
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	uint64_t saved = fs_now_us(), requests = client_requests(fs);
 	bool more = true;
 	int e = 0;
@@ -361,7 +374,7 @@ static void *scrub_thread(void *arg)
 
 bool scrub_step(struct fs *fs)
 {
-	struct scrub_run *r = fs->scrub.run;
+	struct scrub_run *r = fs->scrub->run;
 	int e;
 
 	if (!r || !fs->simulated)
@@ -369,7 +382,7 @@ bool scrub_step(struct fs *fs)
 	e = scrub_slice(r);
 	if (slice_done(r, e))
 		return true;
-	fs->scrub.run = NULL;
+	fs->scrub->run = NULL;
 	end_run(r, e);
 	return true;
 }
@@ -394,7 +407,7 @@ static void join_thread(struct scrub *s)
 
 static void reset(struct fs *fs, const struct scrub_run *r)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	struct fs_info info;
 
 	fs_get_info(fs, &info);
@@ -411,7 +424,7 @@ static void reset(struct fs *fs, const struct scrub_run *r)
 
 static void go_on(struct fs *fs, struct scrub_run *r)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 
 	lock_take(&s->lock);
 	s->status.state = FS_SCRUB_RUNNING;
@@ -425,7 +438,7 @@ static void go_on(struct fs *fs, struct scrub_run *r)
 /* s->run is this run: nobody else starts one. */
 static int launch(struct fs *fs, struct scrub_run *r)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	int e = 0;
 
 	if (fs->simulated)
@@ -439,7 +452,7 @@ static int launch(struct fs *fs, struct scrub_run *r)
 
 int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *err)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	struct scrub_run *r;
 	bool taken, goes_on;
 	int e = run_new(fs, rate, &r);
@@ -479,7 +492,7 @@ int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *
 /* Until none runs. */
 static void wait_for_end(struct fs *fs)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 
 	if (fs->simulated) {
 		struct scrub_run *r = s->run;
@@ -499,7 +512,7 @@ static void wait_for_end(struct fs *fs)
 
 int fs_scrub_stop(struct fs *fs, struct fs_error *err)
 {
-	struct scrub *s = &fs->scrub;
+	struct scrub *s = fs->scrub;
 	bool runs;
 
 	lock_take(&s->lock);
@@ -516,41 +529,41 @@ int fs_scrub_stop(struct fs *fs, struct fs_error *err)
 
 void scrub_init(struct fs *fs)
 {
-	lock_init(&fs->scrub.lock, LOCK_SCRUB);
-	lock_cond_init(&fs->scrub.cond);
+	lock_init(&fs->scrub->lock, LOCK_SCRUB);
+	lock_cond_init(&fs->scrub->cond);
 }
 
 void scrub_close(struct fs *fs)
 {
-	lock_take(&fs->scrub.lock);
-	fs->scrub.closing = true;
-	lock_drop(&fs->scrub.lock);
+	lock_take(&fs->scrub->lock);
+	fs->scrub->closing = true;
+	lock_drop(&fs->scrub->lock);
 	wait_for_end(fs);
 }
 
 void scrub_fini(struct fs *fs)
 {
-	ASSERT(!fs->scrub.run && !fs->scrub.joinable);
-	mem_free(fs->scrub.damage);
-	pthread_cond_destroy(&fs->scrub.cond);
-	lock_fini(&fs->scrub.lock);
+	ASSERT(!fs->scrub->run && !fs->scrub->joinable);
+	mem_free(fs->scrub->damage);
+	pthread_cond_destroy(&fs->scrub->cond);
+	lock_fini(&fs->scrub->lock);
 }
 
 void scrub_opened(struct fs *fs)
 {
-	unpack(&fs->scrub, &fs->super.scrub);
+	unpack(fs->scrub, &fs->super->scrub);
 }
 
 /* One that was under way when the pool was closed says so in the superblock. */
 static bool was_interrupted(struct fs *fs)
 {
-	return fs->opt.scrub_goes_on && fs->scrub.status.state == FS_SCRUB_RUNNING;
+	return fs->opt.scrub_goes_on && fs->scrub->status.state == FS_SCRUB_RUNNING;
 }
 
 static bool is_due(struct fs *fs)
 {
-	const struct fs_scrub_status *st = &fs->scrub.status;
-	int64_t last = st->ended_ns ? st->ended_ns : (int64_t)le64_to_cpu(fs->super.ctime_ns);
+	const struct fs_scrub_status *st = &fs->scrub->status;
+	int64_t last = st->ended_ns ? st->ended_ns : (int64_t)le64_to_cpu(fs->super->ctime_ns);
 
 	return fs->opt.scrub_interval_s &&
 	       now_ns() - last >= (int64_t)min_u64(fs->opt.scrub_interval_s, INT64_MAX / NS_PER_S) * NS_PER_S;
@@ -565,12 +578,12 @@ void scrub_poll(struct fs *fs)
 	struct fs_error err = {""};
 	bool start;
 
-	lock_take(&fs->scrub.lock);
-	start = !fs->scrub.run && !fs->scrub.closing && (was_interrupted(fs) || is_due(fs)) &&
-		fs_now_us() >= fs->scrub.not_before_us;
-	lock_drop(&fs->scrub.lock);
+	lock_take(&fs->scrub->lock);
+	start = !fs->scrub->run && !fs->scrub->closing && (was_interrupted(fs) || is_due(fs)) &&
+		fs_now_us() >= fs->scrub->not_before_us;
+	lock_drop(&fs->scrub->lock);
 	if (!start || fs_scrub_start(fs, fs->opt.scrub_rate, false, &err) == 0)
 		return;
-	fs->scrub.not_before_us = fs_now_us() + SCRUB_AGAIN_S * 1000000ull;
+	fs->scrub->not_before_us = fs_now_us() + SCRUB_AGAIN_S * 1000000ull;
 	fs_log(fs, FS_LOG_WARNING, "%s; it is tried again in %u seconds", err.msg, SCRUB_AGAIN_S);
 }

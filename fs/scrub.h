@@ -33,7 +33,9 @@
 
 #include "base/lock.h"
 #include "fs/fs.h"
-#include "fs/super_format.h"
+
+struct fs;
+struct super_scrub;
 
 #define SCRUB_DAMAGE_MAX 1000u
 #define SCRUB_DAMAGE_LINES_MAX 200u /* in the log, for each run */

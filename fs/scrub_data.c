@@ -7,8 +7,16 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/extent.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
 #include "fs/scrub_int.h"
+#include "fs/super_format.h"
 
 /* ---- reads ----------------------------------------------------------------- */
 

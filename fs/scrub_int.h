@@ -10,11 +10,16 @@
 #include <assert.h>
 
 #include "fs/device.h"
-#include "fs/extent.h"
 #include "fs/free_space_cache.h"
-#include "fs/fs_int.h"
-#include "fs/node.h"
-#include "fs/scrub.h"
+#include "fs/fs.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
+
+struct extent;
+struct fs;
+struct node_ident;
 
 #define SCRUB_SCALE_MAX 8u
 #define SCRUB_SLICE_MS 100u /* aimed at */

@@ -7,9 +7,22 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/free_space.h"
+#include "fs/free_space_cache.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
 #include "fs/scrub_int.h"
 #include "fs/super.h"
+#include "fs/super_format.h"
 
 typedef unsigned long long ull;
 

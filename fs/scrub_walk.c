@@ -11,9 +11,25 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
+#include "fs/extent.h"
 #include "fs/fault.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
 #include "fs/scrub_int.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
 #include "fs/volume_touch.h"
 
 typedef unsigned long long ull;
@@ -309,8 +325,8 @@ static int read_slice(struct scrub_run *r)
 
 	lock_take(&fs->commit_lock);
 	epoch = epoch_enter(&fs->epoch);
-	r->root = fs->root_tree;
-	root = r->phase == SCRUB_GROUPS ? fs->group_tree : fs->root_tree;
+	r->root = *fs->root_tree;
+	root = r->phase == SCRUB_GROUPS ? *fs->group_tree : *fs->root_tree;
 	lock_drop(&fs->commit_lock);
 	if (FAULT(FAULT_SCRUB_EPOCH))
 		epoch_leave(&fs->epoch, epoch);

@@ -3,13 +3,19 @@
  * fs/space_bound.c: what commits can need at the worst, and what therefore fits. Only computes: nothing is
  * changed here. docs/proof.md rests on these bounds.
  */
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
 #include "fs/block_group.h"
 #include "fs/extent.h"
 #include "fs/free_space_cache.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
+#include "fs/space_info.h"
 #include "fs/space_info_int.h"
+#include "fs/volume.h"
 #include "fs/volume_format.h"
 
 #define CUT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct orphan_item)) /* in the root tree */
@@ -23,7 +29,7 @@
  */
 static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
 {
-	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches), volumes = atomic_load(&fs->volumes.count);
+	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches), volumes = atomic_load(&fs->volumes->count);
 	uint64_t fill = 2 * p.bytes / NODE_CAPACITY + 1;
 	uint64_t out = leaves + min_u64(p.touches, leaves + fill) + fill + 2 * min_u64(p.touches, volumes);
 	uint64_t interior = si->tree_nodes - si->tree_leaves;
@@ -65,10 +71,10 @@ struct space_pending space_all_pending(const struct space_info *si)
  */
 static uint64_t metadata_capacity(const struct fs *fs, uint64_t unallocated, uint32_t flags)
 {
-	const struct space_counts *m = &fs->space.kind[SPACE_METADATA];
+	const struct space_counts *m = &fs->space->kind[SPACE_METADATA];
 	uint64_t lost = 2 * group_quantum(fs);
 
-	if (fs->backing.on && !(flags & SPACE_AS_IF_MADE))
+	if (fs->backing->on && !(flags & SPACE_AS_IF_MADE))
 		unallocated = 0;
 	return m->total - m->unavailable + (unallocated > lost ? (unallocated - lost) / 32 * 15 : 0);
 }
@@ -109,7 +115,7 @@ static uint64_t pending_bound(const struct space_info *si, const struct fs *fs, 
 uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated,
 				uint32_t flags, uint64_t growth)
 {
-	const struct space_info *si = &fs->space;
+	const struct space_info *si = fs->space;
 	struct space_pending p = space_all_pending(si);
 	uint64_t need = si->kind[SPACE_METADATA].allocated, have = metadata_capacity(fs, unallocated, flags);
 
@@ -117,11 +123,11 @@ uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra,
 	p.bytes += extra.bytes;
 	need += pending_bound(si, fs, p);
 	if (flags & SPACE_SPLITS)
-		need += si->global_reserve / 2 + trim_growth(si, atomic_load(&fs->volumes.count));
+		need += si->global_reserve / 2 + trim_growth(si, atomic_load(&fs->volumes->count));
 	else if (!(flags & SPACE_FREEING))
 		need += si->global_reserve;
 	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
-		need += trim_growth(si, atomic_load(&fs->volumes.count)) + space_promise_growth(si, 0) +
+		need += trim_growth(si, atomic_load(&fs->volumes->count)) + space_promise_growth(si, 0) +
 			growth;
 	return need > have ? need - have : 0;
 }
@@ -134,7 +140,7 @@ bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64
 
 uint64_t space_group_growth(const struct fs *fs, uint64_t bytes)
 {
-	return space_items_for(bytes) + space_growth_slack(&fs->space, bytes);
+	return space_items_for(bytes) + space_growth_slack(fs->space, bytes);
 }
 
 uint64_t space_data_lacking(const struct space_info *si, uint64_t bytes, uint32_t flags)
@@ -183,7 +189,7 @@ uint64_t space_cut_bytes(const struct fs *fs, uint64_t blocks)
 
 uint64_t space_groups_left(const struct fs *fs)
 {
-	uint64_t max = fs->groups.live_max / 4 * 3, live = atomic_load(&fs->groups.live);
+	uint64_t max = fs->groups->live_max / 4 * 3, live = atomic_load(&fs->groups->live);
 
 	return max > live ? max - live : 0;
 }
@@ -201,7 +207,7 @@ static uint64_t small_pieces(const struct fs *fs, uint64_t data_bytes)
 
 	for (uint64_t bytes = fs->group_size; bytes > quantum; bytes /= 2)
 		sizes++;
-	return min_u64(sizes * (atomic_load(&fs->groups.unallocated_ranges) + 1),
+	return min_u64(sizes * (atomic_load(&fs->groups->unallocated_ranges) + 1),
 		       data_bytes / (quantum - slots_of(quantum)) + 1);
 }
 
@@ -223,8 +229,8 @@ uint64_t space_aside_groups(const struct fs *fs, uint64_t data_bytes)
 
 uint64_t space_unallocated(const struct fs *fs, unsigned losses)
 {
-	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes);
-	uint64_t aside = space_aside_bytes(fs, fs->space.aside, losses);
+	uint64_t unallocated = atomic_load(&fs->groups->unallocated_bytes);
+	uint64_t aside = space_aside_bytes(fs, fs->space->aside, losses);
 
 	return unallocated > aside ? unallocated - aside : 0;
 }
@@ -236,20 +242,20 @@ uint64_t space_unallocated(const struct fs *fs, unsigned losses)
 static uint64_t system_for(struct fs *fs, uint64_t more_groups)
 {
 	uint64_t have = block_group_system_bytes(fs),
-		 want = 2 * block_group_system_for(2 * (atomic_load(&fs->groups.live) + more_groups));
+		 want = 2 * block_group_system_for(2 * (atomic_load(&fs->groups->live) + more_groups));
 
 	return more_groups > space_groups_left(fs) && want > have ? 2 * (want - have) : 0;
 }
 
 static bool can_set_aside(struct fs *fs, uint64_t more, uint64_t growth)
 {
-	const struct space_info *si = &fs->space;
-	uint64_t unallocated = atomic_load(&fs->groups.unallocated_bytes),
+	const struct space_info *si = fs->space;
+	uint64_t unallocated = atomic_load(&fs->groups->unallocated_bytes),
 		 groups = space_aside_groups(fs, si->aside + more);
 	uint64_t bytes = space_aside_bytes(fs, si->aside + more, 2) + system_for(fs, groups);
 	struct space_pending none = {0, 0};
 
-	return bytes <= unallocated && atomic_load(&fs->groups.live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
+	return bytes <= unallocated && atomic_load(&fs->groups->live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
 	       space_metadata_fits(fs, none, unallocated - bytes, 0,
 				   max_u64(growth, space_items_for(more)) + space_growth_slack(si, more));
 }
@@ -257,7 +263,7 @@ static bool can_set_aside(struct fs *fs, uint64_t more, uint64_t growth)
 /* By bisection. */
 uint64_t space_can_set_aside_locked(struct fs *fs, uint64_t growth)
 {
-	uint64_t lo = 0, hi = atomic_load(&fs->groups.unallocated_bytes) / FS_BLOCK_SIZE;
+	uint64_t lo = 0, hi = atomic_load(&fs->groups->unallocated_bytes) / FS_BLOCK_SIZE;
 
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
@@ -288,12 +294,12 @@ static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, uint6
 {
 	uint64_t unallocated = space_unallocated(fs, 2) + leaving;
 	uint64_t grow = space_groups_for(fs, bytes > have ? bytes - have : 0),
-		 groups = grow / fs->group_size + space_aside_groups(fs, fs->space.aside);
+		 groups = grow / fs->group_size + space_aside_groups(fs, fs->space->aside);
 	/* a small pool has no room for many */
 	uint64_t requests = max_u64(min_u64(device_size(fs->dev) / (16u << 20), 16), 1);
 	/* As grow_data_locked asks it: for whole groups. */
 	uint64_t growth =
-		space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(&fs->space, grow) : 0);
+		space_items_for(max_u64(bytes, grow)) + (grow ? space_growth_slack(fs->space, grow) : 0);
 	struct space_pending few = {max_u64(requests, 2),
 				    requests * 256 +
 					    volume_item_bytes(FREE_REQUEST_BLOCKS, FREE_REQUEST_BLOCKS)};
@@ -301,7 +307,7 @@ static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, uint6
 	if (only_made)
 		return grow == 0 && space_metadata_fits(fs, few, 0, 0, growth);
 	grow += system_for(fs, groups);
-	return grow <= unallocated && atomic_load(&fs->groups.live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
+	return grow <= unallocated && atomic_load(&fs->groups->live) + groups < GROUP_INDEX_MAX / 4 * 3 &&
 	       space_metadata_fits(fs, few, unallocated - grow, SPACE_AS_IF_MADE, growth);
 }
 
@@ -311,14 +317,14 @@ static bool can_write_locked(struct fs *fs, uint64_t bytes, uint64_t have, uint6
  */
 static uint64_t leaving_bytes(const struct fs *fs)
 {
-	uint64_t empty = atomic_load(&fs->groups.empty_data_bytes), stays = 2 * fs->group_size;
+	uint64_t empty = atomic_load(&fs->groups->empty_data_bytes), stays = 2 * fs->group_size;
 
-	return fs->backing.on || empty < stays ? 0 : empty - stays;
+	return fs->backing->on || empty < stays ? 0 : empty - stays;
 }
 
 static uint64_t free_bytes(struct fs *fs, bool only_made)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE; /* in blocks */
 	uint64_t taken, have, leaving;

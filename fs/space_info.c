@@ -8,11 +8,19 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
 #include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/device.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/node_format.h"
+#include "fs/report.h"
 #include "fs/space_info_int.h"
+#include "fs/tree.h"
+#include "fs/wakeup.h"
 
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define GLOBAL_RESERVE_NODES_MIN 16u	  /* a trim needs 7 of the half that it may always have */
@@ -48,7 +56,7 @@ static void check_locked(struct space_info *si)
 
 void space_info_init(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	uint64_t nodes = space_may_cut(fs) ? GLOBAL_RESERVE_NODES_CUT : GLOBAL_RESERVE_NODES_MIN;
 
 	atomic_store(&fs->group_size, min_u64(group_size_for(fs->dev->size), fs->group_step));
@@ -60,8 +68,8 @@ void space_info_init(struct fs *fs)
 
 void space_info_fini(struct fs *fs)
 {
-	ASSERT(fs->space.nr_tickets == 0);
-	lock_fini(&fs->space.lock);
+	ASSERT(fs->space->nr_tickets == 0);
+	lock_fini(&fs->space->lock);
 }
 
 static uint64_t owed(const struct space_promise *p)
@@ -94,7 +102,7 @@ static void grow_system_locked(struct fs *fs, uint64_t groups)
 	struct space_pending none = {0, 0};
 	int r = 0;
 
-	if (fs->backing.on) /* see backing_grow_system */
+	if (fs->backing->on) /* see backing_grow_system */
 		return;
 	while (r == 0 && have < want && bytes >= quantum) {
 		uint64_t unallocated = space_unallocated(fs, 2);
@@ -112,17 +120,17 @@ static void grow_system_locked(struct fs *fs, uint64_t groups)
 /* The groups that will be made of what is set aside have room for their items, too. */
 static void grow_system_for_aside_locked(struct fs *fs)
 {
-	uint64_t groups = atomic_load(&fs->groups.live) + space_aside_groups(fs, fs->space.aside);
+	uint64_t groups = atomic_load(&fs->groups->live) + space_aside_groups(fs, fs->space->aside);
 
-	if (groups > atomic_load(&fs->groups.live_max) / 2)
+	if (groups > atomic_load(&fs->groups->live_max) / 2)
 		grow_system_locked(fs, groups);
 }
 
 void space_grow_system(struct fs *fs, uint64_t groups)
 {
-	lock_take(&fs->space.lock);
-	grow_system_locked(fs, max_u64(groups, atomic_load(&fs->groups.live)));
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	grow_system_locked(fs, max_u64(groups, atomic_load(&fs->groups->live)));
+	lock_drop(&fs->space->lock);
 	backing_grow_system(fs, groups);
 }
 
@@ -132,12 +140,12 @@ void space_grow_system(struct fs *fs, uint64_t groups)
  */
 static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t growth)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	uint64_t quantum = group_quantum(fs), unallocated = space_unallocated(fs, 2);
 	uint64_t bytes = min_u64(round_down_u64(unallocated, quantum), fs->group_size);
 	int r = -ENOSPC;
 
-	if (fs->backing.on) /* a worker makes them: see backing.h */
+	if (fs->backing->on) /* a worker makes them: see backing.h */
 		return false;
 
 	while (bytes >= quantum && !space_metadata_fits(fs, extra, unallocated - bytes, 0,
@@ -148,8 +156,8 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 		r = block_group_create(fs, GROUP_DATA, bytes, &bytes);
 	if (r == 0) {
 		si->kind[SPACE_DATA].total += bytes;
-		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
-			grow_system_locked(fs, atomic_load(&fs->groups.live));
+		if (atomic_load(&fs->groups->live) > atomic_load(&fs->groups->live_max) / 2)
+			grow_system_locked(fs, atomic_load(&fs->groups->live));
 	}
 	return r == 0;
 }
@@ -157,7 +165,7 @@ static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t
 /* Makes a data group of what was set aside for reserved volumes: that needs no look at metadata. */
 static bool grow_promised_locked(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	uint64_t bytes = min_u64(space_aside_bytes(fs, si->aside, 0), fs->group_size);
 
 	if (si->aside == 0 || block_group_create(fs, GROUP_DATA, bytes, &bytes))
@@ -169,7 +177,7 @@ static bool grow_promised_locked(struct fs *fs)
 
 int space_grow_metadata(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	uint64_t bytes;
 	int r;
 
@@ -193,7 +201,7 @@ static bool promise_is_there(const struct space_info *si, uint64_t bytes)
 
 enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	struct space_promise *p = want->promise;
 	bool promised = p && p->promised;
 
@@ -234,41 +242,41 @@ static void pending_sub(struct space_pending *from, struct space_pending *what)
 
 void space_allocate(struct fs *fs, struct space_reservation *res, uint64_t bytes)
 {
-	struct space_counts *d = &fs->space.kind[SPACE_DATA];
+	struct space_counts *d = &fs->space->kind[SPACE_DATA];
 
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	ASSERT(res->data_bytes >= bytes && d->may_use >= bytes);
 	res->data_bytes -= bytes;
 	d->may_use -= bytes;
 	d->allocated += bytes;
-	check_locked(&fs->space);
-	lock_drop(&fs->space.lock);
+	check_locked(fs->space);
+	lock_drop(&fs->space->lock);
 }
 
 void space_unallocate(struct fs *fs, struct space_reservation *res, uint64_t bytes)
 {
-	struct space_counts *d = &fs->space.kind[SPACE_DATA];
+	struct space_counts *d = &fs->space->kind[SPACE_DATA];
 
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	ASSERT(d->allocated >= bytes);
 	res->data_bytes += bytes;
 	d->may_use += bytes;
 	d->allocated -= bytes;
-	check_locked(&fs->space);
-	lock_drop(&fs->space.lock);
+	check_locked(fs->space);
+	lock_drop(&fs->space->lock);
 }
 
 void space_deallocate(struct fs *fs, struct space_promise *promise, uint64_t bytes)
 {
-	struct space_counts *d = &fs->space.kind[SPACE_DATA];
+	struct space_counts *d = &fs->space->kind[SPACE_DATA];
 
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	ASSERT(d->allocated >= bytes);
 	d->allocated -= bytes;
 	if (promise)
-		promise_change_locked(&fs->space, promise, promise->promised, promise->allocated - bytes);
-	check_locked(&fs->space);
-	lock_drop(&fs->space.lock);
+		promise_change_locked(fs->space, promise, promise->promised, promise->allocated - bytes);
+	check_locked(fs->space);
+	lock_drop(&fs->space->lock);
 }
 
 static void give_data_back_locked(struct space_info *si, struct space_reservation *res)
@@ -284,7 +292,7 @@ static void give_data_back_locked(struct space_info *si, struct space_reservatio
 
 void space_pend(struct fs *fs, struct space_reservation *res, struct space_pending actual)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	bool many;
 
 	lock_take(&si->lock);
@@ -304,17 +312,17 @@ void space_unreserve(struct fs *fs, struct space_reservation *res)
 {
 	if (!res->data_bytes && !res->pending.touches && !res->pending.bytes)
 		return;
-	lock_take(&fs->space.lock);
-	give_data_back_locked(&fs->space, res);
-	pending_sub(&fs->space.in_flight, &res->pending);
-	check_locked(&fs->space);
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	give_data_back_locked(fs->space, res);
+	pending_sub(&fs->space->in_flight, &res->pending);
+	check_locked(fs->space);
+	lock_drop(&fs->space->lock);
 }
 
 void space_replayed(struct fs *fs, struct space_promise *promise, uint64_t data_bytes,
 		    struct space_pending pending)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 
 	lock_take(&si->lock);
 	si->kind[SPACE_DATA].allocated += data_bytes;
@@ -329,15 +337,15 @@ bool space_has_running(struct fs *fs)
 {
 	bool has;
 
-	lock_take(&fs->space.lock);
-	has = fs->space.running.touches > 0;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	has = fs->space->running.touches > 0;
+	lock_drop(&fs->space->lock);
 	return has;
 }
 
 void space_freeze(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 
 	lock_take(&si->lock);
 	si->committing.touches += si->running.touches;
@@ -356,16 +364,16 @@ void space_freeze(struct fs *fs)
  */
 static bool system_has_room_locked(struct fs *fs)
 {
-	const struct space_counts *s = &fs->space.kind[SPACE_SYSTEM];
+	const struct space_counts *s = &fs->space->kind[SPACE_SYSTEM];
 	uint64_t most = min_u64(SYSTEM_BESIDE_BYTES, fs->dev->size / 256);
 	struct space_pending none = {0, 0};
 
-	while (s->allocated + (fs->group_tree.nodes + atomic_load(&fs->groups.live) / 64 + 4) * NODE_SIZE +
+	while (s->allocated + (fs->group_tree->nodes + atomic_load(&fs->groups->live) / 64 + 4) * NODE_SIZE +
 		       s->total / 3 >
 	       s->total) {
 		uint64_t unallocated = space_unallocated(fs, 2), bytes = s->total;
 
-		if (fs->backing.on || 2 * bytes > most || 2 * bytes > unallocated ||
+		if (fs->backing->on || 2 * bytes > most || 2 * bytes > unallocated ||
 		    !space_metadata_fits(fs, none, unallocated - 2 * bytes, 0, 0) ||
 		    block_group_create_system_locked(fs, bytes))
 			return false;
@@ -375,7 +383,7 @@ static bool system_has_room_locked(struct fs *fs)
 
 bool space_commit_beside_pins(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	struct space_pending none = {0, 0};
 	bool may;
 
@@ -390,22 +398,22 @@ bool space_commit_beside_pins(struct fs *fs)
 
 void space_commit_ended(struct fs *fs)
 {
-	lock_take(&fs->space.lock);
-	fs->space.beside = SPACE_COMMIT_ALONE;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	fs->space->beside = SPACE_COMMIT_ALONE;
+	lock_drop(&fs->space->lock);
 }
 
 void space_count_release(struct fs *fs)
 {
-	lock_take(&fs->space.lock);
-	fs->space.change_commits += fs->space.unreleased;
-	fs->space.unreleased = false;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	fs->space->change_commits += fs->space->unreleased;
+	fs->space->unreleased = false;
+	lock_drop(&fs->space->lock);
 }
 
 void space_commit_done(struct fs *fs, const struct tree_sums *change)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 
 	lock_take(&si->lock);
 	si->unreleased |= si->committing.touches > 0;
@@ -419,13 +427,13 @@ void space_commit_done(struct fs *fs, const struct tree_sums *change)
 
 /* ---- groups ---------------------------------------------------------------- */
 
-#define CHANGE(fs, type, body)                                             \
-	do {                                                               \
-		struct space_counts *c = &(fs)->space.kind[kind_of(type)]; \
-		lock_take(&(fs)->space.lock);                              \
-		body;                                                      \
-		check_locked(&(fs)->space);                                \
-		lock_drop(&(fs)->space.lock);                              \
+#define CHANGE(fs, type, body)                                              \
+	do {                                                                \
+		struct space_counts *c = &(fs)->space->kind[kind_of(type)]; \
+		lock_take(&(fs)->space->lock);                              \
+		body;                                                       \
+		check_locked((fs)->space);                                  \
+		lock_drop(&(fs)->space->lock);                              \
 	} while (0)
 
 void space_group_added(struct fs *fs, uint8_t type, uint64_t bytes)
@@ -447,24 +455,24 @@ void space_loaded_group(struct fs *fs, uint8_t type, uint64_t total, uint64_t us
 
 bool space_try_remove(struct fs *fs, uint8_t type, uint64_t bytes)
 {
-	struct space_counts *c = &fs->space.kind[kind_of(type)];
+	struct space_counts *c = &fs->space->kind[kind_of(type)];
 	uint64_t used, total;
 	bool may;
 
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	used = c->allocated + c->may_use + c->unavailable;
 	if (type == GROUP_DATA) /* what is promised keeps its place */
-		used += fs->space.volume_reserved + fs->space.freeing_reserve;
-	total = c->total + (type == GROUP_DATA ? fs->space.aside : 0);
+		used += fs->space->volume_reserved + fs->space->freeing_reserve;
+	total = c->total + (type == GROUP_DATA ? fs->space->aside : 0);
 	may = c->total >= bytes && total >= used && total - used >= 2 * bytes;
-	if (type == GROUP_METADATA && fs->backing.on) /* nothing comes in its place by itself */
+	if (type == GROUP_METADATA && fs->backing->on) /* nothing comes in its place by itself */
 		may = may && backing_can_spare_locked(fs, bytes);
 	/* groups are made for a promise, with commits in between, and it counts only at the end */
-	if (fs->backing.on && fs->backing.promising)
+	if (fs->backing->on && fs->backing->promising)
 		may = false;
 	if (may)
 		c->total -= bytes;
-	lock_drop(&fs->space.lock);
+	lock_drop(&fs->space->lock);
 	return may;
 }
 
@@ -503,7 +511,7 @@ uint64_t space_promise_for(uint64_t size)
  */
 static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	struct space_pending none = {0, 0};
 	uint64_t need = d->allocated + d->may_use + d->unavailable + si->volume_reserved + bytes +
@@ -512,7 +520,7 @@ static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 	uint64_t more, can;
 
 	/* groups were made, with the host's blocks, if there was room: backing_promise */
-	if (fs->backing.on && !space_data_fits(si, bytes, 0))
+	if (fs->backing->on && !space_data_fits(si, bytes, 0))
 		return need - d->total;
 	while (!space_data_fits(si, 0, 0)) /* the freeing reserve, which stands in groups */
 		if (!grow_data_locked(fs, none, growth))
@@ -531,12 +539,12 @@ static uint64_t lacking_locked(struct fs *fs, uint64_t bytes)
 /* What was promised before the pool was opened, whether or not there is room. */
 static void set_aside_by_force_locked(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	uint64_t need =
 		d->allocated + d->may_use + d->unavailable + si->volume_reserved + si->freeing_reserve;
 
-	if (need > d->total + si->aside && !fs->backing.on)
+	if (need > d->total + si->aside && !fs->backing->on)
 		si->aside = min_u64(need - d->total, si->volume_reserved);
 	if (si->aside && !fs_is_read_only(fs))
 		grow_system_for_aside_locked(fs);
@@ -545,7 +553,7 @@ static void set_aside_by_force_locked(struct fs *fs)
 int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised, bool force,
 		      uint64_t *ret_missing)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	uint64_t lacking = 0;
 
 	lock_take(&si->lock);
@@ -562,15 +570,15 @@ int space_set_promise(struct fs *fs, struct space_promise *p, uint64_t promised,
 
 void space_promises_opened(struct fs *fs)
 {
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	set_aside_by_force_locked(fs);
-	lock_drop(&fs->space.lock);
+	lock_drop(&fs->space->lock);
 }
 
 void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t bytes)
 {
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	ASSERT(bytes >= 0 || p->allocated >= (uint64_t)-bytes);
-	promise_change_locked(&fs->space, p, p->promised, p->allocated + (uint64_t)bytes);
-	lock_drop(&fs->space.lock);
+	promise_change_locked(fs->space, p, p->promised, p->allocated + (uint64_t)bytes);
+	lock_drop(&fs->space->lock);
 }

@@ -42,7 +42,8 @@
 #include <stdint.h>
 
 #include "base/lock.h"
-#include "fs/tree.h"
+
+struct tree_sums;
 
 struct fs;
 

@@ -11,6 +11,8 @@
 
 #include "fs/space_info.h"
 
+struct fs;
+
 /* Takes the reservation if it fits. No tickets are looked at. */
 enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags);
 

@@ -9,9 +9,14 @@
  */
 #include <errno.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/backing.h"
 #include "fs/fs_int.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
 #include "fs/space_info_int.h"
+#include "fs/wakeup.h"
 
 #define TICKET_IDLE_COMMITS_MAX 256u /* of any kind, without a grant */
 /* of changes, that pass without granting any ticket before one is refused, even if others go on freeing */
@@ -30,7 +35,7 @@ static enum space_class class_of(const struct space_ticket *t)
  */
 static bool can_reclaim_locked(struct fs *fs, const struct space_ticket *t)
 {
-	const struct space_info *si = &fs->space;
+	const struct space_info *si = fs->space;
 
 	return backing_helps_locked(fs, &t->want, t->flags) || si->kind[SPACE_DATA].pinned ||
 	       si->kind[SPACE_METADATA].pinned || si->running.touches || si->committing.touches ||
@@ -55,7 +60,7 @@ static void set_why_locked(struct space_info *si, struct space_ticket *t, enum s
 
 static void queue_locked(struct fs *fs, struct space_ticket *t, enum space_fit why)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 
 	t->commits = atomic_load(&fs->commits_started);
 	t->change_commits = si->change_commits;
@@ -93,7 +98,7 @@ static bool may_try_locked(const struct space_info *si, const struct space_ticke
 
 int space_reserve(struct fs *fs, struct space_ticket *t)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	enum space_fit fit = SPACE_FULL;
 	int r = 0;
 
@@ -123,9 +128,9 @@ int space_reserve(struct fs *fs, struct space_ticket *t)
 
 void space_cancel(struct fs *fs, struct space_ticket *t)
 {
-	lock_take(&fs->space.lock);
-	unqueue_locked(&fs->space, t);
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	unqueue_locked(fs->space, t);
+	lock_drop(&fs->space->lock);
 }
 
 /* ---- answers --------------------------------------------------------------- */
@@ -139,7 +144,7 @@ struct round {
 
 static void answer_locked(struct round *round, struct space_ticket *t, int error)
 {
-	unqueue_locked(&round->fs->space, t);
+	unqueue_locked(round->fs->space, t);
 	t->error = error;
 	TAILQ_INSERT_TAIL(&round->answered, t, link);
 }
@@ -147,7 +152,7 @@ static void answer_locked(struct round *round, struct space_ticket *t, int error
 /* Nothing that could be reclaimed would help; or others go on freeing, and it helps nobody of this class. */
 static bool is_hopeless_locked(const struct round *round, const struct space_ticket *t)
 {
-	const struct space_info *si = &round->fs->space;
+	const struct space_info *si = round->fs->space;
 
 	/* Groups are made for it and leave again, on and on, and that changes nothing. */
 	if (round->commits > t->commits + TICKET_IDLE_COMMITS_MAX &&
@@ -169,7 +174,7 @@ static void note_grant_locked(struct space_info *si, enum space_class class)
 /* True: it was answered. */
 static bool try_ticket_locked(struct round *round, struct space_ticket *t)
 {
-	struct space_info *si = &round->fs->space;
+	struct space_info *si = round->fs->space;
 
 	set_why_locked(si, t, space_try_reserve_locked(round->fs, &t->want, t->flags));
 	if (t->why == SPACE_FITS) {
@@ -187,7 +192,7 @@ static bool try_ticket_locked(struct round *round, struct space_ticket *t)
 /* In order; false when the class ended with one that waits for what all of them need. */
 static bool serve_class_locked(struct round *round, enum space_class class)
 {
-	struct space_info *si = &round->fs->space;
+	struct space_info *si = round->fs->space;
 	struct space_ticket *t, *next;
 	/* some that free space need data for their edges; those that need none do not wait for them */
 	bool no_data = false;
@@ -221,7 +226,7 @@ static void call_answered(struct round *round)
 
 bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	struct round round = {fs, commits, reclaimable, TAILQ_HEAD_INITIALIZER(round.answered)};
 	bool waiting;
 
@@ -237,14 +242,14 @@ bool space_run_tickets(struct fs *fs, uint64_t commits, bool reclaimable)
 
 void space_count_reclaim(struct fs *fs)
 {
-	lock_take(&fs->space.lock);
-	fs->space.reclaim_commits += fs->space.nr_tickets > 0;
-	lock_drop(&fs->space.lock);
+	lock_take(&fs->space->lock);
+	fs->space->reclaim_commits += fs->space->nr_tickets > 0;
+	lock_drop(&fs->space->lock);
 }
 
 void space_fail_tickets(struct fs *fs, int error)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	struct round round = {.fs = fs, .answered = TAILQ_HEAD_INITIALIZER(round.answered)};
 	struct space_ticket *t;
 

@@ -5,10 +5,15 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/block_group.h"
-#include "fs/fs_int.h"
+#include "fs/device.h"
+#include "fs/fs.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/super_format.h"
 
 #define READ_TRIES 3
 

@@ -3,9 +3,11 @@
 #ifndef FS_SUPER_H
 #define FS_SUPER_H
 
-#include "fs/device.h"
-#include "fs/fs.h"
-#include "fs/super_format.h"
+#include <stdint.h>
+
+struct device_queue;
+struct fs_error;
+struct super_block;
 
 /*
  * 0 or -EUCLEAN with a constant string: a copy as it was read from `offset` of a device of device_bytes (0:

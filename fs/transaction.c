@@ -5,15 +5,42 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/backing.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/cache.h"
 #include "fs/claim.h"
+#include "fs/clock.h"
+#include "fs/delayed_ref.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
 #include "fs/extent.h"
 #include "fs/fault.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/latency.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
 #include "fs/orphan.h"
+#include "fs/overlay.h"
+#include "fs/pins.h"
+#include "fs/report.h"
 #include "fs/root_tree.h"
+#include "fs/scrub.h"
+#include "fs/space_info.h"
 #include "fs/super.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/volume_format.h"
+#include "fs/wakeup.h"
+#include "fs/work.h"
+#include "fs/write_batch.h"
 
 #define COMMIT_MEMORY_TRIES 20
 #define COMMIT_MEMORY_WAIT_NS 50000000
@@ -75,9 +102,9 @@ void transaction_open_store(struct transaction *txn)
 static void freeze_volume(struct transaction *txn, struct fs_volume *vol)
 {
 	lock_take(&vol->lock);
-	lock_take(&txn->fs->volumes.dirty_lock);
+	lock_take(&txn->fs->volumes->dirty_lock);
 	vol->dirty_listed = false;
-	lock_drop(&txn->fs->volumes.dirty_lock);
+	lock_drop(&txn->fs->volumes->dirty_lock);
 	overlay_move(&vol->committing, &vol->running);
 	vol->frozen_size = vol->grown_size ? vol->grown_size : atomic_load(&vol->size);
 	vol->frozen_flags = vol->flags;
@@ -105,25 +132,25 @@ static void freeze(struct transaction *txn)
 	 */
 	space_freeze(fs);
 	/* Under the log's lock: what belongs to the next transaction is logged behind this place. */
-	flush_log_lock_built(&fs->log);
-	lock_take(&fs->volumes.dirty_lock);
-	TAILQ_FOREACH (vol, &fs->volumes.dirty, dirty_link)
+	flush_log_lock_built(fs->log);
+	lock_take(&fs->volumes->dirty_lock);
+	TAILQ_FOREACH (vol, &fs->volumes->dirty, dirty_link)
 		TAILQ_INSERT_TAIL(&txn->frozen, vol, frozen_link);
-	TAILQ_INIT(&fs->volumes.dirty);
+	TAILQ_INIT(&fs->volumes->dirty);
 	/* before anything is of that one */
 	txn->turned = epoch_previous_is_empty(&fs->epoch) &&
-		      pins_turn(&fs->pins, atomic_load(&fs->running_generation) + 1);
+		      pins_turn(fs->pins, atomic_load(&fs->running_generation) + 1);
 	txn->generation = atomic_fetch_add(&fs->running_generation, 1);
-	txn->log_tail = fs->log.head;
-	txn->log_seq = fs->log.seq;
+	txn->log_tail = fs->log->head;
+	txn->log_seq = fs->log->seq;
 	if (flush_log_start_move_locked(fs))
 		txn->log_tail = 0;
-	flush_log_freeze_locked(&fs->log);
-	lock_drop(&fs->volumes.dirty_lock);
+	flush_log_freeze_locked(fs->log);
+	lock_drop(&fs->volumes->dirty_lock);
 	/* Names and sizes of one moment: operations change them under the log's lock, too. */
 	TAILQ_FOREACH (vol, &txn->frozen, frozen_link)
 		freeze_volume(txn, vol);
-	lock_drop(&fs->log.lock);
+	lock_drop(&fs->log->lock);
 }
 
 /* ---- the trees ------------------------------------------------------------- */
@@ -181,8 +208,8 @@ static int build_trees(struct transaction *txn)
 	struct fs_volume *vol;
 	int r;
 
-	txn->root_tree = txn->fs->root_tree;
-	txn->group_tree = txn->fs->group_tree;
+	txn->root_tree = *txn->fs->root_tree;
+	txn->group_tree = *txn->fs->group_tree;
 	txn->sums = (struct tree_sums){0};
 	txn->open_leaves = txn->fs->orphan_leaves;
 	txn->losts = 0;
@@ -311,7 +338,7 @@ static int write_out(struct transaction *txn)
 static int write_super(struct transaction *txn)
 {
 	struct fs *fs = txn->fs;
-	struct super_block *sb = &fs->super;
+	struct super_block *sb = fs->super;
 	int r = claim_check(fs, txn->q);
 
 	if (r)
@@ -328,13 +355,13 @@ static int write_super(struct transaction *txn)
 	sb->device_size = cpu_to_le64(fs->dev->size);
 	if (txn->store.lost)
 		sb->flags = cpu_to_le64(le64_to_cpu(sb->flags) | SUPER_FLAG_LEAKED);
-	if (FAULT(FAULT_LOG_TAIL) && !fs->log.moving) {
-		txn->log_tail = fs->log.head;
-		txn->log_seq = fs->log.seq;
+	if (FAULT(FAULT_LOG_TAIL) && !fs->log->moving) {
+		txn->log_tail = fs->log->head;
+		txn->log_seq = fs->log->seq;
 	}
-	if (fs->log.moving) {
-		sb->log_offset = cpu_to_le64(fs->log.next_offset);
-		sb->log_size = cpu_to_le64(fs->log.next_size);
+	if (fs->log->moving) {
+		sb->log_offset = cpu_to_le64(fs->log->next_offset);
+		sb->log_size = cpu_to_le64(fs->log->next_size);
 	}
 	sb->log_tail = cpu_to_le64(txn->log_tail);
 	sb->log_seq = cpu_to_le64(txn->log_seq);
@@ -361,8 +388,8 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 		vol->used_blocks = vol->new_lost_blocks = 0;
 		if (!vol->buried) {
 			vol->buried = true;
-			atomic_fetch_sub(&vol->fs->volumes.dying, 1);
-			atomic_fetch_sub(&vol->fs->volumes.count, 1);
+			atomic_fetch_sub(&vol->fs->volumes->dying, 1);
+			atomic_fetch_sub(&vol->fs->volumes->count, 1);
 		}
 	}
 	atomic_fetch_add(&vol->fs->lost_blocks, vol->new_lost_blocks - vol->lost_blocks);
@@ -390,21 +417,21 @@ static void publish(struct transaction *txn)
 		TAILQ_REMOVE(&txn->frozen, vol, frozen_link);
 		publish_volume(vol, txn->generation);
 	}
-	fs->root_tree = txn->root_tree;
-	fs->group_tree = txn->group_tree;
+	*fs->root_tree = txn->root_tree;
+	*fs->group_tree = txn->group_tree;
 	atomic_store(&fs->root_tree_nodes_bound, 2 * txn->root_tree.nodes + 16);
 	block_group_commit_done(fs, txn->generation);
 	space_commit_done(fs, &txn->sums);
-	pins_commit_done(&fs->pins, txn->turned);
+	pins_commit_done(fs->pins, txn->turned);
 	if (txn->turned)
 		epoch_advance(&fs->epoch);
 }
 
 bool transaction_release_pins(struct fs *fs)
 {
-	unsigned set = pins_waiting_set(&fs->pins);
+	unsigned set = pins_waiting_set(fs->pins);
 
-	if (!atomic_load(&fs->pins.waiting))
+	if (!atomic_load(&fs->pins->waiting))
 		return true;
 	if (!epoch_previous_is_empty(&fs->epoch) && !FAULT(FAULT_READERS_LEFT))
 		return false;
@@ -416,7 +443,7 @@ bool transaction_release_pins(struct fs *fs)
 	block_group_release_pinned(fs, set);
 	block_group_free_removed(fs, set);
 	block_group_unload(fs);
-	pins_released(&fs->pins);
+	pins_released(fs->pins);
 	space_count_release(fs);
 	return true;
 }
@@ -426,7 +453,7 @@ bool transaction_release_pins(struct fs *fs)
 /* What was freed beside readers who have left now comes back by a commit. */
 static bool pins_want_commit(struct fs *fs)
 {
-	return atomic_load(&fs->pins.behind) && !atomic_load(&fs->pins.waiting) &&
+	return atomic_load(&fs->pins->behind) && !atomic_load(&fs->pins->waiting) &&
 	       epoch_previous_is_empty(&fs->epoch);
 }
 
@@ -434,19 +461,19 @@ bool transaction_is_needed(struct fs *fs)
 {
 	bool dirty;
 
-	lock_take(&fs->volumes.dirty_lock);
-	dirty = !TAILQ_EMPTY(&fs->volumes.dirty);
-	lock_drop(&fs->volumes.dirty_lock);
+	lock_take(&fs->volumes->dirty_lock);
+	dirty = !TAILQ_EMPTY(&fs->volumes->dirty);
+	lock_drop(&fs->volumes->dirty_lock);
 	/*
 	 * A log that has failed has a gap at its head: only a superblock with a tail behind that makes it one
 	 * again.
 	 */
-	if (flush_log_has_failed(&fs->log) && !FAULT(FAULT_LOG_HOLE))
+	if (flush_log_has_failed(fs->log) && !FAULT(FAULT_LOG_HOLE))
 		return true;
 	if (pins_want_commit(fs))
 		return true;
 	/* A change is accounted after it is in an overlay: one may still count whose commit has been. */
-	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups.dirty ||
+	return dirty || space_has_running(fs) || atomic_load(&fs->orphans) || fs->groups->dirty ||
 	       fs->super_dirty || backing_has_uncounted(fs) || backing_groups_may_leave(fs);
 }
 
@@ -561,7 +588,7 @@ int transaction_commit(struct fs *fs)
 	} else {
 		atomic_fetch_add(&fs->commits_started, 1);
 		space_count_reclaim(fs);
-		if (atomic_load(&fs->groups.live) > atomic_load(&fs->groups.live_max) / 2)
+		if (atomic_load(&fs->groups->live) > atomic_load(&fs->groups->live_max) / 2)
 			space_grow_system(fs, 0);
 		if (transaction_is_needed(fs))
 			r = commit_locked(fs);
@@ -577,7 +604,7 @@ int transaction_commit(struct fs *fs)
 	if (behind)
 		fs_kick_commit(fs);
 	if (r == 0)
-		(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(&fs->pins));
+		(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(fs->pins));
 	else if (fs_is_read_only(fs))
 		transaction_fail_waiting(fs);
 	return r;

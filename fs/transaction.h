@@ -26,6 +26,10 @@
 #include "fs/volume.h"
 #include "fs/write_batch.h"
 
+struct cache_entry;
+struct device_queue;
+struct node_ident;
+
 struct fs;
 
 #define LOST_RANGES_MAX 16u

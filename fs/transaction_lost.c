@@ -12,9 +12,13 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/util.h"
+#include "fs/cache.h"
+#include "fs/clock.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
 #include "fs/transaction.h"
+#include "fs/volume.h"
 
 #define EIO_TRIES 10u
 #define EIO_WAIT_MS 500u

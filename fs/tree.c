@@ -5,7 +5,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "fs/cache.h"
+#include "fs/device.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
 
 void tree_root_pack(const struct tree_root *root, struct tree_root_item *ret_item)
 {

@@ -21,6 +21,11 @@
 #include <stdint.h>
 
 #include "fs/node.h"
+#include "fs/node_format.h"
+
+struct cache_entry;
+struct device_queue;
+struct fs;
 
 struct tree_root {
 	uint64_t owner;

@@ -12,10 +12,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/cache.h"
 #include "fs/fault.h"
 #include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
 #include "fs/node_prefetch.h"
 #include "fs/tree.h"
 

@@ -5,11 +5,28 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
 #include "fs/extent.h"
+#include "fs/extent_state.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/lock_rank.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/overlay.h"
+#include "fs/pins.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/tree.h"
+#include "fs/volume_format.h"
 #include "fs/volume_int.h"
 
 static int name_order(const struct fs_volume *a, const struct fs_volume *b)
@@ -27,7 +44,7 @@ RB_GENERATE_INTERNAL(volume_id_tree, fs_volume, by_id, id_order, __attribute__((
 
 void volume_table_init(struct fs *fs)
 {
-	struct volume_table *t = &fs->volumes;
+	struct volume_table *t = fs->volumes;
 
 	lock_init(&t->op_lock, LOCK_VOLUME_OP);
 	lock_init(&t->lock, LOCK_VOLUME_TABLE);
@@ -56,7 +73,7 @@ static struct fs_volume *take_freed(struct volume_table *t, unsigned set)
 
 void volume_table_fini(struct fs *fs)
 {
-	struct volume_table *t = &fs->volumes;
+	struct volume_table *t = fs->volumes;
 	struct fs_volume *vol;
 	struct orphan *o;
 
@@ -206,9 +223,9 @@ void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, s
 
 void volume_set_deleted_locked(struct fs_volume *vol)
 {
-	lock_assert_held(&vol->fs->volumes.lock);
+	lock_assert_held(&vol->fs->volumes->lock);
 	ASSERT(!vol->deleted);
-	atomic_fetch_add(&vol->fs->volumes.dying, 1);
+	atomic_fetch_add(&vol->fs->volumes->dying, 1);
 	vol->hidden = true;
 	lock_take(&vol->lock);
 	vol->deleted = true;
@@ -270,9 +287,9 @@ struct fs_volume *volume_by_id(struct fs *fs, uint64_t id)
 	struct fs_volume key, *vol;
 
 	key.id = id;
-	lock_take(&fs->volumes.lock);
-	vol = RB_FIND(volume_id_tree, &fs->volumes.by_id, &key);
-	lock_drop(&fs->volumes.lock);
+	lock_take(&fs->volumes->lock);
+	vol = RB_FIND(volume_id_tree, &fs->volumes->by_id, &key);
+	lock_drop(&fs->volumes->lock);
 	return vol;
 }
 
@@ -281,11 +298,11 @@ struct fs_volume *volume_get_by_id(struct fs *fs, uint64_t id)
 	struct fs_volume key, *vol;
 
 	key.id = id;
-	lock_take(&fs->volumes.lock);
-	vol = RB_FIND(volume_id_tree, &fs->volumes.by_id, &key);
+	lock_take(&fs->volumes->lock);
+	vol = RB_FIND(volume_id_tree, &fs->volumes->by_id, &key);
 	if (vol)
 		volume_ref(vol);
-	lock_drop(&fs->volumes.lock);
+	lock_drop(&fs->volumes->lock);
 	return vol;
 }
 
@@ -338,9 +355,9 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 	space_promise_allocated(fs, &vol->promise, (int64_t)(vol->used_blocks * FS_BLOCK_SIZE));
 	if (vol->flags & FS_VOLUME_RESERVED)
 		(void)space_set_promise(fs, &vol->promise, space_promise_for(vol->size), true, NULL);
-	lock_take(&fs->volumes.lock);
-	ok = volume_table_insert_locked(&fs->volumes, vol);
-	lock_drop(&fs->volumes.lock);
+	lock_take(&fs->volumes->lock);
+	ok = volume_table_insert_locked(fs->volumes, vol);
+	lock_drop(&fs->volumes->lock);
 	if (!ok) {
 		volume_unref(vol);
 		return -EUCLEAN;
@@ -359,7 +376,7 @@ static void find_owner(struct fs *fs, struct orphan *o)
 		o->vol->cuts++;
 		return;
 	}
-	TAILQ_FOREACH_REVERSE (other, &fs->volumes.orphans, orphan_list, link)
+	TAILQ_FOREACH_REVERSE (other, &fs->volumes->orphans, orphan_list, link)
 		if (other->id == o->root.owner)
 			o->deleted = other;
 }
@@ -382,10 +399,10 @@ int orphan_add_item(struct fs *fs, uint64_t id, struct value value)
 	o->in_tree = true;
 	add_to_sums(fs, &o->root);
 	if (o->root.owner == id) {
-		TAILQ_INSERT_TAIL(&fs->volumes.orphans, o, link);
+		TAILQ_INSERT_TAIL(&fs->volumes->orphans, o, link);
 	} else {
 		find_owner(fs, o);
-		TAILQ_INSERT_HEAD(&fs->volumes.orphans, o, link);
+		TAILQ_INSERT_HEAD(&fs->volumes->orphans, o, link);
 	}
 	atomic_fetch_add(&fs->orphans, 1);
 	return 0;
@@ -395,7 +412,7 @@ int orphan_add_item(struct fs *fs, uint64_t id, struct value value)
 
 void volume_set_dirty_locked(struct fs_volume *vol)
 {
-	struct volume_table *t = &vol->fs->volumes;
+	struct volume_table *t = vol->fs->volumes;
 
 	lock_assert_held(&vol->lock);
 	lock_take(&t->dirty_lock);
@@ -410,7 +427,7 @@ void volume_set_dirty_locked(struct fs_volume *vol)
 
 static void set_unlogged_locked(struct fs_volume *vol)
 {
-	struct volume_table *t = &vol->fs->volumes;
+	struct volume_table *t = vol->fs->volumes;
 
 	if (vol->log_listed)
 		return;
@@ -423,8 +440,8 @@ static void set_unlogged_locked(struct fs_volume *vol)
 
 void volume_note_freed_locked(struct fs_volume *vol, uint64_t generation, uint64_t bytes)
 {
-	struct volume_table *t = &vol->fs->volumes;
-	unsigned set = pins_set(&vol->fs->pins, generation);
+	struct volume_table *t = vol->fs->volumes;
+	unsigned set = pins_set(vol->fs->pins, generation);
 
 	lock_assert_held(&vol->lock);
 	if (vol->freed_bytes[set] == 0 && bytes) {
@@ -454,7 +471,7 @@ void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pendi
 	overlay_insert(&vol->running, p, spare, pin_replaced, vol);
 	set_unlogged_locked(vol);
 	/* last: a group that is built meanwhile takes what is counted off, not what is listed later */
-	flush_log_note(&vol->fs->log, 1, blocks);
+	flush_log_note(vol->fs->log, 1, blocks);
 }
 
 static void release_freed(struct fs_volume *vol, unsigned which)
@@ -473,7 +490,7 @@ void volume_release_freed(struct fs *fs, unsigned set)
 {
 	struct fs_volume *vol;
 
-	while ((vol = take_freed(&fs->volumes, set))) {
+	while ((vol = take_freed(fs->volumes, set))) {
 		release_freed(vol, set);
 		volume_unref(vol);
 	}
@@ -529,7 +546,7 @@ int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, u
 	r = extent_lookup(vol->fs, q, &root, blk, &ep);
 	if (r)
 		return r;
-	if (ep.lost_node && bad_nodes_note(&vol->fs->bad_nodes, ep.lost_node, 1))
+	if (ep.lost_node && bad_nodes_note(vol->fs->bad_nodes, ep.lost_node, 1))
 		tell_lost(vol, blk, &ep);
 	max = min_u64(max, ep.nblk);
 	*ret_piece = (struct volume_piece){

@@ -30,6 +30,11 @@
 #include "fs/tree.h"
 #include "fs/volume_format.h"
 
+struct device_queue;
+struct fs;
+struct value;
+struct volume_touches;
+
 /* A name or a comment: shared by a volume and the commit that writes it; never changed. */
 struct volume_text {
 	_Atomic uint32_t refs;

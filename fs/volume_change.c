@@ -6,14 +6,23 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "fs/backing.h"
 #include "fs/fault.h"
+#include "fs/flush_log.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
 #include "fs/transaction.h"
+#include "fs/volume.h"
+#include "fs/volume_int.h"
 #include "fs/volume_op_int.h"
 
 int volume_check_size(struct fs_error *err, const char *name, uint64_t size)
@@ -117,7 +126,7 @@ void volume_op_change_locked(struct volume_op *op, struct fs_volume *vol, enum l
 {
 	struct log_item *item = &op->log.item;
 
-	lock_assert_held(&op->fs->log.lock);
+	lock_assert_held(&op->fs->log->lock);
 	lock_assert_held(&vol->lock);
 	volume_ref(vol);
 	op->vol = vol;
@@ -127,7 +136,7 @@ void volume_op_change_locked(struct volume_op *op, struct fs_volume *vol, enum l
 	item->bytes = cpu_to_le32((uint32_t)round_up_u64(bytes, 8));
 	item->id = cpu_to_le64(vol->id);
 	item->generation = cpu_to_le64(vol->running_generation);
-	flush_log_add_op_locked(&op->fs->log, &op->log);
+	flush_log_add_op_locked(op->fs->log, &op->log);
 }
 
 static void durable(struct flush_waiter *w, int error)
@@ -135,7 +144,7 @@ static void durable(struct flush_waiter *w, int error)
 	struct volume_op *op = container_of(w, struct volume_op, wait);
 	struct fs_volume_op *user = op->user;
 
-	flush_log_forget_op(&op->fs->log, &op->log);
+	flush_log_forget_op(op->fs->log, &op->log);
 	op->finish(op, error);
 	volume_unref(op->vol);
 	volume_text_put(op->text);
@@ -177,13 +186,13 @@ int volume_get_busy(struct fs *fs, const char *name, struct fs_volume **ret_vol,
 
 	if (fs_is_read_only(fs))
 		return fs_fail(err, -EROFS, "volume %s: cannot be changed: the pool is read-only", name);
-	lock_take(&fs->volumes.lock);
-	vol = volume_find_idle_locked(&fs->volumes, name);
+	lock_take(&fs->volumes->lock);
+	vol = volume_find_idle_locked(fs->volumes, name);
 	if (vol) {
 		vol->busy = true;
 		volume_ref(vol);
 	}
-	lock_drop(&fs->volumes.lock);
+	lock_drop(&fs->volumes->lock);
 	if (!vol)
 		return volume_no_such(err, name);
 	*ret_vol = vol;
@@ -192,7 +201,7 @@ int volume_get_busy(struct fs *fs, const char *name, struct fs_volume **ret_vol,
 
 void volume_set_idle(struct fs_volume *vol)
 {
-	struct volume_table *t = &vol->fs->volumes;
+	struct volume_table *t = vol->fs->volumes;
 
 	lock_take(&t->lock);
 	vol->busy = vol->shrinking = false;
@@ -235,11 +244,11 @@ static int promise_alone(struct fs *fs, struct fs_volume *vol, uint64_t bytes, s
 {
 	int r;
 
-	lock_take(&fs->volumes.op_lock);
+	lock_take(&fs->volumes->op_lock);
 	backing_promise_begin(fs);
 	r = promise(fs, vol, bytes, ret_lack);
 	backing_promise_begun(fs);
-	lock_drop(&fs->volumes.op_lock);
+	lock_drop(&fs->volumes->op_lock);
 	return r;
 }
 

@@ -5,7 +5,15 @@
 #ifndef FS_VOLUME_INT_H
 #define FS_VOLUME_INT_H
 
-#include "fs/volume.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct fs;
+struct fs_volume;
+struct pending;
+struct space_pending;
+struct volume_table;
+struct volume_text;
 
 /* One reference, the caller's; in no table. NULL: no memory. */
 struct fs_volume *volume_new(struct fs *fs, uint64_t id, const char *name);

@@ -6,23 +6,29 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/util.h"
+#include "fs/device.h"
+#include "fs/epoch.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/volume.h"
 #include "fs/volume_int.h"
+#include "fs/work.h"
 
 int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol)
 {
 	struct fs_volume *vol;
 	int r;
 
-	lock_take(&fs->volumes.lock);
-	vol = volume_table_find_locked(&fs->volumes, name);
+	lock_take(&fs->volumes->lock);
+	vol = volume_table_find_locked(fs->volumes, name);
 	r = !vol || vol->hidden ? -ENOENT : vol->shrinking ? -EBUSY : 0;
 	if (r == 0) {
 		vol->handles++;
 		volume_ref(vol);
 	}
-	lock_drop(&fs->volumes.lock);
+	lock_drop(&fs->volumes->lock);
 	if (r == 0)
 		*ret_vol = vol;
 	return r;
@@ -30,9 +36,9 @@ int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol)
 
 void fs_volume_put(struct fs_volume *vol)
 {
-	lock_take(&vol->fs->volumes.lock);
+	lock_take(&vol->fs->volumes->lock);
 	vol->handles--;
-	lock_drop(&vol->fs->volumes.lock);
+	lock_drop(&vol->fs->volumes->lock);
 	volume_unref(vol);
 }
 
@@ -59,13 +65,13 @@ int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *
 {
 	struct fs_volume *vol;
 
-	lock_take(&fs->volumes.lock);
-	vol = volume_table_find_locked(&fs->volumes, name);
+	lock_take(&fs->volumes->lock);
+	vol = volume_table_find_locked(fs->volumes, name);
 	if (vol && vol->hidden)
 		vol = NULL;
 	if (vol)
 		fs_volume_get_info(vol, ret_info);
-	lock_drop(&fs->volumes.lock);
+	lock_drop(&fs->volumes->lock);
 	return vol ? 0 : -ENOENT;
 }
 
@@ -79,13 +85,13 @@ static bool next_info(struct fs *fs, const char *after, struct fs_volume_info *r
 {
 	struct fs_volume *vol;
 
-	lock_take(&fs->volumes.lock);
-	vol = volume_table_next_locked(&fs->volumes, after);
+	lock_take(&fs->volumes->lock);
+	vol = volume_table_next_locked(fs->volumes, after);
 	while (vol && vol->hidden)
-		vol = volume_table_next_locked(&fs->volumes, vol->name->text);
+		vol = volume_table_next_locked(fs->volumes, vol->name->text);
 	if (vol)
 		fs_volume_get_info(vol, ret_info);
-	lock_drop(&fs->volumes.lock);
+	lock_drop(&fs->volumes->lock);
 	return vol != NULL;
 }
 

@@ -8,13 +8,23 @@
 #include <sys/random.h>
 #include <time.h>
 
-#include "base/mem.h"
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/util.h"
 #include "fs/backing.h"
+#include "fs/clock.h"
+#include "fs/flush_log.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
 #include "fs/transaction.h"
+#include "fs/volume.h"
+#include "fs/volume_int.h"
 #include "fs/volume_op_int.h"
+#include "fs/wakeup.h"
 
 bool fs_name_is_valid(const char *name)
 {
@@ -65,7 +75,7 @@ static struct fs_volume *new_volume(struct fs *fs, const struct fs_volume_op *us
 
 static void create_finish(struct volume_op *op, int error)
 {
-	struct volume_table *t = &op->fs->volumes;
+	struct volume_table *t = op->fs->volumes;
 
 	lock_take(&t->lock);
 	if (error)
@@ -94,12 +104,12 @@ static void log_create_locked(struct volume_op *op, struct fs_volume *vol)
 static void lock_table(struct fs *fs)
 {
 	for (;;) {
-		lock_take(&fs->volumes.lock);
-		if (flush_log_try_lock_built(&fs->log))
+		lock_take(&fs->volumes->lock);
+		if (flush_log_try_lock_built(fs->log))
 			return;
-		lock_drop(&fs->volumes.lock);
-		flush_log_lock_built(&fs->log);
-		lock_drop(&fs->log.lock);
+		lock_drop(&fs->volumes->lock);
+		flush_log_lock_built(fs->log);
+		lock_drop(&fs->log->lock);
 	}
 }
 
@@ -110,14 +120,14 @@ static bool add_volume(struct volume_op *op, struct fs_volume *vol)
 	bool ok;
 
 	lock_table(fs);
-	ok = volume_table_insert_locked(&fs->volumes, vol);
+	ok = volume_table_insert_locked(fs->volumes, vol);
 	if (ok) {
 		lock_take(&vol->lock);
 		log_create_locked(op, vol);
 		lock_drop(&vol->lock);
 	}
-	lock_drop(&fs->log.lock);
-	lock_drop(&fs->volumes.lock);
+	lock_drop(&fs->log->lock);
+	lock_drop(&fs->volumes->lock);
 	return ok;
 }
 
@@ -125,9 +135,9 @@ static bool name_is_taken(struct fs *fs, const char *name)
 {
 	bool taken;
 
-	lock_take(&fs->volumes.lock);
-	taken = volume_table_find_locked(&fs->volumes, name) != NULL;
-	lock_drop(&fs->volumes.lock);
+	lock_take(&fs->volumes->lock);
+	taken = volume_table_find_locked(fs->volumes, name) != NULL;
+	lock_drop(&fs->volumes->lock);
 	return taken;
 }
 
@@ -195,29 +205,29 @@ static void delete_finish(struct volume_op *op, int error)
 		return;
 	(void)space_set_promise(fs, &op->vol->promise, 0, true, NULL);
 	backing_promise_end(fs);
-	lock_take(&fs->volumes.lock);
-	volume_table_remove_locked(&fs->volumes, op->vol);
-	lock_drop(&fs->volumes.lock);
+	lock_take(&fs->volumes->lock);
+	volume_table_remove_locked(fs->volumes, op->vol);
+	lock_drop(&fs->volumes->lock);
 	fs_kick_commit(fs); /* its space is freed by the next ones */
 }
 
 static int delete_locked(struct volume_op *op)
 {
 	struct fs *fs = op->fs;
-	struct fs_volume *vol = volume_find_idle_locked(&fs->volumes, op->user->name);
+	struct fs_volume *vol = volume_find_idle_locked(fs->volumes, op->user->name);
 
 	if (!vol)
 		return volume_no_such(&op->user->err, op->user->name);
 	if (vol->handles > 0)
 		return fs_fail(&op->user->err, -EBUSY, "volume %s: in use by a client: disconnect it first",
 			       op->user->name);
-	if (!flush_log_try_lock_built(&fs->log))
+	if (!flush_log_try_lock_built(fs->log))
 		return -EAGAIN;
 	volume_set_deleted_locked(vol);
 	lock_take(&vol->lock);
 	volume_op_change_locked(op, vol, LOG_DELETE, sizeof(struct log_item));
 	lock_drop(&vol->lock);
-	lock_drop(&fs->log.lock);
+	lock_drop(&fs->log->lock);
 	return 0;
 }
 
@@ -232,21 +242,21 @@ static void rename_finish(struct volume_op *op, int error)
 static int rename_locked(struct volume_op *op)
 {
 	struct fs *fs = op->fs;
-	struct fs_volume *vol = volume_find_idle_locked(&fs->volumes, op->user->name);
+	struct fs_volume *vol = volume_find_idle_locked(fs->volumes, op->user->name);
 	struct log_rename *lr = &op->log.rename;
 
 	if (!vol)
 		return volume_no_such(&op->user->err, op->user->name);
-	if (volume_table_find_locked(&fs->volumes, op->user->to))
+	if (volume_table_find_locked(fs->volumes, op->user->to))
 		return fs_fail(&op->user->err, -EEXIST, "volume %s: exists already", op->user->to);
-	if (!flush_log_try_lock_built(&fs->log))
+	if (!flush_log_try_lock_built(fs->log))
 		return -EAGAIN;
 	lr->name_len = put_text(lr + 1, op->text);
-	volume_table_rename_locked(&fs->volumes, vol, &op->text);
+	volume_table_rename_locked(fs->volumes, vol, &op->text);
 	lock_take(&vol->lock);
 	volume_op_change_locked(op, vol, LOG_RENAME, sizeof(*lr) + lr->name_len);
 	lock_drop(&vol->lock);
-	lock_drop(&fs->log.lock);
+	lock_drop(&fs->log->lock);
 	return 0;
 }
 
@@ -290,13 +300,13 @@ static int change_by_name(struct fs *fs, struct fs_volume_op *user, uint32_t fla
 	if (r)
 		return r;
 	for (;;) {
-		lock_take(&fs->volumes.lock);
+		lock_take(&fs->volumes->lock);
 		r = change(op);
-		lock_drop(&fs->volumes.lock);
+		lock_drop(&fs->volumes->lock);
 		if (r != -EAGAIN)
 			break;
-		flush_log_lock_built(&fs->log); /* waits */
-		lock_drop(&fs->log.lock);
+		flush_log_lock_built(fs->log); /* waits */
+		lock_drop(&fs->log->lock);
 	}
 	if (r) {
 		volume_op_cancel(op);

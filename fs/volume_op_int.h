@@ -22,7 +22,15 @@
 #define FS_VOLUME_OP_INT_H
 
 #include "fs/flush_log.h"
-#include "fs/volume_int.h"
+#include "fs/flush_log_format.h"
+#include "fs/space_info.h"
+
+struct fs;
+struct fs_error;
+struct fs_volume;
+struct fs_volume_op;
+struct volume_table;
+struct volume_text;
 
 struct volume_op {
 	struct fs *fs;

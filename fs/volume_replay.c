@@ -7,11 +7,17 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/text.h"
-#include "base/util.h"
 #include "fs/fault.h"
 #include "fs/flush_log_format.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/overlay.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
+#include "fs/volume_format.h"
 #include "fs/volume_int.h"
 
 /* frees: as an operation that frees space reserves it. */
@@ -59,9 +65,9 @@ int volume_replay_create(struct fs *fs, const struct log_create *lc)
 	vol->flags = le32_to_cpu(lc->flags);
 	vol->ctime_ns = (int64_t)le64_to_cpu(lc->ctime_ns);
 	memcpy(vol->uuid, lc->uuid, sizeof(vol->uuid));
-	lock_take(&fs->volumes.lock);
-	ok = volume_table_insert_locked(&fs->volumes, vol);
-	lock_drop(&fs->volumes.lock);
+	lock_take(&fs->volumes->lock);
+	ok = volume_table_insert_locked(fs->volumes, vol);
+	lock_drop(&fs->volumes->lock);
 	if (!ok) {
 		volume_unref(vol);
 		return -EUCLEAN;
@@ -81,10 +87,10 @@ int volume_replay_delete(struct fs *fs, uint64_t id)
 		return -EUCLEAN;
 	set_changed(vol, true); /* the list of dirty volumes has a reference now */
 	set_promise(vol, 0);
-	lock_take(&fs->volumes.lock);
+	lock_take(&fs->volumes->lock);
 	volume_set_deleted_locked(vol);
-	volume_table_remove_locked(&fs->volumes, vol);
-	lock_drop(&fs->volumes.lock);
+	volume_table_remove_locked(fs->volumes, vol);
+	lock_drop(&fs->volumes->lock);
 	return 0;
 }
 
@@ -105,11 +111,11 @@ int volume_replay_rename(struct fs *fs, const struct log_rename *lr)
 	text = volume_text_new(name, lr->name_len);
 	if (!text)
 		return -ENOMEM;
-	lock_take(&fs->volumes.lock);
-	taken = volume_table_find_locked(&fs->volumes, name) != NULL;
+	lock_take(&fs->volumes->lock);
+	taken = volume_table_find_locked(fs->volumes, name) != NULL;
 	if (!taken)
-		volume_table_rename_locked(&fs->volumes, vol, &text);
-	lock_drop(&fs->volumes.lock);
+		volume_table_rename_locked(fs->volumes, vol, &text);
+	lock_drop(&fs->volumes->lock);
 	volume_text_put(text);
 	if (taken)
 		return -EUCLEAN;

@@ -10,8 +10,18 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/util.h"
+#include "base/le.h"
+#include "base/lock.h"
+#include "fs/extent_state.h"
+#include "fs/flush_log.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/overlay.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
+#include "fs/volume_int.h"
 #include "fs/volume_op_int.h"
 
 static int may_resize_locked(const struct fs_volume *vol, struct fs_volume_op *user)
@@ -38,8 +48,8 @@ static int set_busy(struct fs *fs, struct fs_volume_op *user, struct fs_volume *
 	struct fs_volume *vol;
 	int r;
 
-	lock_take(&fs->volumes.lock);
-	vol = volume_find_idle_locked(&fs->volumes, user->name);
+	lock_take(&fs->volumes->lock);
+	vol = volume_find_idle_locked(fs->volumes, user->name);
 	r = vol ? may_resize_locked(vol, user) : volume_no_such(&user->err, user->name);
 	if (r == 0) {
 		vol->busy = true;
@@ -47,7 +57,7 @@ static int set_busy(struct fs *fs, struct fs_volume_op *user, struct fs_volume *
 		volume_ref(vol);
 		*ret_vol = vol;
 	}
-	lock_drop(&fs->volumes.lock);
+	lock_drop(&fs->volumes->lock);
 	return r;
 }
 
@@ -74,7 +84,7 @@ static void change_size(struct volume_op *op, struct fs_volume *vol, struct pend
 	uint64_t size = op->user->size;
 
 	op->log.resize.size = cpu_to_le64(size);
-	flush_log_lock_built(&fs->log);
+	flush_log_lock_built(fs->log);
 	lock_take(&vol->lock);
 	volume_op_change_locked(op, vol, LOG_RESIZE, sizeof(op->log.resize));
 	if (hole) {
@@ -85,7 +95,7 @@ static void change_size(struct volume_op *op, struct fs_volume *vol, struct pend
 		vol->grown_size = size;
 	}
 	lock_drop(&vol->lock);
-	lock_drop(&fs->log.lock);
+	lock_drop(&fs->log->lock);
 }
 
 static int shrink(struct volume_op *op, struct fs_volume *vol, uint64_t old)

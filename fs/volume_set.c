@@ -9,10 +9,17 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/le.h"
+#include "base/lock.h"
 #include "base/text.h"
-#include "base/util.h"
 #include "fs/backing.h"
+#include "fs/flush_log.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
 #include "fs/fs_int.h"
+#include "fs/report.h"
+#include "fs/volume.h"
+#include "fs/volume_int.h"
 #include "fs/volume_op_int.h"
 
 static int check_change(struct fs_volume_op *user)
@@ -61,14 +68,14 @@ static void change_item(struct volume_op *op, struct fs_volume *vol)
 	const struct fs_volume_change *change = &op->user->change;
 	struct fs *fs = op->fs;
 
-	flush_log_lock_built(&fs->log);
+	flush_log_lock_built(fs->log);
 	lock_take(&vol->lock);
 	if (!change->comment)
 		op->text = volume_text_get(vol->comment);
 	volume_change_item_locked(vol, (vol->flags | change->set) & ~change->clear, &op->text);
 	log_set_locked(op, vol);
 	lock_drop(&vol->lock);
-	lock_drop(&fs->log.lock);
+	lock_drop(&fs->log->lock);
 }
 
 /* What can fail, or has to be waited for. */

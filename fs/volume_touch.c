@@ -3,9 +3,12 @@
 
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
-#include "base/util.h"
 #include "fs/fs_int.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 static bool insert(struct volume_touches *t, uint64_t blk)
 {

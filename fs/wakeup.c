@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "fs/wakeup.h"
 
+#include "base/lock.h"
 #include "fs/fs_int.h"
 
 void fs_kick_commit(struct fs *fs)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device.h"

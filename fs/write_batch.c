@@ -6,6 +6,9 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/cache.h"
+#include "fs/cache_int.h"
+#include "fs/device.h"
 #include "fs/node_format.h"
 
 struct write_vector {

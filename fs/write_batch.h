@@ -8,8 +8,10 @@
 
 #include <stdint.h>
 
-#include "fs/cache.h"
-#include "fs/device.h"
+struct cache;
+struct cache_entry;
+struct device_queue;
+struct write_vector;
 
 #define WRITE_BATCH_NODES 64u /* joined into one write */
 #define WRITE_BATCH_UNDER_WAY 64u

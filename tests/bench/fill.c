@@ -16,6 +16,9 @@
 #include <string.h>
 
 #include "fs/fs.h"
+#include "fs/ctx.h"
+#include "fs/fs_int.h"
+#include "fs/volume.h"
 
 #define DEPTH 256u
 

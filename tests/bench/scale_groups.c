@@ -16,10 +16,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/util.h"
-#include "fs/ctx.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
+#include "fs/block_group.h"
+#include "fs/clock.h"
+#include "fs/fs.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define GIB (1ull << 30)
 #define FINDS 1000000u
@@ -70,12 +73,12 @@ static double make_groups(struct fs *fs, struct space_promise *promise)
 	r = space_set_promise(fs, promise, info.free_bytes / 10 * 9, false, &missing);
 	if (r)
 		die("groups cannot be made", r, "");
-	return (double)(fs_now_us() - start) / atomic_load(&fs->groups.number[0]);
+	return (double)(fs_now_us() - start) / atomic_load(&fs->groups->number[0]);
 }
 
 static double find_groups(struct fs *fs)
 {
-	uint64_t start = fs_now_us(), count = atomic_load(&fs->groups.count), rng = 1, found = 0;
+	uint64_t start = fs_now_us(), count = atomic_load(&fs->groups->count), rng = 1, found = 0;
 
 	for (unsigned i = 0; i < FINDS; i++) {
 		rng = rng * 6364136223846793005u + 1442695040888963407u;
@@ -149,7 +152,7 @@ static void measure(const char *folder, uint64_t size)
 		die(path, r, err.msg);
 	fs = open_pool(path, false);
 	make_us = make_groups(fs, &promise);
-	groups = atomic_load(&fs->groups.number[0]);
+	groups = atomic_load(&fs->groups->number[0]);
 	find_ns = find_groups(fs);
 	take_ns = take_and_give(fs);
 	(void)fs_commit(fs); /* all the new groups */

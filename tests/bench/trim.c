@@ -21,6 +21,12 @@
 #include <stdio.h>
 
 #include "tests/fs/fast_fill.h"
+#include "base/util.h"
+#include "fs/clock.h"
+#include "fs/ctx.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/volume.h"
 
 #define PAUSE_US 1000u
 

@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "fs/device.h"
 #include "fs/device_record.h"
 
 #define SECTOR 512u

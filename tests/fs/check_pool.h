@@ -19,12 +19,22 @@
 
 #include <cmocka.h>
 
-#include "base/util.h"
 #include "fs/check.h"
 #include "fs/device_sim.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
-#include "fs/super.h"
+#include "base/le.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/block_group.h"
+#include "fs/volume.h"
+
+struct device;
+struct fs_ctx;
+struct fs_volume;
 
 #define POOL_BYTES (64ull << 20)
 #define VOLUME_BYTES (32ull << 20)
@@ -227,7 +237,7 @@ static inline struct subject *new_subject(void)
 	s->vol_root = vol->root;
 	fs_volume_put(vol);
 	assert_true(s->vol_root.level > 0);
-	s->sb = w->fs->super;
+	s->sb = *w->fs->super;
 	s->w = w;
 	s->dev = w->dev;
 	assert_clean(s->dev);

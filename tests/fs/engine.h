@@ -17,15 +17,26 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/crc32c.h"
-#include "base/mem.h"
 #include "base/util.h"
 #include "fs/check.h"
 #include "fs/device_sim.h"
 #include "fs/fs_int.h"
-#include "fs/io.h"
 #include "fs/pool.h"
-#include "fs/transaction.h"
+#include "base/lock.h"
+#include "fs/backing.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/extent_state.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
+#include "fs/node_format.h"
+#include "fs/pins.h"
+#include "fs/space_info.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/work.h"
 #include "fs/volume_int.h"
 
 #define KIB (1ull << 10)
@@ -433,7 +444,7 @@ static inline void engine_commit(struct engine *e)
 		r = fs_commit(e->fs);
 		if (r)
 			fail_msg("commit: %s; %s", strerror(-r), e->log);
-		if (!atomic_load(&e->fs->orphans) && !pins_are_left(&e->fs->pins))
+		if (!atomic_load(&e->fs->orphans) && !pins_are_left(e->fs->pins))
 			return;
 		if (e->threads)
 			usleep(1000);
@@ -590,7 +601,7 @@ struct books {
 /* In order of name, hidden ones too; NULL: the first. The table's lock is held. */
 static inline struct fs_volume *engine_next_volume(struct engine *e, struct fs_volume *vol)
 {
-	return volume_table_next_locked(&e->fs->volumes, vol ? vol->name->text : "");
+	return volume_table_next_locked(e->fs->volumes, vol ? vol->name->text : "");
 }
 
 static inline void books_add_group(struct block_group *g, void *arg)
@@ -619,13 +630,13 @@ static inline void books_add_group(struct block_group *g, void *arg)
 /* Nothing is under way: every reservation is back, and the counters are what the groups say. */
 static inline void engine_check_books(struct engine *e)
 {
-	struct space_info *si = &e->fs->space;
+	struct space_info *si = e->fs->space;
 	struct books b = {.fs = e->fs};
 	struct fs_volume *vol;
 	struct fs_info info;
 
 	ctx_return_runs(e->fs);
-	b.taken[SPACE_DATA] -= (uint64_t)e->fs->backing.spares * BLOCK; /* they count as free */
+	b.taken[SPACE_DATA] -= (uint64_t)e->fs->backing->spares * BLOCK; /* they count as free */
 	block_group_each(e->fs, books_add_group, &b);
 	lock_take(&si->lock);
 	assert_int_equal(si->in_flight.touches, 0);
@@ -638,12 +649,12 @@ static inline void engine_check_books(struct engine *e)
 		assert_int_equal(si->kind[k].pinned, b.pinned[k]);
 	}
 	lock_drop(&si->lock);
-	lock_take(&e->fs->volumes.lock);
+	lock_take(&e->fs->volumes->lock);
 	for (vol = engine_next_volume(e, NULL); vol; vol = engine_next_volume(e, vol)) {
 		assert_int_equal(extent_state_count(&vol->states), 0);
 		assert_int_equal(extent_state_delalloc_bytes(&vol->states), 0);
 	}
-	lock_drop(&e->fs->volumes.lock);
+	lock_drop(&e->fs->volumes->lock);
 	fs_get_info(e->fs, &info);
 	assert_int_equal(info.reserved_bytes, 0);
 	assert_int_equal(e->ctx->under_way, 0);
@@ -654,7 +665,7 @@ static inline void engine_check_books(struct engine *e)
  */
 static inline void engine_check_committed(struct engine *e)
 {
-	struct space_info *si = &e->fs->space;
+	struct space_info *si = e->fs->space;
 	uint64_t nodes = 0, leaves = 0, items = 0, blocks = 0;
 	struct fs_volume *vol;
 
@@ -667,7 +678,7 @@ static inline void engine_check_committed(struct engine *e)
 	lock_drop(&e->fs->commit_lock);
 	engine_commit(e);
 	engine_check_books(e);
-	lock_take(&e->fs->volumes.lock);
+	lock_take(&e->fs->volumes->lock);
 	for (vol = engine_next_volume(e, NULL); vol; vol = engine_next_volume(e, vol)) {
 		assert_int_equal(vol->running.count + vol->committing.count, 0);
 		nodes += vol->root.nodes;
@@ -675,7 +686,7 @@ static inline void engine_check_committed(struct engine *e)
 		items += vol->root.items;
 		blocks += vol->used_blocks;
 	}
-	lock_drop(&e->fs->volumes.lock);
+	lock_drop(&e->fs->volumes->lock);
 	lock_take(&si->lock);
 	assert_int_equal(
 		si->running.touches + si->running.bytes + si->committing.touches + si->committing.bytes, 0);
@@ -686,8 +697,8 @@ static inline void engine_check_committed(struct engine *e)
 	assert_int_equal(si->tree_nodes, nodes);
 	assert_int_equal(si->tree_leaves, leaves);
 	assert_int_equal(si->tree_items, items);
-	assert_int_equal(si->kind[SPACE_METADATA].allocated, (nodes + e->fs->root_tree.nodes) * NODE_SIZE);
-	assert_int_equal(si->kind[SPACE_SYSTEM].allocated, e->fs->group_tree.nodes * NODE_SIZE);
+	assert_int_equal(si->kind[SPACE_METADATA].allocated, (nodes + e->fs->root_tree->nodes) * NODE_SIZE);
+	assert_int_equal(si->kind[SPACE_SYSTEM].allocated, e->fs->group_tree->nodes * NODE_SIZE);
 	lock_drop(&si->lock);
 }
 

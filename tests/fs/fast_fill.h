@@ -8,6 +8,15 @@
 #define TESTS_FS_FAST_FILL_H
 
 #include "tests/fs/engine.h"
+#include "base/crc32c.h"
+#include "base/lock.h"
+#include "fs/block_group.h"
+#include "fs/ctx.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/overlay.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define FAST_FILL_COMMIT 100000u /* pendings between two commits */
 

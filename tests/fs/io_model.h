@@ -11,6 +11,9 @@
 #include <cmocka.h>
 
 #include "tests/fs/engine.h"
+#include "fs/fs.h"
+
+struct fs_volume;
 
 #define POOL_BYTES (192 * MIB)
 

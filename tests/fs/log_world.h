@@ -6,8 +6,11 @@
 #ifndef TESTS_FS_LOG_WORLD_H
 #define TESTS_FS_LOG_WORLD_H
 
-#include "fs/flush_log_format.h"
 #include "tests/fs/engine.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+
+struct fs_volume;
 
 #define POOL_BYTES (64 * MIB)
 #define BLOCKS 512u

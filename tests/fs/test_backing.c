@@ -15,6 +15,17 @@
 #include <cmocka.h>
 
 #include "tests/fs/engine.h"
+#include "base/util.h"
+#include "fs/backing.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/pool.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
+#include "fs/work.h"
 
 #define VOL_BYTES (48 * MIB)
 #define CHUNK (64u * KIB)
@@ -81,7 +92,7 @@ static void test_full_host_refuses_new_data_and_nothing_else(void **state)
 	struct fs_volume *vol, *other;
 	uint64_t written;
 	struct engine *e = full_host(&vol, &written);
-	uint64_t refused = e->fs->space.enospc;
+	uint64_t refused = e->fs->space->enospc;
 	struct fs_error err;
 	int error;
 
@@ -89,7 +100,7 @@ static void test_full_host_refuses_new_data_and_nothing_else(void **state)
 	for (unsigned i = 0; i < 50; i++)
 		(void)write_until_refused(e, vol, 40 * MIB, &error);
 	assert_int_equal(said(e, "is full"), 1);
-	assert_true(e->fs->space.enospc >= refused + 50);
+	assert_true(e->fs->space->enospc >= refused + 50);
 	assert_int_equal(engine_flush(e), 0);
 	engine_commit(e);
 	assert_int_equal(engine_trim(e, vol, 1 * MIB, 1 * MIB), 0);
@@ -126,7 +137,7 @@ static void test_trims_with_edges_go_on_and_on(void **state)
 
 			if (r)
 				fail_msg("round %u, block %llu: %s; %u spares", round,
-					 (unsigned long long)blk, strerror(-r), e->fs->backing.spares);
+					 (unsigned long long)blk, strerror(-r), e->fs->backing->spares);
 		}
 		fs_volume_put(vol);
 		engine_crash(e, round ? DEVICE_SIM_CRASH_RANDOM : DEVICE_SIM_CRASH_LOSE_ALL, round);
@@ -177,7 +188,7 @@ static void test_what_is_reserved_has_its_blocks(void **state)
  */
 static void check_promises(struct engine *e)
 {
-	const struct space_info *si = &e->fs->space;
+	const struct space_info *si = e->fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 
 	assert_int_equal(si->aside, 0);
@@ -302,7 +313,7 @@ static void test_a_promise_that_is_refused_on_the_way_gives_back(void **state)
 	device_sim_set_host_left(e->sim, 100 * MIB);
 	assert_int_equal(fs_volume_create(e->fs, "big", 80 * MIB, FS_VOLUME_RESERVED, &err), -ENOSPC);
 	assert_true(host_bytes(e) > before + 50 * MIB);
-	assert_false(atomic_load(&e->fs->backing.promised));
+	assert_false(atomic_load(&e->fs->backing->promised));
 	for (unsigned i = 0; i < 6; i++) {
 		e->fs->super_dirty = true;
 		engine_commit(e);
@@ -562,7 +573,7 @@ static void test_a_sparse_copy_is_filled(void **state)
 	assert_int_equal(fs_create(path, &co, &err), 0);
 	assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 16 * MIB, 16 * MIB), 0);
 	assert_int_equal(fs_open(path, &opt, &fs, &err), 0);
-	assert_false(fs->backing.on);
+	assert_false(fs->backing->on);
 	assert_int_equal(fs_close(fs), 0);
 	assert_int_equal(fstat(fd, &st), 0);
 	assert_true((uint64_t)st.st_blocks * 512 >= 32 * MIB);

@@ -10,8 +10,23 @@
 
 #include <cmocka.h>
 
-#include "fs/free_space_cache_format.h"
 #include "tests/fs/engine.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/device_space.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/pool.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
 
 #define POOL_BYTES (64 * MIB)
 #define GROUPS_MAX 512u
@@ -22,7 +37,7 @@
 
 static void check_ranges(const struct fs *fs, const bool *unallocated, uint64_t want)
 {
-	const struct group_table *t = &fs->groups;
+	const struct group_table *t = fs->groups;
 	uint64_t end = 0, sum = 0, ranges = 0, longest = 0, first = UINT64_MAX, off, len;
 	bool found[UNITS] = {false};
 
@@ -209,7 +224,7 @@ static void load_one(struct block_group *g, void *arg)
 static void load_all(struct engine *e)
 {
 	block_group_each(e->fs, load_one, e);
-	for (unsigned i = 0; atomic_load(&e->fs->groups.rebuilding); i++) {
+	for (unsigned i = 0; atomic_load(&e->fs->groups->rebuilding); i++) {
 		pool_step(e->fs);
 		assert_true(i < 100000);
 	}
@@ -530,7 +545,7 @@ static void test_block_group_pool_serves_while_caches_are_rebuilt(void **state)
 		off = pick(&e->rng, m.size - 100000);
 		model_verify(e, vol, &m, off, 100000);
 	}
-	for (unsigned i = 0; atomic_load(&e->fs->groups.rebuilding); i++) {
+	for (unsigned i = 0; atomic_load(&e->fs->groups->rebuilding); i++) {
 		usleep(1000);
 		assert_true(i < 60000);
 	}
@@ -559,7 +574,7 @@ static void free_something(void *arg, struct device_queue *q, const struct devic
 	struct freeing *f = arg;
 	struct fs *fs = f->e->fs;
 
-	if (f->inside || q != fs->work.queue[0] || !atomic_load(&fs->groups.rebuilding) ||
+	if (f->inside || q != fs->work.queue[0] || !atomic_load(&fs->groups->rebuilding) ||
 	    !atomic_load(&fs->rebuild_running))
 		return;
 	if (pthread_mutex_trylock(&fs->commit_lock.mutex)) /* the walk has it at the moment */
@@ -647,7 +662,7 @@ static void test_block_group_commit_insists_on_metadata(void **state)
 		fired = !mem_fail_pending();
 		mem_fail_at(0);
 		assert_false(fs_is_read_only(e->fs));
-		assert_int_equal(atomic_load(&e->fs->groups.rebuilding), 0);
+		assert_int_equal(atomic_load(&e->fs->groups->rebuilding), 0);
 		model_verify(e, vol, &m, 0, MIB);
 		fs_volume_put(vol);
 	}

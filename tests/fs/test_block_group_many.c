@@ -16,6 +16,17 @@
 
 #include "fs/delayed_ref.h"
 #include "tests/fs/engine.h"
+#include "base/lock.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/pool.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define TMPFS 0x01021994
 
@@ -99,11 +110,11 @@ static void test_block_group_looked_up_while_others_leave(void **state)
 		uint32_t live;
 
 		assert_true(make_groups(e->fs, 60 * MIB));
-		live = atomic_load(&e->fs->groups.live);
+		live = atomic_load(&e->fs->groups->live);
 		most = live > most ? live : most;
 		for (unsigned i = 0; i < 3; i++)
 			assert_int_equal(commit_all(e->fs), 0);
-		live = atomic_load(&e->fs->groups.live);
+		live = atomic_load(&e->fs->groups->live);
 		least = live < least ? live : least;
 	}
 	atomic_store(&stop, true);
@@ -121,7 +132,7 @@ static void test_block_group_looked_up_while_others_leave(void **state)
 
 static uint32_t loaded_groups(const struct fs *fs)
 {
-	return fs->groups.nr_loaded;
+	return fs->groups->nr_loaded;
 }
 
 static void test_block_group_bitmaps_stay_within_their_limit(void **state)
@@ -139,8 +150,8 @@ static void test_block_group_bitmaps_stay_within_their_limit(void **state)
 	}
 	engine_commit(e);
 	assert_true(loaded_groups(e->fs) > 30);
-	one = atomic_load(&e->fs->groups.loaded_bytes) / loaded_groups(e->fs);
-	e->fs->groups.loaded_max = 4 * one;
+	one = atomic_load(&e->fs->groups->loaded_bytes) / loaded_groups(e->fs);
+	e->fs->groups->loaded_max = 4 * one;
 	before = atomic_load(&e->fs->stats.cache_loaded);
 	for (unsigned i = 0; i < 400 / (1 + 3 * SANITIZED); i++) {
 		uint64_t blk = pick(&rng, SET_BLOCKS);
@@ -151,8 +162,8 @@ static void test_block_group_bitmaps_stay_within_their_limit(void **state)
 		engine_commit(e);
 		engine_settle(e);
 		/* The context's run, the group that the block left, and nobody else beyond the limit. */
-		assert_true(atomic_load(&e->fs->groups.loaded_bytes) <= e->fs->groups.loaded_max + 2 * one);
-		over += atomic_load(&e->fs->groups.loaded_bytes) > e->fs->groups.loaded_max;
+		assert_true(atomic_load(&e->fs->groups->loaded_bytes) <= e->fs->groups->loaded_max + 2 * one);
+		over += atomic_load(&e->fs->groups->loaded_bytes) > e->fs->groups->loaded_max;
 	}
 	assert_true(atomic_load(&e->fs->stats.cache_loaded) > before + 40); /* they come back */
 	assert_true(over < 200);
@@ -285,7 +296,7 @@ static void fill_with_groups(struct fs *fs, uint64_t *reserved)
 	assert_int_equal(reserve_data(fs, info.free_bytes / 10 * 9, &held), 0);
 	*reserved += held.data_bytes;
 	assert_int_equal(commit_all(fs), 0);
-	assert_true(atomic_load(&fs->groups.live) <= atomic_load(&fs->groups.live_max) / 4 * 3);
+	assert_true(atomic_load(&fs->groups->live) <= atomic_load(&fs->groups->live_max) / 4 * 3);
 }
 
 static void check_large_pool(const char *path, uint64_t resident)

@@ -20,6 +20,8 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/cache_int.h"
+#include "base/lock.h"
+#include "fs/cache.h"
 
 #define MIB (1ull << 20)
 

@@ -6,9 +6,25 @@
 #include "base/crc32c.h"
 #include "base/mem.h"
 #include "fs/check_int.h"
-#include "fs/extent.h"
 #include "fs/flush_log_format.h"
 #include "tests/fs/check_pool.h"
+#include "base/le.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/check.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/pool.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
+#include "fs/volume_format.h"
 
 /* ---- good pools ------------------------------------------------------------ */
 
@@ -447,7 +463,7 @@ static void new_log_subject(struct log_subject *ls)
 	assert_int_equal(volume_lookup(vol, w->fs->commit_q, 1, 1, &piece, &crc), 0);
 	ls->committed = piece.addr;
 	for (unsigned i = 0; i < 2; i++) {
-		ls->record[i] = w->fs->log.offset + w->fs->log.head % w->fs->log.size;
+		ls->record[i] = w->fs->log->offset + w->fs->log->head % w->fs->log->size;
 		assert_int_equal(do_io(w, vol, FS_WRITE, (100 + i) * FS_BLOCK_SIZE, FS_BLOCK_SIZE), 0);
 		assert_int_equal(do_io(w, vol, FS_FLUSH, 0, 0), 0);
 		assert_int_equal(volume_lookup(vol, w->fs->commit_q, 100 + i, 1, &piece, &crc), 0);

@@ -3,9 +3,22 @@
  * tests/fs/test_check_rebuild.c: free-space caches that are wrong or gone: the checker tells, and rebuilt
  * free space is right by its measure, after a crash and while clients write too.
  */
-#include "fs/extent.h"
 #include "fs/free_space_cache.h"
 #include "tests/fs/check_pool.h"
+#include "base/le.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/pool.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
+#include "fs/wakeup.h"
 
 /* ---- caches that lie, or are damaged --------------------------------------- */
 
@@ -18,8 +31,8 @@ static struct block_group *some_group(struct fs *fs, uint8_t type)
 {
 	struct block_group *found = NULL;
 
-	for (uint32_t i = 1; i < fs->groups.count; i++) {
-		struct block_group *g = fs->groups.slot[i];
+	for (uint32_t i = 1; i < fs->groups->count; i++) {
+		struct block_group *g = fs->groups->slot[i];
 
 		if (g && g->type == type && g->used && g->used < g->len)
 			found = g;
@@ -82,14 +95,14 @@ static void assert_rebuilds(struct device *dev, uint64_t groups)
 	w->rng = seed_get();
 	open_world(w, dev);
 	assert_int_equal(dev->ops->queue_new(dev, &q), 0);
-	for (uint32_t i = 1; i < w->fs->groups.count; i++)
-		if (w->fs->groups.slot[i])
-			assert_int_equal(block_group_load(w->fs, q, w->fs->groups.slot[i]), 0);
+	for (uint32_t i = 1; i < w->fs->groups->count; i++)
+		if (w->fs->groups->slot[i])
+			assert_int_equal(block_group_load(w->fs, q, w->fs->groups->slot[i]), 0);
 	device_queue_free(q);
 	run_until_idle(w);
 	fs_get_info(w->fs, &info);
 	assert_true(info.cache_rebuilt >= groups);
-	assert_int_equal(atomic_load(&w->fs->groups.rebuilding), 0);
+	assert_int_equal(atomic_load(&w->fs->groups->rebuilding), 0);
 	commit_all(w);
 	assert_clean(dev);
 	random_work(w, "a", 200);
@@ -192,7 +205,7 @@ static void test_rebuild_that_must_fail_is_not_tried_for_ever(void **state)
 		for (steps = 0; pool_step(fs);)
 			assert_true(steps++ < 100);
 	}
-	assert_true(atomic_load(&fs->groups.rebuilding) > 0);
+	assert_true(atomic_load(&fs->groups->rebuilding) > 0);
 	pool_abandon(fs);
 	free_subject(s);
 }
@@ -232,12 +245,12 @@ static void work_during_rebuild(struct fs *fs, uint64_t *rng)
 
 	assert_int_equal(fs_volume_get(fs, "a", &vol), 0);
 	assert_int_equal(fs->dev->ops->queue_new(fs->dev, &q), 0);
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++)
-		if (fs->groups.slot[i])
-			assert_int_equal(block_group_load(fs, q, fs->groups.slot[i]), 0);
+	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++)
+		if (fs->groups->slot[i])
+			assert_int_equal(block_group_load(fs, q, fs->groups->slot[i]), 0);
 	device_queue_free(q);
 	assert_int_equal(fs_volume_delete(fs, "b", NULL), 0);
-	while (atomic_load(&fs->groups.rebuilding) || ops < 200) {
+	while (atomic_load(&fs->groups->rebuilding) || ops < 200) {
 		struct fs_io io = {.vol = vol, .len = sizeof(buf), .buf = buf};
 
 		*rng = *rng * 6364136223846793005u + 1442695040888963407u;

@@ -8,6 +8,20 @@
 #include "tests/fs/io_model.h"
 #include "tests/fs/fast_fill.h"
 #include "tests/fs/tree_nodes.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/check.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/extent.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
 
 #define FILL 220000u /* extents: a tree of three levels */
 #define LEAVES 32u   /* the limit that the tests set */
@@ -247,7 +261,7 @@ static void test_cut_part_with_a_lost_node(void **state)
 	fs_get_info(e->fs, &info);
 	assert_int_equal(info.data_bytes, (p.end - p.first) / 4 * BLOCK);
 	assert_true(vol->used_blocks == 0 && vol->root.leaves == 0 && vol->root.flags == 0);
-	assert_int_equal(e->fs->space.tree_nodes, 0);
+	assert_int_equal(e->fs->space->tree_nodes, 0);
 	fast_fill(e, vol, 0, 1000, 4);
 	assert_int_equal(vol->used_blocks, 1000);
 	fs_volume_put(vol);
@@ -364,7 +378,7 @@ static void test_cut_during_a_rebuild(void **state)
 	e->fs->orphan_leaves = 2;
 	b = engine_volume(e, "b", 0);
 	block_group_each(e->fs, load, e);
-	assert_true(atomic_load(&e->fs->groups.rebuilding) > 0);
+	assert_true(atomic_load(&e->fs->groups->rebuilding) > 0);
 	e->hold_commits = true;
 	assert_int_equal(engine_trim(e, b, 0, 1024 * MIB), 0);
 	at.off = off[0];
@@ -376,7 +390,7 @@ static void test_cut_during_a_rebuild(void **state)
 	engine_device(e)->before_submit = NULL;
 	assert_int_equal(at.off, 0); /* it has happened */
 	assert_true(b->cuts == 1 && b->root.addr == 0);
-	assert_int_equal(atomic_load(&e->fs->groups.rebuilding), 0);
+	assert_int_equal(atomic_load(&e->fs->groups->rebuilding), 0);
 	e->fs->orphan_leaves = 2048;
 	e->hold_commits = false;
 	drain(e);

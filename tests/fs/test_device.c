@@ -27,6 +27,9 @@
 
 #include "tests/fs/device_test.h"
 #include "tests/lib/full_table.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/device.h"
 
 static void submit(struct device_queue *q, struct device_io *io)
 {

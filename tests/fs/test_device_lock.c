@@ -17,6 +17,8 @@
 #include <cmocka.h>
 
 #include "tests/fs/device_test.h"
+#include "base/mem.h"
+#include "fs/device.h"
 
 struct holder {
 	pid_t pid;

@@ -25,6 +25,9 @@
 #include "fs/device_record.h"
 #include "fs/device_sim.h"
 #include "tests/fs/device_test.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/device.h"
 
 struct names {
 	char log[64], pool[64];

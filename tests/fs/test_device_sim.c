@@ -22,6 +22,9 @@
 
 #include "fs/device_sim.h"
 #include "tests/fs/device_test.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/device.h"
 
 #define SECTOR DEVICE_SIM_SECTOR
 

@@ -15,6 +15,18 @@
 #include <cmocka.h>
 
 #include "tests/fs/log_world.h"
+#include "base/lock.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/flush_log.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/report.h"
+#include "fs/volume.h"
 
 /* ---- what it costs ------------------------------------------------------------------------ */
 
@@ -46,13 +58,13 @@ static void test_flush_log_one_flush_takes_one_device_flush(void **state)
 	struct log_world *w = new_world(POOL_BYTES, 1);
 
 	for (unsigned i = 1; i < 60; i++) {
-		uint64_t before = device_flushes(w->e->sim), groups = atomic_load(&w->e->fs->log.groups);
+		uint64_t before = device_flushes(w->e->sim), groups = atomic_load(&w->e->fs->log->groups);
 
 		for (unsigned k = 0; k < i; k++)
 			write_block(w, k);
 		assert_int_equal(engine_io(w->e, NULL, FS_FLUSH, 0, 0, 0, NULL), 0);
 		/* the log was full */
-		if (w->e->fs->commit_wanted || atomic_load(&w->e->fs->log.groups) == groups) {
+		if (w->e->fs->commit_wanted || atomic_load(&w->e->fs->log->groups) == groups) {
 			engine_settle(w->e);
 			continue;
 		}
@@ -77,7 +89,7 @@ static void test_flush_log_concurrent_flushes_share_device_flushes(void **state)
 		assert_int_equal(fs_ctx_new(w->e->fs, &ctx[i]), 0);
 	for (unsigned round = 0; round < 20; round++) {
 		before = device_flushes(w->e->sim);
-		groups = atomic_load(&w->e->fs->log.groups);
+		groups = atomic_load(&w->e->fs->log->groups);
 		left = FLUSHERS;
 		for (unsigned i = 0; i < FLUSHERS; i++) {
 			struct fs_io *one[1] = {&write[i]};
@@ -112,9 +124,9 @@ static void test_flush_log_concurrent_flushes_share_device_flushes(void **state)
 				fs_ctx_run(ctx[i]);
 		for (unsigned i = 0; i < FLUSHERS; i++)
 			assert_int_equal(flush_io[i].error, 0);
-		assert_in_range(atomic_load(&w->e->fs->log.groups) - groups, 1, 2);
+		assert_in_range(atomic_load(&w->e->fs->log->groups) - groups, 1, 2);
 		assert_int_equal(device_flushes(w->e->sim) - before,
-				 atomic_load(&w->e->fs->log.groups) - groups);
+				 atomic_load(&w->e->fs->log->groups) - groups);
 		engine_commit(w->e);
 	}
 	for (unsigned i = 0; i < FLUSHERS; i++)
@@ -152,7 +164,7 @@ static void test_flush_log_full_waits_for_a_commit(void **state)
 		assert_int_equal(io.error, 0);
 	}
 	assert_int_equal(left, 1);
-	assert_in_range(n, w->e->fs->log.size / 4096 / 3, w->e->fs->log.size / 4096);
+	assert_in_range(n, w->e->fs->log->size / 4096 / 3, w->e->fs->log->size / 4096);
 	assert_true(w->e->fs->commit_wanted);
 	engine_wait(w->e, &left);
 	assert_int_equal(io.error, 0);
@@ -169,16 +181,16 @@ static void test_flush_log_full_waits_for_a_commit(void **state)
 static void test_flush_log_is_used_again_after_too_much_for_it(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, 1);
-	uint64_t limit = w->e->fs->log.size, groups;
+	uint64_t limit = w->e->fs->log->size, groups;
 	struct fs_info before, after;
 
 	w->e->hold_commits = true;
-	for (unsigned n = 0; atomic_load(&w->e->fs->log.pending_bytes) <= limit; n++)
+	for (unsigned n = 0; atomic_load(&w->e->fs->log->pending_bytes) <= limit; n++)
 		write_block(w, n % BLOCKS);
 	w->e->hold_commits = false;
-	groups = atomic_load(&w->e->fs->log.groups);
+	groups = atomic_load(&w->e->fs->log->groups);
 	flush(w);
-	assert_int_equal(atomic_load(&w->e->fs->log.groups), groups);
+	assert_int_equal(atomic_load(&w->e->fs->log->groups), groups);
 	fs_get_info(w->e->fs, &before);
 	for (unsigned n = 0; n < 20; n++) {
 		write_block(w, n);
@@ -186,7 +198,7 @@ static void test_flush_log_is_used_again_after_too_much_for_it(void **state)
 	}
 	fs_get_info(w->e->fs, &after);
 	assert_int_equal(after.commits, before.commits);
-	assert_int_equal(atomic_load(&w->e->fs->log.groups), groups + 20);
+	assert_int_equal(atomic_load(&w->e->fs->log->groups), groups + 20);
 	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
 	verify_found(w, false);
 	engine_check_all(w->e);
@@ -209,7 +221,7 @@ static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **st
 {
 	struct log_world *w = new_world(POOL_BYTES, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", 64 * MIB);
-	struct flush_log *log = &w->e->fs->log;
+	struct flush_log *log = w->e->fs->log;
 	struct fs_io io = {.op = FS_FLUSH};
 	unsigned left = 0;
 
@@ -244,7 +256,7 @@ static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **st
 static void test_flush_log_goes_round_many_times(void **state)
 {
 	struct log_world *w = new_world(POOL_BYTES, test_seed());
-	uint64_t size = w->e->fs->log.size, round = 0;
+	uint64_t size = w->e->fs->log->size, round = 0;
 	unsigned flushes = 0, commits = 0, lives = 0;
 
 	while (round < 12 / (1 + SANITIZED)) {
@@ -257,7 +269,7 @@ static void test_flush_log_goes_round_many_times(void **state)
 			write_some(w, 1 + (unsigned)pick(&w->e->rng, pick(&w->e->rng, 10) ? 8 : 200));
 			flush(w);
 			flushes++;
-			life = atomic_load(&w->e->fs->log.bytes);
+			life = atomic_load(&w->e->fs->log->bytes);
 		}
 		fs_get_info(w->e->fs, &info);
 		commits += (unsigned)info.commits;
@@ -309,13 +321,13 @@ static void test_flush_log_counts_only_what_a_group_can_find(void **state)
 
 	write_block(w, 1);
 	flush(w);
-	lock_take(&fs->volumes.dirty_lock); /* the list of volumes for the next group */
+	lock_take(&fs->volumes->dirty_lock); /* the list of volumes for the next group */
 	assert_int_equal(pthread_create(&writer, NULL, write_one, w), 0);
 	assert_true(writer_is_inside(w->vol));
-	assert_int_equal(atomic_load(&fs->log.pending_bytes), 0);
-	lock_drop(&fs->volumes.dirty_lock);
+	assert_int_equal(atomic_load(&fs->log->pending_bytes), 0);
+	lock_drop(&fs->volumes->dirty_lock);
 	assert_int_equal(pthread_join(writer, NULL), 0);
-	assert_true(atomic_load(&fs->log.pending_bytes) > 0);
+	assert_true(atomic_load(&fs->log->pending_bytes) > 0);
 	flush(w);
 	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
 	verify_found(w, false);
@@ -361,9 +373,9 @@ static bool group_is_held_up(struct fs *fs)
 	unsigned building = 0;
 
 	for (unsigned ms = 0; ms < 10000 && building < 20; ms++) {
-		lock_take(&fs->log.lock); /* the group does not keep it while it waits for a volume */
-		building = fs->log.building ? building + 1 : 0;
-		lock_drop(&fs->log.lock);
+		lock_take(&fs->log->lock); /* the group does not keep it while it waits for a volume */
+		building = fs->log->building ? building + 1 : 0;
+		lock_drop(&fs->log->lock);
 		nanosleep(&(struct timespec){0, 1000000}, NULL);
 	}
 	return building == 20;
@@ -412,9 +424,9 @@ static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 	sem_wait(&l.held);
 	assert_int_equal(pthread_create(&leader, NULL, lead_group, &l), 0);
 	assert_true(group_is_held_up(w->e->fs));
-	groups = atomic_load(&w->e->fs->groups.live);
+	groups = atomic_load(&w->e->fs->groups->live);
 	write_elsewhere(w->e, big, len, buf);
-	assert_true(atomic_load(&w->e->fs->groups.live) > groups);
+	assert_true(atomic_load(&w->e->fs->groups->live) > groups);
 	sem_post(&l.enough);
 	pthread_join(holder, NULL);
 	pthread_join(leader, NULL);
@@ -511,7 +523,7 @@ static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void *
 	struct log_world *w = new_world(POOL_BYTES, 1);
 	struct device_sim_fault lost = {
 		.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
-	struct flush_log *log = &w->e->fs->log;
+	struct flush_log *log = w->e->fs->log;
 	uint64_t place = log->offset + log->head % log->size;
 	uint8_t stale[LOG_ALIGN], before[2 * LOG_ALIGN];
 
@@ -529,7 +541,7 @@ static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void *
 	w->vol = engine_volume(w->e, "v", 0);
 	memset(w->newest, 0, sizeof(w->newest));
 	engine_commit(w->e);
-	log = &w->e->fs->log;
+	log = w->e->fs->log;
 	assert_int_equal(log->offset + log->head % log->size, place);
 	device_sim_fault_add(w->e->sim, &lost);
 	write_block(w, 5);
@@ -617,7 +629,7 @@ static void test_flush_log_damaged_record_ends_it(void **state)
 
 	engine_commit(w->e);
 	for (unsigned i = 0; i < 4; i++) {
-		struct flush_log *log = &w->e->fs->log;
+		struct flush_log *log = w->e->fs->log;
 
 		place[i] = log->offset + log->head % log->size;
 		write_block(w, i);
@@ -707,7 +719,7 @@ static void flush_and_look(void *arg, struct device_queue *q, const struct devic
 		assert_int_equal(io_during(w->e, &io), 0);
 		w->newest[blk] = w->version;
 	}
-	if (!w->e->fs->log.failed) {
+	if (!w->e->fs->log->failed) {
 		struct fs_io io = {.op = FS_FLUSH};
 
 		assert_int_equal(io_during(w->e, &io), 0);
@@ -839,7 +851,7 @@ static void test_flush_log_failing_write_is_never_lost(void **state)
 	unsigned failed = 0;
 
 	for (unsigned round = 0; round < 20; round++) {
-		struct flush_log *log = &w->e->fs->log;
+		struct flush_log *log = w->e->fs->log;
 		struct device_sim_fault fault = {.kind = round % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
 						 .error = -EIO,
 						 .ops = DEVICE_SIM_OP(DEVICE_WRITE),
@@ -897,7 +909,7 @@ static void test_flush_log_grows_with_the_pool(void **state)
 
 	for (unsigned n = 1; !grown; n += 1 + SANITIZED) {
 		struct log_world *w = new_world(64 * MIB, n);
-		uint64_t size = w->e->fs->log.size;
+		uint64_t size = w->e->fs->log->size;
 
 		write_some(w, 20);
 		flush(w);
@@ -905,17 +917,17 @@ static void test_flush_log_grows_with_the_pool(void **state)
 		device_sim_kill_after(w->e->sim, n);
 		grown = fs_grow(w->e->fs, 1024 * MIB, NULL) == 0 && !device_sim_is_dead(w->e->sim);
 		if (grown) {
-			assert_int_equal(w->e->fs->log.size, 8 * MIB);
-			assert_true(w->e->fs->log.offset >= 64 * MIB);
+			assert_int_equal(w->e->fs->log->size, 8 * MIB);
+			assert_true(w->e->fs->log->offset >= 64 * MIB);
 			device_sim_kill_after(w->e->sim, 0);
 			engine_commit(w->e); /* until then flushes are commits */
 			write_some(w, 30);
 			flush(w);
-			assert_true(w->e->fs->log.head > w->e->fs->log.tail);
+			assert_true(w->e->fs->log->head > w->e->fs->log->tail);
 		}
 		die_and_open(w, n % 3 ? DEVICE_SIM_CRASH_RANDOM : DEVICE_SIM_CRASH_LOSE_ALL);
 		verify_found(w, true);
-		assert_true(w->e->fs->log.size == 8 * MIB || (!grown && w->e->fs->log.size == size));
+		assert_true(w->e->fs->log->size == 8 * MIB || (!grown && w->e->fs->log->size == size));
 		write_some(w, 10);
 		flush(w);
 		engine_check_all(w->e);

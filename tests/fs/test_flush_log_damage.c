@@ -11,6 +11,17 @@
 #include <cmocka.h>
 
 #include "tests/fs/log_world.h"
+#include "base/crc32c.h"
+#include "base/le.h"
+#include "base/util.h"
+#include "fs/check.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/flush_log.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/volume.h"
 
 /* ---- a group that cannot be written while a commit is under way ------------------------------- */
 
@@ -30,8 +41,8 @@ static void fail_a_flush(void *arg, struct device_queue *q, const struct device_
 	struct device_sim_fault fault = {.kind = DEVICE_SIM_FAIL,
 					 .error = -EIO,
 					 .ops = DEVICE_SIM_OP(DEVICE_WRITE),
-					 .off = fs->log.offset,
-					 .len = fs->log.size,
+					 .off = fs->log->offset,
+					 .len = fs->log->size,
 					 .count = 1};
 	struct fs_io io = {.op = FS_FLUSH};
 
@@ -74,7 +85,7 @@ static void test_flush_log_failed_group_leaves_no_hole(void **state)
 static void build_in_part(void *arg, struct device_queue *q, const struct device_io *dio)
 {
 	struct at_commit *a = arg;
-	struct flush_log *log = &a->w->e->fs->log;
+	struct flush_log *log = a->w->e->fs->log;
 	uint64_t seq = log->seq, head = log->head;
 	unsigned left = 0;
 
@@ -104,7 +115,7 @@ static void test_flush_log_group_built_in_part_leaves_no_hole(void **state)
 
 	engine_commit(w->e);
 	w->e->hold_commits = true;
-	while (w->e->fs->log.head - w->e->fs->log.tail < w->e->fs->log.size - (96u << 10)) {
+	while (w->e->fs->log->head - w->e->fs->log->tail < w->e->fs->log->size - (96u << 10)) {
 		write_block(w, w->version % BLOCKS);
 		flush(w);
 	}
@@ -142,7 +153,7 @@ static struct log_world *flush_some(uint64_t *place, unsigned blocks_each)
 
 	engine_commit(w->e);
 	for (unsigned i = 0; i < FLUSHES; i++) {
-		struct flush_log *log = &w->e->fs->log;
+		struct flush_log *log = w->e->fs->log;
 
 		place[i] = log->offset + log->head % log->size;
 		for (unsigned b = 0; b < blocks_each; b++)
@@ -223,7 +234,7 @@ static void test_flush_log_torn_group_is_not_taken_for_rot(void **state)
 {
 	struct log_world *w = new_world(2 * POOL_BYTES, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", 64 * MIB);
-	struct flush_log *log = &w->e->fs->log;
+	struct flush_log *log = w->e->fs->log;
 	struct fs_info info;
 	uint64_t place, records = 0;
 	uint8_t buf[FS_BLOCK_SIZE] = {1};

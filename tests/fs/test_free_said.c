@@ -12,6 +12,15 @@
 #include <cmocka.h>
 
 #include "tests/fs/fast_fill.h"
+#include "base/lock.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/ctx.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/overlay.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define GIB (1024 * MIB)
 #define PIECE 64u /* blocks of a sequential write */

@@ -20,6 +20,8 @@
 #include "fs/free_space_cache.h"
 #include "fs/free_space_cache_format.h"
 #include "fs/fs.h"
+#include "base/le.h"
+#include "fs/free_space.h"
 
 #define WINDOW FREE_SPACE_CACHE_WINDOW
 #define CRC_FROM sizeof(le32)

@@ -14,6 +14,13 @@
 #include <pthread.h>
 
 #include "tests/fs/engine.h"
+#include "base/util.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/volume.h"
 
 #define BATCH 64u
 /* by which the figure of free space may be too large: a group's granularity, and requests under way */

@@ -12,7 +12,8 @@
 
 #include <cmocka.h>
 
-#include "tests/fuzz/fuzz_image.c" /* NOLINT(bugprone-suspicious-include): the unit under test */
+#include "tests/fuzz/fuzz_image.c"
+#include "fs/device.h"
 
 #define CORPUS "tests/fuzz/corpus/fuzz_image"
 #define RANDOM_RUNS 60u

@@ -4,6 +4,12 @@
  * durability, the cache. Several at once: test_io_together.c; a device that lies or fails: test_io_errors.c.
  */
 #include "tests/fs/io_model.h"
+#include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/node_format.h"
+#include "fs/volume.h"
 
 /* ---- any place and size --------------------------------------------------------- */
 

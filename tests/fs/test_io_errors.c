@@ -3,8 +3,19 @@
  * tests/fs/test_io_errors.c: a device that lies or fails: wrong data is an error for that block only, nodes
  * are mended from their twins, and what failed leaves the old content.
  */
-#include "fs/extent.h"
 #include "tests/fs/io_model.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
 
 /* ---- a device that lies -------------------------------------------------------------------- */
 

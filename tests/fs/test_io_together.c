@@ -4,6 +4,15 @@
  * ones do not mix, each block ends as one of them left it, and readers keep what they looked up.
  */
 #include "tests/fs/io_model.h"
+#include "base/util.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/pool.h"
+#include "fs/volume.h"
+#include "fs/work.h"
 
 /* ---- several at once -------------------------------------------------------------- */
 

@@ -10,6 +10,21 @@
 #include "tests/fs/io_model.h"
 #include "tests/fs/fast_fill.h"
 #include "tests/fs/tree_nodes.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/cache.h"
+#include "fs/check.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/super_format.h"
+#include "fs/transaction.h"
+#include "fs/volume.h"
+#include "fs/wakeup.h"
 
 #define BLOCKS 3000u
 
@@ -322,7 +337,7 @@ static void test_lost_interior_node(void **state)
 	}
 	assert_int_equal(vol->root.flags, TREE_LEAF_LOST | TREE_NODE_LOST);
 	assert_true(vol->used_blocks <= n - (p.end - p.first) / 4);
-	assert_true(e->fs->space.tree_unsure == vol->root.leaves);
+	assert_true(e->fs->space->tree_unsure == vol->root.leaves);
 	f = check_of(e);
 	assert_true(f.lost == 2 && f.leaked > 0 && f.others == 0);
 	/* All that is left is freed with the volume, the leaves behind the node as well. */
@@ -335,8 +350,8 @@ static void test_lost_interior_node(void **state)
 	engine_commit(e);
 	fs_get_info(e->fs, &info);
 	assert_true(before - info.data_bytes >= (n - (p.end - p.first) / 4 - 2) * BLOCK);
-	assert_int_equal(e->fs->space.tree_leaves + e->fs->space.tree_unsure + e->fs->space.tree_nodes +
-				 e->fs->space.tree_items,
+	assert_int_equal(e->fs->space->tree_leaves + e->fs->space->tree_unsure + e->fs->space->tree_nodes +
+				 e->fs->space->tree_items,
 			 other->root.leaves + other->root.nodes + other->root.items);
 	fs_volume_put(other);
 	engine_free(e);
@@ -356,7 +371,7 @@ static void test_orphans_after_a_restart_keep_the_sums(void **state)
 	assert_int_equal(fs_commit(e->fs), 0); /* which makes an orphan of it */
 	engine_abandon(e);
 	engine_open_only(e);
-	si = &e->fs->space;
+	si = e->fs->space;
 	assert_true(atomic_load(&e->fs->orphans) && si->tree_leaves > 10);
 	engine_check_device(e->sim);
 	while (atomic_load(&e->fs->orphans))
@@ -448,14 +463,14 @@ static void test_lost_nodes_do_not_keep_a_rebuild_from_its_end(void **state)
 		engine_settle(e);
 		fs_get_info(e->fs, &info);
 		if (bad_sectors) {
-			assert_true(atomic_load(&e->fs->groups.rebuilding) > 0);
+			assert_true(atomic_load(&e->fs->groups->rebuilding) > 0);
 			assert_int_equal(info.lost_bytes, 0);
 			e->fs->rebuild_eio_us -= 601 * 1000000ull;
 			fs_kick_rebuild(e->fs);
 			engine_settle(e);
 			fs_get_info(e->fs, &info);
 		}
-		assert_int_equal(atomic_load(&e->fs->groups.rebuilding), 0);
+		assert_int_equal(atomic_load(&e->fs->groups->rebuilding), 0);
 		assert_int_equal(info.lost_bytes, count_of(lost) * BLOCK);
 		vol = engine_volume(e, "v", 0);
 		expect_lost(e, vol, &m, lost);

@@ -17,6 +17,8 @@
 
 #include "base/mem.h"
 #include "fs/node.h"
+#include "base/le.h"
+#include "fs/node_format.h"
 
 static const uint8_t uuid[16] = "0123456789abcdef";
 static const struct node_ident ident = {.addr = 5 * NODE_SIZE, .generation = 7, .owner = 300, .level = 0};

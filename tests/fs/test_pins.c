@@ -11,6 +11,15 @@
 #include <cmocka.h>
 
 #include "tests/fs/engine.h"
+#include "base/lock.h"
+#include "fs/ctx.h"
+#include "fs/epoch.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/report.h"
+#include "fs/volume.h"
+#include "fs/work.h"
 
 #define PATIENCE_S 60 /* for what takes milliseconds */
 
@@ -157,9 +166,9 @@ static void test_pins_flushes_go_on_beside_a_reader_that_does_not_end(void **sta
 	for (unsigned round = 0; round < 50; round++) {
 		fill_bytes(buf, sizeof(buf), round);
 		assert_int_equal(io_in_time(e, FS_WRITE, vol, round % 7 * BLOCK, BLOCK, buf), 0);
-		lock_take(&e->fs->log.lock);
+		lock_take(&e->fs->log->lock);
 		flush_log_suspend_locked(e->fs);
-		lock_drop(&e->fs->log.lock);
+		lock_drop(&e->fs->log->lock);
 		assert_int_equal(io_in_time(e, FS_FLUSH, NULL, 0, 0, NULL), 0);
 	}
 	assert_true(atomic_load(&e->fs->commits_done) >= 50);

@@ -12,8 +12,16 @@
 
 #include <pthread.h>
 
-#include "fs/super.h"
 #include "tests/fs/engine.h"
+#include "base/lock.h"
+#include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/pool.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
 
 #define POOL_BYTES (64 * MIB)
 

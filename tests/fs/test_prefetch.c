@@ -5,6 +5,12 @@
  */
 #include "tests/fs/io_model.h"
 #include "tests/fs/fast_fill.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/volume.h"
 
 #define FILL 100000u
 #define EVERY 300u /* blocks: each leaf is changed */

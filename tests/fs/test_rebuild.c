@@ -11,6 +11,17 @@
 #include <cmocka.h>
 
 #include "tests/fs/engine.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
+#include "fs/wakeup.h"
 
 #define POOL (64 * MIB)
 #define VOL (24 * MIB)
@@ -114,7 +125,7 @@ static void test_rebuild_ends_when_the_pool_is_closed(void **state)
 	engine_open(e);
 	block_group_each(e->fs, load_group, e);
 	engine_settle(e);
-	assert_int_equal(atomic_load(&e->fs->groups.rebuilding), 0);
+	assert_int_equal(atomic_load(&e->fs->groups->rebuilding), 0);
 	engine_check_all(e);
 	engine_free(e);
 }
@@ -151,13 +162,13 @@ static void test_rebuild_that_cannot_read_is_not_tried_at_each_interval(void **s
 	usleep(300000);
 	print_message("tried %u times, then %u\n", before, atomic_load(&w.reads) - before);
 	assert_int_equal(atomic_load(&w.reads), before);
-	assert_true(atomic_load(&e->fs->groups.rebuilding) > 0);
+	assert_true(atomic_load(&e->fs->groups->rebuilding) > 0);
 
 	/* Who writes there has a commit put a lost extent in its place: then it goes on by itself. */
 	e->fs->eio_tried_us = fs_now_us(); /* not after seconds */
 	fill_bytes(buf, BLOCK, 1);
 	assert_int_equal(engine_write(e, vol, 0, BLOCK, buf), 0);
-	for (unsigned i = 0; atomic_load(&e->fs->groups.rebuilding) > 0; i++) {
+	for (unsigned i = 0; atomic_load(&e->fs->groups->rebuilding) > 0; i++) {
 		assert_true(i < 20000);
 		usleep(1000);
 	}

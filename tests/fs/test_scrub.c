@@ -11,6 +11,25 @@
 #include <cmocka.h>
 
 #include "tests/fs/engine.h"
+#include "base/le.h"
+#include "base/lock.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/cache.h"
+#include "fs/clock.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/scrub.h"
+#include "fs/super_format.h"
+#include "fs/volume.h"
 
 #define POOL (64 * MIB)
 #define VOL (24 * MIB)
@@ -418,7 +437,7 @@ static void test_scrub_while_everything_changes(void **state)
 		struct fs_scrub_status st;
 		unsigned slices = 0;
 
-		e->fs->scrub.slices_small = true;
+		e->fs->scrub->slices_small = true;
 		assert_int_equal(fs_scrub_start(e->fs, 0, false, NULL), 0);
 		while (scrub_step(e->fs)) {
 			struct fs_volume *vol;
@@ -453,7 +472,7 @@ static void test_scrub_goes_on_after_a_start(void **state)
 	unsigned starts = 0;
 
 	run_scrub(e, &whole);
-	e->fs->scrub.slices_small = true;
+	e->fs->scrub->slices_small = true;
 	assert_int_equal(fs_scrub_start(e->fs, 0, false, NULL), 0);
 	for (;; starts++) {
 		assert_true(starts < 500);
@@ -468,10 +487,10 @@ static void test_scrub_goes_on_after_a_start(void **state)
 		fs_scrub_get_status(e->fs, &st);
 		assert_int_equal(st.state, FS_SCRUB_RUNNING); /* as the superblock has it */
 		assert_false(scrub_step(e->fs));	      /* nobody has asked for it */
-		e->fs->scrub.slices_small = true;
+		e->fs->scrub->slices_small = true;
 		e->fs->opt.scrub_goes_on = true;
 		scrub_poll(e->fs);
-		assert_true(e->fs->scrub.run != NULL);
+		assert_true(e->fs->scrub->run != NULL);
 	}
 	print_message("%u starts, %llu bytes, %llu without them\n", starts, (unsigned long long)st.bytes_done,
 		      (unsigned long long)whole.bytes_done);
@@ -490,7 +509,7 @@ static void test_scrub_stop_and_go_on(void **state)
 	struct fs_scrub_status st;
 	uint64_t done;
 
-	e->fs->scrub.slices_small = true;
+	e->fs->scrub->slices_small = true;
 	assert_int_equal(fs_scrub_stop(e->fs, &err), -ENOENT);
 	assert_string_equal(err.msg, "scrub stop: none is running");
 	assert_int_equal(fs_scrub_start(e->fs, 123456, false, &err), 0);
@@ -524,21 +543,21 @@ static void test_scrub_starts_when_it_is_due(void **state)
 
 	e->fs->opt.scrub_interval_s = 0;
 	scrub_poll(e->fs);
-	assert_null(e->fs->scrub.run);
+	assert_null(e->fs->scrub->run);
 	e->fs->opt.scrub_interval_s = 3600; /* since the pool was made */
 	scrub_poll(e->fs);
-	assert_null(e->fs->scrub.run);
-	e->fs->super.ctime_ns = cpu_to_le64(le64_to_cpu(e->fs->super.ctime_ns) - 3601ull * 1000000000);
+	assert_null(e->fs->scrub->run);
+	e->fs->super->ctime_ns = cpu_to_le64(le64_to_cpu(e->fs->super->ctime_ns) - 3601ull * 1000000000);
 	scrub_poll(e->fs);
-	assert_non_null(e->fs->scrub.run);
+	assert_non_null(e->fs->scrub->run);
 	engine_settle(e);
 	fs_scrub_get_status(e->fs, &st);
 	assert_int_equal(st.state, FS_SCRUB_FINISHED);
 	scrub_poll(e->fs);
-	assert_null(e->fs->scrub.run);
-	e->fs->scrub.status.ended_ns -= 3601ll * 1000000000;
+	assert_null(e->fs->scrub->run);
+	e->fs->scrub->status.ended_ns -= 3601ll * 1000000000;
 	scrub_poll(e->fs);
-	assert_non_null(e->fs->scrub.run);
+	assert_non_null(e->fs->scrub->run);
 	engine_settle(e);
 	engine_free(e);
 }
@@ -580,7 +599,7 @@ static void test_scrub_that_cannot_start_is_not_tried_at_each_commit(void **stat
 	unsigned lines = 0;
 
 	e->fs->opt.scrub_interval_s = 3600;
-	e->fs->super.ctime_ns = cpu_to_le64(le64_to_cpu(e->fs->super.ctime_ns) - 3601ull * 1000000000);
+	e->fs->super->ctime_ns = cpu_to_le64(le64_to_cpu(e->fs->super->ctime_ns) - 3601ull * 1000000000);
 	e->log[0] = 0;
 	for (unsigned i = 0; i < 10; i++) {
 		mem_fail_at(1);
@@ -590,10 +609,10 @@ static void test_scrub_that_cannot_start_is_not_tried_at_each_commit(void **stat
 	for (const char *at = e->log; (at = strstr(at, "scrub start: no memory")); at++)
 		lines++;
 	assert_int_equal(lines, 1);
-	assert_null(e->fs->scrub.run);
-	e->fs->scrub.not_before_us = fs_now_us();
+	assert_null(e->fs->scrub->run);
+	e->fs->scrub->not_before_us = fs_now_us();
 	scrub_poll(e->fs);
-	assert_non_null(e->fs->scrub.run);
+	assert_non_null(e->fs->scrub->run);
 	engine_settle(e);
 	engine_free(e);
 }
@@ -610,7 +629,7 @@ static void test_scrub_flush_that_fails_ends_it(void **state)
 	place(e, vol->root.addr, off);
 	fs_volume_put(vol);
 	device_sim_flip(e->sim, off[0] + 100, 1);
-	e->fs->scrub.slices_small = true;
+	e->fs->scrub->slices_small = true;
 	assert_int_equal(fs_scrub_start(e->fs, 0, false, NULL), 0);
 	assert_int_equal(fs_commit(e->fs), 0); /* that it has begun */
 	(void)device_sim_fault_add(e->sim, &fault);
@@ -629,9 +648,9 @@ static bool has_thread(struct engine *e)
 {
 	bool has;
 
-	lock_take(&e->fs->scrub.lock);
-	has = e->fs->scrub.joinable;
-	lock_drop(&e->fs->scrub.lock);
+	lock_take(&e->fs->scrub->lock);
+	has = e->fs->scrub->joinable;
+	lock_drop(&e->fs->scrub->lock);
 	return has;
 }
 

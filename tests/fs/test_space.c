@@ -11,6 +11,19 @@
 #include <cmocka.h>
 
 #include "tests/fs/space_hold.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/extent_state.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/io.h"
+#include "fs/pool.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define POOL_BYTES (96 * MIB)
 
@@ -379,9 +392,9 @@ static void test_space_memory_out_at_any_allocation_of_a_flush(void **state)
 		int r;
 
 		lab_prepare(&lab, &a, n);
-		mem_free(lab.e->fs->log.group.buf); /* one that fits would need no memory */
-		lab.e->fs->log.group.buf = NULL;
-		lab.e->fs->log.group.cap = 0;
+		mem_free(lab.e->fs->log->group.buf); /* one that fits would need no memory */
+		lab.e->fs->log->group.buf = NULL;
+		lab.e->fs->log->group.cap = 0;
 		assert_int_equal(run_attempt(&lab, &a), 0);
 		mem_fail_at(n);
 		r = engine_flush(lab.e);
@@ -670,16 +683,16 @@ static void test_space_waiting_requests_are_served_in_order(void **state)
 		fs_ctx_run(lab.e->ctx);
 	assert_int_equal(big_left, 1);
 	assert_int_equal(small_left, 1); /* it would fit, but does not overtake */
-	assert_int_equal(lab.e->fs->space.nr_tickets, 2);
+	assert_int_equal(lab.e->fs->space->nr_tickets, 2);
 	engine_submit(lab.e, &trim, 1, &trim_left); /* what frees space need not wait */
 	for (unsigned i = 0; i < 20; i++)
 		fs_ctx_run(lab.e->ctx);
 	assert_int_equal(trim_left, 0);
 	assert_int_equal(trim.error, 0);
 	while (big_left || small_left) {
-		assert_true(big_left || small_left == 0 || lab.e->fs->space.nr_tickets < 2);
+		assert_true(big_left || small_left == 0 || lab.e->fs->space->nr_tickets < 2);
 		if (!small_left)
-			assert_true(lab.e->fs->space.nr_tickets == 0);
+			assert_true(lab.e->fs->space->nr_tickets == 0);
 		pool_step(lab.e->fs);
 		fs_ctx_run(lab.e->ctx);
 	}
@@ -740,8 +753,8 @@ static void test_space_waiting_requests_end_when_the_pool_turns_read_only(void *
 	for (unsigned i = 0; i < 8; i++)
 		assert_int_equal(io[i].error, -EROFS);
 	space_unreserve(lab.e->fs, &held);
-	assert_int_equal(lab.e->fs->space.kind[SPACE_DATA].may_use, 0);
-	assert_int_equal(lab.e->fs->space.in_flight.touches, 0);
+	assert_int_equal(lab.e->fs->space->kind[SPACE_DATA].may_use, 0);
+	assert_int_equal(lab.e->fs->space->in_flight.touches, 0);
 	assert_int_equal(extent_state_count(&lab.vol->states), 0);
 	lab_fini(&lab);
 }

@@ -13,6 +13,17 @@
 #include <cmocka.h>
 
 #include "tests/fs/space_hold.h"
+#include "base/lock.h"
+#include "base/util.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/device_sim.h"
+#include "fs/epoch.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/space_info.h"
+#include "fs/transaction.h"
+#include "fs/volume.h"
 
 #define POOL_BYTES (96 * MIB)
 
@@ -57,9 +68,9 @@ static uint64_t promise_left(struct fs *fs, const struct space_promise *p)
 {
 	uint64_t left;
 
-	lock_take(&fs->space.lock);
+	lock_take(&fs->space->lock);
 	left = p->promised - p->allocated;
-	lock_drop(&fs->space.lock);
+	lock_drop(&fs->space->lock);
 	return left;
 }
 
@@ -88,7 +99,7 @@ static unsigned overwrite_reserved(struct engine *e, struct fs_volume *vol, uint
 	assert_int_equal(fs_commit(e->fs), 0);
 	free(buf);
 	assert_int_equal(promise_left(e->fs, &vol->promise), 0);
-	assert_int_equal(e->fs->space.kind[SPACE_DATA].pinned, size);
+	assert_int_equal(e->fs->space->kind[SPACE_DATA].pinned, size);
 	return epoch;
 }
 
@@ -128,7 +139,7 @@ static void test_space_reserved_volume_keeps_what_a_commit_frees(void **state)
 	sem_post(&h.enough);
 	pthread_join(holder, NULL);
 	pthread_join(releaser, NULL);
-	assert_int_equal(e->fs->space.kind[SPACE_DATA].pinned, 0);
+	assert_int_equal(e->fs->space->kind[SPACE_DATA].pinned, 0);
 	assert_int_not_equal(try_block(e->fs, NULL), 0);
 	assert_int_equal(try_block(e->fs, &vol->promise), 0);
 	space_unreserve(e->fs, &held);
@@ -149,9 +160,9 @@ static uint64_t running_bytes(struct engine *e)
 {
 	uint64_t bytes;
 
-	lock_take(&e->fs->space.lock);
-	bytes = e->fs->space.running.bytes;
-	lock_drop(&e->fs->space.lock);
+	lock_take(&e->fs->space->lock);
+	bytes = e->fs->space->running.bytes;
+	lock_drop(&e->fs->space->lock);
 	return bytes;
 }
 

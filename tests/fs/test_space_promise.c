@@ -11,6 +11,11 @@
 #include <cmocka.h>
 
 #include "tests/fs/engine.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define GIB (1ull << 30)
 
@@ -56,7 +61,7 @@ static void test_space_large_promise_makes_no_groups(void **state)
 	assert_int_equal(make_reserved(e, "too-large", 40 * GIB), -ENOSPC); /* it is still set aside */
 	assert_int_equal(fs_volume_delete(e->fs, "r", NULL), 0);
 	engine_commit(e);
-	assert_int_equal(e->fs->space.aside, 0);
+	assert_int_equal(e->fs->space->aside, 0);
 	assert_int_equal(make_reserved(e, "too-large", 300 * GIB), 0);
 	engine_check_all(e);
 	engine_free(e);
@@ -90,7 +95,7 @@ static void promise_is_kept(uint64_t pool, uint64_t size, unsigned reopen)
 	uint64_t aside, written;
 
 	assert_int_equal(make_reserved(e, "r", size), 0);
-	aside = e->fs->space.aside;
+	aside = e->fs->space->aside;
 	assert_true(aside > size / 2); /* else it tests nothing */
 	written = fill_at_random(e, thin, 4 * pool / BLOCK, 1);
 	fs_volume_put(thin);

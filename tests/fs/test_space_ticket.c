@@ -8,6 +8,12 @@
 #include <cmocka.h>
 
 #include "tests/fs/space_hold.h"
+#include "base/lock.h"
+#include "base/util.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 /* What a test asks for: a ticket that notes its answer. */
 struct asked {
@@ -76,7 +82,7 @@ static void test_space_promised_writes_do_not_wait_behind_others(void **state)
 	held = hold_all_but(e, 0, 1);
 	/* something is under way, so that there is something to wait for */
 	held.pending = (struct space_pending){1, 0};
-	e->fs->space.in_flight.touches++;
+	e->fs->space->in_flight.touches++;
 	assert_int_equal(ask(e, &thin, 1, NULL, 0), -EINPROGRESS);
 	for (unsigned i = 0; i < 100; i++) {
 		assert_int_equal(ask(e, &promised, 1, &vol[i % 2]->promise, 0), 0);
@@ -137,9 +143,9 @@ static void test_space_promised_writes_are_served_first(void **state)
 	struct fs_volume *vol[2];
 	struct engine *e = two_reserved(vol);
 
-	lock_take(&e->fs->space.lock);
-	e->fs->space.in_flight.touches += many.pending.touches;
-	lock_drop(&e->fs->space.lock);
+	lock_take(&e->fs->space->lock);
+	e->fs->space->in_flight.touches += many.pending.touches;
+	lock_drop(&e->fs->space->lock);
 	assert_int_equal(ask(e, &thin, 1, NULL, 0), -EINPROGRESS);
 	assert_int_equal(ask(e, &first, 1, &vol[0]->promise, 0), -EINPROGRESS);
 	assert_int_equal(ask(e, &second, 1, &vol[1]->promise, 0), -EINPROGRESS);
@@ -166,21 +172,21 @@ static void test_space_grants_to_promised_writes_do_not_keep_others_waiting(void
 	unsigned commits = 0;
 
 	held = hold_all_but(e, 0, 1);
-	e->fs->space.in_flight.touches++;
+	e->fs->space->in_flight.touches++;
 	assert_int_equal(ask(e, &thin, 1, NULL, 0), -EINPROGRESS);
 	for (; thin.answer == 1; commits++) {
 		assert_true(commits < 30);
 		assert_int_equal(ask(e, &promised, 1, &vol[0]->promise, 0), 0);
 		promised.answer = 0;
 		give_back(e, &promised);
-		lock_take(&e->fs->space.lock);
-		e->fs->space.change_commits++;
-		lock_drop(&e->fs->space.lock);
+		lock_take(&e->fs->space->lock);
+		e->fs->space->change_commits++;
+		lock_drop(&e->fs->space->lock);
 		run(e);
 	}
 	assert_int_equal(thin.answer, -ENOSPC);
 	assert_true(commits > 4);
-	e->fs->space.in_flight.touches--;
+	e->fs->space->in_flight.touches--;
 	space_unreserve(e->fs, &held);
 	end(e, vol);
 }

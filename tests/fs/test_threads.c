@@ -19,6 +19,13 @@
 #include <stdatomic.h>
 
 #include "tests/fs/engine.h"
+#include "base/util.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/volume.h"
 
 #define RUN_SECONDS (SANITIZED ? 3.0 : 2.5)
 #define DEPTH 16u

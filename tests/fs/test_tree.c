@@ -22,6 +22,18 @@
 #include "fs/fs_int.h"
 #include "fs/pool.h"
 #include "fs/transaction.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/cache.h"
+#include "fs/delayed_ref.h"
+#include "fs/device.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/pins.h"
+#include "fs/space_info.h"
+#include "fs/tree.h"
+#include "fs/write_batch.h"
 
 #define OWNER 999u
 #define VALUE_MAX 600u
@@ -401,7 +413,7 @@ static void run_batch(struct world *w, const struct item *batch, size_t n)
 		delayed_refs_settle(&txn.refs, w->fs->group_step);
 	compare_refs(w, &txn.refs);
 	assert_int_equal(block_group_run_refs(w->fs, txn.q, &txn.refs, txn.generation), 0);
-	block_group_release_pinned(w->fs, pins_set(&w->fs->pins, txn.generation));
+	block_group_release_pinned(w->fs, pins_set(w->fs->pins, txn.generation));
 	delayed_refs_fini(&txn.refs);
 	w->generation++;
 	free(change);

@@ -13,6 +13,15 @@
 #include <cmocka.h>
 
 #include "tests/fs/log_world.h"
+#include "base/util.h"
+#include "fs/device.h"
+#include "fs/device_sim.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/report.h"
+#include "fs/volume.h"
+#include "fs/wakeup.h"
 
 static void create(struct engine *e, const char *name, uint64_t size, uint32_t flags)
 {
@@ -324,8 +333,8 @@ static void test_volume_log_failing_group_is_done_by_a_commit(void **state)
 		struct device_sim_fault fault = {.kind = round % 2 ? DEVICE_SIM_FAIL : DEVICE_SIM_FAIL_TORN,
 						 .error = -EIO,
 						 .ops = DEVICE_SIM_OP(DEVICE_WRITE),
-						 .off = e->fs->log.offset,
-						 .len = e->fs->log.size,
+						 .off = e->fs->log->offset,
+						 .len = e->fs->log->size,
 						 .count = 1};
 		uint64_t gen;
 

@@ -5,6 +5,16 @@
 
 #include "fs/extent.h"
 #include "tests/fs/engine.h"
+#include "fs/block_group.h"
+#include "fs/cache.h"
+#include "fs/device_sim.h"
+#include "fs/fs.h"
+#include "fs/fs_int.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
+
+struct fs_volume;
 
 /* A node, and the blocks whose extents stand below it: [first, end). */
 struct tree_place {

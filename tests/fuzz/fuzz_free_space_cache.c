@@ -12,6 +12,8 @@
 #include "fs/free_space_cache.h"
 #include "fs/free_space_cache_format.h"
 #include "fs/fs.h"
+#include "base/le.h"
+#include "fs/free_space.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

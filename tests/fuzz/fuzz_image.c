@@ -16,7 +16,6 @@
 #include <string.h>
 
 #include "base/crc32c.h"
-#include "base/mem.h"
 #include "base/util.h"
 #include "fs/backing_format.h"
 #include "fs/check.h"
@@ -26,8 +25,21 @@
 #include "fs/free_space_cache_format.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
-#include "fs/super.h"
 #include "fs/volume_format.h"
+#include "base/le.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/cache.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/report.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
 
 #define POOL_BYTES (100ull << 20)
 #define VOLUME_BLOCKS 2048ull
@@ -215,7 +227,7 @@ static void note_orphans(struct fs *fs, struct device *dev)
 {
 	const struct orphan *o;
 
-	TAILQ_FOREACH (o, &fs->volumes.orphans, link) {
+	TAILQ_FOREACH (o, &fs->volumes->orphans, link) {
 		note_root(fs, dev, &o->root);
 		note_number(o->id);
 		note_number(o->progress);
@@ -239,8 +251,8 @@ static void note_records(struct fs *fs, struct device *dev)
 {
 	struct log_record rec;
 
-	for (uint64_t at = fs->log.tail; at < fs->log.head && base->records < RECORDS_MAX;) {
-		uint64_t off = fs->log.offset + at % fs->log.size;
+	for (uint64_t at = fs->log->tail; at < fs->log->head && base->records < RECORDS_MAX;) {
+		uint64_t off = fs->log->offset + at % fs->log->size;
 
 		device_sim_peek(dev, off, &rec, sizeof(rec));
 		if (le32_to_cpu(rec.magic) != LOG_MAGIC)
@@ -366,8 +378,8 @@ static void trees(struct fs *fs, struct fs_ctx *ctx, struct device *dev)
 /* A system group's node that nothing refers to. */
 static uint64_t free_system_node(struct fs *fs, const struct tree_root *root)
 {
-	uint64_t start = le64_to_cpu(fs->super.system[0].start),
-		 len = le64_to_cpu(fs->super.system[0].length);
+	uint64_t start = le64_to_cpu(fs->super->system[0].start),
+		 len = le64_to_cpu(fs->super->system[0].length);
 
 	for (uint64_t addr = start; addr < start + len; addr += NODE_SIZE)
 		if (addr != root->addr)
@@ -394,21 +406,21 @@ static void split_group_tree(struct fs *fs, struct device *dev, struct super_blo
 {
 	static uint8_t old_bytes[NODE_SIZE], bytes[3][NODE_SIZE];
 	struct node_header *old = (struct node_header *)old_bytes, *node[3];
-	struct node_ident id = {fs->group_tree.addr, fs->group_tree.generation, TREE_ID_GROUP, 0};
+	struct node_ident id = {fs->group_tree->addr, fs->group_tree->generation, TREE_ID_GROUP, 0};
 	uint64_t off[GROUP_STRIPES_MAX], first_free;
 	unsigned n;
 
-	ASSERT(fs->group_tree.level == 0 && block_group_map(fs, id.addr, NODE_SIZE, off) == 2);
+	ASSERT(fs->group_tree->level == 0 && block_group_map(fs, id.addr, NODE_SIZE, off) == 2);
 	device_sim_peek(dev, off[0], old, NODE_SIZE);
 	n = node_count(old);
-	first_free = free_system_node(fs, &fs->group_tree);
+	first_free = free_system_node(fs, fs->group_tree);
 	for (unsigned i = 0; i < 3; i++) {
 		node[i] = (struct node_header *)bytes[i];
 		id.level = i == 2;
 		node_init(node[i], &id, fs->uuid);
-		id.addr = i == 0					  ? first_free
-			  : first_free + NODE_SIZE == fs->group_tree.addr ? first_free + 2 * NODE_SIZE
-									  : first_free + NODE_SIZE;
+		id.addr = i == 0					   ? first_free
+			  : first_free + NODE_SIZE == fs->group_tree->addr ? first_free + 2 * NODE_SIZE
+									   : first_free + NODE_SIZE;
 	}
 	for (unsigned i = 0; i < n; i++)
 		node_append(node[i >= n / 2], node_key(old, i), node_value(old, i));
@@ -449,8 +461,8 @@ static void make_pool(bool sparse)
 	fs->orphan_leaves = 1;
 	trees(fs, ctx, dev);
 	fill_log(fs, ctx);
-	sb = fs->super;
-	groups = fs->group_tree;
+	sb = *fs->super;
+	groups = *fs->group_tree;
 	if (!sparse) {
 		split_group_tree(fs, dev, &sb);
 		tree_root_unpack(&sb.group_tree, TREE_ID_GROUP, &groups);
@@ -460,7 +472,7 @@ static void make_pool(bool sparse)
 	base->sb = sb;
 	base->dev = device_sim_clone(dev, 1);
 	note_root(fs, dev, &groups);
-	note_root(fs, dev, &fs->root_tree);
+	note_root(fs, dev, fs->root_tree);
 	note_volume(fs, dev, "a");
 	note_volume(fs, dev, "lost");
 	note_volume(fs, dev, "cut");

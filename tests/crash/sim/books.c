@@ -9,6 +9,19 @@
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
+#include "fs/backing.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/ctx.h"
+#include "fs/device.h"
+#include "fs/extent_state.h"
+#include "fs/free_space.h"
+#include "fs/fs.h"
+#include "fs/overlay.h"
+#include "fs/pins.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define SETTLE_MS (120u * 1000)
 #define PROBE_BLOCKS_MAX 64u
@@ -19,9 +32,9 @@ static bool is_settled(void *arg)
 	struct fs *fs = w->fs;
 
 	return fs_is_read_only(fs) ||
-	       (!atomic_load(&fs->orphans) && !pins_are_left(&fs->pins) && !backing_has_uncounted(fs) &&
-		!atomic_load(&fs->backing.running) && !atomic_load(&fs->backing.discarding) &&
-		!atomic_load(&fs->groups.rebuilding) && !atomic_load(&fs->rebuild_running) &&
+	       (!atomic_load(&fs->orphans) && !pins_are_left(fs->pins) && !backing_has_uncounted(fs) &&
+		!atomic_load(&fs->backing->running) && !atomic_load(&fs->backing->discarding) &&
+		!atomic_load(&fs->groups->rebuilding) && !atomic_load(&fs->rebuild_running) &&
 		!fs->commit_wanted && !fs->rebuild_wanted);
 }
 
@@ -45,8 +58,8 @@ static void load_groups(struct world *w)
 	struct device_queue *q;
 
 	ASSERT(fs->dev->ops->queue_new(fs->dev, &q) == 0);
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
+		struct block_group *g = atomic_load(&fs->groups->slot[i]);
 
 		if (g && g->type != GROUP_SYSTEM)
 			(void)block_group_load(fs, q, g);
@@ -67,8 +80,8 @@ static uint64_t run_blocks(const struct fs *fs, const struct block_group *g)
 	for (const struct fs_ctx *ctx = fs->ctxs; ctx; ctx = ctx->next)
 		if (ctx->run_blocks && ctx->run_addr - g->start < g->len)
 			n += ctx->run_blocks;
-	for (unsigned i = 0; i < fs->backing.spares; i++)
-		n += fs->backing.spare[i] - g->start < g->len;
+	for (unsigned i = 0; i < fs->backing->spares; i++)
+		n += fs->backing->spare[i] - g->start < g->len;
 	return n;
 }
 
@@ -100,11 +113,11 @@ static void check_group(struct fs *fs, const struct block_group *g, struct sums 
 
 static void check_space(struct fs *fs)
 {
-	struct space_info *si = &fs->space;
+	struct space_info *si = fs->space;
 	struct sums sums = {{0}, {0}};
 
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
+		struct block_group *g = atomic_load(&fs->groups->slot[i]);
 
 		if (g)
 			check_group(fs, g, &sums);
@@ -205,8 +218,8 @@ bool world_settle(struct world *w)
 	if (!sched_wait_ms(is_settled, w, SETTLE_MS))
 		sim_fail(
 			"the pool does not come to rest: orphans %llu, pins %d, rebuilding %u, commit wanted %d",
-			(unsigned long long)atomic_load(&w->fs->orphans), pins_are_left(&w->fs->pins),
-			atomic_load(&w->fs->groups.rebuilding), w->fs->commit_wanted);
+			(unsigned long long)atomic_load(&w->fs->orphans), pins_are_left(w->fs->pins),
+			atomic_load(&w->fs->groups->rebuilding), w->fs->commit_wanted);
 	do {
 		if (!commit(w) || !sched_wait_ms(is_settled, w, SETTLE_MS) || world_is_read_only(w) ||
 		    world_is_dead(w))

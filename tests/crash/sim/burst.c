@@ -13,10 +13,11 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "fs/fs_int.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
+#include "fs/fs.h"
+#include "fs/wakeup.h"
 
 #define BURST_OPS_MAX 10u
 

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/mem.h"
 #include "base/util.h"
 #include "fs/check.h"
 #include "fs/device_sim.h"
@@ -15,6 +14,17 @@
 #include "fs/super.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/cache.h"
+#include "fs/device.h"
+#include "fs/flush_log_format.h"
+#include "fs/fs.h"
+#include "fs/node.h"
+#include "fs/node_format.h"
+#include "fs/super_format.h"
+#include "fs/tree.h"
+#include "fs/volume.h"
 
 #define PAGE 4096u
 #define GROUPS_MAX 256
@@ -293,7 +303,7 @@ static void lose(struct world *w)
 	for (unsigned i = 0; i < MODEL_VOLUMES_MAX; i++)
 		if (w->model->volume[i].exists && rng_below(&w->rng, 2) == 0)
 			lose_of_volume(w, fs, &w->model->volume[i]);
-	TAILQ_FOREACH (o, &fs->volumes.orphans, link)
+	TAILQ_FOREACH (o, &fs->volumes->orphans, link)
 		if (rng_below(&w->rng, 2) == 0 && choose_node(w, fs, &o->root, 0, &v))
 			lose_node(w, fs, &v);
 	pool_abandon(fs);

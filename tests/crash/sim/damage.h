@@ -11,6 +11,8 @@
 
 #include "tests/crash/sim/world.h"
 
+struct device;
+
 /* As the profile wants it. `clean`: the flush log is empty. */
 void damage_do(struct world *w, bool clean);
 /*

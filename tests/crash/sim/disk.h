@@ -7,7 +7,10 @@
 #ifndef TESTS_CRASH_SIM_DISK_H
 #define TESTS_CRASH_SIM_DISK_H
 
-#include "fs/device.h"
+#include <stdbool.h>
+
+struct device;
+struct device_queue;
 
 struct device *disk_new(struct device *sim);
 /* The next `reads` reads stay under way for so many polls of their queue, whatever others do meanwhile. */

@@ -15,6 +15,10 @@
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
+#include "fs/block_group.h"
+#include "fs/block_group_format.h"
+#include "fs/device.h"
+#include "fs/fs.h"
 
 #define COMMITS 24u
 #define VOLUMES 3u
@@ -41,8 +45,8 @@ static void mount(struct world *w, struct device *image, uint64_t event)
 		sim_fail("the pool cannot be opened after event %llu: %s", (unsigned long long)event,
 			 err.msg);
 	ASSERT(image->ops->queue_new(image, &q) == 0);
-	for (uint32_t i = 1; i < atomic_load(&fs->groups.count); i++) {
-		struct block_group *g = atomic_load(&fs->groups.slot[i]);
+	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
+		struct block_group *g = atomic_load(&fs->groups->slot[i]);
 
 		if (g && g->type != GROUP_SYSTEM && block_group_load(fs, q, g))
 			sim_fail("the cache of a group cannot be read after event %llu",

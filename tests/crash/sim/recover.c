@@ -10,13 +10,16 @@
 #include "fs/check.h"
 #include "fs/block_group.h"
 #include "fs/device_sim.h"
-#include "fs/fs_int.h"
 #include "fs/pool.h"
 #include "fs/super.h"
 #include "tests/crash/sim/damage.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
+#include "base/le.h"
+#include "fs/device.h"
+#include "fs/fs.h"
+#include "fs/super_format.h"
 
 #define OPEN_TRIES 20
 

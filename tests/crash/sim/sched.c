@@ -14,6 +14,7 @@
 #include "base/util.h"
 #include "fs/work.h"
 #include "tests/crash/sim/fail.h"
+#include "fs/device.h"
 
 #define FIBERS_MAX 16
 #define STACK_BYTES (512u << 10)

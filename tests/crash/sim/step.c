@@ -16,6 +16,12 @@
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
+#include "fs/block_group.h"
+#include "fs/device.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/scrub.h"
+#include "fs/space_info.h"
 
 #define REQUESTS_MAX 48u
 #define HOT_BLOCKS 24u
@@ -203,8 +209,8 @@ static void step_groups(struct world *w)
 	t.want.data_bytes = rng_below(&w->rng, w->sim->size / MODEL_BLOCK) * MODEL_BLOCK;
 	if (space_reserve(w->fs, &t) == 0)
 		space_unreserve(w->fs, &t.want);
-	world_log(w, "groups: %u data, %u metadata, %u system", atomic_load(&w->fs->groups.number[0]),
-		  atomic_load(&w->fs->groups.number[1]), atomic_load(&w->fs->groups.number[2]));
+	world_log(w, "groups: %u data, %u metadata, %u system", atomic_load(&w->fs->groups->number[0]),
+		  atomic_load(&w->fs->groups->number[1]), atomic_load(&w->fs->groups->number[2]));
 }
 
 /* ---- faults -------------------------------------------------------------------- */
@@ -225,8 +231,8 @@ static void step_fault(struct world *w)
 	if (rng_below(&w->rng, 6) == 0)
 		fault.count = 0;
 	if (rng_below(&w->rng, 4) == 0) { /* the flush log only */
-		fault.off = w->fs->log.offset;
-		fault.len = w->fs->log.size;
+		fault.off = w->fs->log->offset;
+		fault.len = w->fs->log->size;
 	}
 	w->tolerant = w->rebuild_is_fine = true;
 	(void)device_sim_fault_add(w->sim, &fault);
@@ -289,8 +295,8 @@ static void step_logfail(struct world *w)
 	world_drain(w);
 	if (world_is_dead(w) || world_is_read_only(w))
 		return;
-	fault.off = w->fs->log.offset;
-	fault.len = w->fs->log.size;
+	fault.off = w->fs->log->offset;
+	fault.len = w->fs->log->size;
 	step_io(w);
 	sched_wait(has_room, w);
 	(void)client_commit(w);
@@ -375,7 +381,7 @@ static void step_scrub(struct world *w)
 	bool restart = rng_below(&w->rng, 4) == 0, stop = rng_below(&w->rng, 4) == 0;
 	int r;
 
-	w->fs->scrub.slices_small = rng_below(&w->rng, 2);
+	w->fs->scrub->slices_small = rng_below(&w->rng, 2);
 	r = stop ? fs_scrub_stop(w->fs, NULL) : fs_scrub_start(w->fs, rate, restart, NULL);
 	world_log(w, "scrub: %s: %s", stop ? "stop" : "start", strerror(-r));
 	if (r && r != -ENOENT && r != -EBUSY && world_is_strict(w))

@@ -7,15 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/mem.h"
 #include "base/util.h"
-#include "fs/ctx.h"
 #include "fs/device_sim.h"
 #include "fs/fs_int.h"
 #include "fs/pool.h"
 #include "tests/crash/sim/disk.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
+#include "fs/block_group.h"
+#include "fs/flush_log.h"
+#include "fs/fs.h"
+#include "fs/report.h"
+#include "fs/space_info.h"
+#include "fs/volume.h"
 
 #define LOOP_BATCH 16
 
@@ -306,8 +310,8 @@ int world_open(struct world *w)
 		return r;
 	}
 	if (w->opens % 4 == 0)
-		w->fs->log.verify_max = 64u << 10;
-	w->fs->groups.loaded_max = w->set->bitmap_bytes;
+		w->fs->log->verify_max = 64u << 10;
+	w->fs->groups->loaded_max = w->set->bitmap_bytes;
 	w->fs->orphan_leaves = 1 + w->opens % 3; /* so that crashes find volumes that are partly freed */
 	space_info_init(w->fs);			 /* the reserves go by it */
 	start_loops(w);

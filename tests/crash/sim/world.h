@@ -13,10 +13,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "fs/device.h"
 #include "fs/fs.h"
 #include "tests/crash/sim/history.h"
 #include "tests/crash/sim/model.h"
+
+struct device;
+struct fs;
+struct fs_ctx;
+struct fs_volume;
 
 struct world;
 struct fiber;
