@@ -45,7 +45,7 @@ CFLAGS  += -std=gnu17 $(OPT) $(SANFLAGS) -fPIC -pthread -Wall -Wextra -Wshadow -
 LDFLAGS += $(SANFLAGS) -pthread
 
 BASE_SRC   := $(wildcard base/*.c)
-FS_SRC     := $(wildcard fs/*.c)
+FS_SRC     := $(wildcard fs/*/*.c)
 PROTO_SRC  := $(wildcard proto/*.c)
 SERVER_SRC := $(wildcard server/*.c)
 LIBBYRE_SRC := $(wildcard client/libbyre*.c)
@@ -57,13 +57,13 @@ PB_OBJ     := $(PB_C:.c=.o)
 
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 SIM_SRC    := $(wildcard tests/crash/sim/*.c)
-UNIT_SRC   := $(wildcard tests/base/test_*.c tests/fs/test_*.c tests/proto/test_*.c tests/server/test_*.c tests/client/test_*.c)
+UNIT_SRC   := $(wildcard tests/base/test_*.c tests/fs/*/test_*.c tests/proto/test_*.c tests/server/test_*.c tests/client/test_*.c)
 # Unit tests with one thread: ThreadSanitizer has nothing to look for in them, and they are not built for it. What keeps
 # this list true is a pthread_create that aborts, which they are linked with everywhere (tests/lib/one_thread).
-ONE_THREAD := base/test_addr base/test_log base/test_size base/test_text fs/test_cut fs/test_device_sim fs/test_device_sim_crash \
-              fs/test_flush_log_damage fs/test_free_said fs/test_free_space fs/test_free_space_cache fs/test_fuzzed_image fs/test_io fs/test_io_errors \
-              fs/test_io_together fs/test_node fs/test_overlay fs/test_prefetch fs/test_space fs/test_space_promise fs/test_space_ticket \
-              fs/test_tree proto/test_rpc_frame server/test_clients server/test_config server/test_http client/test_cli_args client/test_cli_output
+ONE_THREAD := base/test_addr base/test_log base/test_size base/test_text fs/tree/test_cut fs/device/test_device_sim fs/device/test_device_sim_crash \
+              fs/commit/test_flush_log_damage fs/space/test_free_said fs/space/test_free_space fs/space/test_free_space_cache fs/check/test_fuzzed_image fs/io/test_io fs/io/test_io_errors \
+              fs/io/test_io_together fs/tree/test_node fs/volume/test_overlay fs/tree/test_prefetch fs/space/test_space fs/space/test_space_promise fs/space/test_space_ticket \
+              fs/tree/test_tree proto/test_rpc_frame server/test_clients server/test_config server/test_http client/test_cli_args client/test_cli_output
 ONE_THREAD_SRC := $(ONE_THREAD:%=tests/%.c)
 UNIT       := $(patsubst %.c,$(BUILD)/%,$(if $(filter thread,$(SAN)),$(filter-out $(ONE_THREAD_SRC),$(UNIT_SRC)),$(UNIT_SRC)))
 TOOLS_SRC  := $(wildcard tests/bench/*.c tests/crash/*.c)

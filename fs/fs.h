@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fs/device.h"
+#include "fs/device/device.h"
 
 struct fs;
 struct fs_ctx;

@@ -58,7 +58,9 @@
 /* and one whose answer is complete when the server has stopped waiting */
 #define RPC_LAST_MS 1000
 
-/* Innermost, below the engine's (fs/lock_rank.h): nothing is taken, and nothing is called, with it held. */
+/*
+ * Innermost, below the engine's (fs/core/lock_rank.h): nothing is taken, and nothing is called, with it held.
+ */
 #define RPC_DONE_LOCK_RANK 1300
 
 struct rpc_call;

@@ -48,9 +48,9 @@ crash: $(CRASH_BIN)
 	$(call run_crash,$(CRASH_SEEDS))
 	@$(CRASH_BIN) --prefixes 20 --jobs $(NJOBS)
 
-# One simulator for each deliberate mistake (fs/fault.h): only the files that know of them are compiled again.
-FAULTS    := $(shell sed -n 's/^\tFAULT_\([A-Z_]*\).*\/\*.*/\1/p' fs/fault.h 2>/dev/null | awk '{ print NR }')
-FAULT_SRC := $(shell grep -l '"fs/fault.h"' fs/*.c 2>/dev/null)
+# One simulator for each deliberate mistake (fs/core/fault.h): only the files that know of them are compiled again.
+FAULTS    := $(shell sed -n 's/^\tFAULT_\([A-Z_]*\)\( = 1\)*,.*/\1/p' fs/core/fault.h 2>/dev/null | awk '{ print NR }')
+FAULT_SRC := $(shell grep -l '"fs/core/fault.h"' fs/*/*.c 2>/dev/null)
 define fault_rules
 $(BUILD)/fault-$(1)/%.o: %.c
 	@mkdir -p $$(@D)

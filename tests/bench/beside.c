@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #include "fs/fs.h"
-#include "fs/ctx.h"
-#include "fs/fs_int.h"
-#include "fs/volume.h"
+#include "fs/io/ctx.h"
+#include "fs/core/fs_int.h"
+#include "fs/volume/volume.h"
 
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)

@@ -16,9 +16,9 @@
 #include <string.h>
 
 #include "fs/fs.h"
-#include "fs/ctx.h"
-#include "fs/fs_int.h"
-#include "fs/volume.h"
+#include "fs/io/ctx.h"
+#include "fs/core/fs_int.h"
+#include "fs/volume/volume.h"
 
 #define DEPTH 256u
 

@@ -16,13 +16,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "fs/fs_int.h"
-#include "fs/pool.h"
-#include "fs/block_group.h"
-#include "fs/clock.h"
+#include "fs/core/fs_int.h"
+#include "fs/pool/pool.h"
+#include "fs/space/block_group.h"
+#include "fs/core/clock.h"
 #include "fs/fs.h"
-#include "fs/space_info.h"
-#include "fs/volume.h"
+#include "fs/space/space_info.h"
+#include "fs/volume/volume.h"
 
 #define GIB (1ull << 30)
 #define FINDS 1000000u

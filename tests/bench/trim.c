@@ -22,11 +22,11 @@
 
 #include "tests/fs/fast_fill.h"
 #include "base/util.h"
-#include "fs/clock.h"
-#include "fs/ctx.h"
+#include "fs/core/clock.h"
+#include "fs/io/ctx.h"
 #include "fs/fs.h"
-#include "fs/fs_int.h"
-#include "fs/volume.h"
+#include "fs/core/fs_int.h"
+#include "fs/volume/volume.h"
 
 #define PAUSE_US 1000u
 

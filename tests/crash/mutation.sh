@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # tests/crash/mutation.sh BUILD: whether the crash simulator would notice. Runs the programs that make check-mutation
-# has built, one for each deliberate mistake of fs/fault.h (BUILD/fault-N/crash), until each fails; and the one
+# has built, one for each deliberate mistake of fs/core/fault.h (BUILD/fault-N/crash), until each fails; and the one
 # without any. Exit 0: each mistake was found, and the program without one passes.
 #
 # MUTATION_SEEDS=20000  how many seeds a mistake may take (most need a handful, an unchecked log record some hundreds)
@@ -14,7 +14,7 @@ jobs=${JOBS:-2}
 cd "$(dirname "$0")/../.." || exit 1
 n=0
 failed=0
-for name in $(sed -n 's/^\tFAULT_\([A-Z_]*\).*\/\*.*/\1/p' fs/fault.h); do
+for name in $(sed -n 's/^\tFAULT_\([A-Z_]*\)\( = 1\)*,.*/\1/p' fs/core/fault.h); do
 	n=$((n + 1))
 	log=$build/fault-$n/log
 	"$build/fault-$n/crash" --seeds "$seeds" --jobs "$jobs" --stop >"$log" 2>&1

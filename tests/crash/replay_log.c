@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/crash/replay_log.c: looks at the log of a recorded device (fs/device_record.h), or builds the pool as
- * it was after one of its records.
+ * tests/crash/replay_log.c: looks at the log of a recorded device (fs/device/device_record.h), or builds the
+ * pool as it was after one of its records.
  *
  *   replay_log LOG --list                          prints the flush points and the totals
  *   replay_log LOG BASE OUT [--to N] [--crash SEED]
@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "fs/device_record.h"
+#include "fs/device/device_record.h"
 
 #define SECTOR 512u
 #define COPY_CHUNK (1u << 20)

@@ -19,18 +19,18 @@
 
 #include <cmocka.h>
 
-#include "fs/check.h"
-#include "fs/device_sim.h"
-#include "fs/fs_int.h"
-#include "fs/pool.h"
+#include "fs/check/check.h"
+#include "fs/device/device_sim.h"
+#include "fs/core/fs_int.h"
+#include "fs/pool/pool.h"
 #include "base/le.h"
 #include "fs/fs.h"
-#include "fs/node.h"
-#include "fs/node_format.h"
-#include "fs/super_format.h"
-#include "fs/tree.h"
-#include "fs/block_group.h"
-#include "fs/volume.h"
+#include "fs/tree/node.h"
+#include "fs/format/node_format.h"
+#include "fs/format/super_format.h"
+#include "fs/tree/tree.h"
+#include "fs/space/block_group.h"
+#include "fs/volume/volume.h"
 
 struct device;
 struct fs_ctx;

@@ -15,7 +15,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/device.h"
+#include "fs/device/device.h"
 
 #define PAGE 4096u
 #define MIB (1ull << 20)

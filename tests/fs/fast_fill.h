@@ -10,13 +10,13 @@
 #include "tests/fs/engine.h"
 #include "base/crc32c.h"
 #include "base/lock.h"
-#include "fs/block_group.h"
-#include "fs/ctx.h"
+#include "fs/space/block_group.h"
+#include "fs/io/ctx.h"
 #include "fs/fs.h"
-#include "fs/fs_int.h"
-#include "fs/overlay.h"
-#include "fs/space_info.h"
-#include "fs/volume.h"
+#include "fs/core/fs_int.h"
+#include "fs/volume/overlay.h"
+#include "fs/space/space_info.h"
+#include "fs/volume/volume.h"
 
 #define FAST_FILL_COMMIT 100000u /* pendings between two commits */
 

@@ -7,7 +7,7 @@
 #define TESTS_FS_LOG_WORLD_H
 
 #include "tests/fs/engine.h"
-#include "fs/device_sim.h"
+#include "fs/device/device_sim.h"
 #include "fs/fs.h"
 
 struct fs_volume;

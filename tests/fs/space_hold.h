@@ -4,8 +4,8 @@
 #define TESTS_FS_SPACE_HOLD_H
 
 #include "tests/fs/engine.h"
-#include "fs/space_info.h"
-#include "fs/volume.h"
+#include "fs/space/space_info.h"
+#include "fs/volume/volume.h"
 
 /*
  * Takes all space but `left` bytes out of the market, by the measure of writes of n blocks each: data leaves

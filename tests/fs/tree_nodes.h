@@ -3,16 +3,16 @@
 #ifndef TESTS_FS_TREE_NODES_H
 #define TESTS_FS_TREE_NODES_H
 
-#include "fs/extent.h"
+#include "fs/volume/extent.h"
 #include "tests/fs/engine.h"
-#include "fs/block_group.h"
-#include "fs/cache.h"
-#include "fs/device_sim.h"
+#include "fs/space/block_group.h"
+#include "fs/cache/cache.h"
+#include "fs/device/device_sim.h"
 #include "fs/fs.h"
-#include "fs/fs_int.h"
-#include "fs/node.h"
-#include "fs/node_format.h"
-#include "fs/super_format.h"
+#include "fs/core/fs_int.h"
+#include "fs/tree/node.h"
+#include "fs/format/node_format.h"
+#include "fs/format/super_format.h"
 
 struct fs_volume;
 

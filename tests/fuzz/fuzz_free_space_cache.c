@@ -9,11 +9,11 @@
 
 #include "base/crc32c.h"
 #include "base/util.h"
-#include "fs/free_space_cache.h"
-#include "fs/free_space_cache_format.h"
+#include "fs/space/free_space_cache.h"
+#include "fs/format/free_space_cache_format.h"
 #include "fs/fs.h"
 #include "base/le.h"
-#include "fs/free_space.h"
+#include "fs/space/free_space.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

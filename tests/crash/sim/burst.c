@@ -17,7 +17,7 @@
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
 #include "fs/fs.h"
-#include "fs/wakeup.h"
+#include "fs/core/wakeup.h"
 
 #define BURST_OPS_MAX 10u
 

@@ -9,15 +9,15 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "fs/device_sim.h"
-#include "fs/fs_int.h"
-#include "fs/pool.h"
+#include "fs/device/device_sim.h"
+#include "fs/core/fs_int.h"
+#include "fs/pool/pool.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
-#include "fs/block_group.h"
-#include "fs/block_group_format.h"
-#include "fs/device.h"
+#include "fs/space/block_group.h"
+#include "fs/format/block_group_format.h"
+#include "fs/device/device.h"
 #include "fs/fs.h"
 
 #define COMMITS 24u

@@ -7,19 +7,19 @@
 
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/check.h"
-#include "fs/block_group.h"
-#include "fs/device_sim.h"
-#include "fs/pool.h"
-#include "fs/super.h"
+#include "fs/check/check.h"
+#include "fs/space/block_group.h"
+#include "fs/device/device_sim.h"
+#include "fs/pool/pool.h"
+#include "fs/device/super.h"
 #include "tests/crash/sim/damage.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
 #include "base/le.h"
-#include "fs/device.h"
+#include "fs/device/device.h"
 #include "fs/fs.h"
-#include "fs/super_format.h"
+#include "fs/format/super_format.h"
 
 #define OPEN_TRIES 20
 

@@ -9,19 +9,19 @@
 
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/device_sim.h"
-#include "fs/fs_int.h"
-#include "fs/pool.h"
+#include "fs/device/device_sim.h"
+#include "fs/core/fs_int.h"
+#include "fs/pool/pool.h"
 #include "tests/crash/sim/disk.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
-#include "fs/block_group.h"
-#include "fs/device.h"
-#include "fs/flush_log.h"
+#include "fs/space/block_group.h"
+#include "fs/device/device.h"
+#include "fs/commit/flush_log.h"
 #include "fs/fs.h"
-#include "fs/scrub.h"
-#include "fs/space_info.h"
+#include "fs/scrub/scrub.h"
+#include "fs/space/space_info.h"
 
 #define REQUESTS_MAX 48u
 #define HOT_BLOCKS 24u

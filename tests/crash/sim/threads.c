@@ -16,7 +16,7 @@
 
 #include "base/lock.h"
 #include "base/util.h"
-#include "fs/device_int.h"
+#include "fs/device/device_int.h"
 #include "tests/crash/sim/sched.h"
 
 /* ---- base/lock.h --------------------------------------------------------------- */

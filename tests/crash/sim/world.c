@@ -8,18 +8,18 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "fs/device_sim.h"
-#include "fs/fs_int.h"
-#include "fs/pool.h"
+#include "fs/device/device_sim.h"
+#include "fs/core/fs_int.h"
+#include "fs/pool/pool.h"
 #include "tests/crash/sim/disk.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
-#include "fs/block_group.h"
-#include "fs/flush_log.h"
+#include "fs/space/block_group.h"
+#include "fs/commit/flush_log.h"
 #include "fs/fs.h"
-#include "fs/report.h"
-#include "fs/space_info.h"
-#include "fs/volume.h"
+#include "fs/core/report.h"
+#include "fs/space/space_info.h"
+#include "fs/volume/volume.h"
 
 #define LOOP_BATCH 16
 

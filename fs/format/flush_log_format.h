@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/format/flush_log_format.h: records of the flush log.
+ *
+ * The log is a ring of log_size bytes. A flush appends a *group* of one or more records, each a multiple of 4
+ * KiB that does not wrap; the last one of a group has LOG_LAST. Sequence numbers have no gaps. Replay starts
+ * at the superblock's log_tail with log_seq and ends at the first record that is not valid or whose group is
+ * not whole.
+ *
+ * A group is written when the one before it is durable, and `durable` in each of its records is the number of
+ * its first one: whoever finds a valid record whose `durable` is above the number that replay ended at knows
+ * that a record is lost which a flush had made durable.
+ *
+ * A record's items follow each other without gaps. Each begins with a struct log_item that tells its type and
+ * length, a multiple of 8. A type that is not known here is an error: formats that add one set an incompat
+ * feature bit. An item of a data block group (LOG_GROUP) says that there is one that no commit knows yet. It
+ * counts whatever its generation, unless the trees have the group: one that was made while a commit was under
+ * way may have missed that. So it can also be one generation younger than an item that stands in it.
+ */
+#ifndef FS_FORMAT_FLUSH_LOG_FORMAT_H
+#define FS_FORMAT_FLUSH_LOG_FORMAT_H
+
+#include <assert.h>
+
+#include "base/le.h"
+
+#define LOG_MAGIC 0x474c5942u /* "BYLG" */
+#define LOG_ALIGN 4096u
+#define LOG_RECORD_MAX (256u << 10)
+
+#define LOG_LAST 1u	    /* the group ends here */
+#define LOG_PAD 4u	    /* no items; the next record stands at the start of the ring */
+#define LOG_DATA_DURABLE 2u /* the device was flushed between the group's data and its records */
+
+struct log_record {
+	le32 crc; /* CRC32C of everything behind this field up to `bytes` */
+	le32 magic;
+	uint8_t pool[16];
+	le64 seq;
+	/* the number of its group's first record: those before were durable when it was written */
+	le64 durable;
+	le32 bytes; /* of the record without padding */
+	le32 items;
+	le32 flags;
+	le32 reserved;
+};
+static_assert(sizeof(struct log_record) == 56, "log_record");
+
+enum log_item_type {
+	LOG_EXTENT = 1, /* a range of a volume was written, or became a hole */
+	LOG_GROUP = 2,
+	/*
+	 * Operations on volumes, by id and never by name, in their order; those of a transaction before its
+	 * extents.
+	 */
+	LOG_CREATE = 3,
+	LOG_DELETE = 4, /* a struct log_item and no more */
+	LOG_RENAME = 5,
+	LOG_RESIZE = 6,
+	LOG_SET = 7,
+};
+
+struct log_item {
+	le16 type;
+	le16 reserved;
+	le32 bytes; /* of the item, this included */
+	le64 id;    /* of the volume; LOG_GROUP: the logical start */
+	/*
+	 * of the transaction it belongs to: replayed only if that is not committed. LOG_GROUP: when it was
+	 * made
+	 */
+	le64 generation;
+};
+static_assert(sizeof(struct log_item) == 24, "log_item");
+
+struct log_extent {
+	struct log_item item;
+	le64 blk;
+	le64 blocks;
+	/* 0: a hole; else one CRC32C (le32) for each block follows, and zeros up to a multiple of 8 */
+	le64 addr;
+};
+static_assert(sizeof(struct log_extent) == 48, "log_extent");
+
+struct log_group_item {
+	struct log_item item;
+	le64 length;
+	le64 offset; /* of its stripe on the device */
+};
+static_assert(sizeof(struct log_group_item) == 40, "log_group_item");
+
+struct log_create {
+	struct log_item item;
+	le64 size;
+	le64 ctime_ns;
+	uint8_t uuid[16];
+	le32 flags; /* enum fs_volume_flags */
+	uint8_t name_len;
+	uint8_t reserved[3]; /* then the name, and zeros up to a multiple of 8 */
+};
+static_assert(sizeof(struct log_create) == 64, "log_create");
+
+struct log_rename {
+	struct log_item item;
+	uint8_t name_len;
+	uint8_t reserved[7]; /* then the name, and zeros up to a multiple of 8 */
+};
+static_assert(sizeof(struct log_rename) == 32, "log_rename");
+
+struct log_resize {
+	struct log_item item;
+	le64 size; /* what lies behind it becomes a hole */
+};
+static_assert(sizeof(struct log_resize) == 32, "log_resize");
+
+/* All of what it says about the volume, as it is from here on. */
+struct log_set {
+	struct log_item item;
+	le32 flags;	     /* enum fs_volume_flags */
+	uint8_t comment_len; /* 0: there is none */
+	uint8_t reserved[3]; /* then the comment, and zeros up to a multiple of 8 */
+};
+static_assert(sizeof(struct log_set) == 32, "log_set");
+
+#endif

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/format/volume_format.h: items of the root tree and of the volumes' trees.
+ *
+ * Root tree:   VOLUME_KEY_TYPE, be64 id -> struct volume_item, name (name_len bytes), comment (comment_len bytes)
+ *              ORPHAN_KEY_TYPE, be64 id -> struct orphan_item (a deleted volume whose space is being freed,
+ *              or a part of a living one's tree, cut out by a trim)
+ * Volume tree: EXTENT_KEY_TYPE, be64 first block -> struct extent_item, one CRC32C for each block
+ *              EXTENT_KEY_TYPE, be64 first block -> struct extent_item with EXTENT_LOST, and nothing behind
+ *              it
+ * A range of a volume without an extent is a hole and reads as zeros. Extents do not overlap. A lost one
+ * stands for a range whose extents stood in a node that could not be read in any copy: nobody knows what it
+ * held, and reading it is an error.
+ */
+#ifndef FS_FORMAT_VOLUME_FORMAT_H
+#define FS_FORMAT_VOLUME_FORMAT_H
+
+#include <assert.h>
+
+#include "base/le.h"
+#include "fs/format/node_format.h"
+
+#define TREE_ID_ROOT 1ull
+#define TREE_ID_GROUP 2ull
+#define TREE_ID_REFCOUNT 3ull /* of snapshots; not in use yet */
+#define TREE_ID_FIRST_FREE 256ull
+
+#define VOLUME_KEY_TYPE 0x01
+#define ORPHAN_KEY_TYPE 0x02
+#define EXTENT_KEY_TYPE 0x10
+
+#define EXTENT_BLOCKS_MAX 128u
+#define EXTENT_LOST 1u
+
+struct volume_item {
+	struct tree_root_item root;
+	le64 size;
+	/* that the tree and what was cut out of it refer to; at least, where the root has flags */
+	le64 used_blocks;
+	le64 lost_blocks; /* in lost extents, of any length */
+	le64 ctime_ns;
+	uint8_t uuid[16];
+	le32 flags; /* enum fs_volume_flags */
+	uint8_t name_len;
+	uint8_t comment_len; /* UTF-8 without control characters; 0: none */
+	uint8_t reserved[2];
+};
+static_assert(sizeof(struct volume_item) == 104, "volume_item");
+#define VOLUME_ITEM_MAX (sizeof(struct volume_item) + 255 + 255)
+
+struct orphan_item {
+	/* its counts are of what is left; of a part that was cut out they are 0 */
+	struct tree_root_item root;
+	le64 used_blocks; /* still to be freed; as the counts */
+	le64 progress;	  /* everything before this block is freed, with the nodes that held it */
+	/* the volume. Not the item's own id: a part of its tree, which counts in the volume's item */
+	le64 owner;
+};
+static_assert(sizeof(struct orphan_item) == 72, "orphan_item");
+
+struct extent_item {
+	le64 addr;	 /* logical, a multiple of 4096, never 0. EXTENT_LOST: how many blocks, any number */
+	le64 generation; /* of birth; EXTENT_LOST: of the commit that found it */
+	le32 blocks;	 /* 1 to EXTENT_BLOCKS_MAX; EXTENT_LOST: 0 */
+	le32 flags;	 /* EXTENT_LOST or 0 */
+};
+static_assert(sizeof(struct extent_item) == 24, "extent_item");
+
+#endif

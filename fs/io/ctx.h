@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/io/ctx.h: contexts: an event loop's device queue, its run of free space, and what other threads hand to
+ * it.
+ */
+#ifndef FS_IO_CTX_H
+#define FS_IO_CTX_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/lock.h"
+
+struct device_queue;
+struct fs;
+struct pending;
+
+/* Something to be run on the context's thread. */
+struct ctx_post {
+	void (*fn)(struct ctx_post *post);
+	struct ctx_post *next;
+};
+
+struct io;
+struct write_run;
+
+struct fs_ctx {
+	struct fs *fs;
+	struct fs_ctx *next; /* of all contexts: fs->ctx_lock */
+	struct device_queue *q;
+	int event_fd, epoll_fd;
+
+	struct lock post_lock;
+	struct ctx_post *posts, **posts_tail;
+
+	/* fs->ctx_lock: the run of free space that only this context gives out; others may take it back. */
+	uint64_t run_addr;
+	uint32_t run_blocks;
+
+	/* The thread's own. */
+	struct io *free_ios;
+	unsigned nr_free_ios;
+	struct write_run *open_write; /* the device write being put together */
+	uint64_t under_way;	      /* requests */
+	_Atomic uint64_t requests;    /* since it was made; other threads look at it */
+	struct pending *spare;
+};
+
+/* Runs post->fn on the context's thread, soon. Any thread. */
+void ctx_post(struct fs_ctx *ctx, struct ctx_post *post);
+
+/*
+ * Up to want blocks in a row from the context's run, refilled from the groups. 0: -EAGAIN-like, *ret_unloaded
+ * says that a group's free space has to be read first.
+ */
+uint32_t ctx_take_blocks(struct fs_ctx *ctx, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded);
+
+/* Gives every context's run back to the groups. */
+void ctx_return_runs(struct fs *fs);
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/pool/pool.h: making and opening a pool on a device that is already open: what fs_create and fs_open do
+ * on files, and what tests and the crash simulator do on simulated devices.
+ */
+#ifndef FS_POOL_POOL_H
+#define FS_POOL_POOL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct device;
+struct fs;
+struct fs_error;
+struct fs_options;
+
+/* Writes an empty pool. Everything is durable on return. Waits. */
+int pool_format(struct device *dev, bool sparse, struct fs_error *err);
+/* The same with a step of logical addresses of one's own, so that groups can be neighbours: for tests. */
+int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_error *err);
+
+/*
+ * Opens the pool on dev; takes over dev, also on failure. `simulated`: no threads are started; the caller
+ * runs workers and commits with pool_step. Waits.
+ */
+int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, struct fs **ret_fs,
+	      struct fs_error *err);
+
+/*
+ * One step of what threads would do in a simulated pool: a piece of work, or a commit that was asked for.
+ * False: nothing to do.
+ */
+bool pool_step(struct fs *fs);
+
+/* Ends without a commit, as a crash of the process would: for tests. The device is closed too. */
+void pool_abandon(struct fs *fs);
+
+/* ---- pool_format.c, for pool_grow.c ---- */
+
+/*
+ * How long the flush log of a pool is: 1/128 of it up to 32 MiB, 1/1024 from 32 GiB on, 256 MiB at the most.
+ * The log is what a commit has to keep ahead of: it starts when half is full, and one record of a flush of
+ * single blocks takes 4 KiB. So 256 MiB are 32,000 flushes from commit to commit (32 MiB were 4,000, several
+ * commits a second on a fast disk). Not more, since replay reads it at the start, which has to take less than
+ * a second.
+ */
+uint64_t pool_log_size(uint64_t pool_bytes);
+uint64_t pool_groups_for(uint64_t size, uint64_t step);
+/*
+ * Writes the flush log's place once, so that later writes to it change nothing in the host's file system: a
+ * flush would else wait for that one's journal. Waits.
+ */
+int pool_write_log_once(struct device *dev, uint64_t off, uint64_t size);
+
+#endif

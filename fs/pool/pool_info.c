@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fs/pool/pool_info.c: the figures of a pool, for people and for monitoring. Those of the space counters are
+ * of one moment, under their lock; the others are counters that go on meanwhile.
+ */
+#include <string.h>
+
+#include "base/lock.h"
+#include "base/util.h"
+#include "fs/cache/cache.h"
+#include "fs/commit/flush_log.h"
+#include "fs/core/fs_int.h"
+#include "fs/core/latency.h"
+#include "fs/core/report.h"
+#include "fs/device/device.h"
+#include "fs/fs.h"
+#include "fs/space/backing.h"
+#include "fs/space/block_group.h"
+#include "fs/space/space_info.h"
+#include "fs/volume/volume.h"
+
+/* Of what the host has left, groups and its own books take a part. */
+static uint64_t host_usable(uint64_t free_bytes)
+{
+	uint64_t kept = free_bytes / 16 + (4u << 20);
+
+	return free_bytes > kept ? free_bytes - kept : 0;
+}
+
+/* On a sparse pool new data needs blocks of the host, but in groups that have all of theirs. */
+static void host_figures(struct fs *fs, struct fs_info *info)
+{
+	struct device_host host;
+	uint64_t usable;
+
+	info->sparse = fs->backing->on;
+	info->host_full = atomic_load(&fs->backing->host_full);
+	info->host_usable_bytes = info->free_bytes;
+	if (!info->sparse || fs->dev->ops->host(fs->dev, &host))
+		return;
+	info->host_free_bytes = host.free_bytes;
+	usable = host_usable(host.free_bytes);
+	if (usable < info->free_bytes && atomic_load(&fs->backing->promised))
+		usable = max_u64(usable, space_free_bytes_made(fs));
+	info->host_usable_bytes = min_u64(info->free_bytes, usable);
+}
+
+static void space_figures(struct fs *fs, struct fs_info *info)
+{
+	struct space_info *si = fs->space;
+
+	info->free_bytes = space_free_bytes(fs);
+	lock_take(&si->lock);
+	info->data_bytes = si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned;
+	info->metadata_bytes = si->kind[SPACE_METADATA].allocated - si->kind[SPACE_METADATA].pinned +
+			       si->kind[SPACE_SYSTEM].allocated - si->kind[SPACE_SYSTEM].pinned;
+	info->reserved_bytes = si->kind[SPACE_DATA].may_use;
+	info->pinned_bytes = si->kind[SPACE_DATA].pinned + si->kind[SPACE_METADATA].pinned;
+	info->global_reserve_bytes = si->global_reserve;
+	info->volume_reserved_bytes = si->volume_reserved;
+	info->reclaim_commits = si->reclaim_commits;
+	info->reclaim_groups = si->reclaim_groups;
+	info->enospc = si->enospc;
+	lock_drop(&si->lock);
+}
+
+void fs_get_info(struct fs *fs, struct fs_info *info)
+{
+	struct cache_stats cs;
+
+	memset(info, 0, sizeof(*info));
+	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
+	info->size = fs->dev->size;
+	space_figures(fs, info);
+	host_figures(fs, info);
+	info->generation = atomic_load(&fs->running_generation) - 1;
+	info->unallocated_bytes = atomic_load(&fs->groups->unallocated_bytes);
+	info->groups_data = atomic_load(&fs->groups->number[0]);
+	info->groups_metadata = atomic_load(&fs->groups->number[1]);
+	info->groups_system = atomic_load(&fs->groups->number[2]);
+	info->cache_loaded = atomic_load(&fs->stats.cache_loaded);
+	info->cache_written = atomic_load(&fs->stats.cache_written);
+	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
+	info->cache_last_bytes = atomic_load(&fs->stats.cache_last_bytes);
+	info->cache_last_us = atomic_load(&fs->stats.cache_last_us);
+	info->cache_bytes = atomic_load(&fs->stats.cache_bytes);
+	info->cache_us = atomic_load(&fs->stats.cache_us);
+	info->commit_bytes = atomic_load(&fs->stats.commit_bytes);
+	info->commit_us = atomic_load(&fs->stats.commit_us);
+	info->last_commit_ms = (atomic_load(&fs->stats.last_commit_us) + 999) / 1000;
+	latency_get(&fs->stats.commit_latency, &info->commit_latency);
+	latency_get(&fs->stats.log_latency, &info->log_latency);
+	info->commits = atomic_load(&fs->commits_done);
+	info->flushes = atomic_load(&fs->stats.flushes);
+	info->log_groups = atomic_load(&fs->log->groups);
+	info->log_bytes = atomic_load(&fs->log->bytes);
+	info->device_flushes = __atomic_load_n(&fs->dev->flushes, __ATOMIC_RELAXED);
+	cache_get_stats(fs->cache, &cs);
+	info->node_cache_hits = cs.hits[CACHE_NODE];
+	info->node_cache_misses = cs.misses[CACHE_NODE];
+	info->data_cache_hits = cs.hits[CACHE_DATA];
+	info->data_cache_misses = cs.misses[CACHE_DATA];
+	lock_take(&fs->volumes->lock);
+	info->volumes = atomic_load(&fs->volumes->count) - atomic_load(&fs->volumes->dying);
+	lock_drop(&fs->volumes->lock);
+	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
+	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
+	info->errors_io = atomic_load(&fs->stats.errors_io);
+	info->lost_bytes = atomic_load(&fs->lost_blocks) * FS_BLOCK_SIZE;
+	info->log_lost_flushes = fs->log->lost_flushes;
+	info->log_lost_ns = fs->log->lost_ns;
+	fs_scrub_get_status(fs, &info->scrub);
+	info->discarded_bytes = atomic_load(&fs->stats.discarded);
+	info->discard = fs->backing->discard;
+	if (atomic_load(&fs->backing->trimming)) {
+		info->trim_total = atomic_load(&fs->backing->trim_total);
+		info->trim_left = min_u64(atomic_load(&fs->backing->freed_bytes) +
+						  atomic_load(&fs->backing->discard_bytes),
+					  info->trim_total);
+	}
+	info->read_only = fs_is_read_only(fs);
+	info->device_kind = fs->dev->ops->name;
+	info->direct_io = fs->dev->direct;
+}
