@@ -2,26 +2,35 @@
 #
 # Byre's one Makefile. Sources and tests are found by wildcard: add a file and it is built.
 #
-# Targets
-#   make              programs and libraries, into build/
-#   make check        unit tests, crash simulation (1,000 seeds) and end-to-end tests: quick, no timing
-#   make check-unit   the C unit tests alone;  make check-e2e  the pytest ones alone
-#   make check-asan   the same under AddressSanitizer and UBSan;  make check-tsan  unit tests that have threads, under ThreadSanitizer
-#   make check-vm     Debian's kernel in QEMU as an NBD client
-#   make crash        20,000 seeds of the crash simulator
-#   make fuzz         every fuzzer for FUZZ_SECONDS (60) each
-#   make bench        Byre and its peers side by side (tests/bench)
-#   make tidy         include rules, formatting, clang-tidy
-#   make install      honours DESTDIR, PREFIX (/usr/local), LIBDIR, SYSCONFDIR, UNITDIR
-#   make deb          Debian packages, into $(BUILD)/debs
+# Targets (those that run the built programs are in tests/tests.mk)
+#   make                programs and libraries, into build/
+#   make help           this text
+#   make dev            sets up a checkout: compile_commands.json for editors, a git hook that checks formatting
+#   make unit           the C unit tests, built;  make tools  the simulator and the measuring programs;  make fuzzers  the fuzzers
+#   make check          unit tests, crash simulation (1,000 seeds) and end-to-end tests: quick, no timing
+#   make check-unit     the C unit tests alone;  make check-e2e  the pytest ones alone;  make check-crash  the simulator alone
+#   make check-asan     the same under AddressSanitizer and UBSan
+#   make check-tsan     unit tests that have threads, under ThreadSanitizer
+#   make check-mutation the simulator must find each deliberate mistake (fs/core/fault.h)
+#   make check-vm       Debian's kernel in QEMU as an NBD client
+#   make check-house    tests of this Makefile and of the rules of tidy
+#   make crash          20,000 seeds of the crash simulator
+#   make fuzz           every fuzzer for FUZZ_SECONDS (60) each
+#   make bench          Byre and its peers side by side (tests/bench);  make bench-scale  how costs grow, alone
+#   make tidy           the rules of the tree (tests/lib/tidy), clang-tidy;  make tidy-flags  the flags that it gives to clang
+#   make install        honours DESTDIR, PREFIX (/usr/local), LIBDIR, SYSCONFDIR, UNITDIR
+#   make deb            Debian packages, into $(BUILD)/debs, with DEB_ARGS for dpkg-buildpackage
 #   make check-package  these packages installed, upgraded, removed and purged in a fresh Debian (as root; slow)
 #   make check-systemd  the package, its units and what operating.md says, under systemd in a virtual machine (likewise)
 #   make clean
 #
-# Switches
-#   BUILD=dir         where to build (build)      SAN=address,undefined | thread
-#   DEBUG=1           costly checks, -O1          WERROR=1   warnings are errors
-#   TESTS="pattern"   only tests whose path matches (check-unit)
+# Switches, on the command line or in the environment
+#   BUILD=dir           where to build (build)      SAN=address,undefined | thread
+#   DEBUG=1             costly checks, -O1          WERROR=1   warnings are errors
+#   TESTS="pattern"     only tests whose path matches (check-unit)
+#   CC CPPFLAGS CFLAGS LDFLAGS LDLIBS   yours: they come after the project's own flags and never replace them
+#   AR LD OBJCOPY PKG_CONFIG PROTOC_C PYTHON   the tools
+#   Those of the tests (SEEDS, PYTEST_ARGS, ...) are in tests/tests.mk.
 
 BUILD   ?= build
 ifeq ($(origin CC),default)
@@ -30,19 +39,24 @@ endif
 PREFIX  ?= /usr/local
 VERSION := 0.1.0
 PYTHON  ?= /usr/bin/python3
-PKG_CFLAGS := $(shell pkg-config --cflags libevent openssl libprotobuf-c liburing jansson libsystemd 2>/dev/null)
+OBJCOPY ?= objcopy
+PROTOC_C ?= protoc-c
+PKG_CONFIG ?= pkg-config
+pkg = $(shell $(PKG_CONFIG) $(1) 2>/dev/null)
 FS_LIBS     := -luring -lisal -lbsd -lpthread
-SERVER_LIBS := $(shell pkg-config --libs libevent libevent_pthreads openssl libprotobuf-c jansson libsystemd 2>/dev/null) -linih
-CLIENT_LIBS := $(shell pkg-config --libs libprotobuf-c jansson 2>/dev/null)
-CLI_LIBS    := $(shell pkg-config --libs blkid 2>/dev/null)
+SERVER_LIBS := $(call pkg,--libs libevent libevent_pthreads openssl libprotobuf-c jansson libsystemd) -linih
+CLIENT_LIBS := $(call pkg,--libs libprotobuf-c jansson)
+CLI_LIBS    := $(call pkg,--libs blkid)
 
-OPT     := $(if $(DEBUG),-O1 -DBYRE_DEBUG=1,-O2)
+# The project's flags are variables of their own: CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are the user's, and stand behind.
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DBYRE_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter
+BYRE_CPPFLAGS := -I. -I$(BUILD) -D_GNU_SOURCE -DBYRE_VERSION='"$(VERSION)"' $(if $(DEBUG),-DBYRE_DEBUG=1) \
+	$(call pkg,--cflags libevent openssl libprotobuf-c liburing jansson libsystemd)
+BYRE_CFLAGS := -std=gnu17 $(if $(DEBUG),-O1,-O2) $(SANFLAGS) -fPIC -pthread $(WARNINGS) $(if $(WERROR),-Werror)
 CFLAGS  ?= -g
-CFLAGS  += -std=gnu17 $(OPT) $(SANFLAGS) -fPIC -pthread -Wall -Wextra -Wshadow -Wstrict-prototypes \
-           -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter $(if $(WERROR),-Werror)
-LDFLAGS += $(SANFLAGS) -pthread
+COMPILE = $(CC) $(BYRE_CPPFLAGS) $(CPPFLAGS) $(BYRE_CFLAGS) $(CFLAGS)
+LINK    = $(CC) $(SANFLAGS) -pthread $(CFLAGS) $(LDFLAGS)
 
 BASE_SRC   := $(wildcard base/*.c)
 FS_SRC     := $(wildcard fs/*/*.c)
@@ -54,10 +68,10 @@ PB_C       := $(patsubst proto/%.proto,$(BUILD)/proto/%.pb-c.c,$(wildcard proto/
 PB_H       := $(PB_C:.c=.h)
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 PB_OBJ     := $(PB_C:.c=.o)
+quoted = '$(subst ','\'',$(1))'
 
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
-SIM_SRC    := $(wildcard tests/crash/sim/*.c)
-UNIT_SRC   := $(wildcard tests/base/test_*.c tests/fs/*/test_*.c tests/proto/test_*.c tests/server/test_*.c tests/client/test_*.c)
+UNIT_SRC   := $(foreach d,base fs/* proto server client,$(wildcard tests/$(d)/test_*.c))
 # Unit tests with one thread: ThreadSanitizer has nothing to look for in them, and they are not built for it. What keeps
 # this list true is a pthread_create that aborts, which they are linked with everywhere (tests/lib/one_thread).
 ONE_THREAD := base/test_addr base/test_log base/test_size base/test_text fs/tree/test_cut fs/device/test_device_sim fs/device/test_device_sim_crash \
@@ -68,12 +82,14 @@ ONE_THREAD_SRC := $(ONE_THREAD:%=tests/%.c)
 UNIT       := $(patsubst %.c,$(BUILD)/%,$(if $(filter thread,$(SAN)),$(filter-out $(ONE_THREAD_SRC),$(UNIT_SRC)),$(UNIT_SRC)))
 TOOLS_SRC  := $(wildcard tests/bench/*.c tests/crash/*.c)
 
-PROGRAMS := $(if $(SERVER_SRC),$(BUILD)/byred) $(if $(CLI_SRC),$(BUILD)/byre)
-LIBS     := $(BUILD)/libfs.a $(if $(LIBBYRE_SRC),$(BUILD)/libbyre.a $(BUILD)/libbyre.so)
+all: $(BUILD)/libfs.a $(BUILD)/libbyre.a $(BUILD)/libbyre.so $(BUILD)/byred $(BUILD)/byre
 
-all: $(LIBS) $(PROGRAMS)
+help:
+	@sed -n '3,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST)); sed -n '4,/^$$/s/^# \{0,1\}//p' tests/tests.mk
 
-$(BUILD)/libbase.a: $(call obj,$(BASE_SRC))
+dev: $(PB_H)
+	@COMPILE=$(call quoted,$(COMPILE)) sh deploy/dev
+
 $(BUILD)/libfs.a: $(call obj,$(FS_SRC) $(BASE_SRC))
 $(BUILD)/libproto.a: $(call obj,$(PROTO_SRC)) $(PB_OBJ)
 $(BUILD)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
@@ -83,20 +99,20 @@ $(BUILD)/lib%.a:
 	@mkdir -p $(@D)
 	@rm -f $@
 	@echo "  AR    $@"
-	@ar rcs $@ $^
+	@$(AR) rcs $@ $^
 
 $(BUILD)/libbyre.so: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(filter-out base/crc32c.c,$(BASE_SRC))) $(PB_OBJ) client/libbyre.map
 	@echo "  LD    $@"
-	@$(CC) -shared $(LDFLAGS) -Wl,-soname,libbyre.so.0 -Wl,--version-script=client/libbyre.map -o $@ \
-		$(filter-out %.map,$^) $(CLIENT_LIBS) -lbsd
+	@$(LINK) -shared -Wl,-soname,libbyre.so.0 -Wl,--version-script=client/libbyre.map -o $@ \
+		$(filter-out %.map,$^) $(CLIENT_LIBS) -lbsd $(LDLIBS)
 
 $(BUILD)/byred: $(BUILD)/obj/server/main.o $(BUILD)/libserver.a $(BUILD)/libproto.a $(BUILD)/libfs.a
 	@echo "  LD    $@"
-	@$(CC) $(LDFLAGS) -o $@ $^ $(SERVER_LIBS) $(FS_LIBS)
+	@$(LINK) -o $@ $^ $(SERVER_LIBS) $(FS_LIBS) $(LDLIBS)
 
 $(BUILD)/byre: $(call obj,$(CLI_SRC)) $(BUILD)/libbyre.a $(BUILD)/libfs.a
 	@echo "  LD    $@"
-	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(CLI_LIBS) $(FS_LIBS)
+	@$(LINK) -o $@ $^ $(CLIENT_LIBS) $(CLI_LIBS) $(FS_LIBS) $(LDLIBS)
 
 # Everything that sees generated headers waits for them.
 $(call obj,$(PROTO_SRC) $(SERVER_SRC) $(LIBBYRE_SRC) $(CLI_SRC) $(UNIT_SRC) $(TESTLIB_SRC)): | $(PB_H)
@@ -104,28 +120,24 @@ $(call obj,$(PROTO_SRC) $(SERVER_SRC) $(LIBBYRE_SRC) $(CLI_SRC) $(UNIT_SRC) $(TE
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC    $<"
-	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	@$(COMPILE) -MMD -MP -c -o $@ $<
 
 $(BUILD)/proto/%.pb-c.o: $(BUILD)/proto/%.pb-c.c
-	@$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	@$(COMPILE) -c -o $@ $<
 
 $(BUILD)/proto/%.pb-c.c $(BUILD)/proto/%.pb-c.h &: proto/%.proto
 	@mkdir -p $(@D)
 	@echo "  PROTO $<"
-	@protoc-c --c_out=$(BUILD)/proto --proto_path=proto $<
+	@$(PROTOC_C) --c_out=$(BUILD)/proto --proto_path=proto $<
 
 # ---- tests ----
-TEST_LINK = $(BUILD)/libtest.a $(if $(SERVER_SRC),$(BUILD)/libserver.a) $(if $(LIBBYRE_SRC),$(BUILD)/libbyre.a) \
-            $(if $(PROTO_SRC)$(PB_C),$(BUILD)/libproto.a) $(BUILD)/libfs.a
-# The simulator's objects, not an archive: they replace base/lock.c.
-$(BUILD)/tests/crash/crash: OBJECTS = $(call obj,$(SIM_SRC))
-$(BUILD)/tests/crash/crash: $(call obj,$(SIM_SRC))
+TEST_LINK := $(patsubst %,$(BUILD)/lib%.a,test server byre proto fs)
 $(ONE_THREAD_SRC:%.c=$(BUILD)/%): OBJECTS = $(BUILD)/obj/tests/lib/one_thread/one_thread.o
 $(ONE_THREAD_SRC:%.c=$(BUILD)/%): $(BUILD)/obj/tests/lib/one_thread/one_thread.o
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LINK)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
-	@$(CC) $(LDFLAGS) -o $@ $< $(OBJECTS) -Wl,--start-group $(TEST_LINK) -Wl,--end-group $(SERVER_LIBS) $(CLIENT_LIBS) $(FS_LIBS) -lcmocka -lm
+	@$(LINK) -o $@ $< $(OBJECTS) -Wl,--start-group $(TEST_LINK) -Wl,--end-group $(SERVER_LIBS) $(CLIENT_LIBS) $(FS_LIBS) -lcmocka -lm $(LDLIBS)
 
 TOOLS := $(patsubst %.c,$(BUILD)/%,$(TOOLS_SRC))
 tools: $(TOOLS)
@@ -135,7 +147,7 @@ unit: $(UNIT)
 check-unit: $(UNIT)
 	@sh tests/lib/run-unit $(if $(TESTS),$(foreach t,$(UNIT),$(if $(findstring $(TESTS),$(t)),$(t))),$(UNIT))
 
--include tests/tests.mk
+include tests/tests.mk
 
 check: all tools
 	@$(MAKE) --no-print-directory check-unit
@@ -162,7 +174,7 @@ UNIT_SED   := -e 's|/usr/local/sbin|$(PREFIX)/sbin|' -e 's|/etc/byre/|$(SYSCONFD
 
 $(BUILD)/command_table: $(BUILD)/obj/deploy/command_table.o $(call obj,$(filter-out client/main.c,$(CLI_SRC))) \
 		$(BUILD)/libbyre.a $(BUILD)/libfs.a
-	@$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(CLI_LIBS) $(FS_LIBS)
+	@$(LINK) -o $@ $^ $(CLIENT_LIBS) $(CLI_LIBS) $(FS_LIBS) $(LDLIBS)
 
 $(BUILD)/completion.%: deploy/completion.py $(BUILD)/command_table
 	@$(BUILD)/command_table | $(PYTHON) deploy/completion.py $* >$@.new && mv $@.new $@
@@ -171,9 +183,9 @@ $(BUILD)/completion.%: deploy/completion.py $(BUILD)/command_table
 $(BUILD)/install/libbyre.a: $(call obj,$(LIBBYRE_SRC) $(PROTO_SRC) $(filter-out base/crc32c.c,$(BASE_SRC))) $(PB_OBJ)
 	@mkdir -p $(@D)
 	@rm -f $@
-	@ld -r -o $(@D)/byre.o $^
-	@objcopy --wildcard --keep-global-symbol='byre_[a-z]*' $(@D)/byre.o
-	@ar rcs $@ $(@D)/byre.o
+	@$(LD) -r -o $(@D)/byre.o $^
+	@$(OBJCOPY) --wildcard --keep-global-symbol='byre_[a-z]*' $(@D)/byre.o
+	@$(AR) rcs $@ $(@D)/byre.o
 
 install: all $(BUILD)/completion.bash $(BUILD)/completion.zsh $(BUILD)/install/libbyre.a
 	install -d $(IN)/bin $(IN)/sbin $(IN)/include $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSCONFDIR)/byre \
@@ -218,6 +230,6 @@ check-systemd: deb
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tools unit check check-unit check-e2e check-crash check-asan check-tsan check-vm crash fuzz bench tidy install deb check-package check-systemd clean
+.PHONY: all help dev tools unit check check-unit check-asan check-tsan tidy install deb check-package check-systemd clean
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

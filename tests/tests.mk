@@ -5,6 +5,7 @@
 # Switches
 #   PYTEST_ARGS="-k full"   passed to pytest (check-e2e)
 #   KILLS=8                 kill -9 rounds of check-e2e (fio, crash); SQLITE_KILLS=3, FULL_ATTEMPTS=500: see the tests
+#   NJOBS=2                 processes of the crash simulator at a time
 #   SEEDS=1000              seeds of check-crash;  CRASH_SEEDS=20000 those of crash
 #   MUTATION_SEEDS=20000    within which check-mutation finds each deliberate mistake
 #   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches
@@ -19,13 +20,14 @@ COUNT = [ -z "$$COUNTS" ] || echo
 
 check-e2e: all tools
 	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 \
-		$(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e tests/fs $(PYTEST_ARGS)
+		$(PYTHON) -m pytest tests/e2e tests/fs $(PYTEST_ARGS)
 
-CRASH_BIN := $(if $(wildcard tests/crash/crash.c),$(BUILD)/tests/crash/crash)
+check-house:
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest tests/house $(PYTEST_ARGS)
+
+CRASH_BIN := $(BUILD)/tests/crash/crash
 define run_crash
-	@if [ -z "$(CRASH_BIN)" ]; then \
-		echo "skipped: crash, there is no tests/crash/crash.c"; $(COUNT) "crash 0 0 1" >>"$$COUNTS"; \
-	elif $(CRASH_BIN) --seeds $(1) --jobs $(NJOBS); then \
+	@if $(CRASH_BIN) --seeds $(1) --jobs $(NJOBS); then \
 		$(COUNT) "crash 1 0 0" >>"$$COUNTS"; \
 	else \
 		$(COUNT) "crash 0 1 0" >>"$$COUNTS"; exit 1; \
@@ -34,10 +36,10 @@ endef
 
 # The simulator brings its own base/lock.c and threads: its objects stand before the library.
 CRASH_OBJ := $(patsubst %.c,$(BUILD)/obj/%.o,tests/crash/crash.c $(wildcard tests/crash/sim/*.c))
-$(BUILD)/tests/crash/crash: $(CRASH_OBJ) $(BUILD)/libfs.a
+$(CRASH_BIN): $(CRASH_OBJ) $(BUILD)/libfs.a
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
-	@$(CC) $(LDFLAGS) -o $@ $(CRASH_OBJ) $(BUILD)/libfs.a $(FS_LIBS)
+	@$(LINK) -o $@ $(CRASH_OBJ) $(BUILD)/libfs.a $(FS_LIBS) $(LDLIBS)
 
 check-crash: $(CRASH_BIN)
 	@for h in tests/crash/histories/*.history; do $(CRASH_BIN) --replay $$h || exit 1; done
@@ -49,15 +51,15 @@ crash: $(CRASH_BIN)
 	@$(CRASH_BIN) --prefixes 20 --jobs $(NJOBS)
 
 # One simulator for each deliberate mistake (fs/core/fault.h): only the files that know of them are compiled again.
-FAULTS    := $(shell sed -n 's/^\tFAULT_\([A-Z_]*\)\( = 1\)*,.*/\1/p' fs/core/fault.h 2>/dev/null | awk '{ print NR }')
-FAULT_SRC := $(shell grep -l '"fs/core/fault.h"' fs/*/*.c 2>/dev/null)
+FAULTS    := $(shell sed -n 's/^\tFAULT_\([A-Z_]*\)\( = 1\)*,.*/\1/p' fs/core/fault.h | awk '{ print NR }')
+FAULT_SRC := $(shell grep -l '"fs/core/fault.h"' $(FS_SRC))
 define fault_rules
 $(BUILD)/fault-$(1)/%.o: %.c
 	@mkdir -p $$(@D)
-	@$$(CC) $$(CPPFLAGS) $$(CFLAGS) -DBYRE_FAULT=$(1) -MMD -MP -c -o $$@ $$<
+	@$$(COMPILE) -DBYRE_FAULT=$(1) -MMD -MP -c -o $$@ $$<
 $(BUILD)/fault-$(1)/crash: $(FAULT_SRC:%.c=$(BUILD)/fault-$(1)/%.o) $(CRASH_OBJ) $(BUILD)/libfs.a
 	@echo "  LD    $$@"
-	@$$(CC) $$(LDFLAGS) -o $$@ $(CRASH_OBJ) $(FAULT_SRC:%.c=$(BUILD)/fault-$(1)/%.o) $(BUILD)/libfs.a $$(FS_LIBS)
+	@$$(LINK) -o $$@ $(CRASH_OBJ) $(FAULT_SRC:%.c=$(BUILD)/fault-$(1)/%.o) $(BUILD)/libfs.a $$(FS_LIBS) $$(LDLIBS)
 endef
 $(foreach n,$(FAULTS),$(eval $(call fault_rules,$(n))))
 
@@ -79,7 +81,7 @@ FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRC))
 FUZZ_LIB_SRC := $(BASE_SRC) $(FS_SRC) $(PROTO_SRC) $(filter-out server/main.c,$(SERVER_SRC)) $(LIBBYRE_SRC) $(TESTLIB_SRC)
 FUZZ_OBJ := $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(FUZZ_LIB_SRC)) $(patsubst $(BUILD)/proto/%.c,$(BUILD)/fuzz/obj/pb/%.o,$(PB_C))
-FUZZ_CC := clang -std=gnu17 -g -O1 -fno-omit-frame-pointer -pthread -DBYRE_DEBUG=1 -DBYRE_FUZZ=1 $(CPPFLAGS)
+FUZZ_CC := clang -std=gnu17 -g -O1 -fno-omit-frame-pointer -pthread -DBYRE_DEBUG=1 -DBYRE_FUZZ=1 $(BYRE_CPPFLAGS) $(CPPFLAGS)
 FUZZ_SAN := address,undefined
 
 $(FUZZ_OBJ): | $(PB_H)
@@ -95,18 +97,17 @@ $(BUILD)/fuzz/obj/%.o: %.c
 
 $(BUILD)/fuzz/libfuzzed.a: $(FUZZ_OBJ)
 	@rm -f $@
-	@ar rcs $@ $^
+	@$(AR) rcs $@ $^
 
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/fuzz/libfuzzed.a
 	@echo "  LD    $@"
 	@$(FUZZ_CC) -fsanitize=fuzzer,$(FUZZ_SAN) -o $@ $< -Wl,--start-group $(BUILD)/fuzz/libfuzzed.a -Wl,--end-group \
-		$(SERVER_LIBS) $(CLIENT_LIBS) $(FS_LIBS) -lm
+		$(SERVER_LIBS) $(CLIENT_LIBS) $(FS_LIBS) -lm $(LDLIBS)
 
 fuzzers: $(FUZZ_BIN)
 
 # Each fuzzer has a corpus that grows in the build folder; tests/fuzz/corpus/NAME, where it exists, seeds it.
 fuzz: $(FUZZ_BIN)
-	@if [ -z "$(FUZZ_BIN)" ]; then echo "skipped: fuzz, there is no tests/fuzz/fuzz_*.c"; fi
 	@for f in $(if $(FUZZ),$(foreach b,$(FUZZ_BIN),$(if $(findstring $(FUZZ),$(b)),$(b))),$(FUZZ_BIN)); do \
 		n=$$(basename $$f); c=$(BUILD)/fuzz/corpus/$$n; mkdir -p $$c; seed=tests/fuzz/corpus/$$n; \
 		[ -d $$seed ] || seed=; \
@@ -122,8 +123,8 @@ fuzz: $(FUZZ_BIN)
 
 # For tests/lib/tidy: generated headers, and the flags that clang-tidy needs.
 tidy-flags: $(PB_H)
-	@echo '-std=gnu17 -Wall -Wextra -Wno-unused-parameter $(subst ','\'',$(CPPFLAGS))'
+	@echo $(call quoted,-std=gnu17 -Wall -Wextra -Wno-unused-parameter $(BYRE_CPPFLAGS) $(CPPFLAGS))
 
 -include $(shell find $(BUILD)/fuzz -name '*.d' 2>/dev/null)
 -include $(shell find $(BUILD) -path '*/fault-*.d' 2>/dev/null)
-.PHONY: bench-scale fuzzers tidy-flags check-mutation
+.PHONY: check-e2e check-house check-crash check-mutation check-vm crash bench bench-scale fuzzers fuzz tidy-flags

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Fixtures of the end-to-end tests. Environment: BYRE_BUILD (build), KILLS (8), SEED, COUNTS (see tests.mk)."""
+"""Fixtures of the end-to-end tests. Environment: BYRE_BUILD (build), KILLS (8), SEED (see tests.mk)."""
 import os
 import random
 import subprocess
@@ -13,25 +13,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 import byred as lib  # noqa: E402
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than a few seconds (left out under sanitizers)")
-
-
 def pytest_sessionstart(session):
     for program in (lib.BYRED, lib.BYRE):
         if not os.access(program, os.X_OK):
             pytest.exit(f"{program} is not there: run make first", returncode=1)
-
-
-def pytest_terminal_summary(terminalreporter):
-    path = os.environ.get("COUNTS")
-    if not path:
-        return
-    stats = terminalreporter.stats
-    passed, failed, skipped = (len(stats.get(k, [])) for k in ("passed", "failed", "skipped"))
-    failed += len(stats.get("error", []))
-    with open(path, "a") as f:
-        f.write(f"e2e {passed} {failed} {skipped}\n")
 
 
 @pytest.fixture(scope="session")
