@@ -132,8 +132,16 @@ $(BUILD)/proto/%.pb-c.c $(BUILD)/proto/%.pb-c.h &: proto/%.proto
 
 # ---- tests ----
 TEST_LINK := $(patsubst %,$(BUILD)/lib%.a,test server byre proto fs)
+# The two fakes of the engine are objects as well, of the programs that include them or a rig on them.
+includers = $(patsubst %.c,$(BUILD)/%,$(shell grep -lE '"tests/lib/($(1))\.h"' $(UNIT_SRC)))
+FAKE_NBD_USERS := $(call includers,fake/nbd_fs|nbd_rig|nbd_transmit_rig)
+FAKE_RPC_USERS := $(call includers,fake/rpc_fs|rpc_fixture)
 $(ONE_THREAD_SRC:%.c=$(BUILD)/%): OBJECTS = $(BUILD)/obj/tests/lib/one_thread/one_thread.o
 $(ONE_THREAD_SRC:%.c=$(BUILD)/%): $(BUILD)/obj/tests/lib/one_thread/one_thread.o
+$(FAKE_NBD_USERS): OBJECTS += $(BUILD)/obj/tests/lib/fake/nbd_fs.o
+$(FAKE_NBD_USERS): $(BUILD)/obj/tests/lib/fake/nbd_fs.o
+$(FAKE_RPC_USERS): OBJECTS += $(BUILD)/obj/tests/lib/fake/rpc_fs.o
+$(FAKE_RPC_USERS): $(BUILD)/obj/tests/lib/fake/rpc_fs.o
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LINK)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"

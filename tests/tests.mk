@@ -99,9 +99,11 @@ $(BUILD)/fuzz/libfuzzed.a: $(FUZZ_OBJ)
 	@rm -f $@
 	@$(AR) rcs $@ $^
 
+$(BUILD)/fuzz/fuzz_nbd: OBJECTS = $(BUILD)/fuzz/obj/tests/lib/fake/nbd_fs.o
+$(BUILD)/fuzz/fuzz_nbd: $(BUILD)/fuzz/obj/tests/lib/fake/nbd_fs.o
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/fuzz/libfuzzed.a
 	@echo "  LD    $@"
-	@$(FUZZ_CC) -fsanitize=fuzzer,$(FUZZ_SAN) -o $@ $< -Wl,--start-group $(BUILD)/fuzz/libfuzzed.a -Wl,--end-group \
+	@$(FUZZ_CC) -fsanitize=fuzzer,$(FUZZ_SAN) -o $@ $< $(OBJECTS) -Wl,--start-group $(BUILD)/fuzz/libfuzzed.a -Wl,--end-group \
 		$(SERVER_LIBS) $(CLIENT_LIBS) $(FS_LIBS) -lm $(LDLIBS)
 
 fuzzers: $(FUZZ_BIN)

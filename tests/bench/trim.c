@@ -19,8 +19,11 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
-#include "tests/fs/fast_fill.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/fast_fill.h"
 #include "base/util.h"
 #include "fs/core/clock.h"
 #include "fs/io/ctx.h"

@@ -7,12 +7,23 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
 #include <cmocka.h>
 
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/util.h"
 #include "client/byre.h"
 #include "proto/byre.pb-c.h"
 #include "proto/rpc_frame.h"
-#include "tests/client/rpc_fixture.h"
+#include "tests/lib/rpc_fixture.h"
 
 static struct byre *open_client(struct fixture *fx)
 {

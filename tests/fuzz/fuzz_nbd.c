@@ -7,7 +7,8 @@
  * it ends its side at the end instead of vanishing; bit 5: memory and places for requests are short. The rest
  * is what the client sends, cut into pieces whose lengths come from the data.
  */
-#include "tests/server/nbd_rig.h"
+#include "base/util.h"
+#include "tests/lib/nbd_rig.h"
 
 #define PIECE_MAX 61
 

@@ -16,7 +16,7 @@
 #include "base/util.h"
 #include "server/clients.h"
 #include "server/metrics.h"
-#include "tests/server/fake_fs.h"
+#include "tests/lib/fake/nbd_fs.h"
 
 static unsigned drops;
 

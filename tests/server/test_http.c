@@ -8,13 +8,17 @@
 #include <cmocka.h>
 
 #include <event2/buffer.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "tests/lib/fake/nbd_fs.h"
 #include "tests/lib/full_table.h"
-#include "tests/server/fake_fs.h"
 
 static bool is_suffix(const char *s)
 {

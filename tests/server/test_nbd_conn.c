@@ -14,11 +14,16 @@
 #include <fcntl.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/le.h"
+#include "base/util.h"
 #include "server/nbd_conn.h"
-#include "tests/server/nbd_rig.h"
+#include "tests/lib/nbd_rig.h"
 
 #define LOOPS 2
 #define VOLUME_SIZE (1u << 20)

@@ -7,7 +7,14 @@
 
 #include <cmocka.h>
 
-#include "tests/server/nbd_rig.h"
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/le.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "server/nbd_handshake.h"
+#include "tests/lib/nbd_rig.h"
 
 static int setup(void **state)
 {

@@ -10,7 +10,10 @@
 
 #include <cmocka.h>
 
-#include "tests/server/nbd_transmit_rig.h"
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/lib/nbd_transmit_rig.h"
 
 /* ---- back-pressure --------------------------------------------------------- */
 
@@ -301,7 +304,7 @@ static void test_zeros_are_written_piece_by_piece(void **state)
 		expect_simple(rig, i, 0, 0);
 	expect_end(rig);
 	assert_int_equal(data[99], 0xee);
-	assert_true(fake_is_hole(&rig->fs.volumes[rig->fs.count - 1], 100, ZEROS));
+	assert_true(fake_fs_is_hole(&rig->fs.volumes[rig->fs.count - 1], 100, ZEROS));
 	assert_int_equal(data[100 + ZEROS], 0xee);
 }
 

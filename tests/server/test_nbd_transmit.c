@@ -7,7 +7,13 @@
 
 #include <cmocka.h>
 
-#include "tests/server/nbd_transmit_rig.h"
+#include <errno.h>
+#include <string.h>
+
+#include "base/le.h"
+#include "base/mem.h"
+#include "base/util.h"
+#include "tests/lib/nbd_transmit_rig.h"
 
 static void test_write_then_read(void **state)
 {
@@ -34,8 +40,8 @@ static void test_trim_and_zeroes_read_as_zeros(void **state)
 	memset(rig->fs.volumes[0].data, 0xee, VOLUME_SIZE);
 	request(rig, NBD_CMD_TRIM, 0, 0, 4096, 0);
 	request(rig, NBD_CMD_WRITE_ZEROES, 0, 8192, 10, 0);
-	assert_true(fake_is_hole(&rig->fs.volumes[0], 0, 4096));
-	assert_true(fake_is_hole(&rig->fs.volumes[0], 8192, 10));
+	assert_true(fake_fs_is_hole(&rig->fs.volumes[0], 0, 4096));
+	assert_true(fake_fs_is_hole(&rig->fs.volumes[0], 8192, 10));
 	assert_int_equal(rig->fs.volumes[0].data[8202], 0xee);
 }
 
@@ -156,7 +162,7 @@ static void test_refused_writes_are_drained(void **state)
 		expect_simple(rig, i, cases[i].error, 0);
 		request(rig, NBD_CMD_READ, 0, 0, 16, 0);
 	}
-	assert_true(fake_is_hole(&rig->fs.volumes[0], 0, VOLUME_SIZE));
+	assert_true(fake_fs_is_hole(&rig->fs.volumes[0], 0, VOLUME_SIZE));
 }
 
 static void test_engine_errors_become_nbd_errors(void **state)

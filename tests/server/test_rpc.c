@@ -7,17 +7,28 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <time.h>
-#include <errno.h>
-#include <poll.h>
+
 #include <cmocka.h>
 
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/le.h"
 #include "base/mem.h"
+#include "base/util.h"
 #include "proto/byre.pb-c.h"
 #include "proto/rpc_frame.h"
 #include "server/rpc_int.h"
-#include "tests/client/rpc_fixture.h"
 #include "tests/lib/full_table.h"
+#include "tests/lib/rpc_fixture.h"
 
 static const Byre__Empty empty = BYRE__EMPTY__INIT;
 

@@ -4,11 +4,25 @@
  * kind of damage, mends what it says it mends, and survives any bytes. Caches and rebuilds:
  * test_check_rebuild.c.
  */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 #include "base/crc32c.h"
 #include "base/mem.h"
 #include "fs/check/check_int.h"
 #include "fs/format/flush_log_format.h"
-#include "tests/fs/check_pool.h"
+#include "tests/lib/check_pool.h"
+#include "tests/lib/random.h"
 #include "base/le.h"
 #include "base/util.h"
 #include "fs/space/block_group.h"
@@ -40,15 +54,15 @@ static void test_check_new_pool_is_clean(void **state)
 
 static void test_check_crashed_pools_are_clean(void **state)
 {
-	uint64_t seed = seed_get();
-	struct world *w = new_world(seed);
+	uint64_t seed = test_seed_or(20240229);
+	struct world *w = world_new(seed);
 
 	assert_int_equal(fs_volume_create(w->fs, "a", VOLUME_BYTES, 0, NULL), 0);
 	assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
 	for (unsigned round = 0; round < 60; round++) {
 		struct device *image;
 
-		random_work(w, rnd(w, 2) ? "a" : "b", 30);
+		world_work(w, pick(&w->rng, 2) ? "a" : "b", 30);
 		if (round % 20 == 10)
 			assert_int_equal(fs_volume_resize(w->fs, "a", VOLUME_BYTES, NULL), 0);
 		if (round % 20 == 19) {
@@ -56,11 +70,11 @@ static void test_check_crashed_pools_are_clean(void **state)
 			assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
 		}
 		image = device_sim_crash_image(
-			w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
+			w->dev, (enum device_sim_crash_mode)pick(&w->rng, DEVICE_SIM_CRASH_MODES), round);
 		assert_clean(image);
 		device_close(image);
 	}
-	abandon_world(w);
+	world_abandon(w);
 	free(w);
 }
 
@@ -69,25 +83,25 @@ static void test_check_crashed_pools_are_clean(void **state)
 static void test_check_superblock_copies_are_mended(void **state)
 {
 	static const uint64_t off[] = SUPER_OFFSETS;
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 
 	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
 		struct device *dev = device_sim_clone(s->dev, 1);
 		struct lines l;
 
 		device_sim_flip(dev, off[copy] + 100, 3);
-		assert_int_equal(check(dev, false, &l), 1);
+		assert_int_equal(check_sim(dev, false, &l), 1);
 		assert_non_null(strstr(l.all, "has a wrong checksum"));
 		assert_found(dev, true, "repaired");
 		assert_clean(dev);
 		device_close(dev);
 	}
-	free_subject(s);
+	subject_free(s);
 }
 
 static void test_check_bad_copy_of_a_node_is_mended(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct tree_root group_root;
 	uint64_t addrs[4];
 
@@ -106,18 +120,18 @@ static void test_check_bad_copy_of_a_node_is_mended(void **state)
 			device_sim_flip(dev, off[i % 2] + 9000, 1);
 		else
 			device_sim_bad_range(dev, off[i % 2], NODE_SIZE);
-		assert_int_equal(check(dev, false, &l), 1);
+		assert_int_equal(check_sim(dev, false, &l), 1);
 		assert_non_null(strstr(l.all, "its twin is good"));
 		assert_found(dev, true, "repaired from its twin");
 		assert_clean(dev);
 		device_close(dev);
 	}
-	free_subject(s);
+	subject_free(s);
 }
 
 static void test_check_node_without_a_good_copy_is_found(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct device *dev = device_sim_clone(s->dev, 1);
 	uint64_t off[GROUP_STRIPES_MAX];
 	struct lines l;
@@ -125,12 +139,12 @@ static void test_check_node_without_a_good_copy_is_found(void **state)
 	node_places(s, first_leaf(s, dev, &s->vol_root), off);
 	device_sim_flip(dev, off[0] + 9000, 1);
 	device_sim_flip(dev, off[1] + 9001, 1);
-	assert_int_equal(check(dev, true, &l), 1);
+	assert_int_equal(check_sim(dev, true, &l), 1);
 	assert_non_null(strstr(l.all, "volume a: "));
 	assert_non_null(strstr(l.all, " are lost: node "));
-	assert_int_equal(check(dev, false, &l), 1); /* repair did not touch anything */
+	assert_int_equal(check_sim(dev, false, &l), 1); /* repair did not touch anything */
 	device_close(dev);
-	free_subject(s);
+	subject_free(s);
 }
 
 /* What a check told in parts. */
@@ -195,16 +209,16 @@ static void write_all(struct world *w, const char *name)
 	assert_int_equal(fs_volume_get(w->fs, name, &vol), 0);
 	for (uint64_t at = 0; at < VOLUME_BYTES / 4; at += IO_BYTES) {
 		memset(w->buf, (int)(at / IO_BYTES + 1), IO_BYTES);
-		assert_int_equal(do_io(w, vol, FS_WRITE, at, IO_BYTES), 0);
+		assert_int_equal(world_io(w, vol, FS_WRITE, at, IO_BYTES), 0);
 	}
 	fs_volume_put(vol);
-	commit_all(w);
+	world_commit(w);
 }
 
 /* 1 MiB in a row is one line, and single blocks are told in order, volume by volume. */
 static void test_check_rotten_data_is_found(void **state)
 {
-	struct world *w = new_world(seed_get());
+	struct world *w = world_new(test_seed_or(20240229));
 	struct device *dev;
 	struct told t;
 
@@ -232,14 +246,14 @@ static void test_check_rotten_data_is_found(void **state)
 	}
 	assert_int_equal(t.volume[51], 'u');
 	device_close(dev);
-	abandon_world(w);
+	world_abandon(w);
 	free(w);
 }
 
 /* All that a volume can have in single blocks, in order. */
 static void test_check_much_damage_is_bounded(void **state)
 {
-	struct world *w = new_world(seed_get());
+	struct world *w = world_new(test_seed_or(20240229));
 	uint64_t blocks = VOLUME_BYTES / FS_BLOCK_SIZE, sum = 0;
 	struct fs_volume *vol;
 	struct told t;
@@ -247,9 +261,9 @@ static void test_check_much_damage_is_bounded(void **state)
 	assert_int_equal(fs_volume_create(w->fs, "v", VOLUME_BYTES, 0, NULL), 0);
 	assert_int_equal(fs_volume_get(w->fs, "v", &vol), 0);
 	for (uint64_t at = 0; at < VOLUME_BYTES; at += IO_BYTES)
-		assert_int_equal(do_io(w, vol, FS_WRITE, at, IO_BYTES), 0);
+		assert_int_equal(world_io(w, vol, FS_WRITE, at, IO_BYTES), 0);
 	fs_volume_put(vol);
-	commit_all(w);
+	world_commit(w);
 	for (uint64_t i = 0; i < blocks; i += 2) /* neighbours never join */
 		device_sim_flip(w->dev, block_place(w, "v", i), 1);
 	assert_true(blocks / 2 <= CHECK_DAMAGE_MAX);
@@ -258,7 +272,7 @@ static void test_check_much_damage_is_bounded(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(t.off); i++)
 		sum += t.off[i] == 2 * i * FS_BLOCK_SIZE;
 	assert_int_equal(sum, ARRAY_SIZE(t.off));
-	abandon_world(w);
+	world_abandon(w);
 	free(w);
 }
 
@@ -297,7 +311,7 @@ static void test_check_damage_list_runs_full(void **state)
 /* Each changes one number in an item, under right checksums. */
 static void test_check_wrong_extents_are_found(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	uint64_t leaf = first_leaf(s, s->dev, &s->vol_root), system = le64_to_cpu(s->sb.system[0].start);
 	const struct {
 		unsigned slot;
@@ -321,12 +335,12 @@ static void test_check_wrong_extents_are_found(void **state)
 		assert_found(dev, true, edits[i].finding);
 		device_close(dev);
 	}
-	free_subject(s);
+	subject_free(s);
 }
 
 static void test_check_doubly_referred_block_is_found(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct device *dev = device_sim_clone(s->dev, 1);
 	uint64_t leaf = first_leaf(s, dev, &s->vol_root);
 	struct extent_item item, next;
@@ -340,18 +354,18 @@ static void test_check_doubly_referred_block_is_found(void **state)
 			break;
 	}
 	edit_u64(s, dev, leaf, slot + 1, offsetof(struct extent_item, addr), le64_to_cpu(item.addr));
-	check(dev, false, &l);
+	check_sim(dev, false, &l);
 	assert_non_null(strstr(l.all, "with another one"));
 	assert_non_null(strstr(l.all, "in use in its cache but free"));
 	assert_non_null(strstr(l.all, "bytes are used, the trees refer to"));
 	device_close(dev);
-	free_subject(s);
+	subject_free(s);
 }
 
 /* The root tree has one leaf: volume a, volume b. */
 static void test_check_wrong_volumes_are_found(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	uint64_t leaf = le64_to_cpu(s->sb.root_tree.addr);
 	size_t root = offsetof(struct volume_item, root), name = sizeof(struct volume_item);
 	const struct {
@@ -389,12 +403,12 @@ static void test_check_wrong_volumes_are_found(void **state)
 		assert_found(dev, true, edits[i].finding);
 		device_close(dev);
 	}
-	free_subject(s);
+	subject_free(s);
 }
 
 static void test_check_wrong_groups_are_found(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	uint64_t leaf = le64_to_cpu(s->sb.group_tree.addr);
 	size_t stripe = sizeof(struct block_group_item);
 	const struct {
@@ -434,7 +448,7 @@ static void test_check_wrong_groups_are_found(void **state)
 		assert_found(dev, true, edits[i].finding);
 		device_close(dev);
 	}
-	free_subject(s);
+	subject_free(s);
 }
 
 /* ---- the flush log --------------------------------------------------------- */
@@ -448,25 +462,25 @@ struct log_subject {
 
 static void new_log_subject(struct log_subject *ls)
 {
-	struct world *w = ls->w = new_world(seed_get());
+	struct world *w = ls->w = world_new(test_seed_or(20240229));
 	struct volume_piece piece;
 	struct fs_volume *vol;
 	uint32_t crc;
 	uint64_t off[GROUP_STRIPES_MAX];
 
 	assert_int_equal(fs_volume_create(w->fs, "a", VOLUME_BYTES, 0, NULL), 0);
-	random_work(w, "a", 50);
-	commit_all(w);
+	world_work(w, "a", 50);
+	world_commit(w);
 	assert_int_equal(fs_volume_get(w->fs, "a", &vol), 0);
 	memset(w->buf, 1, FS_BLOCK_SIZE);
-	assert_int_equal(do_io(w, vol, FS_WRITE, FS_BLOCK_SIZE, FS_BLOCK_SIZE), 0);
-	commit_all(w);
+	assert_int_equal(world_io(w, vol, FS_WRITE, FS_BLOCK_SIZE, FS_BLOCK_SIZE), 0);
+	world_commit(w);
 	assert_int_equal(volume_lookup(vol, w->fs->commit_q, 1, 1, &piece, &crc), 0);
 	ls->committed = piece.addr;
 	for (unsigned i = 0; i < 2; i++) {
 		ls->record[i] = w->fs->log->offset + w->fs->log->head % w->fs->log->size;
-		assert_int_equal(do_io(w, vol, FS_WRITE, (100 + i) * FS_BLOCK_SIZE, FS_BLOCK_SIZE), 0);
-		assert_int_equal(do_io(w, vol, FS_FLUSH, 0, 0), 0);
+		assert_int_equal(world_io(w, vol, FS_WRITE, (100 + i) * FS_BLOCK_SIZE, FS_BLOCK_SIZE), 0);
+		assert_int_equal(world_io(w, vol, FS_FLUSH, 0, 0), 0);
 		assert_int_equal(volume_lookup(vol, w->fs->commit_q, 100 + i, 1, &piece, &crc), 0);
 		assert_int_equal(block_group_map(w->fs, piece.addr, FS_BLOCK_SIZE, off), 1);
 		ls->data[i] = off[0];
@@ -479,7 +493,7 @@ static void new_log_subject(struct log_subject *ls)
 static void free_log_subject(struct log_subject *ls)
 {
 	device_close(ls->image);
-	abandon_world(ls->w);
+	world_abandon(ls->w);
 	free(ls->w);
 }
 
@@ -581,16 +595,18 @@ static void scribble(struct subject *s, struct device *dev)
 	uint8_t node[NODE_SIZE];
 	struct node_header *h = (struct node_header *)node;
 
-	node_places(s, addrs[rnd(s->w, 4)], off);
+	node_places(s, addrs[pick(&s->w->rng, 4)], off);
 	device_sim_peek(dev, off[0], node, NODE_SIZE);
-	for (unsigned n = 1 + (unsigned)rnd(s->w, 3); n > 0; n--) {
-		unsigned slot = (unsigned)rnd(s->w, node_count(h));
+	for (unsigned n = 1 + (unsigned)pick(&s->w->rng, 3); n > 0; n--) {
+		unsigned slot = (unsigned)pick(&s->w->rng, node_count(h));
 		struct key key = node_key(h, slot);
-		uint64_t at = (uint64_t)(key.data - node) + rnd(s->w, key.len + node_value(h, slot).len);
+		uint64_t at =
+			(uint64_t)(key.data - node) + pick(&s->w->rng, key.len + node_value(h, slot).len);
 
-		if (rnd(s->w, 10) == 0)
-			at = sizeof(struct node_header) + rnd(s->w, node_count(h) * sizeof(struct node_slot));
-		node[at] = rnd(s->w, 3) ? (uint8_t)rnd(s->w, 256) : 0xff;
+		if (pick(&s->w->rng, 10) == 0)
+			at = sizeof(struct node_header) +
+			     pick(&s->w->rng, node_count(h) * sizeof(struct node_slot));
+		node[at] = pick(&s->w->rng, 3) ? (uint8_t)pick(&s->w->rng, 256) : 0xff;
 		node_seal(h);
 		if (at < sizeof(struct node_header) + 6000)
 			break; /* slots may be broken now */
@@ -604,8 +620,8 @@ static void scribble_super(struct subject *s, struct device *dev)
 	static const uint64_t off[] = SUPER_OFFSETS;
 	struct super_block sb = s->sb;
 
-	for (unsigned n = 1 + (unsigned)rnd(s->w, 4); n > 0; n--)
-		((uint8_t *)&sb)[104 + rnd(s->w, 248 + 48 - 104)] = (uint8_t)rnd(s->w, 256);
+	for (unsigned n = 1 + (unsigned)pick(&s->w->rng, 4); n > 0; n--)
+		((uint8_t *)&sb)[104 + pick(&s->w->rng, 248 + 48 - 104)] = (uint8_t)pick(&s->w->rng, 256);
 	for (unsigned i = 0; i < SUPER_COPIES; i++) {
 		sb.offset = cpu_to_le64(off[i]);
 		sb.crc = cpu_to_le32(crc32c((char *)&sb + 4, SUPER_SIZE - 4));
@@ -615,7 +631,7 @@ static void scribble_super(struct subject *s, struct device *dev)
 
 static void test_check_survives_any_bytes(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct lines *l = calloc(1, sizeof(*l));
 	struct fs_check_options opt = {.repair = true, .finding = take_line, .arg = l};
 
@@ -632,12 +648,12 @@ static void test_check_survives_any_bytes(void **state)
 		device_close(dev);
 	}
 	free(l);
-	free_subject(s);
+	subject_free(s);
 }
 
 static void test_check_without_memory_says_so(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct fs_check_options opt = {0};
 	uint64_t findings, n;
 
@@ -656,7 +672,7 @@ static void test_check_without_memory_says_so(void **state)
 		assert_true(err.msg[0] != '\0');
 	}
 	assert_true(n > 10);
-	free_subject(s);
+	subject_free(s);
 }
 
 /* ---- by path --------------------------------------------------------------- */

@@ -3,8 +3,21 @@
  * tests/fs/check/test_check_rebuild.c: free-space caches that are wrong or gone: the checker tells, and
  * rebuilt free space is right by its measure, after a crash and while clients write too.
  */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <endian.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 #include "fs/space/free_space_cache.h"
-#include "tests/fs/check_pool.h"
+#include "tests/lib/check_pool.h"
+#include "tests/lib/random.h"
 #include "base/le.h"
 #include "fs/space/block_group.h"
 #include "fs/format/block_group_format.h"
@@ -92,29 +105,29 @@ static void assert_rebuilds(struct device *dev, uint64_t groups)
 	struct device_queue *q;
 	struct fs_info info;
 
-	w->rng = seed_get();
-	open_world(w, dev);
+	w->rng = test_seed_or(20240229);
+	world_open(w, dev);
 	assert_int_equal(dev->ops->queue_new(dev, &q), 0);
 	for (uint32_t i = 1; i < w->fs->groups->count; i++)
 		if (w->fs->groups->slot[i])
 			assert_int_equal(block_group_load(w->fs, q, w->fs->groups->slot[i]), 0);
 	device_queue_free(q);
-	run_until_idle(w);
+	world_settle(w);
 	fs_get_info(w->fs, &info);
 	assert_true(info.cache_rebuilt >= groups);
 	assert_int_equal(atomic_load(&w->fs->groups->rebuilding), 0);
-	commit_all(w);
+	world_commit(w);
 	assert_clean(dev);
-	random_work(w, "a", 200);
-	commit_all(w);
+	world_work(w, "a", 200);
+	world_commit(w);
 	assert_clean(dev);
-	abandon_world(w);
+	world_abandon(w);
 	free(w);
 }
 
 static void test_check_lying_cache_is_dropped_and_rebuilt(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	static const uint8_t types[] = {GROUP_DATA, GROUP_METADATA};
 
 	for (unsigned i = 0; i < 2; i++) {
@@ -123,18 +136,18 @@ static void test_check_lying_cache_is_dropped_and_rebuilt(void **state)
 		struct lines l;
 
 		poke_lying_cache(s, dev, g);
-		assert_int_equal(check(dev, false, &l), 2);
+		assert_int_equal(check_sim(dev, false, &l), 2);
 		assert_non_null(strstr(l.all, "1 blocks are free in its cache but in use"));
 		assert_non_null(strstr(l.all, "1 blocks are in use in its cache but free"));
 		assert_found(dev, true, "repaired: dropped");
 		assert_rebuilds(dev, 1);
 	}
-	free_subject(s);
+	subject_free(s);
 }
 
 static void test_check_bad_copy_of_a_cache_is_mended(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct block_group *g = some_group(s->w->fs, GROUP_METADATA);
 
 	for (unsigned copy = 0; copy < 2; copy++) {
@@ -146,7 +159,7 @@ static void test_check_bad_copy_of_a_cache_is_mended(void **state)
 		assert_clean(dev);
 		device_close(dev);
 	}
-	free_subject(s);
+	subject_free(s);
 }
 
 /* ---- no caches at all ------------------------------------------------------- */
@@ -172,12 +185,12 @@ static unsigned wipe_caches(struct device *dev)
 
 static void test_rebuild_all_caches_lost(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct device *dev = device_sim_clone(s->dev, 1);
 
 	assert_true(wipe_caches(dev) > 2);
 	assert_rebuilds(dev, 2);
-	free_subject(s);
+	subject_free(s);
 }
 
 /*
@@ -186,9 +199,9 @@ static void test_rebuild_all_caches_lost(void **state)
  */
 static void test_rebuild_that_must_fail_is_not_tried_for_ever(void **state)
 {
-	struct subject *s = new_subject();
+	struct subject *s = subject_new();
 	struct device *dev = device_sim_clone(s->dev, 1);
-	struct fs_options opt = {.cache_bytes = 8u << 20, .log = print_log};
+	struct fs_options opt = {.cache_bytes = 8u << 20, .log = world_log};
 	uint64_t off[GROUP_STRIPES_MAX];
 	unsigned steps = 0;
 	struct fs *fs;
@@ -207,29 +220,29 @@ static void test_rebuild_that_must_fail_is_not_tried_for_ever(void **state)
 	}
 	assert_true(atomic_load(&fs->groups->rebuilding) > 0);
 	pool_abandon(fs);
-	free_subject(s);
+	subject_free(s);
 }
 
 /* Deleted volumes half freed, and flushes in the log that refer to groups whose free space is not known. */
 static void test_rebuild_after_a_crash(void **state)
 {
-	struct world *w = new_world(seed_get());
+	struct world *w = world_new(test_seed_or(20240229));
 
 	assert_int_equal(fs_volume_create(w->fs, "a", VOLUME_BYTES, 0, NULL), 0);
 	for (unsigned round = 0; round < 8; round++) {
 		struct device *image;
 
 		assert_int_equal(fs_volume_create(w->fs, "b", VOLUME_BYTES, 0, NULL), 0);
-		random_work(w, "b", 900);
+		world_work(w, "b", 900);
 		assert_int_equal(fs_volume_delete(w->fs, "b", NULL), 0);
-		random_work(w, "a", 1 + (unsigned)rnd(w, 10));
+		world_work(w, "a", 1 + (unsigned)pick(&w->rng, 10));
 		image = device_sim_crash_image(
-			w->dev, (enum device_sim_crash_mode)rnd(w, DEVICE_SIM_CRASH_MODES), round);
+			w->dev, (enum device_sim_crash_mode)pick(&w->rng, DEVICE_SIM_CRASH_MODES), round);
 		assert_clean(image);
 		assert_true(wipe_caches(image) > 0);
 		assert_rebuilds(image, 1);
 	}
-	abandon_world(w);
+	world_abandon(w);
 	free(w);
 }
 
@@ -285,7 +298,7 @@ static void test_rebuild_while_clients_write(void **state)
 	char path[] = "/tmp/byre-test-check-XXXXXX";
 	struct fs_create_options create = {.size_bytes = 2 * POOL_BYTES, .sparse = true, .force = true};
 	struct fs_options opt = {.cache_bytes = 4u << 20, .device_kind = FS_DEVICE_THREADS};
-	uint64_t rng = seed_get();
+	uint64_t rng = test_seed_or(20240229);
 	struct lines l;
 	struct fs *fs;
 	int fd = mkstemp(path);

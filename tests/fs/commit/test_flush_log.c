@@ -4,17 +4,24 @@
  * flush; whatever becomes of the log: full, wrapped, torn, damaged, failing, or with records of an earlier
  * life in it.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include <cmocka.h>
 
-#include "tests/fs/log_world.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/log_world.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/space/block_group.h"
@@ -28,15 +35,17 @@
 #include "fs/core/report.h"
 #include "fs/volume/volume.h"
 
+#define POOL_BYTES (64 * MIB)
+
 /* ---- what it costs ------------------------------------------------------------------------ */
 
 static void test_flush_log_with_nothing_pending_costs_nothing(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct device_sim_stats before, after;
 
-	write_block(w, 1);
-	flush(w);
+	log_world_write(w, 1);
+	log_world_flush(w);
 	device_sim_get_stats(w->e->sim, &before);
 	for (unsigned i = 0; i < 10; i++)
 		assert_int_equal(engine_flush(w->e), 0);
@@ -44,24 +53,24 @@ static void test_flush_log_with_nothing_pending_costs_nothing(void **state)
 	assert_int_equal(before.ops[DEVICE_FLUSH], after.ops[DEVICE_FLUSH]);
 	assert_int_equal(before.ops[DEVICE_WRITE], after.ops[DEVICE_WRITE]);
 	/* After a commit of what was not logged there is nothing to do either. */
-	write_block(w, 2);
+	log_world_write(w, 2);
 	engine_commit(w->e);
 	device_sim_get_stats(w->e->sim, &before);
 	assert_int_equal(engine_flush(w->e), 0);
 	device_sim_get_stats(w->e->sim, &after);
 	assert_int_equal(before.ops[DEVICE_FLUSH], after.ops[DEVICE_FLUSH]);
-	free_world(w);
+	log_world_free(w);
 }
 
 static void test_flush_log_one_flush_takes_one_device_flush(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 
 	for (unsigned i = 1; i < 60; i++) {
 		uint64_t before = device_flushes(w->e->sim), groups = atomic_load(&w->e->fs->log->groups);
 
 		for (unsigned k = 0; k < i; k++)
-			write_block(w, k);
+			log_world_write(w, k);
 		assert_int_equal(engine_io(w->e, NULL, FS_FLUSH, 0, 0, 0, NULL), 0);
 		/* the log was full */
 		if (w->e->fs->commit_wanted || atomic_load(&w->e->fs->log->groups) == groups) {
@@ -70,7 +79,7 @@ static void test_flush_log_one_flush_takes_one_device_flush(void **state)
 		}
 		assert_int_equal(device_flushes(w->e->sim) - before, 1);
 	}
-	free_world(w);
+	log_world_free(w);
 }
 
 #define FLUSHERS 8u
@@ -78,7 +87,7 @@ static void test_flush_log_one_flush_takes_one_device_flush(void **state)
 /* All that wait while one is under way share the next one. */
 static void test_flush_log_concurrent_flushes_share_device_flushes(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct fs_ctx *ctx[FLUSHERS];
 	struct fs_io write[FLUSHERS], flush_io[FLUSHERS];
 	uint8_t buf[FS_BLOCK_SIZE] = {1};
@@ -131,14 +140,14 @@ static void test_flush_log_concurrent_flushes_share_device_flushes(void **state)
 	}
 	for (unsigned i = 0; i < FLUSHERS; i++)
 		fs_ctx_free(ctx[i]);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* ---- full and round -------------------------------------------------------------------------- */
 
 static void test_flush_log_full_waits_for_a_commit(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct fs_io io = {.op = FS_FLUSH};
 	struct fs_info before, after;
 	unsigned left = 0, n;
@@ -171,38 +180,38 @@ static void test_flush_log_full_waits_for_a_commit(void **state)
 	memcpy(w->flushed, w->newest, sizeof(w->flushed));
 	fs_get_info(w->e->fs, &after);
 	assert_true(after.commits > before.commits);
-	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-	verify_found(w, false);
+	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* More than the log holds is pending: a commit takes that, and the log is there again for what comes then. */
 static void test_flush_log_is_used_again_after_too_much_for_it(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	uint64_t limit = w->e->fs->log->size, groups;
 	struct fs_info before, after;
 
 	w->e->hold_commits = true;
 	for (unsigned n = 0; atomic_load(&w->e->fs->log->pending_bytes) <= limit; n++)
-		write_block(w, n % BLOCKS);
+		log_world_write(w, n % BLOCKS);
 	w->e->hold_commits = false;
 	groups = atomic_load(&w->e->fs->log->groups);
-	flush(w);
+	log_world_flush(w);
 	assert_int_equal(atomic_load(&w->e->fs->log->groups), groups);
 	fs_get_info(w->e->fs, &before);
 	for (unsigned n = 0; n < 20; n++) {
-		write_block(w, n);
-		flush(w);
+		log_world_write(w, n);
+		log_world_flush(w);
 	}
 	fs_get_info(w->e->fs, &after);
 	assert_int_equal(after.commits, before.commits);
 	assert_int_equal(atomic_load(&w->e->fs->log->groups), groups + 20);
-	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-	verify_found(w, false);
+	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 static void write_every_second(struct engine *e, struct fs_volume *vol, unsigned n)
@@ -219,7 +228,7 @@ static void write_every_second(struct engine *e, struct fs_volume *vol, unsigned
  */
 static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", 64 * MIB);
 	struct flush_log *log = w->e->fs->log;
 	struct fs_io io = {.op = FS_FLUSH};
@@ -228,13 +237,13 @@ static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **st
 	engine_commit(w->e);
 	w->e->hold_commits = true;
 	for (unsigned n = 0; n < BLOCKS; n++) /* what would be lost */
-		write_block(w, n);
-	flush(w);
+		log_world_write(w, n);
+	log_world_flush(w);
 	write_every_second(w->e, big, 3000); /* a buffer for many stays for those that follow */
-	flush(w);
+	log_world_flush(w);
 	while (log->head - log->tail + (128u << 10) <= log->size) {
-		write_block(w, w->version % BLOCKS);
-		flush(w);
+		log_world_write(w, w->version % BLOCKS);
+		log_world_flush(w);
 	}
 	write_every_second(w->e, big, 4000);
 	atomic_store(&log->pending_bytes, 1);
@@ -247,15 +256,15 @@ static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **st
 	assert_int_equal(io.error, 0);
 	memcpy(w->flushed, w->newest, sizeof(w->flushed));
 	fs_volume_put(big);
-	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-	verify_found(w, false);
+	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 static void test_flush_log_goes_round_many_times(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct log_world *w = log_world_new(POOL_BYTES, test_seed());
 	uint64_t size = w->e->fs->log->size, round = 0;
 	unsigned flushes = 0, commits = 0, lives = 0;
 
@@ -266,23 +275,24 @@ static void test_flush_log_goes_round_many_times(void **state)
 		fs_get_info(w->e->fs, &info);
 		commits -= (unsigned)info.commits;
 		while (life < 3 * size && pick(&w->e->rng, 300)) {
-			write_some(w, 1 + (unsigned)pick(&w->e->rng, pick(&w->e->rng, 10) ? 8 : 200));
-			flush(w);
+			log_world_write_some(w,
+					     1 + (unsigned)pick(&w->e->rng, pick(&w->e->rng, 10) ? 8 : 200));
+			log_world_flush(w);
 			flushes++;
 			life = atomic_load(&w->e->fs->log->bytes);
 		}
 		fs_get_info(w->e->fs, &info);
 		commits += (unsigned)info.commits;
 		round += (life + size - 1) / size;
-		write_some(w, 5);
-		die_and_open(w, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES));
-		verify_found(w, true);
+		log_world_write_some(w, 5);
+		log_world_die(w, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES));
+		log_world_verify(w, true);
 		lives++;
 	}
 	print_message("  %u flushes, %u commits, %u lives\n", flushes, commits, lives);
 	assert_true(commits < flushes / 2);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* ---- writers and groups at the same moment -------------------------------------------------------- */
@@ -291,7 +301,7 @@ static void *write_one(void *arg)
 {
 	struct log_world *w = arg;
 
-	write_block(w, 2);
+	log_world_write(w, 2);
 	return NULL;
 }
 
@@ -315,12 +325,12 @@ static bool writer_is_inside(struct fs_volume *vol)
 /* Else a group takes it off the count and does not find it, and the next flush finds nothing to do. */
 static void test_flush_log_counts_only_what_a_group_can_find(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct fs *fs = w->e->fs;
 	pthread_t writer;
 
-	write_block(w, 1);
-	flush(w);
+	log_world_write(w, 1);
+	log_world_flush(w);
 	lock_take(&fs->volumes->dirty_lock); /* the list of volumes for the next group */
 	assert_int_equal(pthread_create(&writer, NULL, write_one, w), 0);
 	assert_true(writer_is_inside(w->vol));
@@ -328,10 +338,10 @@ static void test_flush_log_counts_only_what_a_group_can_find(void **state)
 	lock_drop(&fs->volumes->dirty_lock);
 	assert_int_equal(pthread_join(writer, NULL), 0);
 	assert_true(atomic_load(&fs->log->pending_bytes) > 0);
-	flush(w);
-	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-	verify_found(w, false);
-	free_world(w);
+	log_world_flush(w);
+	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	log_world_verify(w, false);
+	log_world_free(w);
 }
 
 /* A thread that keeps a volume's lock, and one that leads a group which waits for that. */
@@ -406,7 +416,7 @@ static void write_elsewhere(struct engine *e, struct fs_volume *vol, uint64_t le
 static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 {
 	const uint64_t len = 16 * MIB;
-	struct log_world *w = new_world(128 * MIB, 1);
+	struct log_world *w = log_world_new(128 * MIB, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", len);
 	struct late l = {
 		.fs = w->e->fs, .vol = w->vol, .error = 1, .waiter = {.ctx = w->e->ctx, .done = group_done}};
@@ -417,7 +427,7 @@ static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 	engine_commit(w->e);
 	w->e->hold_commits = true;
 	fill_bytes(buf, len, 5);
-	write_block(w, 1);
+	log_world_write(w, 1);
 	assert_int_equal(engine_write(w->e, big, 0, BLOCK, buf), 0);
 	assert_int_equal(sem_init(&l.held, 0, 0) | sem_init(&l.enough, 0, 0), 0);
 	assert_int_equal(pthread_create(&holder, NULL, hold_volume, &l), 0);
@@ -433,11 +443,11 @@ static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 	for (unsigned i = 0; l.error == 1 && i < 10000; i++)
 		fs_ctx_run(w->e->ctx);
 	assert_int_equal(l.error, 0);
-	flush(w); /* covers the large write */
+	log_world_flush(w); /* covers the large write */
 	w->e->hold_commits = false;
 	fs_volume_put(big);
-	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-	verify_found(w, false);
+	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	log_world_verify(w, false);
 	big = engine_volume(w->e, "big", 0);
 	assert_int_equal(engine_read(w->e, big, 0, len, got), 0);
 	assert_memory_equal(got, buf, len);
@@ -447,7 +457,7 @@ static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 	free(buf);
 	free(got);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* ---- crashes ------------------------------------------------------------------------------------ */
@@ -455,12 +465,12 @@ static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 /* Without a first commit the log is replayed again and again. */
 static void test_flush_log_is_replayed_until_a_commit(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct log_world *w = log_world_new(POOL_BYTES, test_seed());
 
-	write_some(w, 100);
-	flush(w);
-	write_some(w, 100);
-	flush(w);
+	log_world_write_some(w, 100);
+	log_world_flush(w);
+	log_world_write_some(w, 100);
+	log_world_flush(w);
 	w->e->hold_commits = true;
 	for (unsigned i = 0; i < 6; i++) {
 		fs_volume_put(w->vol);
@@ -469,30 +479,30 @@ static void test_flush_log_is_replayed_until_a_commit(void **state)
 		assert_non_null(strstr(w->e->log, "flush log"));
 		w->e->log[0] = 0;
 		w->vol = engine_volume(w->e, "v", 0);
-		verify_found(w, false);
+		log_world_verify(w, false);
 		engine_check_books(w->e);
 	}
 	w->e->hold_commits = false;
 	engine_check_all(w->e);
-	verify_found(w, false);
-	free_world(w);
+	log_world_verify(w, false);
+	log_world_free(w);
 }
 
 /* The records of an earlier life stand behind ours, whole and with sequence numbers that might fit. */
 static void test_flush_log_stale_records_of_earlier_lives_are_not_replayed(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct log_world *w = log_world_new(POOL_BYTES, test_seed());
 
 	for (unsigned life = 0; life < (SANITIZED ? 15 : 60); life++) {
 		unsigned n = 1 + (unsigned)pick(&w->e->rng, 30);
 
 		for (unsigned i = 0; i < n; i++) { /* records of equal size: positions meet */
-			write_block(w, pick(&w->e->rng, BLOCKS));
-			flush(w);
+			log_world_write(w, pick(&w->e->rng, BLOCKS));
+			log_world_flush(w);
 		}
 		/* not committed, and then lost: the next life's log begins at the same place */
 		if (life % 3 == 0)
-			write_block(w, 7);
+			log_world_write(w, 7);
 		fs_volume_put(w->vol);
 		engine_crash(w->e, life % 2 ? DEVICE_SIM_CRASH_LOSE_ALL : DEVICE_SIM_CRASH_KEEP_ALL, life);
 		if (life % 4 == 3) {
@@ -501,16 +511,16 @@ static void test_flush_log_stale_records_of_earlier_lives_are_not_replayed(void 
 		}
 		engine_open(w->e);
 		w->vol = engine_volume(w->e, "v", 0);
-		verify_found(w, true);
+		log_world_verify(w, true);
 		if (life % 5 == 4) {
 			fs_volume_put(w->vol);
 			engine_reopen(w->e); /* a clean one in between */
 			w->vol = engine_volume(w->e, "v", 0);
-			verify_found(w, false);
+			log_world_verify(w, false);
 		}
 	}
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /*
@@ -520,7 +530,7 @@ static void test_flush_log_stale_records_of_earlier_lives_are_not_replayed(void 
  */
 static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct device_sim_fault lost = {
 		.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
 	struct flush_log *log = w->e->fs->log;
@@ -529,7 +539,7 @@ static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void *
 
 	device_sim_peek(w->e->sim, place, before, sizeof(before));
 	for (unsigned i = 0; i < 2; i++) {
-		write_block(w, i);
+		log_world_write(w, i);
 		assert_int_equal(engine_flush(w->e), 0);
 	}
 	device_sim_peek(w->e->sim, place + LOG_ALIGN, stale, sizeof(stale));
@@ -544,34 +554,34 @@ static void test_flush_log_stale_record_does_not_vouch_for_the_last_group(void *
 	log = w->e->fs->log;
 	assert_int_equal(log->offset + log->head % log->size, place);
 	device_sim_fault_add(w->e->sim, &lost);
-	write_block(w, 5);
+	log_world_write(w, 5);
 	assert_int_equal(engine_flush(w->e), 0);
 	assert_int_equal(log->offset + log->head % log->size, place + LOG_ALIGN);
 	device_sim_poke(w->e->sim, place + LOG_ALIGN, stale, sizeof(stale)); /* but for this record */
-	die_and_open(w, DEVICE_SIM_CRASH_KEEP_ALL);
+	log_world_die(w, DEVICE_SIM_CRASH_KEEP_ALL);
 	assert_non_null(strstr(w->e->log, "left out"));
 	w->newest[5] = 0;
-	verify_found(w, false);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 static void test_flush_log_unflushed_overwrite_leaves_what_was_flushed(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 
 	for (unsigned round = 0; round < 20; round++) {
 		for (unsigned b = 0; b < 64; b++)
-			write_block(w, b);
-		flush(w);
+			log_world_write(w, b);
+		log_world_flush(w);
 		for (unsigned b = 0; b < 64; b += 1 + round % 3)
-			write_block(w, b);
-		die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-		verify_found(w, false);
+			log_world_write(w, b);
+		log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+		log_world_verify(w, false);
 		if (round % 2 == 0)
 			assert_int_equal(w->newest[0], w->flushed[0]);
 	}
-	free_world(w);
+	log_world_free(w);
 }
 
 /*
@@ -579,16 +589,16 @@ static void test_flush_log_unflushed_overwrite_leaves_what_was_flushed(void **st
  */
 static void test_flush_log_torn_tail_loses_nothing_that_was_answered(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct log_world *w = log_world_new(POOL_BYTES, test_seed());
 
 	device_sim_set_order(w->e->sim, DEVICE_SIM_RANDOM, 1);
 	for (unsigned round = 0; round < 60 / (1 + 4 * SANITIZED); round++) {
 		struct fs_io io = {.op = FS_FLUSH};
 		unsigned left = 0, step;
 
-		write_some(w, 3);
-		flush(w);
-		write_some(w, 1 + (unsigned)pick(&w->e->rng, 40));
+		log_world_write_some(w, 3);
+		log_world_flush(w);
+		log_world_write_some(w, 1 + (unsigned)pick(&w->e->rng, 40));
 		engine_submit(w->e, &io, 1, &left);
 		for (step = 0; left && step < pick(&w->e->rng, 6); step++)
 			fs_ctx_run(w->e->ctx);
@@ -606,7 +616,7 @@ static void test_flush_log_torn_tail_loses_nothing_that_was_answered(void **stat
 			found.vol = engine_volume(&e, "v", 0);
 			if (!left)
 				memcpy(found.flushed, found.newest, sizeof(found.flushed));
-			verify_found(&found, true);
+			log_world_verify(&found, true);
 			fs_volume_put(found.vol);
 			engine_check_committed(&e);
 			engine_abandon(&e);
@@ -618,13 +628,13 @@ static void test_flush_log_torn_tail_loses_nothing_that_was_answered(void **stat
 		if (round % 10 == 9)
 			engine_commit(w->e);
 	}
-	free_world(w);
+	log_world_free(w);
 }
 
 /* Damage in the last group ends the log there; all before it is replayed. */
 static void test_flush_log_damaged_record_ends_it(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	uint64_t place[4];
 
 	engine_commit(w->e);
@@ -632,7 +642,7 @@ static void test_flush_log_damaged_record_ends_it(void **state)
 		struct flush_log *log = w->e->fs->log;
 
 		place[i] = log->offset + log->head % log->size;
-		write_block(w, i);
+		log_world_write(w, i);
 		assert_int_equal(engine_flush(w->e), 0);
 	}
 	fs_volume_put(w->vol);
@@ -658,7 +668,7 @@ static void test_flush_log_damaged_record_ends_it(void **state)
 		engine_abandon(&e);
 		device_close(e.sim);
 	}
-	free_world(w);
+	log_world_free(w);
 }
 
 /*
@@ -667,24 +677,24 @@ static void test_flush_log_damaged_record_ends_it(void **state)
  */
 static void test_flush_log_items_without_their_data_are_left_out(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct device_sim_fault lost = {
 		.kind = DEVICE_SIM_LOSE, .ops = DEVICE_SIM_OP(DEVICE_WRITE), .count = 1};
 
-	write_block(w, 1);
-	flush(w);
+	log_world_write(w, 1);
+	log_world_flush(w);
 	engine_commit(w->e);
 	device_sim_fault_add(w->e->sim, &lost);
-	write_block(w, 1);
-	write_block(w, 2);
+	log_world_write(w, 1);
+	log_world_write(w, 2);
 	assert_int_equal(engine_flush(w->e), 0);
 	w->newest[1] = w->flushed[1]; /* the device lied about this one */
 	w->flushed[2] = w->newest[2];
-	die_and_open(w, DEVICE_SIM_CRASH_KEEP_ALL);
+	log_world_die(w, DEVICE_SIM_CRASH_KEEP_ALL);
 	assert_non_null(strstr(w->e->log, "left out"));
-	verify_found(w, false);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* ---- during a commit -------------------------------------------------------------------------------- */
@@ -716,13 +726,13 @@ static void flush_and_look(void *arg, struct device_queue *q, const struct devic
 			.op = FS_WRITE, .vol = w->vol, .off = blk * BLOCK, .len = BLOCK, .buf = buf};
 
 		version_bytes(buf, ++w->version);
-		assert_int_equal(io_during(w->e, &io), 0);
+		assert_int_equal(engine_io_during(w->e, &io), 0);
 		w->newest[blk] = w->version;
 	}
 	if (!w->e->fs->log->failed) {
 		struct fs_io io = {.op = FS_FLUSH};
 
-		assert_int_equal(io_during(w->e, &io), 0);
+		assert_int_equal(engine_io_during(w->e, &io), 0);
 		memcpy(w->flushed, w->newest, sizeof(w->flushed));
 	}
 	if (pick(&w->e->rng, 3) == 0 && d->images < IMAGES) {
@@ -745,7 +755,7 @@ static void open_images(struct during *d)
 		engine_open(&e);
 		found->e = &e;
 		found->vol = engine_volume(&e, "v", 0);
-		verify_found(found, true);
+		log_world_verify(found, true);
 		fs_volume_put(found->vol);
 		engine_check_committed(&e);
 		engine_abandon(&e);
@@ -755,26 +765,26 @@ static void open_images(struct during *d)
 
 static void test_flush_log_flushes_during_a_commit(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct log_world *w = log_world_new(POOL_BYTES, test_seed());
 	static struct during d;
 
 	d.w = w;
 	for (unsigned round = 0; round < 30 / (1 + 2 * SANITIZED); round++) {
-		write_some(w, 20);
-		flush(w);
-		write_some(w, 20);
+		log_world_write_some(w, 20);
+		log_world_flush(w);
+		log_world_write_some(w, 20);
 		engine_settle(w->e);
 		engine_device(w->e)->arg = &d;
 		engine_device(w->e)->before_submit = flush_and_look;
 		assert_int_equal(fs_commit(w->e->fs), 0);
 		engine_device(w->e)->before_submit = NULL;
 		open_images(&d);
-		die_and_open(w, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES));
-		verify_found(w, true);
+		log_world_die(w, (enum device_sim_crash_mode)pick(&w->e->rng, DEVICE_SIM_CRASH_MODES));
+		log_world_verify(w, true);
 	}
 	assert_true(d.calls > 100);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* ---- new groups, much data, failures ------------------------------------------------------------------ */
@@ -847,7 +857,7 @@ static void test_flush_log_with_much_data_flushes_it_first(void **state)
 /* The log cannot be written: that flush says so or is done by a commit; and so is the next one. */
 static void test_flush_log_failing_write_is_never_lost(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct log_world *w = log_world_new(POOL_BYTES, test_seed());
 	unsigned failed = 0;
 
 	for (unsigned round = 0; round < 20; round++) {
@@ -860,9 +870,9 @@ static void test_flush_log_failing_write_is_never_lost(void **state)
 						 .count = 1};
 		int r;
 
-		write_some(w, 30);
-		flush(w);
-		write_some(w, 30);
+		log_world_write_some(w, 30);
+		log_world_flush(w);
+		log_world_write_some(w, 30);
 		device_sim_fault_add(w->e->sim, &fault);
 		r = engine_flush(w->e);
 		device_sim_fault_clear(w->e->sim);
@@ -871,35 +881,35 @@ static void test_flush_log_failing_write_is_never_lost(void **state)
 			memcpy(w->flushed, w->newest, sizeof(w->flushed));
 		assert_false(fs_is_read_only(w->e->fs));
 		if (round % 3)
-			flush(w); /* this one covers all of it */
+			log_world_flush(w); /* this one covers all of it */
 		if (round % 4 == 3)
-			write_some(w, 10);
-		die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-		verify_found(w, true);
+			log_world_write_some(w, 10);
+		log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+		log_world_verify(w, true);
 	}
 	print_message("  %u flushes failed\n", failed);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* A flush of the device fails: nobody knows what is there, so nothing is acknowledged any more. */
 static void test_flush_log_failing_device_flush_ends_writing(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, test_seed());
+	struct log_world *w = log_world_new(POOL_BYTES, test_seed());
 	struct device_sim_fault fault = {
 		.kind = DEVICE_SIM_FAIL, .error = -EIO, .ops = DEVICE_SIM_OP(DEVICE_FLUSH), .count = 1};
 
-	write_some(w, 50);
-	flush(w);
-	write_some(w, 50);
+	log_world_write_some(w, 50);
+	log_world_flush(w);
+	log_world_write_some(w, 50);
 	device_sim_fault_add(w->e->sim, &fault);
 	assert_int_equal(engine_flush(w->e), -EIO);
 	assert_int_equal(engine_flush(w->e), -EROFS);
 	assert_int_equal(engine_trim(w->e, w->vol, 0, BLOCK), -EROFS);
-	verify_found(w, true); /* reads go on */
+	log_world_verify(w, true); /* reads go on */
 	memcpy(w->newest, w->flushed, sizeof(w->newest));
 	engine_check_books(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* Dies at each step of that; then the log is at one place or the other, with all that was flushed. */
@@ -908,12 +918,12 @@ static void test_flush_log_grows_with_the_pool(void **state)
 	bool grown = false;
 
 	for (unsigned n = 1; !grown; n += 1 + SANITIZED) {
-		struct log_world *w = new_world(64 * MIB, n);
+		struct log_world *w = log_world_new(64 * MIB, n);
 		uint64_t size = w->e->fs->log->size;
 
-		write_some(w, 20);
-		flush(w);
-		write_some(w, 5);
+		log_world_write_some(w, 20);
+		log_world_flush(w);
+		log_world_write_some(w, 5);
 		device_sim_kill_after(w->e->sim, n);
 		grown = fs_grow(w->e->fs, 1024 * MIB, NULL) == 0 && !device_sim_is_dead(w->e->sim);
 		if (grown) {
@@ -921,17 +931,17 @@ static void test_flush_log_grows_with_the_pool(void **state)
 			assert_true(w->e->fs->log->offset >= 64 * MIB);
 			device_sim_kill_after(w->e->sim, 0);
 			engine_commit(w->e); /* until then flushes are commits */
-			write_some(w, 30);
-			flush(w);
+			log_world_write_some(w, 30);
+			log_world_flush(w);
 			assert_true(w->e->fs->log->head > w->e->fs->log->tail);
 		}
-		die_and_open(w, n % 3 ? DEVICE_SIM_CRASH_RANDOM : DEVICE_SIM_CRASH_LOSE_ALL);
-		verify_found(w, true);
+		log_world_die(w, n % 3 ? DEVICE_SIM_CRASH_RANDOM : DEVICE_SIM_CRASH_LOSE_ALL);
+		log_world_verify(w, true);
 		assert_true(w->e->fs->log->size == 8 * MIB || (!grown && w->e->fs->log->size == size));
-		write_some(w, 10);
-		flush(w);
+		log_world_write_some(w, 10);
+		log_world_flush(w);
 		engine_check_all(w->e);
-		free_world(w);
+		log_world_free(w);
 		assert_true(n < 1000);
 	}
 }

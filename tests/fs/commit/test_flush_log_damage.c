@@ -10,7 +10,13 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/log_world.h"
+#include <errno.h>
+#include <string.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/log_world.h"
+#include "tests/lib/random.h"
 #include "base/crc32c.h"
 #include "base/le.h"
 #include "base/util.h"
@@ -22,6 +28,8 @@
 #include "fs/fs.h"
 #include "fs/core/fs_int.h"
 #include "fs/volume/volume.h"
+
+#define POOL_BYTES (64 * MIB)
 
 /* ---- a group that cannot be written while a commit is under way ------------------------------- */
 
@@ -50,7 +58,7 @@ static void fail_a_flush(void *arg, struct device_queue *q, const struct device_
 		return;
 	a->done = true;
 	device_sim_fault_add(a->w->e->sim, &fault);
-	a->error = io_during(a->w->e, &io);
+	a->error = engine_io_during(a->w->e, &io);
 	device_sim_fault_clear(a->w->e->sim);
 }
 
@@ -60,10 +68,10 @@ static void fail_a_flush(void *arg, struct device_queue *q, const struct device_
  */
 static void test_flush_log_failed_group_leaves_no_hole(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct at_commit a = {.w = w};
 
-	write_block(w, 1);
+	log_world_write(w, 1);
 	engine_device(w->e)->arg = &a;
 	engine_device(w->e)->before_submit = fail_a_flush;
 	assert_int_equal(fs_commit(w->e->fs), 0);
@@ -71,12 +79,12 @@ static void test_flush_log_failed_group_leaves_no_hole(void **state)
 	assert_int_equal(a.error, -EIO);
 	memcpy(w->flushed, w->newest, sizeof(w->flushed)); /* the commit has it */
 	assert_int_equal(fs_commit(w->e->fs), 0);
-	write_block(w, 2);
-	flush(w);
-	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-	verify_found(w, false);
+	log_world_write(w, 2);
+	log_world_flush(w);
+	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /*
@@ -108,7 +116,7 @@ static void build_in_part(void *arg, struct device_queue *q, const struct device
 /* The same for a group that did not fit when a part of it was built. */
 static void test_flush_log_group_built_in_part_leaves_no_hole(void **state)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", 64 * MIB);
 	struct at_commit a = {.w = w, .io = {.op = FS_FLUSH}};
 	uint8_t buf[FS_BLOCK_SIZE] = {1};
@@ -116,8 +124,8 @@ static void test_flush_log_group_built_in_part_leaves_no_hole(void **state)
 	engine_commit(w->e);
 	w->e->hold_commits = true;
 	while (w->e->fs->log->head - w->e->fs->log->tail < w->e->fs->log->size - (96u << 10)) {
-		write_block(w, w->version % BLOCKS);
-		flush(w);
+		log_world_write(w, w->version % BLOCKS);
+		log_world_flush(w);
 	}
 	for (unsigned i = 0; i < 3000; i++)
 		assert_int_equal(engine_write(w->e, big, 2ull * i * BLOCK, BLOCK, buf), 0);
@@ -130,13 +138,13 @@ static void test_flush_log_group_built_in_part_leaves_no_hole(void **state)
 	engine_wait(w->e, &a.left);
 	assert_int_equal(a.io.error, 0);
 	memcpy(w->flushed, w->newest, sizeof(w->flushed));
-	write_block(w, 2);
-	flush(w);
+	log_world_write(w, 2);
+	log_world_flush(w);
 	fs_volume_put(big);
-	die_and_open(w, DEVICE_SIM_CRASH_LOSE_ALL);
-	verify_found(w, false);
+	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /* ---- records that rot ------------------------------------------------------------------------- */
@@ -149,7 +157,7 @@ static void test_flush_log_group_built_in_part_leaves_no_hole(void **state)
  */
 static struct log_world *flush_some(uint64_t *place, unsigned blocks_each)
 {
-	struct log_world *w = new_world(POOL_BYTES, 1);
+	struct log_world *w = log_world_new(POOL_BYTES, 1);
 
 	engine_commit(w->e);
 	for (unsigned i = 0; i < FLUSHES; i++) {
@@ -157,7 +165,7 @@ static struct log_world *flush_some(uint64_t *place, unsigned blocks_each)
 
 		place[i] = log->offset + log->head % log->size;
 		for (unsigned b = 0; b < blocks_each; b++)
-			write_block(w, i * blocks_each + b);
+			log_world_write(w, i * blocks_each + b);
 		assert_int_equal(engine_flush(w->e), 0);
 	}
 	fs_volume_put(w->vol);
@@ -223,7 +231,7 @@ static void test_flush_log_rotten_record_is_told(void **state)
 		assert_int_equal(count, bad < FLUSHES - 1);
 		verify_lost(sim, bad, bad == FLUSHES - 1);
 	}
-	free_world(w);
+	log_world_free(w);
 }
 
 /*
@@ -232,7 +240,7 @@ static void test_flush_log_rotten_record_is_told(void **state)
  */
 static void test_flush_log_torn_group_is_not_taken_for_rot(void **state)
 {
-	struct log_world *w = new_world(2 * POOL_BYTES, 1);
+	struct log_world *w = log_world_new(2 * POOL_BYTES, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", 64 * MIB);
 	struct flush_log *log = w->e->fs->log;
 	struct fs_info info;
@@ -241,8 +249,8 @@ static void test_flush_log_torn_group_is_not_taken_for_rot(void **state)
 
 	engine_commit(w->e);
 	w->e->hold_commits = true;
-	write_block(w, 1);
-	flush(w);
+	log_world_write(w, 1);
+	log_world_flush(w);
 	place = log->offset + log->head % log->size;
 	for (unsigned i = 0; i < 6000; i++)
 		assert_int_equal(engine_write(w->e, big, 2ull * i * BLOCK, BLOCK, buf), 0);
@@ -259,9 +267,9 @@ static void test_flush_log_torn_group_is_not_taken_for_rot(void **state)
 	w->vol = engine_volume(w->e, "v", 0);
 	fs_get_info(w->e->fs, &info);
 	assert_int_equal(info.log_lost_flushes, 0);
-	verify_found(w, false);
+	log_world_verify(w, false);
 	engine_check_all(w->e);
-	free_world(w);
+	log_world_free(w);
 }
 
 /*
@@ -287,7 +295,7 @@ static void test_flush_log_item_far_behind_the_end_is_refused(void **state)
 		assert_int_equal(engine_try_open(&e), -EUCLEAN);
 		device_close(e.sim);
 	}
-	free_world(w);
+	log_world_free(w);
 }
 
 /* It may hold what was flushed: the pool is not opened as if it did not, and nothing is written. */
@@ -299,7 +307,7 @@ static void test_flush_log_unreadable_place_stops_the_open(void **state)
 	device_sim_bad_range(w->e->sim, place[2], FS_BLOCK_SIZE);
 	assert_int_equal(engine_try_open(w->e), -EIO);
 	assert_non_null(strstr(w->e->log, "pool check --repair"));
-	free_world(w);
+	log_world_free(w);
 }
 
 int main(void)

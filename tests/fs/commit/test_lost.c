@@ -4,12 +4,27 @@
  * stays where it is: what a node held is an error when it is read, until it is overwritten; everything else
  * goes on.
  */
+#include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
 
 #include "fs/commit/volume_touch.h"
-#include "tests/fs/io_model.h"
-#include "tests/fs/fast_fill.h"
-#include "tests/fs/tree_nodes.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/fast_fill.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
+#include "tests/lib/tree_nodes.h"
 #include "fs/space/block_group.h"
 #include "fs/format/block_group_format.h"
 #include "fs/cache/cache.h"
@@ -25,6 +40,8 @@
 #include "fs/commit/transaction.h"
 #include "fs/volume/volume.h"
 #include "fs/core/wakeup.h"
+
+#define POOL_BYTES (192 * MIB)
 
 #define BLOCKS 3000u
 

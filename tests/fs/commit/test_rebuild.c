@@ -10,7 +10,11 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/engine.h"
+#include <unistd.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/random.h"
 #include "fs/space/block_group.h"
 #include "fs/format/block_group_format.h"
 #include "fs/core/clock.h"

@@ -8,12 +8,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -25,8 +26,9 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/device_test.h"
+#include "tests/lib/device_test.h"
 #include "tests/lib/full_table.h"
+#include "tests/lib/random.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device/device.h"

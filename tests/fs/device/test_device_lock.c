@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/device_test.h"
+#include "tests/lib/device_test.h"
 #include "base/mem.h"
 #include "fs/device/device.h"
 

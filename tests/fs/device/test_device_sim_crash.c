@@ -15,7 +15,8 @@
 #include <cmocka.h>
 
 #include "fs/device/device_sim.h"
-#include "tests/fs/device_test.h"
+#include "tests/lib/device_test.h"
+#include "tests/lib/random.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device/device.h"

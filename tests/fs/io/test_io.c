@@ -3,13 +3,29 @@
  * tests/fs/io/test_io.c: requests against a byte model, one at a time: every alignment, every size, holes,
  * durability, the cache. Several at once: test_io_together.c; a device that lies or fails: test_io_errors.c.
  */
-#include "tests/fs/io_model.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
 #include "base/util.h"
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"
 #include "fs/fs.h"
 #include "fs/format/node_format.h"
 #include "fs/volume/volume.h"
+
+#define POOL_BYTES (192 * MIB)
 
 /* ---- any place and size --------------------------------------------------------- */
 

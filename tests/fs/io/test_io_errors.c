@@ -3,7 +3,21 @@
  * tests/fs/io/test_io_errors.c: a device that lies or fails: wrong data is an error for that block only,
  * nodes are mended from their twins, and what failed leaves the old content.
  */
-#include "tests/fs/io_model.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
 #include "base/util.h"
 #include "fs/space/block_group.h"
 #include "fs/cache/cache.h"
@@ -16,6 +30,8 @@
 #include "fs/core/report.h"
 #include "fs/format/super_format.h"
 #include "fs/volume/volume.h"
+
+#define POOL_BYTES (192 * MIB)
 
 /* ---- a device that lies -------------------------------------------------------------------- */
 

@@ -3,7 +3,20 @@
  * tests/fs/io/test_io_together.c: many requests under way at once, and requests during a commit: overlapping
  * ones do not mix, each block ends as one of them left it, and readers keep what they looked up.
  */
-#include "tests/fs/io_model.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
 #include "base/util.h"
 #include "fs/io/ctx.h"
 #include "fs/device/device.h"
@@ -13,6 +26,8 @@
 #include "fs/pool/pool.h"
 #include "fs/volume/volume.h"
 #include "fs/core/work.h"
+
+#define POOL_BYTES (192 * MIB)
 
 /* ---- several at once -------------------------------------------------------------- */
 

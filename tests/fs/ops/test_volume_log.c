@@ -4,15 +4,22 @@
  * there after a crash without any commit, in one order with data; many share one group; a log that fails
  * costs a commit and nothing else.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
-#include "tests/fs/log_world.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/log_world.h"
+#include "tests/lib/random.h"
 #include "base/util.h"
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"

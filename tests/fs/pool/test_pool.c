@@ -10,9 +10,17 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
-#include "tests/fs/engine.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/device/device.h"

@@ -15,10 +15,18 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
-#include "tests/fs/engine.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/random.h"
 #include "base/util.h"
 #include "fs/io/ctx.h"
 #include "fs/device/device.h"

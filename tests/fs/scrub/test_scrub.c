@@ -10,7 +10,14 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/engine.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/random.h"
 #include "base/le.h"
 #include "base/lock.h"
 #include "base/mem.h"

@@ -9,12 +9,17 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "tests/fs/engine.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
 #include "base/util.h"
 #include "fs/space/backing.h"
 #include "fs/device/device.h"

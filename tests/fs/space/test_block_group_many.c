@@ -12,10 +12,16 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "fs/space/delayed_ref.h"
-#include "tests/fs/engine.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/random.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/space/block_group.h"

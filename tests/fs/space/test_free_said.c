@@ -11,7 +11,10 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/fast_fill.h"
+#include <errno.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/fast_fill.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/space/block_group.h"

@@ -10,7 +10,16 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/engine.h"
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
 #include "base/lock.h"
 #include "fs/io/ctx.h"
 #include "fs/core/epoch.h"

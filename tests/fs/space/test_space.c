@@ -10,7 +10,16 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/space_hold.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/model.h"
+#include "tests/lib/random.h"
+#include "tests/lib/space_hold.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device/device.h"
@@ -569,7 +578,7 @@ static void test_space_memory_out_at_any_allocation_of_open(void **state)
 		int r;
 
 		mem_fail_at(n);
-		r = pool_open(keep(image), &opt, true, &fs, NULL);
+		r = pool_open(kept_device_new(image), &opt, true, &fs, NULL);
 		done = mem_fail_pending();
 		mem_fail_at(0);
 		assert_true(r == 0 || (r == -ENOMEM && !done));

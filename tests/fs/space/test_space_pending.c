@@ -3,16 +3,21 @@
  * tests/fs/space/test_space_pending.c: between a write and the moment when what it replaced is free again:
  * what a commit frees is its reserved volume's, and what is pending is counted in full.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
-#include "tests/fs/space_hold.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/space_hold.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/space/block_group.h"

@@ -10,7 +10,11 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/engine.h"
+#include <errno.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/random.h"
 #include "fs/device/device_sim.h"
 #include "fs/fs.h"
 #include "fs/core/fs_int.h"

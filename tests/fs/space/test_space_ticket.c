@@ -7,7 +7,11 @@
 
 #include <cmocka.h>
 
-#include "tests/fs/space_hold.h"
+#include <errno.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/space_hold.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/fs.h"

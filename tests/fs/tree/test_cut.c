@@ -3,11 +3,23 @@
  * tests/fs/tree/test_cut.c: trims, zeroes and shrinks of large trees: a commit reads a bounded number of the
  * leaves that a hole drops, cuts the others out by their pointers, and later commits free those step by step.
  */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
 #include "fs/tree/node_prefetch.h"
 #include "fs/commit/rebuild.h"
-#include "tests/fs/io_model.h"
-#include "tests/fs/fast_fill.h"
-#include "tests/fs/tree_nodes.h"
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/fast_fill.h"
+#include "tests/lib/random.h"
+#include "tests/lib/tree_nodes.h"
 #include "base/util.h"
 #include "fs/space/block_group.h"
 #include "fs/format/block_group_format.h"
@@ -22,6 +34,8 @@
 #include "fs/space/space_info.h"
 #include "fs/format/super_format.h"
 #include "fs/volume/volume.h"
+
+#define POOL_BYTES (192 * MIB)
 
 #define FILL 220000u /* extents: a tree of three levels */
 #define LEAVES 32u   /* the limit that the tests set */

@@ -3,14 +3,29 @@
  * tests/fs/tree/test_prefetch.c: a commit reads the old leaves that it changes many at a time.
  *   PREFETCH_FIGURES=1: how long a cold commit takes on a file in TMPDIR. Not asserted.
  */
-#include "tests/fs/io_model.h"
-#include "tests/fs/fast_fill.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/lib/engine.h"
+#include "tests/lib/engine_check.h"
+#include "tests/lib/fast_fill.h"
+#include "tests/lib/random.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"
 #include "fs/fs.h"
 #include "fs/volume/volume.h"
+
+#define POOL_BYTES (192 * MIB)
 
 #define FILL 100000u
 #define EVERY 300u /* blocks: each leaf is changed */

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/fs/space_hold.h: for the tests of space: a pool that is full as far as reservations go. */
-#ifndef TESTS_FS_SPACE_HOLD_H
-#define TESTS_FS_SPACE_HOLD_H
+#include "tests/lib/space_hold.h"
 
-#include "tests/fs/engine.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
 #include "fs/space/space_info.h"
 #include "fs/volume/volume.h"
 
-/*
- * Takes all space but `left` bytes out of the market, by the measure of writes of n blocks each: data leaves
- * the metadata what such a one needs, and not more.
- */
-static inline struct space_reservation hold_all_but(struct engine *e, uint64_t left, uint64_t n)
+struct space_reservation hold_all_but(struct engine *e, uint64_t left, uint64_t n)
 {
 	struct space_reservation held = {0}, rest = {.data_bytes = left};
 
@@ -34,5 +34,3 @@ static inline struct space_reservation hold_all_but(struct engine *e, uint64_t l
 	space_unreserve(e->fs, &rest);
 	return held;
 }
-
-#endif

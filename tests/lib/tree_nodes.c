@@ -1,30 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* tests/fs/tree_nodes.h: finding nodes of a volume's committed tree on the device, and destroying them. */
-#ifndef TESTS_FS_TREE_NODES_H
-#define TESTS_FS_TREE_NODES_H
+#include "tests/lib/tree_nodes.h"
 
-#include "fs/volume/extent.h"
-#include "tests/fs/engine.h"
-#include "fs/space/block_group.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
 #include "fs/cache/cache.h"
-#include "fs/device/device_sim.h"
-#include "fs/fs.h"
 #include "fs/core/fs_int.h"
-#include "fs/tree/node.h"
+#include "fs/device/device_sim.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
+#include "fs/fs.h"
+#include "fs/space/block_group.h"
+#include "fs/tree/node.h"
+#include "fs/volume/extent.h"
+#include "fs/volume/volume.h"
 
-struct fs_volume;
-
-/* A node, and the blocks whose extents stand below it: [first, end). */
-struct tree_place {
-	struct node_ident id;
-	uint64_t first, end;
-};
-
-/* The node of `level` that a look-up of the block comes through. The tree has that many levels. */
-static inline struct tree_place tree_place_of(struct engine *e, struct fs_volume *vol, uint64_t blk,
-					      uint8_t level)
+struct tree_place tree_place_of(struct engine *e, struct fs_volume *vol, uint64_t blk, uint8_t level)
 {
 	struct tree_place p = {{vol->root.addr, vol->root.generation, vol->root.owner, vol->root.level},
 			       0,
@@ -51,8 +46,7 @@ static inline struct tree_place tree_place_of(struct engine *e, struct fs_volume
 	return p;
 }
 
-/* Both copies do not match their checksums any more. */
-static inline void rot_node(struct engine *e, uint64_t addr)
+void rot_node(struct engine *e, uint64_t addr)
 {
 	uint64_t off[GROUP_STRIPES_MAX];
 
@@ -61,5 +55,3 @@ static inline void rot_node(struct engine *e, uint64_t addr)
 	device_sim_flip(e->sim, off[1] + 9000, 2);
 	cache_invalidate(e->fs->cache, CACHE_NODE, addr);
 }
-
-#endif

@@ -1,28 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * tests/fs/log_world.h: what the tests of the flush log share: a volume whose blocks carry versions, and
- * which of them a flush covered. Included after <cmocka.h>.
- */
-#ifndef TESTS_FS_LOG_WORLD_H
-#define TESTS_FS_LOG_WORLD_H
+#include "tests/lib/log_world.h"
 
-#include "tests/fs/engine.h"
-#include "fs/device/device_sim.h"
-#include "fs/fs.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 
-struct fs_volume;
+#include <cmocka.h>
 
-#define POOL_BYTES (64 * MIB)
-#define BLOCKS 512u
+#include <stdlib.h>
+#include <string.h>
 
-struct log_world {
-	struct engine *e;
-	struct fs_volume *vol;
-	uint32_t newest[BLOCKS], flushed[BLOCKS];
-	uint32_t version;
-};
+#include "tests/lib/engine_check.h"
+#include "tests/lib/random.h"
 
-static inline void version_bytes(void *buf, uint32_t version)
+void version_bytes(void *buf, uint32_t version)
 {
 	if (version)
 		fill_bytes(buf, BLOCK, version);
@@ -30,7 +22,7 @@ static inline void version_bytes(void *buf, uint32_t version)
 		memset(buf, 0, BLOCK);
 }
 
-static inline struct log_world *new_world(uint64_t pool_bytes, uint64_t seed)
+struct log_world *log_world_new(uint64_t pool_bytes, uint64_t seed)
 {
 	struct log_world *w = calloc(1, sizeof(*w));
 
@@ -40,7 +32,7 @@ static inline struct log_world *new_world(uint64_t pool_bytes, uint64_t seed)
 	return w;
 }
 
-static inline void free_world(struct log_world *w)
+void log_world_free(struct log_world *w)
 {
 	if (w->vol)
 		fs_volume_put(w->vol);
@@ -48,7 +40,7 @@ static inline void free_world(struct log_world *w)
 	free(w);
 }
 
-static inline void write_block(struct log_world *w, uint64_t blk)
+void log_world_write(struct log_world *w, uint64_t blk)
 {
 	uint8_t buf[FS_BLOCK_SIZE];
 
@@ -57,8 +49,7 @@ static inline void write_block(struct log_world *w, uint64_t blk)
 	w->newest[blk] = w->version;
 }
 
-/* One of several sizes; a trim now and then. */
-static inline void write_some(struct log_world *w, unsigned n)
+void log_world_write_some(struct log_world *w, unsigned n)
 {
 	static uint8_t buf[64 * FS_BLOCK_SIZE];
 
@@ -79,17 +70,13 @@ static inline void write_some(struct log_world *w, unsigned n)
 	}
 }
 
-static inline void flush(struct log_world *w)
+void log_world_flush(struct log_world *w)
 {
 	assert_int_equal(engine_flush(w->e), 0);
 	memcpy(w->flushed, w->newest, sizeof(w->flushed));
 }
 
-/*
- * Every block holds the flushed version or the newest one (there was at most one write of a block since the
- * flush, or the block may hold any of them: then `between` says so). What is there becomes the truth.
- */
-static inline void verify_found(struct log_world *w, bool between)
+void log_world_verify(struct log_world *w, bool between)
 {
 	uint8_t got[FS_BLOCK_SIZE], want[FS_BLOCK_SIZE];
 
@@ -114,7 +101,7 @@ static inline void verify_found(struct log_world *w, bool between)
 	}
 }
 
-static inline void die_and_open(struct log_world *w, enum device_sim_crash_mode mode)
+void log_world_die(struct log_world *w, enum device_sim_crash_mode mode)
 {
 	fs_volume_put(w->vol);
 	engine_crash(w->e, mode, rnd(&w->e->rng));
@@ -123,8 +110,7 @@ static inline void die_and_open(struct log_world *w, enum device_sim_crash_mode 
 	w->vol = engine_volume(w->e, "v", 0);
 }
 
-/* While a commit is under way: nothing but the context runs. */
-static inline int io_during(struct engine *e, struct fs_io *io)
+int engine_io_during(struct engine *e, struct fs_io *io)
 {
 	unsigned left = 0;
 
@@ -134,5 +120,3 @@ static inline int io_during(struct engine *e, struct fs_io *io)
 	assert_int_equal(left, 0);
 	return io->error;
 }
-
-#endif

@@ -1,39 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * tests/client/rpc_fixture.h: an RPC server on a thread of its own over the fake engine, listening on a unix
- * socket in a temporary folder. For one .c file of a test, after cmocka.h.
- */
-#ifndef TESTS_CLIENT_RPC_FIXTURE_H
-#define TESTS_CLIENT_RPC_FIXTURE_H
+#include "tests/lib/rpc_fixture.h"
 
-#include <event2/event.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-#include "server/budget.h"
-#include "server/rpc.h"
-#include "tests/client/fake_fs.h"
-
-#define FX_CONNECTIONS 256
-#define FX_MEMORY (64u << 20)
-
-struct fixture {
-	struct fs *fs;
-	struct budget budget;
-	struct event_base *base;
-	struct rpc_server *server;
-	struct event *stop_ev;
-	int stop_pipe[2];
-	pthread_t thread;
-	bool joined;
-	atomic_int shutdowns;
-	char dir[64];
-	char path[96];
-	char address[112];
-};
 
 static void fx_drained(void *arg)
 {
@@ -73,7 +54,7 @@ static void *fx_loop(void *arg)
 	return NULL;
 }
 
-static int fx_bind(const char *path)
+int fx_bind(const char *path)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -83,7 +64,7 @@ static int fx_bind(const char *path)
 	return fd;
 }
 
-static int fx_setup_stall(void **state, unsigned stall_ms)
+int fx_setup_stall(void **state, unsigned stall_ms)
 {
 	struct fixture *fx = calloc(1, sizeof(*fx));
 	struct rpc_server_options opt = {.budget = &fx->budget,
@@ -111,29 +92,28 @@ static int fx_setup_stall(void **state, unsigned stall_ms)
 	return 0;
 }
 
-static int fx_setup(void **state)
+int fx_setup(void **state)
 {
 	return fx_setup_stall(state, 60000);
 }
 
-static void fx_ask_stop(struct fixture *fx)
+void fx_ask_stop(struct fixture *fx)
 {
 	assert_int_equal(write(fx->stop_pipe[1], "x", 1), 1);
 }
 
-/* After a stop: clients are not waited for any more. */
-static inline void fx_cut(struct fixture *fx)
+void fx_cut(struct fixture *fx)
 {
 	assert_int_equal(write(fx->stop_pipe[1], "c", 1), 1);
 }
 
-static void fx_join(struct fixture *fx)
+void fx_join(struct fixture *fx)
 {
 	pthread_join(fx->thread, NULL);
 	fx->joined = true;
 }
 
-static int fx_teardown(void **state)
+int fx_teardown(void **state)
 {
 	struct fixture *fx = *state;
 
@@ -153,5 +133,3 @@ static int fx_teardown(void **state)
 	free(fx);
 	return 0;
 }
-
-#endif

@@ -1,55 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * tests/server/fake_fs.h: the part of fs/fs.h that the NBD server uses, in memory, for its tests and fuzzers.
- * To be included by one source file of a program: its definitions stand in for the engine's.
- *
- * Requests finish inside fs_submit, or, with `defer`, in the reverse order inside fs_ctx_run. Each is checked
- * against the contract of fs_submit. Work runs inside fs_work, or, with `defer`, when fake_fs_run_works is
- * called.
- */
-#ifndef TESTS_SERVER_FAKE_FS_H
-#define TESTS_SERVER_FAKE_FS_H
+#include "tests/lib/fake/nbd_fs.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/fs.h"
 
-#define FAKE_VOLUMES_MAX 8
-
-struct fs_volume {
-	struct fs *fs;
-	char name[FS_NAME_MAX + 1];
-	uint8_t *data;
-	uint64_t size;
-	uint32_t flags;
-	int refs;
-};
-
-struct fs {
-	struct fs_volume volumes[FAKE_VOLUMES_MAX];
-	int count;
-	bool defer, read_only;
-	int fail; /* every request but FLUSH ends with this (negative errno); 0: none */
-	struct fs_work *works;
-	unsigned submits, requests, under_way, flushes;
-	size_t largest_batch;
-	uint32_t last_flags;
-};
-
-struct fs_ctx {
-	struct fs *fs;
-	struct fs_io *pending; /* the last one first */
-	int fd;
-};
-
-static inline struct fs_volume *fake_fs_add(struct fs *fs, const char *name, uint64_t size, uint32_t flags)
+struct fs_volume *fake_fs_add(struct fs *fs, const char *name, uint64_t size, uint32_t flags)
 {
 	struct fs_volume *vol = &fs->volumes[fs->count++];
 
@@ -60,8 +21,7 @@ static inline struct fs_volume *fake_fs_add(struct fs *fs, const char *name, uin
 	return vol;
 }
 
-/* Every reference must have been given back. */
-static inline void fake_fs_fini(struct fs *fs)
+void fake_fs_fini(struct fs *fs)
 {
 	ASSERT(!fs->under_way && !fs->works);
 	for (int i = 0; i < fs->count; i++) {
@@ -70,8 +30,7 @@ static inline void fake_fs_fini(struct fs *fs)
 	}
 }
 
-/* Returns how many there were. */
-static inline int fake_fs_run_works(struct fs *fs)
+int fake_fs_run_works(struct fs *fs)
 {
 	struct fs_work *work = fs->works, *next;
 	int n = 0;
@@ -171,8 +130,7 @@ int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_in
 	return fs_volume_list_from(fs, "", fn, arg);
 }
 
-/* Blocks of nothing but zeros are the holes. */
-static inline bool fake_is_hole(const struct fs_volume *vol, uint64_t off, uint64_t len)
+bool fake_fs_is_hole(const struct fs_volume *vol, uint64_t off, uint64_t len)
 {
 	for (uint64_t i = off; i < off + len; i++)
 		if (vol->data[i])
@@ -190,7 +148,7 @@ int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
 	while (off < end && !r) {
 		uint64_t n = min_u64(round_down_u64(off, FS_BLOCK_SIZE) + FS_BLOCK_SIZE, end) - off;
 
-		r = fn(arg, off, n, fake_is_hole(vol, off, n));
+		r = fn(arg, off, n, fake_fs_is_hole(vol, off, n));
 		off += n;
 	}
 	return r;
@@ -221,7 +179,7 @@ int fs_ctx_fd(struct fs_ctx *ctx)
 	return ctx->fd;
 }
 
-static inline void fake_execute(struct fs *fs, struct fs_io *io)
+static void fake_execute(struct fs *fs, struct fs_io *io)
 {
 	uint8_t *data = io->vol->data + io->off;
 
@@ -238,7 +196,7 @@ static inline void fake_execute(struct fs *fs, struct fs_io *io)
 		fs->flushes++;
 }
 
-static inline void fake_check(const struct fs_io *io)
+static void fake_check(const struct fs_io *io)
 {
 	ASSERT(io->done && io->vol && io->vol->refs > 0);
 	if (io->op == FS_FLUSH)
@@ -248,7 +206,7 @@ static inline void fake_check(const struct fs_io *io)
 		ASSERT(io->len <= FS_IO_MAX && io->buf);
 }
 
-static inline void fake_finish(struct fs *fs, struct fs_io *io)
+static void fake_finish(struct fs *fs, struct fs_io *io)
 {
 	fake_execute(fs, io);
 	fs->under_way--;
@@ -298,5 +256,3 @@ void fs_work(struct fs *fs, struct fs_work *work)
 	work->next = fs->works;
 	fs->works = work;
 }
-
-#endif

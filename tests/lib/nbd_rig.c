@@ -1,36 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * tests/server/nbd_rig.h: one NBD session on the fake engine, fed with bytes by hand, and its output in one
- * buffer. Included by one source file of a program.
- */
-#ifndef TESTS_SERVER_NBD_RIG_H
-#define TESTS_SERVER_NBD_RIG_H
+#include "tests/lib/nbd_rig.h"
 
+#include <endian.h>
 #include <limits.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include "proto/nbd-protocol.h"
+#include "base/le.h"
+#include "base/util.h"
 #include "server/nbd_handshake.h"
-#include "server/nbd_session.h"
-#include "tests/server/fake_fs.h"
 
-struct rig {
-	struct fs fs;
-	struct fs_ctx *ctx;
-	struct budget budget;
-	struct nbd_env env;
-	struct nbd_session *s;
-	struct task *tasks;
-	size_t send_max; /* bytes that the "socket" takes at a time; 0: none */
-	uint8_t *out;
-	size_t out_len, out_size, out_pos; /* out_pos: how far the test has read */
-};
-
-static inline void rig_on_dirty(struct nbd_session *s)
+static void rig_on_dirty(struct nbd_session *s)
 {
 	(void)s;
 }
 
-static inline void rig_on_post(struct nbd_env *env, struct task *task)
+static void rig_on_post(struct nbd_env *env, struct task *task)
 {
 	struct rig *rig = container_of(env, struct rig, env);
 
@@ -39,18 +24,18 @@ static inline void rig_on_post(struct nbd_env *env, struct task *task)
 }
 
 /* As a loop would: what waits is tried again, at the next pump. */
-static inline void rig_wake(struct budget_member *m)
+static void rig_wake(struct budget_member *m)
 {
 	nbd_env_wake(container_of(m, struct nbd_env, member), UINT_MAX);
 }
 
-static inline void rig_connect(struct rig *rig)
+void rig_connect(struct rig *rig)
 {
 	rig->s = nbd_session_new(&rig->env, rig);
 	ASSERT(rig->s);
 }
 
-static inline void rig_init_with(struct rig *rig, uint64_t memory)
+void rig_init_with(struct rig *rig, uint64_t memory)
 {
 	memset(rig, 0, sizeof(*rig));
 	fake_fs_add(&rig->fs, "vm1", 256 << 10, 0);
@@ -72,13 +57,12 @@ static inline void rig_init_with(struct rig *rig, uint64_t memory)
 	rig_connect(rig);
 }
 
-static inline void rig_init(struct rig *rig)
+void rig_init(struct rig *rig)
 {
 	rig_init_with(rig, 1 << 30);
 }
 
-/* Moves output to rig->out as the socket allows, as a connection does at the end of each pass. */
-static inline void rig_pump(struct rig *rig)
+void rig_pump(struct rig *rig)
 {
 	struct iovec iov[NBD_TX_IOV];
 	int n;
@@ -104,8 +88,7 @@ static inline void rig_pump(struct rig *rig)
 	} while (nbd_session_resume(rig->s));
 }
 
-/* Lets deferred requests and works finish, and pumps. */
-static inline void rig_settle(struct rig *rig)
+void rig_settle(struct rig *rig)
 {
 	while (rig->ctx->pending || rig->fs.works || rig->tasks) {
 		struct task *task = rig->tasks, *next;
@@ -122,11 +105,7 @@ static inline void rig_settle(struct rig *rig)
 	rig_pump(rig);
 }
 
-/*
- * Gives input in pieces of at most `piece` bytes; stops early when the session wants no more. Returns the
- * bytes taken.
- */
-static inline size_t rig_feed(struct rig *rig, const void *data, size_t len, size_t piece)
+size_t rig_feed(struct rig *rig, const void *data, size_t len, size_t piece)
 {
 	size_t done = 0;
 
@@ -152,8 +131,7 @@ static inline size_t rig_feed(struct rig *rig, const void *data, size_t len, siz
 	return done;
 }
 
-/* The client hangs up; everything must come to its end. */
-static inline void rig_disconnect(struct rig *rig)
+void rig_disconnect(struct rig *rig)
 {
 	nbd_session_break(rig->s, "test");
 	rig_settle(rig);
@@ -163,7 +141,7 @@ static inline void rig_disconnect(struct rig *rig)
 	ASSERT(!rig->env.bytes && !rig->fs.under_way);
 }
 
-static inline void rig_fini(struct rig *rig)
+void rig_fini(struct rig *rig)
 {
 	if (rig->s)
 		rig_disconnect(rig);
@@ -174,14 +152,7 @@ static inline void rig_fini(struct rig *rig)
 	free(rig->out);
 }
 
-/* ---- messages ------------------------------------------------------------- */
-
-struct bytes {
-	uint8_t data[1 << 16];
-	size_t len;
-};
-
-static inline void add(struct bytes *b, const void *data, size_t len)
+void add(struct bytes *b, const void *data, size_t len)
 {
 	ASSERT(b->len + len <= sizeof(b->data));
 	if (len)
@@ -189,22 +160,23 @@ static inline void add(struct bytes *b, const void *data, size_t len)
 	b->len += len;
 }
 
-static inline void add_u16(struct bytes *b, uint16_t v)
+void add_u16(struct bytes *b, uint16_t v)
 {
 	add(b, &(be16){htobe16(v)}, 2);
 }
-static inline void add_u32(struct bytes *b, uint32_t v)
+
+void add_u32(struct bytes *b, uint32_t v)
 {
 	add(b, &(be32){htobe32(v)}, 4);
 }
 
-static inline void add_string(struct bytes *b, const char *s)
+void add_string(struct bytes *b, const char *s)
 {
 	add_u32(b, strlen(s));
 	add(b, s, strlen(s));
 }
 
-static inline void add_option(struct bytes *b, uint32_t option, const void *data, uint32_t len)
+void add_option(struct bytes *b, uint32_t option, const void *data, uint32_t len)
 {
 	struct nbd_option opt = {cpu_to_be64(NBD_OPTION_MAGIC), cpu_to_be32(option), cpu_to_be32(len)};
 
@@ -213,7 +185,7 @@ static inline void add_option(struct bytes *b, uint32_t option, const void *data
 		add(b, data, len);
 }
 
-static inline void add_go(struct bytes *b, uint32_t option, const char *name)
+void add_go(struct bytes *b, uint32_t option, const char *name)
 {
 	uint32_t len = strlen(name);
 
@@ -223,7 +195,7 @@ static inline void add_go(struct bytes *b, uint32_t option, const char *name)
 	add_u16(b, NBD_INFO_BLOCK_SIZE);
 }
 
-static inline void add_meta(struct bytes *b, uint32_t option, const char *name, const char *query)
+void add_meta(struct bytes *b, uint32_t option, const char *name, const char *query)
 {
 	add_option(b, option, NULL, 4 + strlen(name) + 4 + (query ? 4 + strlen(query) : 0));
 	add_string(b, name);
@@ -232,8 +204,7 @@ static inline void add_meta(struct bytes *b, uint32_t option, const char *name, 
 		add_string(b, query);
 }
 
-static inline void add_request(struct bytes *b, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t off,
-			       uint32_t len)
+void add_request(struct bytes *b, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t off, uint32_t len)
 {
 	struct nbd_request_header h = {
 		.magic = cpu_to_be32(NBD_REQUEST_MAGIC),
@@ -247,11 +218,9 @@ static inline void add_request(struct bytes *b, uint16_t type, uint16_t flags, u
 	add(b, &h, sizeof(h));
 }
 
-static inline void add_fill(struct bytes *b, uint8_t value, size_t len)
+void add_fill(struct bytes *b, uint8_t value, size_t len)
 {
 	ASSERT(b->len + len <= sizeof(b->data));
 	memset(b->data + b->len, value, len);
 	b->len += len;
 }
-
-#endif

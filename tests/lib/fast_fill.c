@@ -1,26 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * tests/fs/fast_fill.h: volumes with very many extents, quickly: the blocks get a place and a checksum, and
- * no data is written. On a simulated device, or in a sparse file, what was never written reads as zeros, and
- * so do they; but they are no holes.
- */
-#ifndef TESTS_FS_FAST_FILL_H
-#define TESTS_FS_FAST_FILL_H
+#include "tests/lib/fast_fill.h"
 
-#include "tests/fs/engine.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
 #include "base/crc32c.h"
 #include "base/lock.h"
-#include "fs/space/block_group.h"
-#include "fs/io/ctx.h"
-#include "fs/fs.h"
 #include "fs/core/fs_int.h"
-#include "fs/volume/overlay.h"
+#include "fs/fs.h"
+#include "fs/io/ctx.h"
+#include "fs/space/block_group.h"
 #include "fs/space/space_info.h"
+#include "fs/volume/overlay.h"
 #include "fs/volume/volume.h"
 
-#define FAST_FILL_COMMIT 100000u /* pendings between two commits */
-
-static inline void fast_fill_one(struct engine *e, struct fs_volume *vol, uint64_t blk, uint32_t crc)
+void fast_fill_one(struct engine *e, struct fs_volume *vol, uint64_t blk, uint32_t crc)
 {
 	struct space_ticket t = {.flags = SPACE_NOTICKET,
 				 .want = {BLOCK, {1, volume_item_bytes(3, 1)}, &vol->promise}};
@@ -42,16 +40,14 @@ static inline void fast_fill_one(struct engine *e, struct fs_volume *vol, uint64
 	pending_free(spare);
 }
 
-static inline uint32_t fast_fill_crc(void)
+uint32_t fast_fill_crc(void)
 {
 	static const uint8_t zeros[FS_BLOCK_SIZE];
 
 	return crc32c(zeros, sizeof(zeros));
 }
 
-/* n blocks from `first` on, each `stride` behind the one before: extents of one block each. Committed. */
-static inline void fast_fill(struct engine *e, struct fs_volume *vol, uint64_t first, uint64_t n,
-			     uint64_t stride)
+void fast_fill(struct engine *e, struct fs_volume *vol, uint64_t first, uint64_t n, uint64_t stride)
 {
 	for (uint64_t i = 0; i < n; i++) {
 		fast_fill_one(e, vol, first + i * stride, fast_fill_crc());
@@ -60,5 +56,3 @@ static inline void fast_fill(struct engine *e, struct fs_volume *vol, uint64_t f
 	}
 	engine_commit(e);
 }
-
-#endif

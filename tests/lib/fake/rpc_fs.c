@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * tests/client/fake_fs.h: an engine of names and numbers for tests of the RPC server and of libbyre, to be
- * included by one .c file of a test. It has real worker threads; fs_commit can be held up, and any call be
- * made to fail.
- */
-#ifndef TESTS_CLIENT_FAKE_FS_H
-#define TESTS_CLIENT_FAKE_FS_H
+#include "tests/lib/fake/rpc_fs.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -14,25 +8,6 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "fs/fs.h"
-
-#define FAKE_WORKERS 4
-#define FAKE_VOLUMES_MAX 2000
-
-struct fs {
-	pthread_mutex_t mutex;
-	pthread_cond_t cond;
-	pthread_t workers[FAKE_WORKERS];
-	struct fs_work *head, **tail;
-	bool stop;
-	bool hold_commits;
-	unsigned commits_waiting;
-	unsigned changes; /* calls that would have changed something */
-	int fail;	  /* what the next such call fails with; 0: nothing */
-	uint64_t size, generation;
-	unsigned nr_volumes;
-	struct fs_volume_info volumes[FAKE_VOLUMES_MAX]; /* in order */
-};
 
 struct fs_volume {
 	struct fs_volume_info info;
@@ -61,7 +36,7 @@ static void *fake_worker(void *arg)
 	return NULL;
 }
 
-static struct fs *fake_new(void)
+struct fs *fake_new(void)
 {
 	struct fs *fs = calloc(1, sizeof(*fs));
 
@@ -75,7 +50,7 @@ static struct fs *fake_new(void)
 	return fs;
 }
 
-static void fake_free(struct fs *fs)
+void fake_free(struct fs *fs)
 {
 	pthread_mutex_lock(&fs->mutex);
 	fs->stop = true;
@@ -86,7 +61,7 @@ static void fake_free(struct fs *fs)
 	free(fs);
 }
 
-static void fake_hold_commits(struct fs *fs, bool hold)
+void fake_hold_commits(struct fs *fs, bool hold)
 {
 	pthread_mutex_lock(&fs->mutex);
 	fs->hold_commits = hold;
@@ -94,8 +69,7 @@ static void fake_hold_commits(struct fs *fs, bool hold)
 	pthread_mutex_unlock(&fs->mutex);
 }
 
-/* Waits until n commits are held up. */
-__attribute__((unused)) static void fake_await_commits(struct fs *fs, unsigned n)
+void fake_await_commits(struct fs *fs, unsigned n)
 {
 	pthread_mutex_lock(&fs->mutex);
 	while (fs->commits_waiting < n)
@@ -103,7 +77,7 @@ __attribute__((unused)) static void fake_await_commits(struct fs *fs, unsigned n
 	pthread_mutex_unlock(&fs->mutex);
 }
 
-__attribute__((unused)) static unsigned fake_changes(struct fs *fs)
+unsigned fake_changes(struct fs *fs)
 {
 	unsigned n;
 
@@ -113,7 +87,7 @@ __attribute__((unused)) static unsigned fake_changes(struct fs *fs)
 	return n;
 }
 
-__attribute__((unused)) static void fake_fail_next(struct fs *fs, int error)
+void fake_fail_next(struct fs *fs, int error)
 {
 	pthread_mutex_lock(&fs->mutex);
 	fs->fail = error;
@@ -426,5 +400,3 @@ void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
 {
 	*ret_info = vol->info;
 }
-
-#endif

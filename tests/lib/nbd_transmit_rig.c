@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * tests/server/nbd_transmit_rig.h: a session in its transmission phase, and what is asked of it. For one .c
- * file of a test, after cmocka.h.
- */
-#ifndef TESTS_SERVER_NBD_TRANSMIT_RIG_H
-#define TESTS_SERVER_NBD_TRANSMIT_RIG_H
+#include "tests/lib/nbd_transmit_rig.h"
 
-#include "tests/server/nbd_rig.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 
-#define VOLUME_SIZE (256u << 10)
-#define BIG (NBD_IO_MAX)
+#include <cmocka.h>
 
-static inline void handshake(struct rig *rig, const char *name, bool structured)
+#include <stdlib.h>
+
+#include "base/le.h"
+
+void handshake(struct rig *rig, const char *name, bool structured)
 {
 	static struct bytes b;
 
@@ -27,7 +28,7 @@ static inline void handshake(struct rig *rig, const char *name, bool structured)
 	rig->out_pos = rig->out_len;
 }
 
-static inline int setup(void **state)
+int setup(void **state)
 {
 	struct rig *rig = malloc(sizeof(*rig));
 
@@ -36,28 +37,28 @@ static inline int setup(void **state)
 	return 0;
 }
 
-static inline int setup_simple(void **state)
+int setup_simple(void **state)
 {
 	setup(state);
 	handshake(*state, "vm1", false);
 	return 0;
 }
 
-static inline int setup_structured(void **state)
+int setup_structured(void **state)
 {
 	setup(state);
 	handshake(*state, "vm1", true);
 	return 0;
 }
 
-static inline int teardown(void **state)
+int teardown(void **state)
 {
 	rig_fini(*state);
 	free(*state);
 	return 0;
 }
 
-static inline const void *take(struct rig *rig, size_t len)
+const void *take(struct rig *rig, size_t len)
 {
 	const void *data = rig->out + rig->out_pos;
 
@@ -66,14 +67,13 @@ static inline const void *take(struct rig *rig, size_t len)
 	return data;
 }
 
-static inline void feed(struct rig *rig, struct bytes *b)
+void feed(struct rig *rig, struct bytes *b)
 {
 	assert_int_equal(rig_feed(rig, b->data, b->len, SIZE_MAX), b->len);
 	b->len = 0;
 }
 
-/* The next reply; returns its data (`len` bytes, none after an error). */
-static inline const uint8_t *expect_simple(struct rig *rig, uint64_t cookie, uint32_t error, size_t len)
+const uint8_t *expect_simple(struct rig *rig, uint64_t cookie, uint32_t error, size_t len)
 {
 	const struct nbd_simple_reply *rep = take(rig, sizeof(*rep));
 
@@ -83,7 +83,7 @@ static inline const uint8_t *expect_simple(struct rig *rig, uint64_t cookie, uin
 	return take(rig, error ? 0 : len);
 }
 
-static inline const uint8_t *expect_chunk(struct rig *rig, uint64_t cookie, uint16_t type, uint32_t *ret_len)
+const uint8_t *expect_chunk(struct rig *rig, uint64_t cookie, uint16_t type, uint32_t *ret_len)
 {
 	const struct nbd_chunk *c = take(rig, sizeof(*c));
 
@@ -95,14 +95,12 @@ static inline const uint8_t *expect_chunk(struct rig *rig, uint64_t cookie, uint
 	return take(rig, *ret_len);
 }
 
-static inline void expect_end(struct rig *rig)
+void expect_end(struct rig *rig)
 {
 	assert_int_equal(rig->out_len, rig->out_pos);
 }
 
-/* One request without data and the error that it must give. */
-static inline void request(struct rig *rig, uint16_t type, uint16_t flags, uint64_t off, uint32_t len,
-			   uint32_t error)
+void request(struct rig *rig, uint16_t type, uint16_t flags, uint64_t off, uint32_t len, uint32_t error)
 {
 	static struct bytes b;
 
@@ -113,5 +111,3 @@ static inline void request(struct rig *rig, uint16_t type, uint16_t flags, uint6
 	expect_simple(rig, 0x1122334455667788, error, type == NBD_CMD_READ ? len : 0);
 	expect_end(rig);
 }
-
-#endif
