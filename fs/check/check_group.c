@@ -12,6 +12,8 @@
 #include "fs/check/check_int.h"
 #include "fs/device/device.h"
 #include "fs/format/block_group_format.h"
+#include "fs/format/free_space_cache_format.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
@@ -220,125 +222,82 @@ int check_system_groups(struct check *c)
 
 /* ---- the group tree -------------------------------------------------------- */
 
-/* Fills in *ret_group from an item. NULL, or what is wrong with the bytes. */
-static const char *unpack_group(struct key key, struct value value, struct check_group *ret_group)
+static struct group_limits limits(const struct check *c)
 {
-	struct block_group_item item;
-	uint64_t be;
+	return (struct group_limits){.step = c->group_step,
+				     .end = c->group_step * GROUP_INDEX_MAX,
+				     .device_size = c->device_size,
+				     .generation = c->generation};
+}
 
-	if (key.len != 1 + sizeof(be) || key.data[0] != GROUP_KEY_TYPE)
-		return "its key is unknown";
-	if (value.len < sizeof(item))
-		return "its item is too short";
-	memcpy(&be, key.data + 1, sizeof(be));
-	memcpy(&item, value.data, sizeof(item));
-	if (item.nr_stripes < 1 || item.nr_stripes > GROUP_STRIPES_MAX ||
-	    value.len != sizeof(item) + item.nr_stripes * sizeof(struct block_group_stripe))
-		return "its number of stripes is wrong";
-	*ret_group = (struct check_group){
-		.start = be64toh(be),
-		.len = le64_to_cpu(item.length),
-		.used = le64_to_cpu(item.used),
-		.generation = le64_to_cpu(item.generation),
-		.cache_generation = le64_to_cpu(item.cache_generation),
-		.unit = item.type == GROUP_DATA ? FS_BLOCK_SIZE : NODE_SIZE,
-		.slot_bytes = le32_to_cpu(item.slot_bytes),
-		.cache_crc = le32_to_cpu(item.cache_crc),
-		.cache_bytes = le32_to_cpu(item.cache_bytes),
-		.type = item.type,
-		.nr_stripes = item.nr_stripes,
-		.cache_slot = item.cache_slot,
-		.has_item = true,
+static struct check_group of_item(const struct group_item *item)
+{
+	struct check_group g = {
+		.start = item->start,
+		.len = item->length,
+		.used = item->used,
+		.generation = item->generation,
+		.cache_generation = item->cache_generation,
+		.unit = group_unit(item->type),
+		.nblocks = (uint32_t)(item->length / group_unit(item->type)),
+		.slot_bytes = item->slot_bytes,
+		.cache_crc = item->cache_crc,
+		.cache_bytes = item->cache_bytes,
+		.type = item->type,
+		.nr_stripes = item->nr_stripes,
+		.cache_slot = item->cache_slot,
 	};
-	for (unsigned i = 0; i < item.nr_stripes; i++) {
-		struct block_group_stripe s;
 
-		memcpy(&s, (const char *)value.data + sizeof(item) + i * sizeof(s), sizeof(s));
-		if (le64_to_cpu(s.device))
-			return "it stands on a device that the pool does not have";
-		ret_group->stripe[i] = le64_to_cpu(s.offset);
-	}
-	return item.reserved ? "its reserved bytes are not zero" : NULL;
+	memcpy(g.stripe, item->stripe, sizeof(g.stripe));
+	return g;
 }
 
-static const char *group_shape_fault(const struct check *c, const struct check_group *g)
+/* Takes the group into the table, with its space on the device. */
+static int add_group(struct check *c, const struct check_group *group)
 {
-	if (g->type != GROUP_DATA && g->type != GROUP_METADATA)
-		return "its type is unknown";
-	if (g->start == 0 || g->start % c->group_step || g->start / c->group_step >= GROUP_INDEX_MAX)
-		return "its address is impossible";
-	if (g->len == 0 || g->len > c->group_step || g->len % g->unit)
-		return "its length is impossible";
-	if (g->slot_bytes < free_space_cache_slot_bytes((uint32_t)(g->len / g->unit)))
-		return "its cache slots are too small";
-	if (g->slot_bytes % FS_BLOCK_SIZE || g->slot_bytes > (1u << 20))
-		return "its cache slots have an impossible size";
-	for (unsigned i = 0; i < g->nr_stripes; i++)
-		if (!is_inside(c, g->stripe[i], g->len + 2ull * g->slot_bytes))
-			return "it lies outside the device";
-	return NULL;
-}
-
-/* What does not stop the group from being used. */
-static const char *group_field_fault(const struct check *c, const struct check_group *g)
-{
-	if (g->used > g->len || g->used % g->unit)
-		return "its used bytes are impossible";
-	/*
-	 * A group that is made while a commit runs belongs to the next transaction and may be in the tree of
-	 * this one.
-	 */
-	if (g->generation > c->generation + 1 ||
-	    (g->cache_slot != CACHE_SLOT_NONE && g->cache_generation > c->generation))
-		return "it is younger than the superblock";
-	if (g->cache_slot > 1 && g->cache_slot != CACHE_SLOT_NONE)
-		return "its cache slot is impossible";
-	if (g->cache_slot != CACHE_SLOT_NONE && (g->cache_bytes == 0 || g->cache_bytes > g->slot_bytes))
-		return "its cache has an impossible length";
-	for (unsigned i = 0; i < g->nr_stripes; i++)
-		if (g->stripe[i] < DEVICE_DATA_START)
-			return "it stands in the space of the superblocks";
-	return NULL;
-}
-
-static int group_item(struct check_walk *w, const struct node_header *leaf, struct key key,
-		      struct value value)
-{
-	struct check *c = w->c;
-	struct check_group item = {0}, *g;
-	const char *fault = unpack_group(key, value, &item);
+	struct check_group *g = mem_alloc(sizeof(*g));
 	int r;
 
-	if (!fault)
-		fault = group_shape_fault(c, &item);
-	if (fault) {
-		check_finding(c, "block group %llu: %s", (ull)item.start, fault);
+	if (!g)
+		return -ENOMEM;
+	*g = *group;
+	r = put_group(c, g);
+	return r ? r : add_stripes(c, g);
+}
+
+static int one_group(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value)
+{
+	struct check *c = w->c;
+	struct group_limits lim = limits(c);
+	uint64_t start = key_number(&key, 0);
+	struct group_item item;
+	struct check_group g;
+	const char *why;
+
+	if (group_item_unpack(key, value, &item, &why) || group_item_validate(&item, &lim, &why)) {
+		check_finding(c, "block group %llu: %s", (ull)start, why);
 		c->incomplete = true;
 		return 0;
 	}
-	fault = group_field_fault(c, &item);
-	if (fault) {
-		check_finding(c, "block group %llu: %s", (ull)item.start, fault);
+	why = group_item_doubt(&item, &lim);
+	if (why) {
+		check_finding(c, "block group %llu: %s", (ull)start, why);
 		item.cache_slot = CACHE_SLOT_NONE;
 	}
 	if (check_group_find(c, item.start, 0)) {
 		check_finding(c, "block group %llu: it is there twice", (ull)item.start);
 		return 0;
 	}
-	g = mem_alloc(sizeof(*g));
-	if (!g)
-		return -ENOMEM;
-	*g = item;
-	g->nblocks = (uint32_t)(g->len / g->unit);
-	r = put_group(c, g);
-	return r ? r : add_stripes(c, g);
+	g = of_item(&item);
+	g.has_item = true;
+	return add_group(c, &g);
 }
 
 int check_group_tree(struct check *c)
 {
 	struct tree_root root;
 	struct check_walk w = {
-		.c = c, .name = "group tree", .root = &root, .node_type = GROUP_SYSTEM, .item = group_item};
+		.c = c, .name = "group tree", .root = &root, .node_type = GROUP_SYSTEM, .item = one_group};
 
 	tree_root_unpack(&c->sb.group_tree, TREE_ID_GROUP, &root);
 	return check_walk(&w);
@@ -347,20 +306,19 @@ int check_group_tree(struct check *c)
 /* Data groups have one stripe. A group may be in the log more than once. */
 int check_logged_group(struct check *c, uint64_t start, uint64_t len, uint64_t device_off)
 {
-	struct check_group *g, item = {.start = start,
-				       .len = len,
-				       .stripe = {device_off},
-				       .unit = FS_BLOCK_SIZE,
-				       .type = GROUP_DATA,
-				       .nr_stripes = 1,
-				       .cache_slot = CACHE_SLOT_NONE};
-	const char *fault;
-	int r;
+	struct group_limits lim = limits(c);
+	struct group_item item = {.start = start,
+				  .length = len,
+				  .stripe = {device_off},
+				  .type = GROUP_DATA,
+				  .nr_stripes = 1,
+				  .cache_slot = CACHE_SLOT_NONE};
+	const char *fault = NULL;
+	struct check_group *g, made;
 
-	item.nblocks = len <= c->group_step ? (uint32_t)(len / FS_BLOCK_SIZE) : 0;
-	item.slot_bytes = item.nblocks ? free_space_cache_slot_bytes(item.nblocks) : 0;
-	fault = group_shape_fault(c, &item);
-	if (!fault && device_off < DEVICE_DATA_START)
+	if (len <= c->group_step)
+		item.slot_bytes = free_space_cache_slot_bytes((uint32_t)(len / FS_BLOCK_SIZE));
+	if (group_item_validate(&item, &lim, &fault) == 0 && device_off < DEVICE_DATA_START)
 		fault = "it stands in the space of the superblocks";
 	g = fault ? NULL : check_group_find(c, start, 0);
 	if (g && (g->type != GROUP_DATA || g->len != len || g->stripe[0] != device_off))
@@ -369,12 +327,8 @@ int check_logged_group(struct check *c, uint64_t start, uint64_t len, uint64_t d
 		check_finding(c, "flush log: block group %llu: %s", (ull)start, fault);
 	if (fault || g)
 		return 0;
-	g = mem_alloc(sizeof(*g));
-	if (!g)
-		return -ENOMEM;
-	*g = item;
-	r = put_group(c, g);
-	return r ? r : add_stripes(c, g);
+	made = of_item(&item);
+	return add_group(c, &made);
 }
 
 /* ---- contents -------------------------------------------------------------- */

@@ -73,4 +73,7 @@ struct free_space_cache_entry {
 static_assert(sizeof(struct free_space_cache_entry) == 8, "free_space_cache_entry is 8 bytes");
 static_assert(FREE_SPACE_CACHE_BITMAP_BYTES * 8 == FREE_SPACE_CACHE_WINDOW, "a bitmap covers a window");
 
+/* The size of a slot for a group of nblocks: a multiple of 4096 that holds any content. */
+uint32_t free_space_cache_slot_bytes(uint32_t nblocks);
+
 #endif

@@ -10,6 +10,7 @@
 #include <assert.h>
 
 #include "fs/device/device.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
@@ -23,7 +24,6 @@ struct node_ident;
 
 #define SCRUB_SCALE_MAX 8u
 #define SCRUB_SLICE_MS 100u /* aimed at */
-#define SCRUB_KEY_LEN 9u    /* of every tree */
 #define SCRUB_READS 16u
 #define SCRUB_READ_MAX (1u << 20)
 /* Of one slice, for each unit of scale. */
@@ -66,8 +66,8 @@ struct scrub_run {
 	uint64_t rate;	  /* bytes a second */
 	uint64_t owed_us; /* time to sleep, not yet slept */
 	enum scrub_phase phase;
-	uint8_t pos[SCRUB_KEY_LEN]; /* the first key of the tree that was not seen */
-	unsigned scale, scale_max;  /* of slices: how much they read */
+	uint8_t pos[ITEM_KEY_LEN]; /* the first key of the tree that was not seen */
+	unsigned scale, scale_max; /* of slices: how much they read */
 
 	/* The volume at hand, or what is left of one. */
 	uint64_t id;

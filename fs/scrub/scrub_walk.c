@@ -22,6 +22,7 @@
 #include "fs/core/report.h"
 #include "fs/device/device.h"
 #include "fs/format/block_group_format.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
@@ -34,33 +35,14 @@
 
 typedef unsigned long long ull;
 
-static void key_pack(uint8_t key[SCRUB_KEY_LEN], uint8_t type, uint64_t number)
-{
-	uint64_t be = htobe64(number);
-
-	key[0] = type;
-	memcpy(key + 1, &be, sizeof(be));
-}
-
-/* The number in a key; `none` where there is no key, or none of ours. */
-static uint64_t key_number(const struct key *key, uint64_t none)
-{
-	uint64_t be;
-
-	if (!key || key->len != SCRUB_KEY_LEN)
-		return none;
-	memcpy(&be, key->data + 1, sizeof(be));
-	return be64toh(be);
-}
-
 uint64_t scrub_pos(const struct scrub_run *r)
 {
-	return key_number(&(struct key){r->pos, SCRUB_KEY_LEN}, 0);
+	return key_number(&(struct key){r->pos, ITEM_KEY_LEN}, 0);
 }
 
 static struct key pos_key(const struct scrub_run *r)
 {
-	return (struct key){r->pos, SCRUB_KEY_LEN};
+	return (struct key){r->pos, ITEM_KEY_LEN};
 }
 
 /*
@@ -69,9 +51,9 @@ static struct key pos_key(const struct scrub_run *r)
  */
 static int end_slice(struct scrub_run *r, struct key key)
 {
-	if (key.len != SCRUB_KEY_LEN || key_cmp(key, pos_key(r)) <= 0)
+	if (key.len != ITEM_KEY_LEN || key_cmp(key, pos_key(r)) <= 0)
 		return -EUCLEAN;
-	memcpy(r->pos, key.data, SCRUB_KEY_LEN);
+	memcpy(r->pos, key.data, ITEM_KEY_LEN);
 	return -EAGAIN;
 }
 
@@ -81,33 +63,26 @@ static int end_slice(struct scrub_run *r, struct key key)
 static void add_cache(struct scrub_run *r, struct key key, struct value value)
 {
 	struct scrub_cache *sc = &r->cache[r->caches];
-	struct block_group_stripe stripe;
-	struct block_group_item item;
+	struct group_item item;
 	struct block_group *g;
+	const char *why;
 
-	if (value.len < sizeof(item))
+	if (group_item_unpack(key, value, &item, &why))
 		return;
-	memcpy(&item, value.data, sizeof(item));
-	g = block_group_find(r->fs, key_number(&key, 0));
-	if (!g || item.cache_slot > 1 || value.len != sizeof(item) + item.nr_stripes * sizeof(stripe) ||
-	    item.nr_stripes > GROUP_STRIPES_MAX ||
-	    le32_to_cpu(item.cache_bytes) > le32_to_cpu(item.slot_bytes) ||
-	    le32_to_cpu(item.slot_bytes) > SCRUB_COPY_BYTES)
+	g = block_group_find(r->fs, item.start);
+	if (!g || item.cache_slot > 1 || item.cache_bytes > item.slot_bytes ||
+	    item.slot_bytes > SCRUB_COPY_BYTES)
 		return;
 	*sc = (struct scrub_cache){
 		.ident = {.group_start = g->start,
 			  .group_len = (uint64_t)g->nblocks * FS_BLOCK_SIZE,
-			  .generation = le64_to_cpu(item.cache_generation)},
-		.expect = {le32_to_cpu(item.cache_crc), le32_to_cpu(item.cache_bytes),
-			   (uint32_t)((g->len - le64_to_cpu(item.used)) / g->unit)},
+			  .generation = item.cache_generation},
+		.expect = {item.cache_crc, item.cache_bytes, (uint32_t)((g->len - item.used) / g->unit)},
 		.copies = item.nr_stripes,
 	};
 	memcpy(sc->ident.pool_uuid, r->fs->uuid, sizeof(sc->ident.pool_uuid));
-	for (unsigned i = 0; i < item.nr_stripes; i++) {
-		memcpy(&stripe, (const char *)value.data + sizeof(item) + i * sizeof(stripe), sizeof(stripe));
-		sc->off[i] = le64_to_cpu(stripe.offset) + g->len +
-			     (uint64_t)item.cache_slot * le32_to_cpu(item.slot_bytes);
-	}
+	for (unsigned i = 0; i < item.nr_stripes; i++)
+		sc->off[i] = group_item_cache_offset(&item, i);
 	r->caches++;
 }
 
@@ -241,21 +216,21 @@ static void take_volume(struct scrub_run *r, struct value value, struct tree_roo
 static void take_orphan(struct scrub_run *r, struct value value, struct tree_root *ret_root)
 {
 	struct orphan_item item;
-	uint8_t from[SCRUB_KEY_LEN];
+	uint8_t from[ITEM_KEY_LEN];
 
 	if (value.len != sizeof(item))
 		return;
 	memcpy(&item, value.data, sizeof(item));
 	tree_root_unpack(&item.root, le64_to_cpu(item.owner), ret_root);
 	key_pack(from, EXTENT_KEY_TYPE, le64_to_cpu(item.progress)); /* what is before has been freed */
-	if (memcmp(from, r->pos, SCRUB_KEY_LEN) > 0)
-		memcpy(r->pos, from, SCRUB_KEY_LEN);
+	if (memcmp(from, r->pos, ITEM_KEY_LEN) > 0)
+		memcpy(r->pos, from, ITEM_KEY_LEN);
 }
 
 /* The volume (type, id), or what follows it in the root tree: its tree. -ENOENT: there are no more. */
 static int find_volume(struct scrub_run *r, struct tree_root *ret_root)
 {
-	uint8_t want[SCRUB_KEY_LEN];
+	uint8_t want[ITEM_KEY_LEN];
 	struct tree_iter it;
 	struct key key;
 	int e;
@@ -272,9 +247,9 @@ static int find_volume(struct scrub_run *r, struct tree_root *ret_root)
 		e = -ENOENT;
 	if (e == 0) {
 		key = tree_iter_key(&it);
-		if (key.len != SCRUB_KEY_LEN || memcmp(key.data, want, SCRUB_KEY_LEN) < 0)
+		if (key.len != ITEM_KEY_LEN || memcmp(key.data, want, ITEM_KEY_LEN) < 0)
 			e = -EUCLEAN;
-		else if (memcmp(key.data, want, SCRUB_KEY_LEN) != 0) {
+		else if (memcmp(key.data, want, ITEM_KEY_LEN) != 0) {
 			key_pack(r->pos, EXTENT_KEY_TYPE, 0);
 			r->type = key.data[0];
 			r->id = key_number(&key, 0);

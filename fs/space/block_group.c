@@ -19,13 +19,13 @@
 #include "fs/core/lock_rank.h"
 #include "fs/device/device_space.h"
 #include "fs/format/block_group_format.h"
+#include "fs/format/free_space_cache_format.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
 #include "fs/space/backing.h"
 #include "fs/space/block_group_int.h"
 #include "fs/space/free_space.h"
-#include "fs/space/free_space_cache.h"
 #include "fs/space/space_info.h"
 
 int group_table_init(struct fs *fs)

@@ -18,6 +18,7 @@
 #include "fs/device/device.h"
 #include "fs/device/device_space.h"
 #include "fs/format/block_group_format.h"
+#include "fs/format/key.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
 #include "fs/space/backing.h"
@@ -30,10 +31,6 @@
 #include "fs/space/space_info.h"
 #include "fs/tree/node.h"
 #include "fs/tree/tree.h"
-
-#define GROUP_KEY_LEN 9u
-#define GROUP_VALUE_MAX \
-	(sizeof(struct block_group_item) + GROUP_STRIPES_MAX * sizeof(struct block_group_stripe))
 
 /* btrfs's disk cache states, and the moves between them. */
 static void set_cache_state(struct block_group *g, enum group_cache_state to)
@@ -320,41 +317,29 @@ static void end_cache(struct fs *fs, struct block_group *g)
 /* ---- items ----------------------------------------------------------------- */
 
 struct group_change {
-	uint8_t key[GROUP_KEY_LEN];
+	uint8_t key[ITEM_KEY_LEN];
 	uint8_t value[GROUP_VALUE_MAX];
 	struct block_group *group;
 };
 
-static void pack_key(const struct block_group *g, uint8_t *key)
-{
-	uint64_t be = htobe64(g->start);
-
-	key[0] = GROUP_KEY_TYPE;
-	memcpy(key + 1, &be, sizeof(be));
-}
-
 static uint16_t pack_value(const struct block_group *g, uint8_t *value)
 {
-	struct block_group_item item = {
-		.length = cpu_to_le64(g->len),
-		.used = cpu_to_le64(g->used),
-		.generation = cpu_to_le64(g->generation),
-		.cache_generation = cpu_to_le64(g->cache_generation),
-		.cache_crc = cpu_to_le32(g->cache_crc),
-		.cache_bytes = cpu_to_le32(g->cache_bytes),
-		.slot_bytes = cpu_to_le32(g->slot_bytes),
+	struct group_item item = {
+		.start = g->start,
+		.length = g->len,
+		.used = g->used,
+		.generation = g->generation,
+		.cache_generation = g->cache_generation,
+		.cache_crc = g->cache_crc,
+		.cache_bytes = g->cache_bytes,
+		.slot_bytes = g->slot_bytes,
 		.cache_slot = g->cache_slot,
 		.type = g->type,
 		.nr_stripes = g->nr_stripes,
 	};
 
-	memcpy(value, &item, sizeof(item));
-	for (unsigned i = 0; i < g->nr_stripes; i++) {
-		struct block_group_stripe stripe = {cpu_to_le64(0), cpu_to_le64(g->stripe[i])};
-
-		memcpy(value + sizeof(item) + i * sizeof(stripe), &stripe, sizeof(stripe));
-	}
-	return (uint16_t)(sizeof(item) + g->nr_stripes * sizeof(struct block_group_stripe));
+	memcpy(item.stripe, g->stripe, sizeof(item.stripe));
+	return group_item_pack(&item, value);
 }
 
 static int by_start(const void *pa, const void *pb)
@@ -382,13 +367,13 @@ int block_group_update_tree(struct transaction *txn)
 	if (gc && change) {
 		for (struct block_group *g = fs->groups->dirty; g; g = g->dirty_next, i++) {
 			gc[i].group = g;
-			pack_key(g, gc[i].key);
+			group_key_pack(gc[i].key, g->start);
 		}
 		qsort(gc, n, sizeof(*gc), by_start);
 		for (i = 0; i < n; i++) {
 			struct block_group *g = gc[i].group;
 
-			change[i].key = (struct key){gc[i].key, GROUP_KEY_LEN};
+			change[i].key = (struct key){gc[i].key, ITEM_KEY_LEN};
 			if (g->state == GROUP_REMOVING)
 				continue;
 			end_cache(fs, g);

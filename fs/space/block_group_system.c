@@ -18,6 +18,7 @@
 #include "fs/core/fs_int.h"
 #include "fs/device/device.h"
 #include "fs/format/block_group_format.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
@@ -176,39 +177,29 @@ static int take_system_node(struct fs *fs, uint64_t addr)
 
 static int add_group_item(struct fs *fs, struct key key, struct value value)
 {
-	struct block_group_item item;
+	struct group_item item;
 	struct group_desc d;
 	struct block_group *g;
-	uint64_t be;
-	int r;
+	const char *why;
+	int r = group_item_unpack(key, value, &item, &why);
 
-	if (key.len != 9 || key.data[0] != GROUP_KEY_TYPE || value.len < sizeof(item))
-		return -EUCLEAN;
-	memcpy(&be, key.data + 1, sizeof(be));
-	memcpy(&item, value.data, sizeof(item));
-	if (item.nr_stripes < 1 || item.nr_stripes > GROUP_STRIPES_MAX || item.type == GROUP_SYSTEM ||
-	    value.len != sizeof(item) + item.nr_stripes * sizeof(struct block_group_stripe))
-		return -EUCLEAN;
+	if (r)
+		return r;
 	d = (struct group_desc){
-		.start = be64toh(be),
-		.len = le64_to_cpu(item.length),
-		.used = le64_to_cpu(item.used),
-		.generation = le64_to_cpu(item.generation),
-		.slot_bytes = le32_to_cpu(item.slot_bytes),
+		.start = item.start,
+		.len = item.length,
+		.used = item.used,
+		.generation = item.generation,
+		.slot_bytes = item.slot_bytes,
 		.type = item.type,
 		.nr_stripes = item.nr_stripes,
 		.cache_slot = item.cache_slot,
-		.cache_generation = le64_to_cpu(item.cache_generation),
-		.cache_crc = le32_to_cpu(item.cache_crc),
-		.cache_bytes = le32_to_cpu(item.cache_bytes),
+		.cache_generation = item.cache_generation,
+		.cache_crc = item.cache_crc,
+		.cache_bytes = item.cache_bytes,
 		.in_tree = true,
 	};
-	for (unsigned i = 0; i < item.nr_stripes; i++) {
-		struct block_group_stripe stripe;
-
-		memcpy(&stripe, (const char *)value.data + sizeof(item) + i * sizeof(stripe), sizeof(stripe));
-		d.stripe[i] = le64_to_cpu(stripe.offset);
-	}
+	memcpy(d.stripe, item.stripe, sizeof(d.stripe));
 	r = block_group_add(fs, &d, &g);
 	if (r == 0)
 		space_loaded_group(fs, d.type, d.len, d.used);

@@ -26,13 +26,6 @@
 #define MAX_RUNS (BITMAP_COST / ENTRY_BYTES)
 #define CRC_FROM sizeof(le32)
 
-uint32_t free_space_cache_slot_bytes(uint32_t nblocks)
-{
-	uint32_t windows = (nblocks + WINDOW - 1) / WINDOW;
-
-	return (uint32_t)round_up_u64(HEADER_BYTES + windows * BITMAP_COST, FREE_SPACE_CACHE_ALIGN);
-}
-
 /* ---- writing ---------------------------------------------------------------- */
 
 struct writer {

@@ -28,9 +28,6 @@ struct free_space_cache_expect {
 	uint32_t free_blocks;
 };
 
-/* The size of a slot for a group of nblocks: a multiple of 4096 that holds any content. */
-uint32_t free_space_cache_slot_bytes(uint32_t nblocks);
-
 /*
  * Writes the free space into buf, whose cap is at least free_space_cache_slot_bytes(). *ret_bytes is the used
  * length, *ret_crc the checksum, for the group's item. The bytes from *ret_bytes to the next multiple of 4096

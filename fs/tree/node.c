@@ -13,6 +13,7 @@
 #include "fs/core/lock_rank.h"
 #include "fs/core/report.h"
 #include "fs/device/device.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
@@ -21,13 +22,6 @@
 static struct node_slot *slots(const struct node_header *node)
 {
 	return (struct node_slot *)(uintptr_t)(node + 1);
-}
-
-int key_cmp(struct key a, struct key b)
-{
-	int c = memcmp(a.data, b.data, a.len < b.len ? a.len : b.len);
-
-	return c ? c : (int)a.len - (int)b.len;
 }
 
 struct key node_key(const struct node_header *node, unsigned slot)

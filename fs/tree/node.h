@@ -18,25 +18,13 @@
 
 #include "base/lock.h"
 #include "fs/cache/cache.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 
 struct cache_entry;
 
 struct fs;
 struct device_queue;
-
-struct key {
-	const uint8_t *data;
-	uint16_t len;
-};
-
-struct value {
-	const void *data;
-	uint16_t len;
-};
-
-/* memcmp order; a prefix sorts before what it begins. */
-int key_cmp(struct key a, struct key b);
 
 static inline const struct node_header *node_header(const struct cache_entry *entry)
 {
