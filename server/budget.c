@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/core/lock_rank.h"
 #include "server/budget.h"
 
 #include "base/util.h"
@@ -8,7 +9,7 @@ void budget_init(struct budget *b, uint64_t bytes, uint64_t connections)
 	*b = (struct budget){.size = (int64_t)bytes, .connections = (int64_t)connections};
 	atomic_init(&b->room, b->connections);
 	atomic_init(&b->free, (int64_t)bytes);
-	lock_init(&b->lock, BUDGET_LOCK_RANK);
+	lock_init(&b->lock, LOCK_BUDGET);
 	TAILQ_INIT(&b->queue);
 }
 

@@ -34,8 +34,6 @@
 
 #include "base/lock.h"
 
-#define BUDGET_LOCK_RANK 1900 /* below the loops' (LOOP_LOCK_RANK), which waking takes */
-
 struct budget_member {
 	struct budget *budget;
 	struct budget_member *next;

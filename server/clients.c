@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/core/lock_rank.h"
 #include "server/clients.h"
 
 #include <errno.h>
@@ -22,7 +23,7 @@ RB_GENERATE_INTERNAL(client_volume_tree, client_volume, link, by_id, __attribute
 
 void client_list_init(struct client_list *list)
 {
-	lock_init(&list->lock, CLIENTS_LOCK_RANK);
+	lock_init(&list->lock, LOCK_CLIENTS);
 	TAILQ_INIT(&list->clients);
 	RB_INIT(&list->volumes);
 	list->last_id = 0;

@@ -24,8 +24,6 @@
 #include "fs/fs.h"
 #include "server/figures.h"
 
-/* above the engine's: volumes are looked at before it is taken, loops are woken inside it */
-#define CLIENTS_LOCK_RANK 1900
 #define CLIENT_PEER_MAX 128
 
 struct client_volume;

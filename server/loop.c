@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "fs/core/lock_rank.h"
 #include "server/loop.h"
 
 #include <errno.h>
@@ -76,7 +77,7 @@ int loop_init(struct loop *loop, struct fs *fs, unsigned index, bool shared)
 
 	*loop = (struct loop){.index = index, .wake_fd = -1};
 	loop->tail = &loop->tasks;
-	lock_init(&loop->lock, LOOP_LOCK_RANK);
+	lock_init(&loop->lock, LOCK_LOOP);
 	loop->base = base_new(shared);
 	loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (!loop->base || loop->wake_fd < 0) {

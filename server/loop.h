@@ -18,8 +18,6 @@
 #include "fs/fs.h"
 #include "server/task.h"
 
-#define LOOP_LOCK_RANK 2000 /* a leaf: above every rank of the engine, whose threads may post */
-
 struct loop {
 	unsigned index;
 	struct event_base *base;

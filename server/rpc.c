@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* server/rpc.c: the RPC server: sockets, calls on their way to the engine and back, and the end of it all. */
+#include "fs/core/lock_rank.h"
 #include "server/rpc.h"
 
 #include <errno.h>
@@ -522,7 +523,7 @@ int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt
 	share_init(&s->share, RPC_SHARE, figures_now_us());
 	TAILQ_INIT(&s->conns);
 	STAILQ_INIT(&s->done);
-	lock_init(&s->done_lock, RPC_DONE_LOCK_RANK);
+	lock_init(&s->done_lock, LOCK_RPC_DONE);
 
 	r = server_init(s);
 	if (r) {

@@ -58,11 +58,6 @@
 /* and one whose answer is complete when the server has stopped waiting */
 #define RPC_LAST_MS 1000
 
-/*
- * Innermost, below the engine's (fs/core/lock_rank.h): nothing is taken, and nothing is called, with it held.
- */
-#define RPC_DONE_LOCK_RANK 1300
-
 struct rpc_call;
 struct rpc_conn;
 STAILQ_HEAD(rpc_call_list, rpc_call);

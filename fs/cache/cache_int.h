@@ -26,9 +26,6 @@
 #include "fs/cache/cache.h"
 #include "fs/core/lock_rank.h"
 
-/* Taken before a shard's lock and after whatever a caller may hold. */
-#define LOCK_CACHE_POOL (LOCK_CACHE_SHARD - 10)
-
 #define CACHE_SHARDS 64u
 #define CACHE_SHARD_SHIFT 58
 #define CACHE_FRAME_BYTES CACHE_NODE_BYTES

@@ -178,6 +178,7 @@ static bool entry_evict(struct cache *c, struct cache_entry *e)
 {
 	uint64_t hash;
 	struct cache_shard *s;
+	struct cache_entry *removed;
 	bool mine;
 
 	if (!entry_is_evictable(e))
@@ -186,9 +187,10 @@ static bool entry_evict(struct cache *c, struct cache_entry *e)
 	s = cache_shard_of(c, hash);
 	lock_take(&s->lock);
 	mine = entry_is_evictable(e);
-	if (mine)
-		ASSERT(cache_shard_remove_locked(s, cache_shard_find_locked(s, hash, e->class, e->addr)) ==
-		       e);
+	if (mine) {
+		removed = cache_shard_remove_locked(s, cache_shard_find_locked(s, hash, e->class, e->addr));
+		ASSERT(removed == e);
+	}
 	lock_drop(&s->lock);
 	if (mine) {
 		c->evictions[e->class]++;

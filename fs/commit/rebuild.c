@@ -434,6 +434,7 @@ static struct free_space *make_free_space(struct rebuild_group *rg)
 {
 	const struct block_group *g = rg->group;
 	struct free_space *space = free_space_new(g->nblocks, false);
+	bool set;
 
 	rg->found = 0;
 	for (size_t w = 0; space && w < bitmap_words(g); w++) {
@@ -441,7 +442,8 @@ static struct free_space *make_free_space(struct rebuild_group *rg)
 		uint64_t used = rg->used[w] & ~g->lost[w] & valid, free_bits = ~used & valid;
 
 		rg->found += (uint64_t)__builtin_popcountll(used) * g->unit;
-		ASSERT(free_space_set_words(space, (uint32_t)w, 1, &free_bits));
+		set = free_space_set_words(space, (uint32_t)w, 1, &free_bits);
+		ASSERT(set);
 	}
 	return space;
 }

@@ -8,9 +8,6 @@
 
 #include "fs/device/device.h"
 
-/* The device layer's locks are leaves: nothing is locked while one is held. */
-#define DEVICE_LOCK_RANK 10000
-
 /* ---- lists of requests, first in, first out, through device_io.next ---------- */
 
 struct io_list {

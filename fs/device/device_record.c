@@ -20,14 +20,13 @@
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/core/lock_rank.h"
 #include "fs/device/device.h"
 #include "fs/device/device_int.h"
 #include "fs/device/device_record.h"
 
 #define SLOT_COUNT 32
 #define SLOT_IOV 1024
-/* The log is taken before the inner device's locks. */
-#define RECORD_LOCK_RANK (DEVICE_LOCK_RANK - 1)
 
 struct record_device {
 	struct device dev;
@@ -382,7 +381,7 @@ int device_record(struct device *inner, const char *log_path, struct device **re
 		mem_free(rd);
 		return err;
 	}
-	lock_init(&rd->lock, RECORD_LOCK_RANK);
+	lock_init(&rd->lock, LOCK_RECORD);
 	*ret_dev = &rd->dev;
 	return 0;
 }

@@ -3,6 +3,7 @@
  * fs/device/device_sim.c: the simulated device's queues, completions and counters. The model is in
  * device_sim.h.
  */
+#include "fs/core/lock_rank.h"
 #include "fs/device/device_sim.h"
 
 #include <errno.h>
@@ -422,7 +423,7 @@ struct device *sim_device_new(struct sim_image *image, uint64_t size, uint64_t s
 		.view = image,
 		.stable = sim_image_clone(image),
 	};
-	lock_init(&sim->lock, DEVICE_LOCK_RANK);
+	lock_init(&sim->lock, LOCK_DEVICE);
 	return &sim->dev;
 }
 

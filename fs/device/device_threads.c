@@ -23,6 +23,7 @@
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/core/lock_rank.h"
 #include "fs/device/device.h"
 #include "fs/device/device_int.h"
 
@@ -315,7 +316,7 @@ static int threads_queue_new(struct device *dev, struct device_queue **ret_q)
 		mem_free(tq);
 		return err;
 	}
-	lock_init(&tq->lock, DEVICE_LOCK_RANK);
+	lock_init(&tq->lock, LOCK_DEVICE);
 	lock_cond_init(&tq->some_finished);
 	*ret_q = &tq->q;
 	return 0;
@@ -352,7 +353,7 @@ static int pool_start(struct threads_device *td)
 	sigset_t all, old;
 	int err = 0;
 
-	lock_init(&td->lock, DEVICE_LOCK_RANK);
+	lock_init(&td->lock, LOCK_DEVICE);
 	lock_cond_init(&td->work);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);

@@ -77,6 +77,7 @@ void backing_return_spares(struct fs *fs, struct block_group *g)
 {
 	struct backing *b = fs->backing;
 	uint32_t own = 0;
+	bool given;
 
 	if (!b->on || g->type != GROUP_DATA)
 		return;
@@ -90,7 +91,8 @@ void backing_return_spares(struct fs *fs, struct block_group *g)
 			i++;
 			continue;
 		}
-		ASSERT(free_space_give(g->avail, (uint32_t)((b->spare[i] - g->start) / g->unit), 1));
+		given = free_space_give(g->avail, (uint32_t)((b->spare[i] - g->start) / g->unit), 1);
+		ASSERT(given);
 		b->spare[i] = b->spare[--b->spares];
 		b->spares_changed = true;
 	}

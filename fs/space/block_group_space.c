@@ -300,9 +300,9 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 static void release_run(struct fs *fs, struct block_group *g, uint32_t start, uint32_t n)
 {
 	uint32_t kept = backing_keep_freed(fs, g, g->start + (uint64_t)start * g->unit, n);
+	bool given = kept == n || free_space_give(g->avail, start + kept, n - kept);
 
-	if (kept < n)
-		ASSERT(free_space_give(g->avail, start + kept, n - kept));
+	ASSERT(given);
 	backing_note_freed_locked(fs, g, start + kept, n - kept);
 }
 

@@ -238,6 +238,7 @@ static uint32_t descend(const struct free_space *space, uint32_t i, uint32_t pos
 			uint32_t want)
 {
 	uint32_t start = 0, carry;
+	bool found;
 
 	while (i < space->leaves) {
 		const struct node *l = &space->nodes[2 * i], *r = l + 1;
@@ -251,7 +252,8 @@ static uint32_t descend(const struct free_space *space, uint32_t i, uint32_t pos
 		i++;
 		pos += span;
 	}
-	ASSERT(window_find(space, pos, 0, want, &start, &carry));
+	found = window_find(space, pos, 0, want, &start, &carry);
+	ASSERT(found);
 	return start;
 }
 
@@ -289,6 +291,7 @@ struct free_space *free_space_new(uint32_t nblocks, bool all_free)
 	uint32_t windows = (nblocks + WINDOW - 1) / WINDOW, leaves = 1;
 	struct free_space *space;
 	size_t bits;
+	bool given;
 
 	ASSERT(nblocks > 0 && nblocks <= FREE_SPACE_MAX_BLOCKS);
 	while (leaves < windows)
@@ -301,8 +304,8 @@ struct free_space *free_space_new(uint32_t nblocks, bool all_free)
 	space->windows = windows;
 	space->leaves = leaves;
 	space->nodes = (struct node *)((char *)space->words + bits);
-	if (all_free)
-		ASSERT(free_space_give(space, 0, nblocks));
+	given = !all_free || free_space_give(space, 0, nblocks);
+	ASSERT(given);
 	return space;
 }
 

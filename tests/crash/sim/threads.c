@@ -16,6 +16,7 @@
 
 #include "base/lock.h"
 #include "base/util.h"
+#include "fs/core/lock_rank.h"
 #include "fs/device/device_int.h"
 #include "tests/crash/sim/sched.h"
 
@@ -29,13 +30,15 @@ void lock_init(struct lock *lock, int rank)
 
 void lock_fini(struct lock *lock)
 {
-	ASSERT(pthread_mutex_destroy(&lock->mutex) == 0);
+	int err = pthread_mutex_destroy(&lock->mutex);
+
+	ASSERT(!err);
 }
 
 /* What the device does is one step. */
 static bool may_preempt(const struct lock *lock)
 {
-	return lock->rank != DEVICE_LOCK_RANK;
+	return lock->rank != LOCK_DEVICE;
 }
 
 void lock_take(struct lock *lock)
@@ -48,7 +51,9 @@ void lock_take(struct lock *lock)
 
 static void drop(struct lock *lock)
 {
-	ASSERT(pthread_mutex_unlock(&lock->mutex) == 0);
+	int err = pthread_mutex_unlock(&lock->mutex);
+
+	ASSERT(!err);
 	sched_wake(lock);
 }
 
