@@ -134,30 +134,33 @@ void cli_note_rounding(const struct cli_size *size);
 /* The daemon that the command is meant for. */
 int cli_connect(const struct cli *cli, struct byre **ret_byre, struct byre_error *err);
 
-/* ---- cli_output.c: results ---- */
+/* ---- cli_figures.c: pools, volumes, clients and counters ---- */
 
-/* Prints and drops `value`. */
-void print_json(json_t *value);
-/* `idle`: no daemon has it open. */
+extern const char *const kind_names[BYRE_OTHER + 1];
+/* By kinds of requests, with bounds of latencies in `latency`. */
+json_t *figures_json(const struct byre_figures *figures);
 json_t *scrub_json(const struct byre_scrub *s);
-/* "finished 2026-01-02T03:04:05Z, nothing was wrong" into buf; returns buf. */
-#define SCRUB_TEXT_MAX 256
-const char *scrub_text(const struct byre_scrub *s, char buf[SCRUB_TEXT_MAX]);
+/* `idle`: no daemon has it open. */
 json_t *pool_json(const struct byre_pool_info *info, bool idle);
 json_t *volume_json(const struct byre_volume_info *info);
 json_t *client_json(const struct byre_client_info *info);
-/* By kinds of requests, with bounds of latencies in `latency`. */
-json_t *figures_json(const struct byre_figures *figures);
-/* Of what moves no bytes and has no errors. */
-json_t *times_json(const struct byre_kind_figures *k);
+json_t *stats_json(const struct byre_stats *stats, const struct byre_pool_info *pool);
+/* "finished 2026-01-02T03:04:05Z, nothing was wrong" into buf; returns buf. */
+#define SCRUB_TEXT_MAX 256
+const char *scrub_text(const struct byre_scrub *s, char buf[SCRUB_TEXT_MAX]);
+void print_pool(const struct byre_pool_info *info, bool idle);
+void print_volume(const struct byre_volume_info *info);
+void print_stats(const struct byre_stats *stats, const struct byre_pool_info *pool);
+
+/* ---- cli_output.c: how results are written ---- */
+
+/* Prints and drops `value`. */
+void print_json(json_t *value);
 /* RFC 3339, UTC, whole seconds; into buf, which it returns. */
 #define TIME_MAX 32
 const char *time_text(int64_t ns, char buf[TIME_MAX]);
 /* "120 us", "3.5 ms", "2 s": into buf of SIZE_FORMAT_MAX bytes, which it returns. */
 const char *latency_text(uint64_t us, char *buf);
-extern const char *const kind_names[BYRE_OTHER + 1];
-void print_pool(const struct byre_pool_info *info, bool idle);
-void print_volume(const struct byre_volume_info *info);
 
 #define TABLE_COLUMNS_MAX 8
 #define CELL_MAX 256
@@ -174,6 +177,8 @@ int table_init(struct table *t, unsigned columns, unsigned right, const char *co
 int table_add(struct table *t, const char *const *cells);
 void table_print(const struct table *t);
 void table_fini(struct table *t);
+
+/* of cli_figures.c: a table of volumes */
 int cli_volume_table_init(struct table *t);
 int volume_table_add(struct table *t, const struct byre_volume_info *info);
 

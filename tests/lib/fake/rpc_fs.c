@@ -167,6 +167,8 @@ void fs_get_info(struct fs *fs, struct fs_info *ret_info)
 		.direct_io = true,
 	};
 	memset(ret_info->uuid, 0xab, sizeof(ret_info->uuid));
+	if (fs->info)
+		*ret_info = *fs->info;
 	pthread_mutex_unlock(&fs->mutex);
 }
 

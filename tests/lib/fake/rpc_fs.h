@@ -25,6 +25,7 @@ struct fs {
 	unsigned changes; /* calls that would have changed something */
 	int fail;	  /* what the next such call fails with; 0: nothing */
 	uint64_t size, generation;
+	const struct fs_info *info; /* what fs_get_info says; NULL: made up */
 	unsigned nr_volumes;
 	struct fs_volume_info volumes[FAKE_VOLUMES_MAX]; /* in order */
 };
