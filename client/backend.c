@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proto/figure_table.h"
+
 /* ---- a daemon ------------------------------------------------------------- */
 
 static int daemon_pool_info(struct backend *b, struct byre_pool_info *ret_info, struct byre_error *err)
@@ -102,108 +104,32 @@ static int file_result(struct backend *b, int r, const struct fs_error *from, co
 	return r ? backend_fs_error(r, from, what, b->path, err) : 0;
 }
 
-static struct byre_scrub scrub_from_fs(const struct fs_scrub_status *st)
+static void scrub_from_fs(const struct fs_scrub_status *from, struct byre_scrub *to)
 {
-	return (struct byre_scrub){
-		.state = (enum byre_scrub_state)st->state,
-		.started_ns = st->started_ns,
-		.ended_ns = st->ended_ns,
-		.rate = st->rate,
-		.bytes_done = st->bytes_done,
-		.bytes_total = st->bytes_total,
-		.found = st->found,
-		.mended = st->mended,
-		.damaged_bytes = st->damaged_bytes,
-	};
+	to->state = (enum byre_scrub_state)from->state;
+	SCRUB_FIGURES(FIGURE_COPY)
 }
 
-/* Long and flat: one line a field. */
-static void pool_from_fs(const struct fs_info *i, struct byre_pool_info *ret_info)
+/* Without the times of commits and of the flush log, which a pool that is only looked at has not. */
+static void pool_from_fs(const struct fs_info *from, struct byre_pool_info *to)
 {
-	*ret_info = (struct byre_pool_info){
-		.size = i->size,
-		.data_bytes = i->data_bytes,
-		.metadata_bytes = i->metadata_bytes,
-		.reserved_bytes = i->reserved_bytes,
-		.pinned_bytes = i->pinned_bytes,
-		.free_bytes = i->free_bytes,
-		.generation = i->generation,
-		.groups_data = i->groups_data,
-		.groups_metadata = i->groups_metadata,
-		.groups_system = i->groups_system,
-		.unallocated_bytes = i->unallocated_bytes,
-		.global_reserve_bytes = i->global_reserve_bytes,
-		.volume_reserved_bytes = i->volume_reserved_bytes,
-		.cache_loaded = i->cache_loaded,
-		.cache_written = i->cache_written,
-		.cache_rebuilt = i->cache_rebuilt,
-		.cache_last_bytes = i->cache_last_bytes,
-		.cache_last_us = i->cache_last_us,
-		.cache_bytes = i->cache_bytes,
-		.cache_us = i->cache_us,
-		.commit_bytes = i->commit_bytes,
-		.commit_us = i->commit_us,
-		.last_commit_ms = i->last_commit_ms,
-		.commits = i->commits,
-		.flushes = i->flushes,
-		.log_groups = i->log_groups,
-		.log_bytes = i->log_bytes,
-		.device_flushes = i->device_flushes,
-		.reclaim_commits = i->reclaim_commits,
-		.reclaim_groups = i->reclaim_groups,
-		.enospc = i->enospc,
-		.node_cache_hits = i->node_cache_hits,
-		.node_cache_misses = i->node_cache_misses,
-		.data_cache_hits = i->data_cache_hits,
-		.data_cache_misses = i->data_cache_misses,
-		.volumes = i->volumes,
-		.snapshots = i->snapshots,
-		.objects = i->objects,
-		.log_lost_flushes = i->log_lost_flushes,
-		.log_lost_ns = i->log_lost_ns,
-		.errors_corrected = i->errors_corrected,
-		.errors_checksum = i->errors_checksum,
-		.errors_io = i->errors_io,
-		.lost_bytes = i->lost_bytes,
-		.sparse = i->sparse,
-		.host_full = i->host_full,
-		.host_free_bytes = i->host_free_bytes,
-		.discard = i->discard,
-		.discarded_bytes = i->discarded_bytes,
-		.trim_left_bytes = i->trim_left,
-		.trim_total_bytes = i->trim_total,
-		.scrub = scrub_from_fs(&i->scrub),
-		.read_only = i->read_only,
-		.direct_io = i->direct_io,
-	};
-	memcpy(ret_info->uuid, i->uuid, sizeof(ret_info->uuid));
-	snprintf(ret_info->device_kind, sizeof(ret_info->device_kind), "%s",
-		 i->device_kind ? i->device_kind : "");
+	*to = (struct byre_pool_info){0};
+	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP)
+	memcpy(to->uuid, from->uuid, sizeof(to->uuid));
+	snprintf(to->device_kind, sizeof(to->device_kind), "%s", from->device_kind ? from->device_kind : "");
+	scrub_from_fs(&from->scrub, &to->scrub);
 }
 
-static void volume_from_fs(const struct fs_volume_info *i, struct byre_volume_info *ret_info)
+static void volume_from_fs(const struct fs_volume_info *from, struct byre_volume_info *to)
 {
-	*ret_info = (struct byre_volume_info){
-		.id = i->id,
-		.size = i->size,
-		.used_bytes = i->used_bytes,
-		.lost_bytes = i->lost_bytes,
-		.flags = (i->flags & FS_VOLUME_RESERVED ? BYRE_VOLUME_RESERVED : 0) |
-			 (i->flags & FS_VOLUME_WRITEBACK ? BYRE_VOLUME_WRITEBACK : 0) |
-			 (i->flags & FS_VOLUME_READ_ONLY ? BYRE_VOLUME_READ_ONLY : 0),
-		.ctime_ns = i->ctime_ns,
-	};
-	snprintf(ret_info->name, sizeof(ret_info->name), "%s", i->name);
-	snprintf(ret_info->comment, sizeof(ret_info->comment), "%s", i->comment);
-	memcpy(ret_info->uuid, i->uuid, sizeof(ret_info->uuid));
-}
-
-static int add_size(void *arg, const struct fs_volume_info *info)
-{
-	uint64_t *sum = arg;
-
-	*sum = info->size > UINT64_MAX - *sum ? UINT64_MAX : *sum + info->size;
-	return 0;
+	*to = (struct byre_volume_info){0};
+	VOLUME_FIGURES(FIGURE_COPY)
+#define COPY_FLAG(flag, name) to->flags |= from->flags & FS_VOLUME_##flag ? BYRE_VOLUME_##flag : 0;
+	VOLUME_FLAGS(COPY_FLAG)
+#undef COPY_FLAG
+	snprintf(to->name, sizeof(to->name), "%s", from->name);
+	snprintf(to->comment, sizeof(to->comment), "%s", from->comment);
+	memcpy(to->uuid, from->uuid, sizeof(to->uuid));
 }
 
 static int file_pool_info(struct backend *b, struct byre_pool_info *ret_info, struct byre_error *err)
@@ -213,7 +139,6 @@ static int file_pool_info(struct backend *b, struct byre_pool_info *ret_info, st
 	fs_get_info(b->fs, &info);
 	info.read_only &= !b->idle; /* it is not the pool that cannot be written */
 	pool_from_fs(&info, ret_info);
-	(void)fs_volume_list(b->fs, add_size, &ret_info->provisioned_bytes);
 	return 0;
 }
 

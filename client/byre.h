@@ -166,6 +166,7 @@ struct byre_pool_info {
 	 * for.
 	 */
 	struct byre_kind_figures commit_figures, log_figures;
+	uint64_t host_short_bytes; /* of free_bytes, what the host of a sparse pool has no room for now */
 };
 
 int byre_pool_info_sized(struct byre *b, struct byre_pool_info *ret_info, size_t size,

@@ -134,17 +134,17 @@ void cli_note_rounding(const struct cli_size *size);
 /* The daemon that the command is meant for. */
 int cli_connect(const struct cli *cli, struct byre **ret_byre, struct byre_error *err);
 
-/* ---- cli_figures.c: pools, volumes, clients and counters ---- */
+/* ---- cli_figures.c, cli_text.c: pools, volumes, clients and counters, as JSON and for people ---- */
 
-extern const char *const kind_names[BYRE_OTHER + 1];
-/* By kinds of requests, with bounds of latencies in `latency`. */
-json_t *figures_json(const struct byre_figures *figures);
 json_t *scrub_json(const struct byre_scrub *s);
 /* `idle`: no daemon has it open. */
 json_t *pool_json(const struct byre_pool_info *info, bool idle);
 json_t *volume_json(const struct byre_volume_info *info);
 json_t *client_json(const struct byre_client_info *info);
 json_t *stats_json(const struct byre_stats *stats, const struct byre_pool_info *pool);
+/* By kinds of requests, with bounds of latencies in `latency`. */
+json_t *figures_json(const struct byre_figures *figures);
+
 /* "finished 2026-01-02T03:04:05Z, nothing was wrong" into buf; returns buf. */
 #define SCRUB_TEXT_MAX 256
 const char *scrub_text(const struct byre_scrub *s, char buf[SCRUB_TEXT_MAX]);
@@ -178,7 +178,7 @@ int table_add(struct table *t, const char *const *cells);
 void table_print(const struct table *t);
 void table_fini(struct table *t);
 
-/* of cli_figures.c: a table of volumes */
+/* of cli_text.c: a table of volumes */
 int cli_volume_table_init(struct table *t);
 int volume_table_add(struct table *t, const struct byre_volume_info *info);
 

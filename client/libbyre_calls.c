@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "client/libbyre_int.h"
+#include "proto/figure_table.h"
 
 static const Byre__Empty no_arguments = BYRE__EMPTY__INIT;
 
@@ -23,87 +24,34 @@ static void copy_uuid(uint8_t *to, const ProtobufCBinaryData *from)
 		memcpy(to, from->data, BYRE_UUID_LEN);
 }
 
-/* Long and flat: one line a field. */
-static void pool_from_message(const Byre__PoolInfo *m, struct byre_pool_info *ret_info)
+static void pool_from_message(const Byre__PoolInfo *from, struct byre_pool_info *to)
 {
-	*ret_info = (struct byre_pool_info){
-		.size = m->size,
-		.data_bytes = m->data_bytes,
-		.metadata_bytes = m->metadata_bytes,
-		.reserved_bytes = m->reserved_bytes,
-		.pinned_bytes = m->pinned_bytes,
-		.free_bytes = m->free_bytes,
-		.generation = m->generation,
-		.groups_data = m->groups_data,
-		.groups_metadata = m->groups_metadata,
-		.groups_system = m->groups_system,
-		.unallocated_bytes = m->unallocated_bytes,
-		.global_reserve_bytes = m->global_reserve_bytes,
-		.volume_reserved_bytes = m->volume_reserved_bytes,
-		.cache_loaded = m->cache_loaded,
-		.cache_written = m->cache_written,
-		.cache_rebuilt = m->cache_rebuilt,
-		.cache_last_bytes = m->cache_last_bytes,
-		.cache_last_us = m->cache_last_us,
-		.cache_bytes = m->cache_bytes,
-		.cache_us = m->cache_us,
-		.commit_bytes = m->commit_bytes,
-		.commit_us = m->commit_us,
-		.last_commit_ms = m->last_commit_ms,
-		.commits = m->commits,
-		.flushes = m->flushes,
-		.log_groups = m->log_groups,
-		.log_bytes = m->log_bytes,
-		.device_flushes = m->device_flushes,
-		.reclaim_commits = m->reclaim_commits,
-		.reclaim_groups = m->reclaim_groups,
-		.enospc = m->enospc,
-		.node_cache_hits = m->node_cache_hits,
-		.node_cache_misses = m->node_cache_misses,
-		.data_cache_hits = m->data_cache_hits,
-		.data_cache_misses = m->data_cache_misses,
-		.volumes = m->volumes,
-		.snapshots = m->snapshots,
-		.objects = m->objects,
-		.log_lost_flushes = m->log_lost_flushes,
-		.log_lost_ns = m->log_lost_ns,
-		.errors_corrected = m->errors_corrected,
-		.errors_checksum = m->errors_checksum,
-		.errors_io = m->errors_io,
-		.lost_bytes = m->lost_bytes,
-		.sparse = m->sparse,
-		.host_full = m->host_full,
-		.host_free_bytes = m->host_free_bytes,
-		.discard = m->discard,
-		.discarded_bytes = m->discarded_bytes,
-		.trim_left_bytes = m->trim_left_bytes,
-		.trim_total_bytes = m->trim_total_bytes,
-		.read_only = m->read_only,
-		.direct_io = m->direct_io,
-	};
-	ret_info->provisioned_bytes = m->provisioned_bytes;
-	libbyre_kind(m->commit, &ret_info->commit_figures);
-	libbyre_kind(m->log_group, &ret_info->log_figures);
-	copy_uuid(ret_info->uuid, &m->uuid);
-	snprintf(ret_info->device_kind, sizeof(ret_info->device_kind), "%s", m->device_kind);
-	libbyre_scrub_from_message(m->scrub, &ret_info->scrub);
+	*to = (struct byre_pool_info){0};
+	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP)
+	libbyre_kind(from->commit, &to->commit_figures);
+	libbyre_kind(from->log_group, &to->log_figures);
+	copy_uuid(to->uuid, &from->uuid);
+	snprintf(to->device_kind, sizeof(to->device_kind), "%s", from->device_kind);
+	libbyre_scrub_from_message(from->scrub, &to->scrub);
 }
 
-static void volume_from_message(const Byre__Volume *m, struct byre_volume_info *ret_info)
+static void volume_from_message(const Byre__Volume *from, struct byre_volume_info *to)
 {
-	*ret_info = (struct byre_volume_info){
-		.id = m->id,
-		.size = m->size,
-		.used_bytes = m->used_bytes,
-		.lost_bytes = m->lost_bytes,
-		.flags = (m->reserved ? BYRE_VOLUME_RESERVED : 0) |
-			 (m->writeback ? BYRE_VOLUME_WRITEBACK : 0) |
-			 (m->read_only ? BYRE_VOLUME_READ_ONLY : 0),
-		.ctime_ns = m->ctime_ns,
-	};
-	snprintf(ret_info->name, sizeof(ret_info->name), "%s", m->name);
-	libbyre_one_line(ret_info->comment, sizeof(ret_info->comment), m->comment);
-	copy_uuid(ret_info->uuid, &m->uuid);
+	*to = (struct byre_volume_info){0};
+	VOLUME_FIGURES(FIGURE_COPY)
+#define COPY_FLAG(flag, name) to->flags |= from->name ? BYRE_VOLUME_##flag : 0;
+	VOLUME_FLAGS(COPY_FLAG)
+#undef COPY_FLAG
+	snprintf(to->name, sizeof(to->name), "%s", from->name);
+	libbyre_one_line(to->comment, sizeof(to->comment), from->comment);
+	copy_uuid(to->uuid, &from->uuid);
+}
+
+static void stats_from_message(const Byre__StatsReply *from, struct byre_stats *to)
+{
+	*to = (struct byre_stats){0};
+	STATS_FIGURES(FIGURE_COPY)
+	libbyre_figures(from->nbd, &to->nbd);
 }
 
 /* ---- the daemon and its pool ---------------------------------------------- */
@@ -148,7 +96,6 @@ int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, 
 {
 	struct byre_stats stats;
 	ProtobufCMessage *reply;
-	const Byre__StatsReply *m;
 	int r;
 
 	r = libbyre_call(b, BYRE__METHOD__METHOD_STATS, "stats", &no_arguments.base,
@@ -156,18 +103,7 @@ int byre_stats_sized(struct byre *b, struct byre_stats *ret_stats, size_t size, 
 	if (r)
 		return r;
 
-	m = (const Byre__StatsReply *)reply;
-	stats = (struct byre_stats){
-		.uptime_ms = m->uptime_ms,
-		.rpc_connections = m->rpc_connections,
-		.rpc_connections_total = m->rpc_connections_total,
-		.rpc_requests = m->rpc_requests,
-		.rpc_errors = m->rpc_errors,
-		.rpc_bad_frames = m->rpc_bad_frames,
-		.nbd_connections = m->nbd_connections,
-		.nbd_connections_total = m->nbd_connections_total,
-	};
-	libbyre_figures(m->nbd, &stats.nbd);
+	stats_from_message((const Byre__StatsReply *)reply, &stats);
 	libbyre_copy_out(ret_stats, size, &stats, sizeof(stats));
 	libbyre_free(reply);
 	return 0;

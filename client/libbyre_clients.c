@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "client/libbyre_int.h"
+#include "proto/figure_table.h"
 
 uint64_t byre_latency_bound_us(unsigned i)
 {
@@ -18,26 +19,24 @@ uint64_t byre_latency_bound_us(unsigned i)
 	return i < ARRAY_SIZE(bounds) ? bounds[i] : UINT64_MAX;
 }
 
-void libbyre_kind(const Byre__KindFigures *m, struct byre_kind_figures *ret_kind)
+void libbyre_kind(const Byre__KindFigures *from, struct byre_kind_figures *to)
 {
-	if (!m)
+	if (!from)
 		return;
-	*ret_kind = (struct byre_kind_figures){
-		.count = m->count, .errors = m->errors, .bytes = m->bytes, .us = m->us};
-	for (size_t i = 0; i < m->n_latency && i < BYRE_LATENCIES; i++)
-		ret_kind->latency[i] = m->latency[i];
+	*to = (struct byre_kind_figures){0};
+	KIND_FIGURES(FIGURE_COPY)
+	for (size_t i = 0; i < from->n_latency && i < BYRE_LATENCIES; i++)
+		to->latency[i] = from->latency[i];
 }
 
-void libbyre_figures(const Byre__Figures *m, struct byre_figures *ret_figures)
+void libbyre_figures(const Byre__Figures *from, struct byre_figures *to)
 {
-	memset(ret_figures, 0, sizeof(*ret_figures));
-	if (!m)
+	memset(to, 0, sizeof(*to));
+	if (!from)
 		return;
-	libbyre_kind(m->read, &ret_figures->kind[BYRE_READ]);
-	libbyre_kind(m->write, &ret_figures->kind[BYRE_WRITE]);
-	libbyre_kind(m->flush, &ret_figures->kind[BYRE_FLUSH]);
-	libbyre_kind(m->free, &ret_figures->kind[BYRE_FREE]);
-	libbyre_kind(m->other, &ret_figures->kind[BYRE_OTHER]);
+#define KIND(number, name) libbyre_kind(from->name, &to->kind[BYRE_##number]);
+	REQUEST_KINDS(KIND)
+#undef KIND
 }
 
 /* ---- clients -------------------------------------------------------------- */

@@ -44,11 +44,11 @@ int libbyre_call_empty(struct byre *b, uint16_t method, const char *what, const 
 void libbyre_free(ProtobufCMessage *msg);
 
 /* Figures of a message; what it has not: zeros. */
-void libbyre_figures(const Byre__Figures *m, struct byre_figures *ret_figures);
-/* Of one kind; m may be NULL: *ret_kind stays as it is. */
-void libbyre_kind(const Byre__KindFigures *m, struct byre_kind_figures *ret_kind);
+void libbyre_figures(const Byre__Figures *from, struct byre_figures *to);
+/* Of one kind; `from` may be NULL: *to stays as it is. */
+void libbyre_kind(const Byre__KindFigures *from, struct byre_kind_figures *to);
 
-/* libbyre_scrub.c; `m` may be NULL. */
-void libbyre_scrub_from_message(const Byre__Scrub *m, struct byre_scrub *ret_scrub);
+/* libbyre_scrub.c; `from` may be NULL. */
+void libbyre_scrub_from_message(const Byre__Scrub *from, struct byre_scrub *to);
 
 #endif

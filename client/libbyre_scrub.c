@@ -5,23 +5,15 @@
 #include <string.h>
 
 #include "client/libbyre_int.h"
+#include "proto/figure_table.h"
 
-void libbyre_scrub_from_message(const Byre__Scrub *m, struct byre_scrub *ret_scrub)
+void libbyre_scrub_from_message(const Byre__Scrub *from, struct byre_scrub *to)
 {
-	*ret_scrub = (struct byre_scrub){0};
-	if (!m) /* an older daemon */
+	*to = (struct byre_scrub){0};
+	if (!from) /* an older daemon */
 		return;
-	*ret_scrub = (struct byre_scrub){
-		.state = (enum byre_scrub_state)m->state,
-		.started_ns = m->started_ns,
-		.ended_ns = m->ended_ns,
-		.rate = m->rate,
-		.bytes_done = m->bytes_done,
-		.bytes_total = m->bytes_total,
-		.found = m->found,
-		.mended = m->mended,
-		.damaged_bytes = m->damaged_bytes,
-	};
+	to->state = (enum byre_scrub_state)from->state;
+	SCRUB_FIGURES(FIGURE_COPY)
 }
 
 int byre_scrub_start(struct byre *b, uint64_t rate, bool restart, struct byre_error *err)

@@ -173,8 +173,8 @@ void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status);
 size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max);
 
 /*
- * Discards all that is free, in the background; what that is on: struct fs_info, trim_left. Data groups of a
- * pool with reserved volumes keep theirs. Waits for a commit. -EROFS, -ENOTSUP, -EINVAL (a preallocated
+ * Discards all that is free, in the background; what that is on: struct fs_info, trim_left_bytes. Data groups
+ * of a pool with reserved volumes keep theirs. Waits for a commit. -EROFS, -ENOTSUP, -EINVAL (a preallocated
  * file).
  */
 int fs_trim(struct fs *fs, struct fs_error *err);
@@ -211,6 +211,7 @@ struct fs_info {
 	uint64_t node_cache_hits, node_cache_misses;
 	uint64_t data_cache_hits, data_cache_misses;
 	uint64_t volumes, snapshots, objects;
+	uint64_t provisioned_bytes; /* sizes of all volumes together; UINT64_MAX: that or more */
 	uint64_t errors_corrected, errors_checksum, errors_io;
 	uint64_t discarded_bytes; /* given back to the host since start */
 	/* of volumes: cannot be read, with a node that could not be, until they are overwritten */
@@ -223,12 +224,12 @@ struct fs_info {
 	bool sparse;
 	bool host_full;		  /* it was when last asked; new data is refused */
 	uint64_t host_free_bytes; /* what it has left for anybody */
-	/* of free_bytes (the pool's own, as if the host had room): what can be written there now */
-	uint64_t host_usable_bytes;
+	/* of free_bytes (the pool's own, as if the host had room): what the host has no room for now */
+	uint64_t host_short_bytes;
 	/* what is freed goes back to the host, or is discarded on the device, by itself */
 	bool discard;
 	/* bytes of the pool that fs_trim still has to look at, and had to; 0: none runs */
-	uint64_t trim_left, trim_total;
+	uint64_t trim_left_bytes, trim_total_bytes;
 	bool read_only;		 /* opened so, or turned so by an error */
 	const char *device_kind; /* "io_uring", "threads", "simulated" */
 	bool direct_io;

@@ -26,7 +26,6 @@
 #include "server/figures.h"
 #include "server/http_session.h"
 #include "server/metrics.h"
-#include "server/pool_watch.h"
 #include "server/share.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
@@ -55,27 +54,20 @@ struct http_server {
 
 /* ---- what there is ---------------------------------------------------------- */
 
-static int write_clients(const struct http_server *h, const struct fs_info *info, struct evbuffer *body)
-{
-	struct client_list *clients = h->opt.workers[0].clients; /* all workers' */
-
-	int r = h->opt.watch ? metrics_write_watch(body, info, atomic_load(&h->opt.watch->provisioned)) : 0;
-
-	if (!r && clients)
-		r = metrics_write_clients(body, h->opt.fs, clients);
-	return r;
-}
-
 static void get_metrics(struct http_server *h, struct http_answer *a)
 {
+	struct client_list *clients = h->opt.workers[0].clients; /* all workers' */
 	struct metrics_nbd nbd = {0};
 	struct fs_info info;
+	int r;
 
 	fs_get_info(h->opt.fs, &info);
 	for (unsigned i = 0; i < h->opt.worker_count; i++)
 		metrics_add(&nbd, &h->opt.workers[i].env.stats);
-	a->status = metrics_write(a->body, &info, &nbd) == 0 && write_clients(h, &info, a->body) == 0 ? 200
-												      : 500;
+	r = metrics_write(a->body, &info, &nbd);
+	if (!r && clients)
+		r = metrics_write_clients(a->body, h->opt.fs, clients);
+	a->status = r ? 500 : 200;
 	a->type = METRICS_TYPE;
 }
 

@@ -13,13 +13,11 @@
 #include "server/nbd_conn.h"
 
 struct http_server;
-struct pool_watch;
 
 struct http_server_options {
 	struct fs *fs;
 	struct budget *budget;
 	const struct nbd_worker *workers; /* outlive the server */
-	const struct pool_watch *watch;	  /* likewise; NULL: none */
 	unsigned worker_count;
 	unsigned max;			  /* connections, at least 1 */
 	const struct addr_access *access; /* of a unix socket; NULL: as the umask has it */

@@ -20,9 +20,6 @@ void metrics_add(struct metrics_nbd *sum, const struct nbd_stats *stats);
 /* -ENOMEM. */
 int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct metrics_nbd *nbd);
 
-/* How full the pool is. -ENOMEM. */
-int metrics_write_watch(struct evbuffer *out, const struct fs_info *info, uint64_t provisioned);
-
 /* At most so many volumes and clients have series of their own: the first by id. */
 #define METRICS_VOLUMES_MAX 1000u
 #define METRICS_CLIENTS_MAX 256u

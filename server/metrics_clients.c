@@ -6,7 +6,6 @@
 
 #include "base/mem.h"
 #include "server/metrics.h"
-#include "server/pool_watch.h"
 
 #define LABELS_MAX (FS_NAME_MAX + CLIENT_PEER_MAX + 64)
 
@@ -193,22 +192,6 @@ static int write_clients(struct evbuffer *out, struct client_list *clients)
 	mem_free(s);
 	mem_free(infos);
 	return r;
-}
-
-int metrics_write_watch(struct evbuffer *out, const struct fs_info *info, uint64_t provisioned)
-{
-	uint64_t used = info->data_bytes + info->volume_reserved_bytes, room = used + pool_free_bytes(info);
-
-	return evbuffer_add_printf(
-		       out,
-		       "# HELP byre_pool_used_ratio Of what can hold data, how much is used or promised.\n"
-		       "# TYPE byre_pool_used_ratio gauge\nbyre_pool_used_ratio %.4f\n"
-		       "# HELP byre_pool_provisioned_ratio Sizes of all volumes, of what can hold data.\n"
-		       "# TYPE byre_pool_provisioned_ratio gauge\nbyre_pool_provisioned_ratio %.4f\n",
-		       room ? (double)used / (double)room : 0.0,
-		       room ? (double)provisioned / (double)room : 0.0) < 0
-		       ? -ENOMEM
-		       : 0;
 }
 
 int metrics_write_clients(struct evbuffer *out, struct fs *fs, struct client_list *clients)

@@ -6,57 +6,42 @@
 
 #include "base/size.h"
 #include "base/util.h"
+#include "proto/figure_table.h"
 #include "server/figures.h"
 
 #define HYSTERESIS_PERCENT 2
 
-uint64_t pool_free_bytes(const struct fs_info *info)
+uint64_t pool_used_bytes(const struct fs_info *info)
 {
-	return info->sparse ? min_u64(info->free_bytes, info->host_usable_bytes) : info->free_bytes;
+	return info->data_bytes + info->volume_reserved_bytes;
+}
+
+uint64_t pool_left_bytes(const struct fs_info *info)
+{
+	return info->free_bytes - info->host_short_bytes;
 }
 
 unsigned pool_used_percent(const struct fs_info *info)
 {
-	uint64_t used = info->data_bytes + info->volume_reserved_bytes, all = used + pool_free_bytes(info);
-
-	return all ? (unsigned)((double)used * 100.0 / (double)all) : 0;
-}
-
-static int add_size(void *arg, const struct fs_volume_info *info)
-{
-	uint64_t *sum = arg;
-
-	if (__builtin_add_overflow(*sum, info->size, sum)) {
-		*sum = UINT64_MAX;
-		return 1;
-	}
-	return 0;
-}
-
-uint64_t pool_provisioned(struct fs *fs)
-{
-	uint64_t sum = 0;
-
-	(void)fs_volume_list(fs, add_size, &sum);
-	return sum;
+	return figure_used_percent(pool_used_bytes(info), pool_left_bytes(info));
 }
 
 /* ---- one look ------------------------------------------------------------- */
 
 static void tell(struct pool_watch *w, enum log_level level, const char *event, const struct fs_info *info,
-		 uint64_t provisioned, const char *what)
+		 const char *what)
 {
 	const struct log_field fields[] = {{"BYRE_EVENT", event}, {"BYRE_POOL", w->config->pool}};
 	char left[SIZE_FORMAT_MAX], sizes[SIZE_FORMAT_MAX];
 
 	log_event(w->log, level, fields, ARRAY_SIZE(fields),
 		  "%s: %s: %u %% used, %s free; volumes have %s altogether%s", w->config->pool, what,
-		  pool_used_percent(info), size_format(pool_free_bytes(info), left, sizeof(left)),
-		  size_format(provisioned, sizes, sizeof(sizes)),
+		  pool_used_percent(info), size_format(pool_left_bytes(info), left, sizeof(left)),
+		  size_format(info->provisioned_bytes, sizes, sizeof(sizes)),
 		  level == LOG_LEVEL_WARNING ? ": grow the pool, or delete, trim or shrink volumes" : "");
 }
 
-static void look_level(struct pool_watch *w, const struct fs_info *info, uint64_t provisioned)
+static void look_level(struct pool_watch *w, const struct fs_info *info)
 {
 	const unsigned *at = w->config->warn_full;
 	unsigned percent = pool_used_percent(info), old = w->level;
@@ -66,31 +51,30 @@ static void look_level(struct pool_watch *w, const struct fs_info *info, uint64_
 	while (w->level && percent + HYSTERESIS_PERCENT < at[w->level - 1])
 		w->level--;
 	if (w->level > old)
-		tell(w, LOG_LEVEL_WARNING, "pool-nearly-full", info, provisioned, "the pool is nearly full");
+		tell(w, LOG_LEVEL_WARNING, "pool-nearly-full", info, "the pool is nearly full");
 	else if (w->level < old)
-		tell(w, LOG_LEVEL_NOTICE, "pool-less-full", info, provisioned, "the pool is less full again");
+		tell(w, LOG_LEVEL_NOTICE, "pool-less-full", info, "the pool is less full again");
 }
 
-static void look_full(struct pool_watch *w, const struct fs_info *info, uint64_t provisioned, uint64_t now_ms)
+static void look_full(struct pool_watch *w, const struct fs_info *info, uint64_t now_ms)
 {
 	if (info->enospc > w->enospc) {
 		w->enospc = info->enospc;
 		w->refused_ms = now_ms;
 		if (!w->full)
-			tell(w, LOG_LEVEL_WARNING, "pool-full", info, provisioned,
+			tell(w, LOG_LEVEL_WARNING, "pool-full", info,
 			     "the pool is full, requests are refused for want of space");
 		w->full = true;
 	} else if (w->full && now_ms - w->refused_ms >= POOL_WATCH_QUIET_MS && pool_used_percent(info) < 99) {
 		w->full = false;
-		tell(w, LOG_LEVEL_NOTICE, "pool-not-full", info, provisioned, "the pool is no longer full");
+		tell(w, LOG_LEVEL_NOTICE, "pool-not-full", info, "the pool is no longer full");
 	}
 }
 
-void pool_watch_look(struct pool_watch *w, const struct fs_info *info, uint64_t provisioned, uint64_t now_ms)
+void pool_watch_look(struct pool_watch *w, const struct fs_info *info, uint64_t now_ms)
 {
-	atomic_store(&w->provisioned, provisioned);
-	look_level(w, info, provisioned);
-	look_full(w, info, provisioned, now_ms);
+	look_level(w, info);
+	look_full(w, info, now_ms);
 }
 
 /* ---- again and again ------------------------------------------------------ */
@@ -101,7 +85,7 @@ static void look_work(struct fs_work *work)
 	struct fs_info info;
 
 	fs_get_info(w->fs, &info);
-	pool_watch_look(w, &info, pool_provisioned(w->fs), figures_now_us() / 1000);
+	pool_watch_look(w, &info, figures_now_us() / 1000);
 	atomic_store(&w->busy, false);
 }
 

@@ -7,7 +7,7 @@
  * 2. "Full" begins with a request that was refused for want of space, and ends when none was for a minute and
  *    there is room.
  *
- * The look runs on a worker of the engine: it walks the volumes for the sum of their sizes, O(volumes).
+ * The look runs on a worker of the engine, which asks the host of a sparse pool. It is O(1).
  */
 #ifndef SERVER_POOL_WATCH_H
 #define SERVER_POOL_WATCH_H
@@ -29,7 +29,6 @@ struct pool_watch {
 	struct event *timer;
 	struct fs_work work;
 	atomic_bool busy;
-	_Atomic uint64_t provisioned; /* sizes of all volumes together, as of the last look */
 
 	/* The look's own. */
 	unsigned level; /* thresholds that are reached */
@@ -39,10 +38,9 @@ struct pool_watch {
 
 /* Of what can hold data, how much is used or promised; 0 to 100, rounded down. */
 unsigned pool_used_percent(const struct fs_info *info);
-/* What can be written now: free_bytes, but for what the host of a sparse pool has no room for. */
-uint64_t pool_free_bytes(const struct fs_info *info);
-/* The sum of the volumes' sizes; UINT64_MAX when it is more. Waits for nothing, O(volumes). */
-uint64_t pool_provisioned(struct fs *fs);
+/* Of that, what is used or promised, and what can be written now: what the host has no room for is not. */
+uint64_t pool_used_bytes(const struct fs_info *info);
+uint64_t pool_left_bytes(const struct fs_info *info);
 
 /* The caller has set fs, log and config. The first look is made at once. -ENOMEM. */
 int pool_watch_start(struct pool_watch *w, struct event_base *base);
@@ -52,6 +50,6 @@ int pool_watch_start(struct pool_watch *w, struct event_base *base);
 void pool_watch_stop(struct pool_watch *w);
 
 /* One look, at `now_ms`: what a worker does; tests call it. */
-void pool_watch_look(struct pool_watch *w, const struct fs_info *info, uint64_t provisioned, uint64_t now_ms);
+void pool_watch_look(struct pool_watch *w, const struct fs_info *info, uint64_t now_ms);
 
 #endif

@@ -14,30 +14,6 @@
 #define FIGURES_PACKED_MAX (FIGURES_KINDS * (4 * 11 + FIGURES_BUCKETS * 10 + 8))
 #define ENTRY_PACKED_MAX (FIGURES_PACKED_MAX + FS_NAME_MAX + CLIENT_PEER_MAX + 6 * 12)
 static_assert(PAGE_MAX * ENTRY_PACKED_MAX + 16 <= RPC_MESSAGE_MAX, "a page fits a message");
-static_assert(sizeof(((struct rpc_figures *)0)->kinds) / sizeof(Byre__KindFigures) == FIGURES_KINDS,
-	      "a message each");
-
-void rpc_figures_message(const struct figures *from, struct rpc_figures *ret_msg)
-{
-	Byre__KindFigures **slots[] = {&ret_msg->msg.read, &ret_msg->msg.write, &ret_msg->msg.flush,
-				       &ret_msg->msg.free, &ret_msg->msg.other};
-
-	static_assert(ARRAY_SIZE(slots) == FIGURES_KINDS, "in the order of enum figures_kind");
-	byre__figures__init(&ret_msg->msg);
-	for (int k = 0; k < FIGURES_KINDS; k++) {
-		Byre__KindFigures *m = &ret_msg->kinds[k];
-
-		byre__kind_figures__init(m);
-		m->count = from->kind[k].count;
-		m->errors = from->kind[k].errors;
-		m->bytes = from->kind[k].bytes;
-		m->us = from->kind[k].us;
-		m->n_latency = FIGURES_BUCKETS;
-		m->latency = (uint64_t *)from->kind[k].buckets;
-		*slots[k] = m;
-	}
-}
-
 static int no_clients(struct rpc_call *call)
 {
 	return rpc_call_fail(call, -EOPNOTSUPP, "%s: this server has no NBD clients", call->method->name);

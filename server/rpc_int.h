@@ -81,7 +81,6 @@ struct rpc_method {
 
 /* ---- rpc_scrub.c ---- */
 
-void rpc_scrub_message(const struct fs_scrub_status *st, Byre__Scrub *ret_msg);
 int rpc_run_scrub_start(struct rpc_call *call);
 int rpc_run_scrub_stop(struct rpc_call *call);
 int rpc_run_scrub_status(struct rpc_call *call);
@@ -124,13 +123,26 @@ int rpc_run_client_list(struct rpc_call *call);
 int rpc_run_client_drop(struct rpc_call *call);
 int rpc_run_volume_figures(struct rpc_call *call);
 
+/* ---- rpc_figures.c: messages, which borrow from what they are made of ---- */
+
+/* A message with those inside it. */
+struct rpc_pool {
+	Byre__PoolInfo msg;
+	Byre__Scrub scrub;
+	Byre__KindFigures commit, log_group;
+};
+
 struct figures;
-/* A message of figures with its parts, which borrow from `from`. */
 struct rpc_figures {
 	Byre__Figures msg;
 	Byre__KindFigures kinds[5];
 };
-void rpc_figures_message(const struct figures *from, struct rpc_figures *ret_msg);
+
+ProtobufCBinaryData rpc_bytes(const uint8_t *data, size_t len);
+void rpc_pool_message(const struct fs_info *from, struct rpc_pool *ret);
+void rpc_volume_message(const struct fs_volume_info *from, Byre__Volume *to);
+void rpc_scrub_message(const struct fs_scrub_status *from, Byre__Scrub *to);
+void rpc_figures_message(const struct figures *from, struct rpc_figures *ret);
 
 /* ---- rpc_log.c ---- */
 

@@ -15,7 +15,6 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "server/clients.h"
-#include "server/pool_watch.h"
 #include "server/rpc_int.h"
 
 /* Volumes on one page of a list: bounded so that the reply always fits a frame. */
@@ -62,117 +61,6 @@ static int check_volume_size(struct rpc_call *call, const char *name, uint64_t s
 			     FS_VOLUME_SIZE_MAX);
 }
 
-/* ---- the engine's structs as messages ------------------------------------- */
-
-static ProtobufCBinaryData as_bytes(const uint8_t *data, size_t len)
-{
-	return (ProtobufCBinaryData){.data = (uint8_t *)data, .len = len};
-}
-
-/* A message with those inside it. */
-struct pool_message {
-	Byre__PoolInfo pool;
-	Byre__Scrub scrub;
-	Byre__KindFigures commit, log_group;
-};
-
-/* Borrows from `l`. */
-static void latency_message(const struct fs_latency *l, Byre__KindFigures *ret_msg)
-{
-	byre__kind_figures__init(ret_msg);
-	for (unsigned i = 0; i < FS_LATENCY_BUCKETS; i++)
-		ret_msg->count += l->buckets[i];
-	ret_msg->us = l->us;
-	ret_msg->n_latency = FS_LATENCY_BUCKETS;
-	ret_msg->latency = (uint64_t *)l->buckets;
-}
-
-/* Borrows from `i`. Long and flat: one line a field. */
-static void pool_message(const struct fs_info *i, struct pool_message *ret)
-{
-	Byre__PoolInfo *ret_msg = &ret->pool;
-
-	byre__pool_info__init(ret_msg);
-	ret_msg->uuid = as_bytes(i->uuid, sizeof(i->uuid));
-	ret_msg->size = i->size;
-	ret_msg->data_bytes = i->data_bytes;
-	ret_msg->metadata_bytes = i->metadata_bytes;
-	ret_msg->reserved_bytes = i->reserved_bytes;
-	ret_msg->pinned_bytes = i->pinned_bytes;
-	ret_msg->free_bytes = i->free_bytes;
-	ret_msg->generation = i->generation;
-	ret_msg->groups_data = i->groups_data;
-	ret_msg->groups_metadata = i->groups_metadata;
-	ret_msg->groups_system = i->groups_system;
-	ret_msg->unallocated_bytes = i->unallocated_bytes;
-	ret_msg->global_reserve_bytes = i->global_reserve_bytes;
-	ret_msg->volume_reserved_bytes = i->volume_reserved_bytes;
-	ret_msg->cache_loaded = i->cache_loaded;
-	ret_msg->cache_written = i->cache_written;
-	ret_msg->cache_rebuilt = i->cache_rebuilt;
-	ret_msg->cache_last_bytes = i->cache_last_bytes;
-	ret_msg->cache_last_us = i->cache_last_us;
-	ret_msg->cache_bytes = i->cache_bytes;
-	ret_msg->cache_us = i->cache_us;
-	ret_msg->commit_bytes = i->commit_bytes;
-	ret_msg->commit_us = i->commit_us;
-	ret_msg->last_commit_ms = i->last_commit_ms;
-	ret_msg->commits = i->commits;
-	ret_msg->flushes = i->flushes;
-	ret_msg->log_groups = i->log_groups;
-	ret_msg->log_bytes = i->log_bytes;
-	ret_msg->device_flushes = i->device_flushes;
-	ret_msg->reclaim_commits = i->reclaim_commits;
-	ret_msg->reclaim_groups = i->reclaim_groups;
-	ret_msg->enospc = i->enospc;
-	ret_msg->node_cache_hits = i->node_cache_hits;
-	ret_msg->node_cache_misses = i->node_cache_misses;
-	ret_msg->data_cache_hits = i->data_cache_hits;
-	ret_msg->data_cache_misses = i->data_cache_misses;
-	ret_msg->volumes = i->volumes;
-	ret_msg->snapshots = i->snapshots;
-	ret_msg->objects = i->objects;
-	ret_msg->log_lost_flushes = i->log_lost_flushes;
-	ret_msg->log_lost_ns = i->log_lost_ns;
-	ret_msg->errors_corrected = i->errors_corrected;
-	ret_msg->errors_checksum = i->errors_checksum;
-	ret_msg->errors_io = i->errors_io;
-	ret_msg->lost_bytes = i->lost_bytes;
-	ret_msg->sparse = i->sparse;
-	ret_msg->host_full = i->host_full;
-	ret_msg->host_free_bytes = i->host_free_bytes;
-	ret_msg->discard = i->discard;
-	ret_msg->discarded_bytes = i->discarded_bytes;
-	ret_msg->trim_left_bytes = i->trim_left;
-	ret_msg->trim_total_bytes = i->trim_total;
-	ret_msg->read_only = i->read_only;
-	ret_msg->device_kind = (char *)(i->device_kind ? i->device_kind : "");
-	ret_msg->direct_io = i->direct_io;
-	rpc_scrub_message(&i->scrub, &ret->scrub);
-	ret_msg->scrub = &ret->scrub;
-	latency_message(&i->commit_latency, &ret->commit);
-	latency_message(&i->log_latency, &ret->log_group);
-	ret_msg->commit = &ret->commit;
-	ret_msg->log_group = &ret->log_group;
-}
-
-/* Borrows from `i`. */
-static void volume_message(const struct fs_volume_info *i, Byre__Volume *ret_msg)
-{
-	byre__volume__init(ret_msg);
-	ret_msg->id = i->id;
-	ret_msg->name = (char *)i->name;
-	ret_msg->size = i->size;
-	ret_msg->used_bytes = i->used_bytes;
-	ret_msg->lost_bytes = i->lost_bytes;
-	ret_msg->reserved = (i->flags & FS_VOLUME_RESERVED) != 0;
-	ret_msg->writeback = (i->flags & FS_VOLUME_WRITEBACK) != 0;
-	ret_msg->read_only = (i->flags & FS_VOLUME_READ_ONLY) != 0;
-	ret_msg->ctime_ns = i->ctime_ns;
-	ret_msg->comment = (char *)i->comment;
-	ret_msg->uuid = as_bytes(i->uuid, sizeof(i->uuid));
-}
-
 /* ---- the daemon ----------------------------------------------------------- */
 
 static int run_hello(struct rpc_call *call)
@@ -186,7 +74,7 @@ static int run_hello(struct rpc_call *call)
 	reply.message_max = RPC_MESSAGE_MAX;
 	reply.bulk_max = RPC_BULK_MAX;
 	reply.initial_credit = RPC_INITIAL_CREDIT;
-	reply.pool_uuid = as_bytes(info.uuid, sizeof(info.uuid));
+	reply.pool_uuid = rpc_bytes(info.uuid, sizeof(info.uuid));
 	return rpc_call_reply(call, &reply.base);
 }
 
@@ -205,12 +93,12 @@ static int run_stats(struct rpc_call *call)
 	Byre__StatsReply reply = BYRE__STATS_REPLY__INIT;
 	struct figures figures;
 	struct rpc_figures nbd;
-	struct pool_message pool;
+	struct rpc_pool pool;
 	struct fs_info info;
 
 	fs_get_info(s->opt.fs, &info);
-	pool_message(&info, &pool);
-	reply.pool = &pool.pool;
+	rpc_pool_message(&info, &pool);
+	reply.pool = &pool.msg;
 	if (s->opt.clients) {
 		client_total(s->opt.clients, &figures, &reply.nbd_connections, &reply.nbd_connections_total);
 		rpc_figures_message(&figures, &nbd);
@@ -257,13 +145,12 @@ static void after_shutdown(struct rpc_server *s)
 static int run_pool_info(struct rpc_call *call)
 {
 	Byre__PoolInfoReply reply = BYRE__POOL_INFO_REPLY__INIT;
-	struct pool_message pool;
+	struct rpc_pool pool;
 	struct fs_info info;
 
 	fs_get_info(call->server->opt.fs, &info);
-	pool_message(&info, &pool);
-	pool.pool.provisioned_bytes = pool_provisioned(call->server->opt.fs);
-	reply.pool = &pool.pool;
+	rpc_pool_message(&info, &pool);
+	reply.pool = &pool.msg;
 	return rpc_call_reply(call, &reply.base);
 }
 
@@ -360,7 +247,7 @@ static int page_reply(struct rpc_call *call, const struct page *page)
 
 	if (msgs && ptrs) {
 		for (uint32_t i = 0; i < page->count; i++) {
-			volume_message(&page->infos[i], &msgs[i]);
+			rpc_volume_message(&page->infos[i], &msgs[i]);
 			ptrs[i] = &msgs[i];
 		}
 		reply.n_volumes = page->count;
@@ -410,7 +297,7 @@ static int run_volume_info(struct rpc_call *call)
 	if (r)
 		return r;
 
-	volume_message(&info, &msg);
+	rpc_volume_message(&info, &msg);
 	reply.volume = &msg;
 	return rpc_call_reply(call, &reply.base);
 }

@@ -13,20 +13,6 @@
 static_assert(FS_NAME_MAX + 5 * 11 <= DAMAGE_PACKED_MAX, "a range fits what is reckoned for it");
 static_assert(DAMAGE_MAX * DAMAGE_PACKED_MAX + 200 <= RPC_MESSAGE_MAX, "the ranges fit a message");
 
-void rpc_scrub_message(const struct fs_scrub_status *st, Byre__Scrub *ret_msg)
-{
-	byre__scrub__init(ret_msg);
-	ret_msg->state = (Byre__ScrubState)st->state;
-	ret_msg->started_ns = st->started_ns;
-	ret_msg->ended_ns = st->ended_ns;
-	ret_msg->rate = st->rate;
-	ret_msg->bytes_done = st->bytes_done;
-	ret_msg->bytes_total = st->bytes_total;
-	ret_msg->found = st->found;
-	ret_msg->mended = st->mended;
-	ret_msg->damaged_bytes = st->damaged_bytes;
-}
-
 int rpc_run_scrub_start(struct rpc_call *call)
 {
 	const Byre__ScrubStartRequest *rq = (const Byre__ScrubStartRequest *)call->request;

@@ -433,7 +433,6 @@ static int listen_http(struct server *srv)
 						.workers = srv->workers,
 						.worker_count = srv->count,
 						.max = srv->limits.http,
-						.watch = &srv->watch,
 						.access = &srv->config.sockets};
 	int r;
 

@@ -205,6 +205,7 @@ void volume_set_idle(struct fs_volume *vol)
 
 	lock_take(&t->lock);
 	vol->busy = vol->shrinking = false;
+	volume_table_count_locked(t, vol, atomic_load(&vol->size));
 	pthread_cond_broadcast(&t->idle_cond);
 	lock_drop(&t->lock);
 }

@@ -145,6 +145,9 @@ int volume_replay_resize(struct fs *fs, const struct log_resize *lr)
 		volume_insert_locked(vol, p, &spare);
 	lock_drop(&vol->lock);
 	pending_free(spare);
+	lock_take(&fs->volumes->lock);
+	volume_table_count_locked(fs->volumes, vol, size);
+	lock_drop(&fs->volumes->lock);
 	set_promise(vol, size);
 	return 0;
 }

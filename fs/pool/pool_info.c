@@ -35,14 +35,13 @@ static void host_figures(struct fs *fs, struct fs_info *info)
 
 	info->sparse = fs->backing->on;
 	info->host_full = atomic_load(&fs->backing->host_full);
-	info->host_usable_bytes = info->free_bytes;
 	if (!info->sparse || fs->dev->ops->host(fs->dev, &host))
 		return;
 	info->host_free_bytes = host.free_bytes;
 	usable = host_usable(host.free_bytes);
 	if (usable < info->free_bytes && atomic_load(&fs->backing->promised))
 		usable = max_u64(usable, space_free_bytes_made(fs));
-	info->host_usable_bytes = min_u64(info->free_bytes, usable);
+	info->host_short_bytes = info->free_bytes - min_u64(info->free_bytes, usable);
 }
 
 static void space_figures(struct fs *fs, struct fs_info *info)
@@ -102,6 +101,7 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->data_cache_misses = cs.misses[CACHE_DATA];
 	lock_take(&fs->volumes->lock);
 	info->volumes = atomic_load(&fs->volumes->count) - atomic_load(&fs->volumes->dying);
+	info->provisioned_bytes = fs->volumes->sizes > UINT64_MAX ? UINT64_MAX : (uint64_t)fs->volumes->sizes;
 	lock_drop(&fs->volumes->lock);
 	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
 	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
@@ -113,10 +113,10 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->discarded_bytes = atomic_load(&fs->stats.discarded);
 	info->discard = fs->backing->discard;
 	if (atomic_load(&fs->backing->trimming)) {
-		info->trim_total = atomic_load(&fs->backing->trim_total);
-		info->trim_left = min_u64(atomic_load(&fs->backing->freed_bytes) +
-						  atomic_load(&fs->backing->discard_bytes),
-					  info->trim_total);
+		info->trim_total_bytes = atomic_load(&fs->backing->trim_total);
+		info->trim_left_bytes = min_u64(atomic_load(&fs->backing->freed_bytes) +
+							atomic_load(&fs->backing->discard_bytes),
+						info->trim_total_bytes);
 	}
 	info->read_only = fs_is_read_only(fs);
 	info->device_kind = fs->dev->ops->name;

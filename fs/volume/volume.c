@@ -191,6 +191,12 @@ struct fs_volume *volume_table_find_locked(struct volume_table *t, const char *n
 	return NULL;
 }
 
+void volume_table_count_locked(struct volume_table *t, struct fs_volume *vol, uint64_t size)
+{
+	t->sizes = t->sizes - vol->counted_size + size;
+	vol->counted_size = size;
+}
+
 bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol)
 {
 	if (RB_INSERT(volume_tree, &t->by_name, vol))
@@ -200,6 +206,7 @@ bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol)
 		return false;
 	}
 	atomic_fetch_add(&t->count, 1);
+	volume_table_count_locked(t, vol, atomic_load(&vol->size));
 	return true;
 }
 
@@ -207,6 +214,7 @@ void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol)
 {
 	RB_REMOVE(volume_tree, &t->by_name, vol);
 	RB_REMOVE(volume_id_tree, &t->by_id, vol);
+	volume_table_count_locked(t, vol, 0);
 	if (!vol->deleted) /* else it counts until it is buried */
 		atomic_fetch_sub(&t->count, 1);
 	volume_unref(vol);
@@ -229,6 +237,7 @@ void volume_set_deleted_locked(struct fs_volume *vol)
 	lock_assert_held(&vol->fs->volumes->lock);
 	ASSERT(!vol->deleted);
 	atomic_fetch_add(&vol->fs->volumes->dying, 1);
+	volume_table_count_locked(vol->fs->volumes, vol, 0);
 	vol->hidden = true;
 	lock_take(&vol->lock);
 	vol->deleted = true;

@@ -60,6 +60,7 @@ struct fs_volume {
 	bool hidden;		  /* not durable yet, or being deleted: nobody may open it */
 	bool busy;		  /* an operation is under way that others on this volume wait for */
 	bool shrinking;		  /* nobody may open it now */
+	uint64_t counted_size;	  /* its part of the table's `sizes` */
 
 	_Atomic uint32_t flags;	     /* enum fs_volume_flags; changes under the volume's lock */
 	struct volume_text *comment; /* likewise; NULL: none */
@@ -144,6 +145,11 @@ struct volume_table {
 	 */
 	_Atomic uint64_t count;
 	_Atomic uint64_t dying; /* of these, deleted ones */
+	/*
+	 * Of all volumes that are not deleted, together, as of the last finished operation on each. The
+	 * table's lock.
+	 */
+	unsigned __int128 sizes;
 	struct lock dirty_lock;
 	struct volume_list dirty;     /* changes for the next commit */
 	struct volume_list unlogged;  /* pendings for the next flush */

@@ -22,6 +22,8 @@ struct fs_volume *volume_new(struct fs *fs, uint64_t id, const char *name);
 struct fs_volume *volume_table_find_locked(struct volume_table *t, const char *name);
 /* Takes over the caller's reference. False: the name is taken. */
 bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol);
+/* The volume's size has changed, or is to count no more. */
+void volume_table_count_locked(struct volume_table *t, struct fs_volume *vol, uint64_t size);
 /* Drops the table's reference. */
 void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol);
 /* *name is taken, and the old one put there instead. */

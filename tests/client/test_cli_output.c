@@ -10,6 +10,7 @@
 /* NOLINTBEGIN(bugprone-suspicious-include): the units under test */
 #include "client/cli_figures.c"
 #include "client/cli_output.c"
+#include "client/cli_text.c"
 /* NOLINTEND(bugprone-suspicious-include) */
 
 static void test_output_pool_json_has_the_promised_fields(void **state)

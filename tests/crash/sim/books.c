@@ -191,7 +191,7 @@ static void probe(struct world *w)
 
 	sched_pass_time(1000); /* a host that was full is asked again */
 	fs_get_info(w->fs, &info);
-	said = info.sparse ? info.host_usable_bytes : info.free_bytes;
+	said = info.free_bytes - info.host_short_bytes;
 	if (!vol->exists || !world_is_strict(w) || said < 2 * MODEL_BLOCK)
 		return;
 	n = min_u64(min_u64(vol->blocks, PROBE_BLOCKS_MAX), said / MODEL_BLOCK / 2);

@@ -114,11 +114,25 @@ static bool volumes_match(const struct world *w, const struct seen *seen, const 
 	return seen->count == count;
 }
 
+/* What the table has counted is what there is. */
+static void check_provisioned(struct world *w, const struct seen *seen)
+{
+	uint64_t sum = 0;
+	struct fs_info info;
+
+	for (unsigned i = 0; i < seen->count; i++)
+		sum += seen->info[i].size;
+	fs_get_info(w->fs, &info);
+	if (info.provisioned_bytes != sum || info.volumes != seen->count)
+		sim_fail("the pool's volumes are not as many, or not as large together, as is said");
+}
+
 static void compare_volumes(struct world *w)
 {
 	struct seen seen = {0};
 
 	(void)fs_volume_list(w->fs, see_volume, &seen);
+	check_provisioned(w, &seen);
 	if (w->unsure.kind == CLIENT_BURST ? burst_recovered(w, seen.info, seen.count)
 					   : shapes_are_seen(w->model, seen.info, seen.count)) {
 		w->unsure.kind = CLIENT_NONE;

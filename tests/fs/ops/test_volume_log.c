@@ -464,6 +464,71 @@ static void *change_volumes(void *arg)
 	return NULL;
 }
 
+static int add_size(void *arg, const struct fs_volume_info *info)
+{
+	uint64_t *sum = arg;
+
+	if (__builtin_add_overflow(*sum, info->size, sum)) {
+		*sum = UINT64_MAX;
+		return 1;
+	}
+	return 0;
+}
+
+/* The sum that is kept against one that is taken. */
+static void check_provisioned(struct engine *e)
+{
+	uint64_t sum = 0;
+	struct fs_info info;
+
+	(void)fs_volume_list(e->fs, add_size, &sum);
+	fs_get_info(e->fs, &info);
+	assert_int_equal(info.provisioned_bytes, sum);
+}
+
+static void change_something(struct engine *e)
+{
+	static const uint64_t sizes[] = {BLOCK, 5 * MIB, 1ull << 40, FS_VOLUME_SIZE_MAX};
+	static const char *const names[] = {"a", "b", "c", "d", "e", "f"};
+	const char *name = names[rnd(&e->rng) % 6], *other = names[rnd(&e->rng) % 6];
+	uint64_t size = sizes[rnd(&e->rng) % 4];
+
+	/* some are refused: the name is taken, or nobody has it */
+	switch (rnd(&e->rng) % 8) {
+	case 0:
+	case 1:
+	case 2: (void)fs_volume_create(e->fs, name, size, 0, NULL); break;
+	case 3: (void)fs_volume_create(e->fs, name, size, FS_VOLUME_RESERVED, NULL); break;
+	case 4: (void)fs_volume_delete(e->fs, name, NULL); break;
+	case 5: (void)fs_volume_rename(e->fs, name, other, NULL); break;
+	default: (void)fs_volume_resize(e->fs, name, size, NULL); break;
+	}
+}
+
+static void test_volume_log_sizes_of_all_volumes_are_counted(void **state)
+{
+	struct engine *e = engine_new(256 * MIB, 77);
+	struct fs_info info;
+	unsigned more = 0;
+
+	for (int i = 0; i < 600; i++) {
+		change_something(e);
+		check_provisioned(e);
+		fs_get_info(e->fs, &info);
+		more += info.provisioned_bytes == UINT64_MAX;
+		if (i % 50 == 49) {
+			die(e);
+			check_provisioned(e);
+		} else if (i % 70 == 69) {
+			engine_reopen(e);
+			check_provisioned(e);
+		}
+	}
+	assert_true(more > 20 && more < 580); /* both were seen */
+	engine_close(e);
+	engine_free(e);
+}
+
 static void test_volume_log_threads_change_volumes_together(void **state)
 {
 	struct fs_options opt = {.cache_bytes = 16 * MIB, .commit_interval_ms = 20, .workers = 3};
@@ -510,6 +575,7 @@ int main(void)
 		cmocka_unit_test(test_volume_log_failing_device_flush_ends_it),
 		cmocka_unit_test(test_volume_log_full_leaves_it_to_a_commit),
 		cmocka_unit_test(test_volume_log_full_waits_for_no_rebuild_that_nobody_runs),
+		cmocka_unit_test(test_volume_log_sizes_of_all_volumes_are_counted),
 		cmocka_unit_test(test_volume_log_threads_change_volumes_together),
 	};
 
