@@ -5,10 +5,10 @@
 
 #include "base/le.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "base/util.h"
 #include "fs/check/check_int.h"
 #include "fs/format/block_group_format.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
@@ -17,9 +17,6 @@
 #include "fs/volume/extent.h"
 
 typedef unsigned long long ull;
-
-#define ROOT_KEY_LEN 9u
-#define VOLUME_FLAGS_KNOWN (FS_VOLUME_RESERVED | FS_VOLUME_WRITEBACK | FS_VOLUME_READ_ONLY)
 
 const char *check_volume_name(const struct check_volume *vol)
 {
@@ -30,72 +27,44 @@ const char *check_volume_name(const struct check_volume *vol)
 
 /* ---- the root tree --------------------------------------------------------- */
 
-static bool is_zero(const uint8_t *bytes, size_t len)
+static const char *root_fault(const struct check *c, const struct tree_root *root)
 {
-	for (size_t i = 0; i < len; i++)
-		if (bytes[i])
-			return false;
-	return true;
-}
-
-static const char *root_fault(const struct check *c, const struct tree_root_item *item)
-{
-	if (!is_zero(item->reserved, sizeof(item->reserved)))
-		return "the reserved bytes of its root are not zero";
-	if (item->flags & ~TREE_ROOT_FLAGS_KNOWN)
-		return "its root has unknown flags";
-	if (le64_to_cpu(item->generation) > c->generation)
-		return "its root is younger than the superblock";
-	return NULL;
+	return root->generation > c->generation ? "its root is younger than the superblock" : NULL;
 }
 
 static const char *unpack_volume(struct check *c, struct value value, struct check_volume *vol)
 {
-	struct volume_item item;
-	char name[FS_NAME_MAX + 1] = "";
+	struct volume_fields item;
+	const char *why;
 
-	if (value.len < sizeof(item))
-		return "its item is too short";
-	memcpy(&item, value.data, sizeof(item));
-	if (value.len != sizeof(item) + item.name_len + item.comment_len)
-		return "the length of its name is wrong";
-	memcpy(name, (const char *)value.data + sizeof(item), item.name_len);
-	if (strlen(name) != item.name_len || !fs_name_is_valid(name))
-		return "its name is not valid";
-	if (!text_is_plain((const char *)value.data + sizeof(item) + item.name_len, item.comment_len))
-		return "its comment is not valid";
-	snprintf(vol->name, sizeof(vol->name), "volume %s", name);
+	if (volume_item_unpack(vol->id, value, &item, &why))
+		return why;
+	snprintf(vol->name, sizeof(vol->name), "volume %s", item.name.text);
 	vol->named = true;
-	vol->size = le64_to_cpu(item.size);
-	vol->used_blocks = le64_to_cpu(item.used_blocks);
-	vol->lost_blocks = le64_to_cpu(item.lost_blocks);
-	tree_root_unpack(&item.root, vol->id, &vol->root);
-	if (vol->size == 0 || vol->size % FS_BLOCK_SIZE || vol->size > FS_VOLUME_SIZE_MAX)
-		return "its size is impossible";
-	if (le32_to_cpu(item.flags) & ~(uint32_t)VOLUME_FLAGS_KNOWN)
-		return "it has unknown flags";
-	if (!is_zero(item.reserved, sizeof(item.reserved)))
-		return "its reserved bytes are not zero";
-	return root_fault(c, &item.root);
+	vol->size = item.size;
+	vol->used_blocks = item.used_blocks;
+	vol->lost_blocks = item.lost_blocks;
+	vol->root = item.root;
+	return why ? why : root_fault(c, &item.root);
 }
 
 static const char *unpack_orphan(struct check *c, struct value value, struct check_volume *vol)
 {
-	struct orphan_item item;
+	struct orphan_fields item;
+	const char *why;
 
-	if (value.len != sizeof(item))
-		return "its item has the wrong length";
-	memcpy(&item, value.data, sizeof(item));
+	if (orphan_item_unpack(vol->id, value, &item, &why))
+		return why;
 	snprintf(vol->name, sizeof(vol->name), "deleted volume %llu", (ull)vol->id);
 	vol->orphan = true;
 	vol->size = FS_VOLUME_SIZE_MAX;
-	vol->used_blocks = le64_to_cpu(item.used_blocks);
-	vol->progress = le64_to_cpu(item.progress);
-	tree_root_unpack(&item.root, le64_to_cpu(item.owner), &vol->root);
+	vol->used_blocks = item.used_blocks;
+	vol->progress = item.progress;
+	vol->root = item.root;
 	if (vol->root.owner != vol->id)
 		snprintf(vol->name, sizeof(vol->name), "part %llu, cut out of volume %llu", (ull)vol->id,
 			 (ull)vol->root.owner);
-	return root_fault(c, &item.root);
+	return why ? why : root_fault(c, &item.root);
 }
 
 /* A volume with a fault is still walked where its root is known. */
@@ -120,19 +89,16 @@ static int root_item(struct check_walk *w, const struct node_header *leaf, struc
 	struct check *c = w->c;
 	struct check_volume vol = {0};
 	const char *fault;
-	uint64_t be = 0;
+	uint8_t type = 0;
 
-	if (key.len == ROOT_KEY_LEN)
-		memcpy(&be, key.data + 1, sizeof(be));
-	vol.id = be64toh(be);
+	(void)key_unpack(key, &type, &vol.id);
 	snprintf(vol.name, sizeof(vol.name), "volume with id %llu", (ull)vol.id);
-	if (key.len != ROOT_KEY_LEN || (key.data[0] != VOLUME_KEY_TYPE && key.data[0] != ORPHAN_KEY_TYPE)) {
+	if (type != VOLUME_KEY_TYPE && type != ORPHAN_KEY_TYPE) {
 		check_finding(c, "root tree: leaf %llu holds an item of an unknown kind",
 			      (ull)le64_to_cpu(leaf->addr));
 		return 0;
 	}
-	fault = key.data[0] == VOLUME_KEY_TYPE ? unpack_volume(c, value, &vol)
-					       : unpack_orphan(c, value, &vol);
+	fault = type == VOLUME_KEY_TYPE ? unpack_volume(c, value, &vol) : unpack_orphan(c, value, &vol);
 	if (!fault && (vol.id < TREE_ID_FIRST_FREE || vol.id >= le64_to_cpu(c->sb.next_id)))
 		fault = "its id was never given out";
 	if (fault) {
@@ -260,12 +226,9 @@ static int extent_item(struct check_walk *w, const struct node_header *leaf, str
 
 static uint64_t key_byte(const struct key *key, uint64_t none)
 {
-	uint64_t be;
+	uint64_t blk = key_number(key, none);
 
-	if (!key || key->len != EXTENT_KEY_LEN)
-		return none;
-	memcpy(&be, key->data + 1, sizeof(be));
-	return be64toh(be) < none / FS_BLOCK_SIZE ? be64toh(be) * FS_BLOCK_SIZE : none;
+	return blk < none / FS_BLOCK_SIZE ? blk * FS_BLOCK_SIZE : none;
 }
 
 /* A part of a volume of which nobody knows where it stands. */

@@ -12,6 +12,7 @@
 #include "fs/device/device.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/format/super_format.h"
+#include "fs/format/volume_format.h"
 #include "fs/fs.h"
 
 #define WINDOW_BYTES (1u << 20)
@@ -202,18 +203,11 @@ static bool name_is_sound(const void *name, uint8_t len, uint64_t room)
 	return len > 0 && room == round_up_u64(len, 8) && !memchr(name, 0, len);
 }
 
-static bool size_is_sound(le64 raw)
-{
-	uint64_t size = le64_to_cpu(raw);
-
-	return size > 0 && size % FS_BLOCK_SIZE == 0 && size <= FS_VOLUME_SIZE_MAX;
-}
-
 static bool create_is_sound(const struct log_item *item, uint32_t bytes)
 {
 	const struct log_create *c = (const struct log_create *)item;
 
-	return bytes >= sizeof(*c) && size_is_sound(c->size) &&
+	return bytes >= sizeof(*c) && volume_size_is_valid(le64_to_cpu(c->size)) &&
 	       name_is_sound(c + 1, c->name_len, bytes - sizeof(*c));
 }
 
@@ -226,7 +220,8 @@ static bool rename_is_sound(const struct log_item *item, uint32_t bytes)
 
 static bool resize_is_sound(const struct log_item *item, uint32_t bytes)
 {
-	return bytes == sizeof(struct log_resize) && size_is_sound(((const struct log_resize *)item)->size);
+	return bytes == sizeof(struct log_resize) &&
+	       volume_size_is_valid(le64_to_cpu(((const struct log_resize *)item)->size));
 }
 
 static bool set_is_sound(const struct log_item *item, uint32_t bytes)

@@ -56,6 +56,7 @@
 #include "fs/core/wakeup.h"
 #include "fs/device/device.h"
 #include "fs/format/block_group_format.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
@@ -77,7 +78,6 @@
 #define REBUILD_HAND_OVERS 1000u /* each but the last walks what was cut out since the one before */
 #define REBUILD_PINS_WAIT_MS 10000u
 #define REBUILD_HOLES 4u /* in front of a node that is lost: to its leaf's end */
-#define ROOT_KEY_LEN 9u
 
 struct rebuild_group {
 	struct block_group *group; /* it cannot go away: only a loaded one is removed */
@@ -202,12 +202,11 @@ static int add_id(struct rebuild *rb, uint64_t id)
 
 static int add_key(struct rebuild *rb, struct key key)
 {
-	uint64_t be;
+	uint64_t id;
+	uint8_t type;
+	int r = key_unpack(key, &type, &id);
 
-	if (key.len != ROOT_KEY_LEN)
-		return -EUCLEAN;
-	memcpy(&be, key.data + 1, sizeof(be));
-	return add_id(rb, be64toh(be));
+	return r ? r : add_id(rb, id);
 }
 
 /* Notes the root tree's nodes, and which trees it names. */
@@ -249,10 +248,9 @@ static int start(struct rebuild *rb)
 static int get_root_item(struct rebuild *rb, uint8_t type, uint64_t id, void *buf, size_t cap,
 			 size_t *ret_len)
 {
-	uint8_t key[ROOT_KEY_LEN] = {type};
-	uint64_t be = htobe64(id);
+	uint8_t key[ITEM_KEY_LEN];
 
-	memcpy(key + 1, &be, sizeof(be));
+	key_pack(key, type, id);
 	return tree_get(rb->fs, rb->q, rb->fs->root_tree, (struct key){key, sizeof(key)}, buf, cap, ret_len);
 }
 
@@ -263,26 +261,25 @@ static int get_root_item(struct rebuild *rb, uint8_t type, uint64_t id, void *bu
 static int find_root(struct rebuild *rb, uint64_t id, struct tree_root *ret_root, uint64_t *ret_from)
 {
 	uint8_t buf[VOLUME_ITEM_MAX];
-	struct orphan_item orphan;
-	struct volume_item vol;
+	struct orphan_fields orphan;
+	struct volume_fields vol;
+	const char *doubt;
 	size_t len;
 	int r = get_root_item(rb, VOLUME_KEY_TYPE, id, buf, sizeof(buf), &len);
 
 	*ret_from = 0;
 	if (r == 0) {
-		if (len < sizeof(vol))
-			return -EUCLEAN;
-		memcpy(&vol, buf, sizeof(vol));
-		tree_root_unpack(&vol.root, id, ret_root);
+		r = volume_item_unpack(id, (struct value){buf, (uint16_t)len}, &vol, &doubt);
+		if (r == 0)
+			*ret_root = vol.root;
 	} else if (r == -ENOENT) {
 		r = get_root_item(rb, ORPHAN_KEY_TYPE, id, buf, sizeof(buf), &len);
-		if (r == 0 && len != sizeof(orphan))
-			r = -EUCLEAN;
+		if (r == 0)
+			r = orphan_item_unpack(id, (struct value){buf, (uint16_t)len}, &orphan, &doubt);
 		if (r)
 			return r;
-		memcpy(&orphan, buf, sizeof(orphan));
-		tree_root_unpack(&orphan.root, le64_to_cpu(orphan.owner), ret_root);
-		*ret_from = le64_to_cpu(orphan.progress);
+		*ret_root = orphan.root;
+		*ret_from = orphan.progress;
 	}
 	return r;
 }

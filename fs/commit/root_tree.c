@@ -10,12 +10,11 @@
 #include "base/util.h"
 #include "fs/commit/transaction.h"
 #include "fs/core/fs_int.h"
+#include "fs/format/key.h"
 #include "fs/format/volume_format.h"
 #include "fs/tree/node.h"
 #include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
-
-#define ROOT_KEY_LEN 9u
 
 /* ---- at open --------------------------------------------------------------- */
 
@@ -27,18 +26,14 @@ int root_tree_read(struct fs *fs)
 	tree_iter_init(&it, fs, fs->commit_q, fs->root_tree);
 	r = tree_iter_first(&it);
 	while (r == 0 && it.valid) {
-		struct key key = tree_iter_key(&it);
-		uint64_t be;
+		uint64_t id;
+		uint8_t type;
 
-		if (key.len != ROOT_KEY_LEN) {
-			r = -EUCLEAN;
-			break;
-		}
-		memcpy(&be, key.data + 1, sizeof(be));
-		if (key.data[0] == VOLUME_KEY_TYPE)
-			r = volume_add_item(fs, be64toh(be), tree_iter_value(&it));
-		else if (key.data[0] == ORPHAN_KEY_TYPE)
-			r = orphan_add_item(fs, be64toh(be), tree_iter_value(&it));
+		r = key_unpack(tree_iter_key(&it), &type, &id);
+		if (r == 0 && type == VOLUME_KEY_TYPE)
+			r = volume_add_item(fs, id, tree_iter_value(&it));
+		else if (r == 0 && type == ORPHAN_KEY_TYPE)
+			r = orphan_add_item(fs, id, tree_iter_value(&it));
 		else
 			r = -EUCLEAN;
 		if (r == 0)
@@ -51,61 +46,54 @@ int root_tree_read(struct fs *fs)
 /* ---- in a commit ----------------------------------------------------------- */
 
 struct root_change {
-	uint8_t key[ROOT_KEY_LEN];
+	uint8_t key[ITEM_KEY_LEN];
 	uint16_t len; /* 0: delete */
 	uint8_t value[VOLUME_ITEM_MAX];
 };
 
-static void pack_root_key(struct root_change *rc, uint8_t type, uint64_t id)
+static void pack_label(const struct volume_text *text, struct volume_label *ret_label)
 {
-	uint64_t be = htobe64(id);
-
-	rc->key[0] = type;
-	memcpy(rc->key + 1, &be, sizeof(be));
+	ret_label->len = text->len;
+	memcpy(ret_label->text, text->text, text->len);
 }
 
 static void pack_volume(struct root_change *rc, struct fs_volume *vol)
 {
-	const struct volume_text *name = vol->frozen_name, *comment = vol->frozen_comment;
-	struct volume_item item = {
-		.size = cpu_to_le64(vol->frozen_size),
-		.used_blocks = cpu_to_le64(vol->new_used_blocks),
-		.lost_blocks = cpu_to_le64(vol->new_lost_blocks),
-		.ctime_ns = cpu_to_le64((uint64_t)vol->ctime_ns),
-		.flags = cpu_to_le32(vol->frozen_flags),
-		.name_len = name->len,
-		.comment_len = comment ? comment->len : 0,
-	};
+	struct volume_fields item = {.id = vol->id,
+				     .root = vol->new_root,
+				     .size = vol->frozen_size,
+				     .used_blocks = vol->new_used_blocks,
+				     .lost_blocks = vol->new_lost_blocks,
+				     .ctime_ns = (uint64_t)vol->ctime_ns,
+				     .flags = vol->frozen_flags};
 
-	pack_root_key(rc, VOLUME_KEY_TYPE, vol->id);
+	key_pack(rc->key, VOLUME_KEY_TYPE, vol->id);
 	if (vol->frozen_deleted)
 		return;
-	tree_root_pack(&vol->new_root, &item.root);
 	memcpy(item.uuid, vol->uuid, sizeof(item.uuid));
-	memcpy(rc->value, &item, sizeof(item));
-	memcpy(rc->value + sizeof(item), name->text, name->len);
-	if (comment)
-		memcpy(rc->value + sizeof(item) + name->len, comment->text, comment->len);
-	rc->len = (uint16_t)(sizeof(item) + name->len + item.comment_len);
+	pack_label(vol->frozen_name, &item.name);
+	if (vol->frozen_comment)
+		pack_label(vol->frozen_comment, &item.comment);
+	rc->len = volume_item_pack(&item, rc->value);
 }
 
 static void pack_orphan(struct root_change *rc, const struct orphan *o)
 {
-	struct orphan_item item = {.used_blocks = cpu_to_le64(o->new_used_blocks),
-				   .progress = cpu_to_le64(o->new_progress),
-				   .owner = cpu_to_le64(o->root.owner)};
+	struct orphan_fields item = {.id = o->id,
+				     .root = o->new_root,
+				     .used_blocks = o->new_used_blocks,
+				     .progress = o->new_progress};
 
-	pack_root_key(rc, ORPHAN_KEY_TYPE, o->id);
+	key_pack(rc->key, ORPHAN_KEY_TYPE, o->id);
 	if (o->done)
 		return;
-	tree_root_pack(&o->new_root, &item.root);
-	memcpy(rc->value, &item, sizeof(item));
-	rc->len = sizeof(item);
+	item.root.owner = o->root.owner;
+	rc->len = orphan_item_pack(&item, rc->value);
 }
 
 static int by_key(const void *a, const void *b)
 {
-	return memcmp(a, b, ROOT_KEY_LEN);
+	return memcmp(a, b, ITEM_KEY_LEN);
 }
 
 static int apply_changes(struct transaction *txn, struct root_change *rc, struct tree_keyed_change *change,
@@ -123,7 +111,7 @@ static int apply_changes(struct transaction *txn, struct root_change *rc, struct
 	ASSERT(n == cap);
 	qsort(rc, n, sizeof(*rc), by_key);
 	for (size_t i = 0; i < n; i++) {
-		change[i].key = (struct key){rc[i].key, ROOT_KEY_LEN};
+		change[i].key = (struct key){rc[i].key, ITEM_KEY_LEN};
 		change[i].value = (struct value){rc[i].len ? rc[i].value : NULL, rc[i].len};
 	}
 	tree_keyed_changes_init(&changes, change, n);

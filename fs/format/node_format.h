@@ -11,8 +11,11 @@
 #define FS_FORMAT_NODE_FORMAT_H
 
 #include <assert.h>
+#include <stdint.h>
 
 #include "base/le.h"
+
+struct print;
 
 #define NODE_SIZE 16384u
 #define NODE_MAGIC 0x444e5942u /* "BYND" */
@@ -69,5 +72,24 @@ struct tree_root_item {
 	uint8_t reserved[6];
 };
 static_assert(sizeof(struct tree_root_item) == 48, "tree_root_item");
+
+/* ---- the same for the program (node_format.c) ------------------------------ */
+
+struct tree_root {
+	uint64_t owner;
+	uint64_t addr; /* 0: empty */
+	uint64_t generation;
+	uint64_t nodes, leaves, items;
+	uint8_t level; /* of the root node */
+	uint8_t flags; /* enum tree_root_flags */
+};
+
+void tree_root_pack(const struct tree_root *root, struct tree_root_item *ret_item);
+/* Any bytes are accepted: what they point to is checked when it is read. */
+void tree_root_unpack(const struct tree_root_item *item, uint64_t owner, struct tree_root *ret_root);
+/* What nobody writes there, although it can be read; NULL: nothing. */
+const char *tree_root_doubt(const struct tree_root_item *item);
+/* Into a record that was begun: fields whose names begin with the prefix. */
+void tree_root_print(struct print *p, const char *prefix, const struct tree_root *root);
 
 #endif

@@ -16,9 +16,13 @@
 #define FS_FORMAT_VOLUME_FORMAT_H
 
 #include <assert.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 #include "base/le.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
+#include "fs/fs.h"
 
 #define TREE_ID_ROOT 1ull
 #define TREE_ID_GROUP 2ull
@@ -65,5 +69,48 @@ struct extent_item {
 	le32 flags;	 /* EXTENT_LOST or 0 */
 };
 static_assert(sizeof(struct extent_item) == 24, "extent_item");
+
+/* ---- the same for the program (volume_format.c) ---------------------------- */
+
+/* Text from an item, with a zero byte behind it. */
+struct volume_label {
+	uint8_t len;
+	char text[256];
+};
+static_assert(FS_NAME_MAX < 256 && FS_COMMENT_MAX < 256, "any name and comment fits");
+
+struct volume_fields {
+	uint64_t id; /* from the key */
+	struct tree_root root;
+	uint64_t size, used_blocks, lost_blocks, ctime_ns;
+	uint8_t uuid[16];
+	uint32_t flags; /* enum fs_volume_flags */
+	struct volume_label name, comment;
+};
+
+struct orphan_fields {
+	uint64_t id; /* from the key */
+	struct tree_root root;
+	uint64_t used_blocks, progress;
+};
+
+/* Of a volume: what create and resize accept. */
+bool volume_size_is_valid(uint64_t size);
+
+/* Returns the value's length; it has room for VOLUME_ITEM_MAX. */
+uint16_t volume_item_pack(const struct volume_fields *vol, uint8_t *value);
+/*
+ * -EUCLEAN with a constant string: it cannot be used. 0 with *ret_doubt not NULL: the tree is there, but the
+ * item says something that nobody writes.
+ */
+int volume_item_unpack(uint64_t id, struct value value, struct volume_fields *ret_vol,
+		       const char **ret_doubt);
+void volume_item_print(struct print *p, const struct volume_fields *vol);
+
+/* The same for deleted ones. */
+uint16_t orphan_item_pack(const struct orphan_fields *orphan, uint8_t *value);
+int orphan_item_unpack(uint64_t id, struct value value, struct orphan_fields *ret_orphan,
+		       const char **ret_doubt);
+void orphan_item_print(struct print *p, const struct orphan_fields *orphan);
 
 #endif

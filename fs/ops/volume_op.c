@@ -26,22 +26,6 @@
 #include "fs/volume/volume.h"
 #include "fs/volume/volume_int.h"
 
-bool fs_name_is_valid(const char *name)
-{
-	size_t len = strlen(name);
-
-	if (len < 1 || len > FS_NAME_MAX || name[0] == '.' || name[0] == '-')
-		return false;
-	for (size_t i = 0; i < len; i++) {
-		char c = name[i];
-
-		if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-		      c == '.' || c == '_' || c == '-'))
-			return false;
-	}
-	return true;
-}
-
 int volume_bad_name(struct fs_error *err, const char *name)
 {
 	return fs_fail(

@@ -200,29 +200,26 @@ static int walk_tree(struct scrub_run *r, const struct tree_root *root)
 /* An item that is none leaves an empty tree: it is the checker's. */
 static void take_volume(struct scrub_run *r, struct value value, struct tree_root *ret_root)
 {
-	struct volume_item item;
+	struct volume_fields item;
+	const char *doubt;
 
-	if (value.len < sizeof(item))
+	if (volume_item_unpack(r->id, value, &item, &doubt))
 		return;
-	memcpy(&item, value.data, sizeof(item));
-	if (value.len != sizeof(item) + item.name_len + item.comment_len)
-		return;
-	memcpy(r->name, (const char *)value.data + sizeof(item), item.name_len);
-	r->name[item.name_len] = '\0';
-	r->size = le64_to_cpu(item.size);
-	tree_root_unpack(&item.root, r->id, ret_root);
+	memcpy(r->name, item.name.text, item.name.len + 1u);
+	r->size = item.size;
+	*ret_root = item.root;
 }
 
 static void take_orphan(struct scrub_run *r, struct value value, struct tree_root *ret_root)
 {
-	struct orphan_item item;
+	struct orphan_fields item;
 	uint8_t from[ITEM_KEY_LEN];
+	const char *doubt;
 
-	if (value.len != sizeof(item))
+	if (orphan_item_unpack(r->id, value, &item, &doubt))
 		return;
-	memcpy(&item, value.data, sizeof(item));
-	tree_root_unpack(&item.root, le64_to_cpu(item.owner), ret_root);
-	key_pack(from, EXTENT_KEY_TYPE, le64_to_cpu(item.progress)); /* what is before has been freed */
+	*ret_root = item.root;
+	key_pack(from, EXTENT_KEY_TYPE, item.progress); /* what is before has been freed */
 	if (memcmp(from, r->pos, ITEM_KEY_LEN) > 0)
 		memcpy(r->pos, from, ITEM_KEY_LEN);
 }

@@ -18,7 +18,8 @@
 #include "fs/volume/extent.h"
 #include "fs/volume/volume.h"
 
-#define CUT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct orphan_item)) /* in the root tree */
+/* in the root tree */
+#define CUT_ITEM_BYTES (sizeof(struct node_slot) + ITEM_KEY_LEN + sizeof(struct orphan_item))
 #define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
 
 /*

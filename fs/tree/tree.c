@@ -12,32 +12,6 @@
 #include "fs/format/node_format.h"
 #include "fs/tree/node.h"
 
-void tree_root_pack(const struct tree_root *root, struct tree_root_item *ret_item)
-{
-	memset(ret_item, 0, sizeof(*ret_item));
-	ret_item->addr = cpu_to_le64(root->addr);
-	ret_item->generation = cpu_to_le64(root->generation);
-	ret_item->nodes = cpu_to_le64(root->nodes);
-	ret_item->leaves = cpu_to_le64(root->leaves);
-	ret_item->items = cpu_to_le64(root->items);
-	ret_item->level = root->level;
-	ret_item->flags = root->flags;
-}
-
-void tree_root_unpack(const struct tree_root_item *item, uint64_t owner, struct tree_root *ret_root)
-{
-	*ret_root = (struct tree_root){
-		.owner = owner,
-		.addr = le64_to_cpu(item->addr),
-		.generation = le64_to_cpu(item->generation),
-		.nodes = le64_to_cpu(item->nodes),
-		.leaves = le64_to_cpu(item->leaves),
-		.items = le64_to_cpu(item->items),
-		.level = item->level,
-		.flags = item->flags,
-	};
-}
-
 void tree_sums_add(struct tree_sums *sums, const struct tree_root *root, int sign)
 {
 	sums->nodes += sign * (int64_t)root->nodes;

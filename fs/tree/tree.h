@@ -27,15 +27,6 @@ struct cache_entry;
 struct device_queue;
 struct fs;
 
-struct tree_root {
-	uint64_t owner;
-	uint64_t addr; /* 0: empty */
-	uint64_t generation;
-	uint64_t nodes, leaves, items;
-	uint8_t level; /* of the root node */
-	uint8_t flags; /* enum tree_root_flags */
-};
-
 /* Sums over trees, or changes to them. */
 struct tree_sums {
 	int64_t nodes, leaves, items;
@@ -43,10 +34,6 @@ struct tree_sums {
 };
 
 void tree_sums_add(struct tree_sums *sums, const struct tree_root *root, int sign);
-
-void tree_root_pack(const struct tree_root *root, struct tree_root_item *ret_item);
-/* Any bytes are accepted: what they point to is checked when it is read. */
-void tree_root_unpack(const struct tree_root_item *item, uint64_t owner, struct tree_root *ret_root);
 
 /* ---- walking --------------------------------------------------------------- */
 

@@ -16,19 +16,12 @@
 
 void extent_key_pack(uint8_t key[EXTENT_KEY_LEN], uint64_t blk)
 {
-	uint64_t be = htobe64(blk);
-
-	key[0] = EXTENT_KEY_TYPE;
-	memcpy(key + 1, &be, sizeof(be));
+	key_pack(key, EXTENT_KEY_TYPE, blk);
 }
 
 uint64_t extent_key_blk(struct key key)
 {
-	uint64_t be = 0;
-
-	if (key.len == EXTENT_KEY_LEN)
-		memcpy(&be, key.data + 1, sizeof(be));
-	return be64toh(be);
+	return key_number(&key, 0);
 }
 
 int extent_unpack(struct key key, struct value value, struct extent *ret_extent)

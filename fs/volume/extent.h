@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/le.h"
+#include "fs/format/key.h"
 #include "fs/tree/node.h"
 
 struct cache_entry;
@@ -21,7 +22,7 @@ struct tree_root;
 struct transaction;
 struct volume_touches;
 
-#define EXTENT_KEY_LEN 9u
+#define EXTENT_KEY_LEN ITEM_KEY_LEN
 
 /* An item, decoded; crc points into the node. */
 struct extent {

@@ -328,42 +328,33 @@ static void add_to_sums(struct fs *fs, const struct tree_root *root)
 
 int volume_add_item(struct fs *fs, uint64_t id, struct value value)
 {
-	struct volume_item item;
-	char name[FS_NAME_MAX + 1] = "";
-	const char *comment;
+	struct volume_fields item;
 	struct fs_volume *vol;
+	const char *doubt;
 	bool ok;
 
-	if (value.len < sizeof(item) || id < TREE_ID_FIRST_FREE)
+	if (id < TREE_ID_FIRST_FREE || volume_item_unpack(id, value, &item, &doubt) ||
+	    !volume_size_is_valid(item.size))
 		return -EUCLEAN;
-	memcpy(&item, value.data, sizeof(item));
-	if (value.len != sizeof(item) + item.name_len + item.comment_len)
-		return -EUCLEAN;
-	memcpy(name, (const char *)value.data + sizeof(item), item.name_len);
-	comment = (const char *)value.data + sizeof(item) + item.name_len;
-	if (!fs_name_is_valid(name) || strlen(name) != item.name_len ||
-	    le64_to_cpu(item.size) > FS_VOLUME_SIZE_MAX || le64_to_cpu(item.size) % FS_BLOCK_SIZE ||
-	    le64_to_cpu(item.size) == 0 || !text_is_plain(comment, item.comment_len))
-		return -EUCLEAN;
-	vol = volume_new(fs, id, name);
+	vol = volume_new(fs, id, item.name.text);
 	if (!vol)
 		return -ENOMEM;
-	if (item.comment_len) {
-		vol->comment = volume_text_new(comment, item.comment_len);
+	if (item.comment.len) {
+		vol->comment = volume_text_new(item.comment.text, item.comment.len);
 		if (!vol->comment) {
 			volume_unref(vol);
 			return -ENOMEM;
 		}
 	}
-	atomic_store(&vol->size, le64_to_cpu(item.size));
-	vol->flags = le32_to_cpu(item.flags);
-	vol->ctime_ns = (int64_t)le64_to_cpu(item.ctime_ns);
-	vol->used_blocks = le64_to_cpu(item.used_blocks);
-	vol->lost_blocks = le64_to_cpu(item.lost_blocks);
-	vol->tree_end = le64_to_cpu(item.size) / FS_BLOCK_SIZE;
+	atomic_store(&vol->size, item.size);
+	vol->flags = item.flags;
+	vol->ctime_ns = (int64_t)item.ctime_ns;
+	vol->used_blocks = item.used_blocks;
+	vol->lost_blocks = item.lost_blocks;
+	vol->tree_end = item.size / FS_BLOCK_SIZE;
 	atomic_fetch_add(&fs->lost_blocks, vol->lost_blocks);
 	memcpy(vol->uuid, item.uuid, sizeof(vol->uuid));
-	tree_root_unpack(&item.root, id, &vol->root);
+	vol->root = item.root;
 	space_promise_allocated(fs, &vol->promise, (int64_t)(vol->used_blocks * FS_BLOCK_SIZE));
 	if (vol->flags & FS_VOLUME_RESERVED)
 		(void)space_set_promise(fs, &vol->promise, space_promise_for(vol->size), true, NULL);
@@ -395,19 +386,19 @@ static void find_owner(struct fs *fs, struct orphan *o)
 
 int orphan_add_item(struct fs *fs, uint64_t id, struct value value)
 {
-	struct orphan_item item;
+	struct orphan_fields item;
+	const char *doubt;
 	struct orphan *o;
 
-	if (value.len != sizeof(item))
+	if (orphan_item_unpack(id, value, &item, &doubt))
 		return -EUCLEAN;
-	memcpy(&item, value.data, sizeof(item));
 	o = mem_zalloc(sizeof(*o));
 	if (!o)
 		return -ENOMEM;
 	o->id = id;
-	tree_root_unpack(&item.root, le64_to_cpu(item.owner), &o->root);
-	o->used_blocks = le64_to_cpu(item.used_blocks);
-	o->progress = le64_to_cpu(item.progress);
+	o->root = item.root;
+	o->used_blocks = item.used_blocks;
+	o->progress = item.progress;
 	o->in_tree = true;
 	add_to_sums(fs, &o->root);
 	if (o->root.owner == id) {
