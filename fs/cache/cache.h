@@ -9,8 +9,9 @@
  *
  * The limit is on chunk memory: it is at most max(limit rounded down to chunks, one chunk), except that
  * cache_alloc goes above it when everything is pinned. The excess goes back, chunk by chunk, as later
- * allocations find its pins gone. Up to CACHE_SPARES chunks (cache_int.h) are there before they are used.
- * Metadata comes on top: at most CACHE_METADATA_PER_BLOCK bytes for each 4 KiB, beside CACHE_METADATA_FIXED.
+ * allocations find its pins gone. Up to CACHE_SPARES chunks (cache_int.h) are mapped ahead of need. The
+ * cache's own structures come on top: at most CACHE_METADATA_PER_BLOCK bytes for each 4 KiB, plus
+ * CACHE_METADATA_FIXED.
  *
  * Invariants
  * 1. A published entry's data and address never change. Writers publish a new entry instead.
@@ -18,10 +19,11 @@
  * 3. An entry is found by cache_get from publish until it is replaced, invalidated or evicted. Only entries
  *    that nobody pins are evicted.
  * 4. `data` is aligned to 4096 (nodes: to 16384) and can be given to a device as it is.
- * 5. Publishing leaves an entry cold; each cache_get makes it hot. The hand takes cold entries first: what is
- *    written or read once goes before what is used again. Nodes outlast data by one round of the hand.
+ * 5. Publishing leaves an entry cold; each cache_get makes it hot. The hand evicts cold entries first, so
+ *    what is written or read once goes before what is used again. Nodes outlast data by one round of the
+ *    hand.
  * 6. In a full cache, what is fetched ahead (cache_alloc_ahead) takes 1 / CACHE_AHEAD_PART of the limit until
- *    somebody reads it: beyond that the oldest of it goes, not what others use. Addresses of it stand in a
+ *    somebody reads it: beyond that the oldest of it goes, not what others use. Its addresses are kept in a
  *    ring, 8 bytes each.
  *
  * Threads: every call from any thread. One thread owns an unpublished entry. Locks: LOCK_CACHE_POOL, then
@@ -67,13 +69,13 @@ int cache_new(uint64_t limit_bytes, struct cache **ret_cache);
 void cache_free(struct cache *c);
 
 /*
- * From now on a thread sees to it that chunks have their pages before they are needed: else those who write
- * wait for the kernel to find and clear them, milliseconds for each chunk in a virtual machine. Call it once
- * at the most. A negative errno.
+ * Starts a thread that gives chunks their pages before they are needed. Without it writers wait for the
+ * kernel to find and clear pages, which takes milliseconds a chunk in a virtual machine. Call it at most
+ * once. Returns a negative errno on failure.
  */
 int cache_start_thread(struct cache *c);
 
-/* The entry at addr, pinned and made hot; NULL when it is not there. */
+/* The entry at addr, pinned and made hot; NULL if there is none. */
 struct cache_entry *cache_get(struct cache *c, enum cache_class class, uint64_t addr);
 
 /*
@@ -85,12 +87,12 @@ struct cache_entry *cache_alloc(struct cache *c, enum cache_class class);
 bool cache_alloc_many(struct cache *c, enum cache_class class, size_t n, struct cache_entry **ret_entries);
 
 /*
- * For data blocks that nobody has asked for yet, `n` of them: as cache_alloc_many, with room made by older
+ * For data blocks that nobody has asked for yet, `n` of them: as cache_alloc_many, taking room from older
  * ones of the kind (invariant 6). They are published with cache_publish_ahead.
  */
 bool cache_alloc_ahead(struct cache *c, size_t n, struct cache_entry **ret_entries);
 void cache_publish_ahead(struct cache *c, struct cache_entry *entry, uint64_t addr);
-/* Whether cache_get would find a data block. Makes nothing hot, and does not count. */
+/* Whether cache_get would find a data block. Makes nothing hot, and does not count as a hit. */
 bool cache_has(struct cache *c, uint64_t addr);
 
 /*
@@ -108,14 +110,14 @@ static inline void cache_pin(struct cache_entry *entry)
 /* Drops a pin. Frees an entry that is not published (any more) with its last pin. Accepts NULL. */
 void cache_put(struct cache *c, struct cache_entry *entry);
 
-/* Removes what is at addr, if anything; who has it pinned keeps it. */
+/* Removes what is at addr, if anything; a holder of a pin keeps it. */
 void cache_invalidate(struct cache *c, enum cache_class class, uint64_t addr);
 /* The same for every data block within [addr, addr + len_bytes), both multiples of 4096. */
 void cache_invalidate_range(struct cache *c, uint64_t addr, uint64_t len_bytes);
 
 /*
- * Sets the limit. Growing never fails (memory for a larger hash table may be lacking: it is slower then);
- * shrinking evicts at once, except what is pinned.
+ * Sets the limit. Growing never fails (without memory for a larger hash table the cache is slower). Shrinking
+ * evicts at once everything that is not pinned.
  */
 void cache_resize(struct cache *c, uint64_t limit_bytes);
 
@@ -124,7 +126,7 @@ struct cache_stats {
 	uint64_t evictions[CACHE_CLASSES];
 	uint64_t entries[CACHE_CLASSES]; /* published ones */
 	uint64_t bytes[CACHE_CLASSES];	 /* held by allocated entries, published or not */
-	uint64_t chunk_bytes;		 /* mapped: what the limit is about */
+	uint64_t chunk_bytes;		 /* mapped; this is what the limit applies to */
 	uint64_t limit_bytes;		 /* in force, after rounding */
 	uint64_t metadata_bytes;
 };

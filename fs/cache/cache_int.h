@@ -5,15 +5,15 @@
  * hit takes one shard's lock and never the pool's; eviction takes the pool's, then a shard's.
  *
  * Invariants
- * 1. The hash table holds one reference on each entry in it, the pins are the others. Who drops the last one
- *    frees the entry. Only cache_get makes pins out of nothing, under the shard's lock: under it, an
- *    entry with one reference is the table's alone and can be removed.
+ * 1. The hash table holds one reference on each entry in it, the pins are the others. Whoever drops the last
+ *    one frees the entry. Only cache_get adds a pin without having one, under the shard's lock. So under that
+ *    lock an entry with one reference is the table's alone and can be removed.
  * 2. An entry's address is written once in its life, before `published` is set; its memory goes back, and is
  *    given out again, only under the pool's lock. So the hand may read the address of a published entry.
  * 3. A frame with free blocks is on the list of its kind, unless its chunk is draining. A draining chunk
- *    gives nothing out and is unmapped when its last frame becomes free.
- * 4. Chunks and spare ones together stay within the limit, but for what cache_alloc adds when everything is
- *    pinned, and for the one that the thread is making.
+ *    gives nothing out, and is unmapped when its last frame becomes free.
+ * 4. Chunks and spare chunks together stay within the limit, except for what cache_alloc adds when everything
+ *    is pinned, and for the chunk that the thread is making.
  */
 #ifndef FS_CACHE_CACHE_INT_H
 #define FS_CACHE_CACHE_INT_H
@@ -51,7 +51,7 @@ struct cache_chunk {
 	char *mem;
 	uint32_t free_frames;
 	bool draining;
-	bool held; /* being walked: not to be unmapped now */
+	bool held; /* being walked: must not be unmapped now */
 	struct cache_frame frames[CACHE_CHUNK_FRAMES];
 };
 
@@ -103,7 +103,7 @@ static inline struct cache_shard *cache_shard_of(struct cache *c, uint64_t hash)
 	return &c->shards[hash >> CACHE_SHARD_SHIFT];
 }
 
-/* Where the pointer to the entry of this key stands, or would be put at the end of its bucket. */
+/* The pointer to the entry of this key, or the place at the end of its bucket where it would go. */
 static inline struct cache_entry **cache_shard_find_locked(struct cache_shard *s, uint64_t hash,
 							   enum cache_class class, uint64_t addr)
 {
@@ -131,7 +131,7 @@ static inline struct cache_entry *cache_shard_remove_locked(struct cache_shard *
 /* A chunk whose pages are not there yet, or NULL. Its frames are all zeros. */
 struct cache_chunk *cache_chunk_new(void);
 void cache_chunk_free(struct cache_chunk *chunk);
-/* One that has its pages, or NULL: there is none. The pool's lock is held, as for the next. */
+/* A chunk that has its pages, or NULL if there is none. The pool's lock is held, as for the next call. */
 struct cache_chunk *cache_spare_take_locked(struct cache *c);
 /* Gives back those that the limit has no room for. */
 void cache_spare_trim_locked(struct cache *c);
@@ -141,7 +141,8 @@ void cache_spare_fini(struct cache *c);
 /* ---- cache_ahead.c ---- */
 
 /*
- * Room for that limit, unless another one is in force by now. Out of memory: for as much as before. No lock.
+ * Makes room for that limit, unless another one is in force by now. If memory is out, room stays as it was.
+ * No lock.
  */
 void cache_ahead_resize(struct cache *c, size_t max_chunks);
 void cache_ahead_fini(struct cache *c);
@@ -150,7 +151,7 @@ void cache_ahead_fini(struct cache *c);
 
 /* An entry with one pin; evicts as needed. NULL: memory is out. */
 struct cache_entry *cache_pool_alloc_locked(struct cache *c, enum cache_class class);
-/* Gives memory back that nobody refers to any more. */
+/* Gives back memory that nobody refers to any more. */
 void cache_pool_release_locked(struct cache *c, struct cache_entry *e);
 /* Sets the limit and shrinks to it as far as pins allow. */
 void cache_pool_resize_locked(struct cache *c, size_t max_chunks);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/cache/write_batch.h: the many writes of a commit: neighbours are joined, a bounded number is under way
- * at a time. One thread (the committer), on its own device queue, on which nothing else may be under way.
+ * fs/cache/write_batch.h: the many writes of a commit. Neighbours are joined, and a bounded number is under
+ * way at a time. One thread (the committer), on its own device queue, on which nothing else may be under way.
  */
 #ifndef FS_CACHE_WRITE_BATCH_H
 #define FS_CACHE_WRITE_BATCH_H

@@ -2,10 +2,10 @@
 /*
  * fs/core/epoch.h: who may still be reading what a commit has freed.
  *
- * A reader enters the current epoch before it looks up where something stands and leaves it when it has read
- * it. A commit that has published its trees advances the epoch; what it freed may be reused once nobody is
- * left in an earlier one. The current epoch and the one before are the only ones with readers: the committer
- * advances only when the one before has drained.
+ * A reader enters the current epoch before it looks up where something is, and leaves it when it has read it.
+ * A commit that has published its trees advances the epoch. What it freed may be reused once no reader is
+ * left in an earlier epoch. Only the current epoch and the one before it have readers: the committer advances
+ * only when the one before has drained.
  */
 #ifndef FS_CORE_EPOCH_H
 #define FS_CORE_EPOCH_H
@@ -19,7 +19,7 @@ struct epoch {
 	_Atomic uint64_t readers[2];
 };
 
-/* Returns what epoch_leave wants. Never waits. */
+/* Returns the value to pass to epoch_leave. Never waits. */
 static inline unsigned epoch_enter(struct epoch *e)
 {
 	for (;;) {

@@ -47,7 +47,7 @@ struct fs {
 	struct cache *cache;
 	uint8_t uuid[FS_UUID_LEN];
 	uint64_t group_step;	     /* of logical addresses */
-	_Atomic uint64_t group_size; /* how long new groups are, at the most: goes with the pool's size */
+	_Atomic uint64_t group_size; /* maximum length of new groups; depends on the pool's size */
 	uint8_t session[16];	     /* of this opening: claim.h */
 	struct fs_options opt;
 	bool simulated;	       /* no threads: the caller runs workers and commits */
@@ -70,22 +70,23 @@ struct fs {
 	struct lock ctx_lock;
 	struct fs_ctx *ctxs;
 
-	/* The committer: everything below is under commit_lock but where said otherwise. */
+	/* The committer: everything below is under commit_lock unless noted. */
 	struct lock commit_lock;
 	struct super_block *super; /* of the last commit */
 	struct tree_root *root_tree, *group_tree;
 	struct device_queue *commit_q;
-	/* that commits still have to read nodes again, which the device says it cannot read */
+	/* tries left for commits to read again nodes that the device says it cannot read */
 	unsigned eio_tries;
 	uint64_t eio_tried_us; /* when the last of them was used */
 	uint64_t claim_checked_us;
-	bool super_dirty;		     /* something but the trees changed that the superblock has */
+	/* something in the superblock has changed other than the trees */
+	bool super_dirty;
 	_Atomic uint64_t running_generation; /* of the running transaction */
 	_Atomic uint64_t root_tree_nodes_bound;
 	_Atomic uint64_t next_id;
 	_Atomic uint64_t orphans;     /* deleted volumes whose space is not yet freed */
 	_Atomic uint64_t lost_blocks; /* of all volumes, as of the last commit */
-	unsigned orphan_leaves;	      /* of them that a commit frees at the most */
+	unsigned orphan_leaves;	      /* most leaves of orphans that one commit frees */
 	struct pins *pins;	      /* what was freed and is kept for readers */
 
 	/* The commit thread: LOCK_COMMIT_STATE. */
@@ -98,13 +99,13 @@ struct fs {
 	_Atomic uint64_t commits_started, commits_done;
 	struct fs_work rebuild_work;
 	_Atomic bool rebuild_running;
-	/* of the last one: it is tried again at the next interval, or much later (commit_thread.c) */
+	/* the last rebuild's; it is tried again at the next interval, or much later (commit_thread.c) */
 	_Atomic int rebuild_error;
 	uint64_t rebuild_failed_us; /* when it ended, before rebuild_error was set */
-	/* since when one comes by nodes that the device cannot read; 0: the last did not */
+	/* since when rebuilds have met nodes that the device cannot read; 0: the last one met none */
 	uint64_t rebuild_eio_us;
-	_Atomic uint64_t lost_commits; /* that put a lost extent in the place of a node */
-	_Atomic bool rebuild_stop;     /* the last commit has been: one that runs ends */
+	_Atomic uint64_t lost_commits; /* commits that put a lost extent in place of a node */
+	_Atomic bool rebuild_stop;     /* the last commit is done: a rebuild that runs must end */
 };
 
 /* Puts the rebuild on a worker, unless one is under way. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/core/latency.h: how long commits and groups of the flush log took, as a histogram. Adding is two atomic
- * operations, once for each of them; from any thread.
+ * fs/core/latency.h: how long commits and log groups took, as histograms. Adding one takes two atomic
+ * operations, from any thread.
  */
 #ifndef FS_CORE_LATENCY_H
 #define FS_CORE_LATENCY_H

@@ -12,8 +12,9 @@ enum lock_rank {
 	LOCK_VOLUME_OP = 50,
 	LOCK_COMMIT = 100,	 /* one commit at a time: trees, delayed refs, superblock. Held across I/O. */
 	LOCK_VOLUME_TABLE = 200, /* names, ids and reference counts of volumes. Not across I/O. */
-	LOCK_LOG = 300,		 /* the flush log's tail, and who writes the next group. Not across I/O. */
-	LOCK_VOLUME = 400,	 /* one volume's overlays, root and size. Not across I/O. */
+	/* the flush log's tail, and who writes the next log group. Not across I/O. */
+	LOCK_LOG = 300,
+	LOCK_VOLUME = 400, /* one volume's overlays, root and size. Not across I/O. */
 	/* the lists of volumes with changes to commit, or to log. Not across I/O. */
 	LOCK_DIRTY_VOLUMES = 450,
 	LOCK_CTX = 470,	       /* a context's run of free space; the list of contexts. Not across I/O. */

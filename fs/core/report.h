@@ -20,9 +20,9 @@ void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Lines that requests bring about, as many as clients like: FS_LOG_OFTEN_MAX of a kind in FS_LOG_OFTEN_S
- * seconds. The last of them says that more are left out, and the next one after that how many these were. The
- * figures count all.
+ * For lines that clients could cause without end: at most FS_LOG_OFTEN_MAX of a kind in FS_LOG_OFTEN_S
+ * seconds. The last of them says that more are left out; the next line after that says how many. The figures
+ * count all.
  */
 #define FS_LOG_OFTEN_MAX 20u
 #define FS_LOG_OFTEN_S 10u
@@ -37,9 +37,7 @@ void fs_log_often(struct fs *fs, enum fs_often_kind kind, enum fs_log_level leve
 int fs_fail(struct fs_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 bool fs_is_read_only(struct fs *fs);
-/*
- * Turns the pool read-only for good because of error (-errno; 0: EROFS): one line in the log, the first time.
- */
+/* Turns the pool read-only for good because of error (-errno; 0: EROFS): logs one line, the first time. */
 void fs_set_read_only(struct fs *fs, int error, const char *what);
 
 #endif

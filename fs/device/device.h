@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device/device.h: what the engine knows of the pool's device: asynchronous reads, writes, flushes and
- * discards on byte addresses, and nothing else. Implementations: device_uring.c (io_uring),
- * device_threads.c (pread/pwrite on threads), device_sim.c (memory, with faults), and
- * device_record.c, which wraps another one and records its writes and flushes to a file.
+ * fs/device/device.h: what the engine knows about the pool's device: asynchronous reads, writes, flushes and
+ * discards on byte addresses, and nothing else. Implementations: device_uring.c (io_uring), device_threads.c
+ * (pread/pwrite on threads), device_sim.c (memory, with faults), and device_record.c, which wraps another one
+ * and records its writes and flushes to a file.
  *
  * Invariants
  * 1. A queue is used by one thread at a time; different queues of one device run in parallel.
  * 2. Addresses, lengths and buffers of reads and writes are multiples of 4096 (so that O_DIRECT works).
- * 3. Requests that are under way together have no order among each other. A completed write is durable
- *    only after a flush that was submitted after its completion has itself completed without error.
+ * 3. Requests that are under way together have no order. A completed write is durable only after a flush that
+ *    was submitted after its completion has itself completed without error.
  * 4. `done` runs only inside device_poll and device_wait of the queue that the request was put on.
- * 5. A short read or write never shows: implementations go on until all is done or it fails.
+ * 5. Callers never see a short read or write: implementations go on until everything is done or it fails.
  * 6. A flush error is reported once to each flush under way and is never retried by the device layer.
  * 7. A buffer that is being written does not change until done.
  *
- * Errors that every implementation reports in the same way: -EINVAL for an address or length that breaks
+ * Every implementation reports these errors in the same way: -EINVAL for an address or length that breaks
  * invariant 2 or lies outside the device (a corrupt pool can cause that), -EROFS for a write or discard on a
  * device that was opened read-only, -EIO when a file ends before the device does. A request of length 0
  * completes with 0. A discard that the host does not support completes with 0 and clears `discard`. -ENOSPC
- * for a write that the host has no room for (also where a quota is what is used up).
+ * for a write that the host has no room for, or no quota.
  */
 #ifndef FS_DEVICE_DEVICE_H
 #define FS_DEVICE_DEVICE_H
@@ -52,7 +52,7 @@ struct device_io {
 
 struct device_host {
 	uint64_t used_bytes; /* the file's blocks */
-	uint64_t free_bytes; /* that anybody may take; of memory, where the files stand in it */
+	uint64_t free_bytes; /* that anybody may take; of memory, if the files are in memory */
 };
 
 struct device_ops {
@@ -76,30 +76,29 @@ struct device_ops {
 	/* Kicks, waits for at least one completion (if any is under way) and runs what has completed. */
 	unsigned (*wait)(struct device_queue *q);
 	/*
-	 * An eventfd-like descriptor that polls readable when poll() would find something (and now and then
-	 * when it would not). poll() clears it. It is made by the first call, and costs something only from
-	 * then on: a queue whose thread only ever waits needs one descriptor less. -ENOSYS: there is none;
-	 * else what making it failed with.
+	 * An eventfd-like descriptor that polls readable when poll() would find something (and sometimes when
+	 * it would not). poll() clears it. The first call makes it, so a queue whose thread only ever waits
+	 * needs one descriptor less. -ENOSYS: there is none; other errors: it could not be made.
 	 */
 	int (*fd)(struct device_queue *q);
 	/*
-	 * Extends the device to size bytes (a multiple of 4096, not less than now; else -EINVAL);
+	 * Extends the device to size bytes (a multiple of 4096, and no less than its size; else -EINVAL);
 	 * preallocate: reserve the new blocks in the host's file system. A block device must already have the
-	 * size (else -ENOSPC). Waits. Any thread, also while requests are under way; one at a time. 0: to
-	 * what the device has, or the file if it was made larger; -EALREADY when that is no more.
+	 * size (else -ENOSPC). Waits. Any thread, also while requests are under way; one at a time. Size 0:
+	 * to all that the device has, or the file if it was made larger; -EALREADY if that is no more.
 	 */
 	int (*grow)(struct device *dev, uint64_t size, bool preallocate);
 	/*
-	 * Sees to it that the host has blocks for the range: writes to it do not fail with -ENOSPC from then
-	 * on, until it is discarded. It lasts like a write: over a crash if a flush that came later has
-	 * completed. What stands there stays, but with `fresh` it is of no use to anybody (where the host
-	 * cannot do this, zeros are written then; without it such a range is believed). Does nothing where
-	 * there is nothing to do. -ENOSPC: the host is full, or a quota is. Waits. Any thread.
+	 * Gets blocks from the host for the range: writes to it no longer fail with -ENOSPC, until it is
+	 * discarded. This lasts like a write: it survives a crash if a later flush has completed. The content
+	 * stays, unless `fresh` says that nobody needs it. (Where the host cannot allocate, zeros are written
+	 * with `fresh`; without it the range is taken to have its blocks.) Does nothing if there is nothing
+	 * to do. -ENOSPC: the host is full, or a quota is. Waits. Any thread.
 	 */
 	int (*allocate)(struct device *dev, uint64_t off, uint64_t len, bool fresh);
 	/*
-	 * What the file takes of its host's file system, and what that has left. -ENOTSUP: a block device.
-	 * Any thread.
+	 * How much the file takes of the host's file system, and how much that has left. -ENOTSUP: a block
+	 * device. Any thread.
 	 */
 	int (*host)(struct device *dev, struct device_host *ret_host);
 };
@@ -109,16 +108,19 @@ struct device {
 	uint64_t size; /* bytes, a multiple of 4096; grow changes it: device_size() */
 	bool writable;
 	bool direct;  /* O_DIRECT is in force */
-	bool discard; /* discards do something, as far as is known: device_can_discard() */
+	bool discard; /* discards are not known to do nothing: device_can_discard() */
 	bool block_device;
 	/* discards work on multiples of this many bytes, counted from there; a multiple of 4096, or 0 */
 	uint64_t discard_unit, discard_shift;
 	/* a file that had holes when it was opened: writes into them may fail with -ENOSPC */
 	bool sparse;
-	/* sparse, and the host may find out at a flush only that it is full: device_threads.c knows a way */
+	/* sparse, and the host may notice only at a flush that it is full: device_threads.c deals with it */
 	bool writes_late;
 	bool flush_failed; /* some flush has failed since open: device_flush_failed() */
-	/* completed without error since open; those that shared one count once: device_flushes() */
+	/*
+	 * flushes completed without error since open; those that were answered together count once:
+	 * device_flushes()
+	 */
 	uint64_t flushes;
 };
 
@@ -143,8 +145,8 @@ static inline uint64_t device_flushes(const struct device *dev)
 }
 
 /*
- * True from before the failed flush was answered. What it covered may be lost although later flushes succeed:
- * who sees true after a flush of its own must take that one as failed.
+ * True from before the failed flush is answered. What it covered may be lost although later flushes succeed:
+ * whoever sees true after a flush of its own must treat that flush as failed.
  */
 static inline bool device_flush_failed(const struct device *dev)
 {
@@ -176,18 +178,18 @@ int device_flush(struct device_queue *q);
 
 /*
  * Opens a file or block device, O_DIRECT where the host has it. `writable` also takes an exclusive lock (OFD
- * lock on the file, which ends with the process): -EBUSY when another holds it, and *ret_holder is its pid (0
- * if unknown). Not writable: a shared lock is taken in the same way. ret_holder may be NULL.
- * device_open_uring: -ENOSYS where the kernel does not let this process use io_uring; then use threads.
- * -EINVAL: neither a file nor a block device. An empty file opens, with size 0. All queues must be freed
- * before close. Waits, up to a second where the lock's holder has just died.
+ * lock on the file, which ends with the process): -EBUSY if another process holds it; *ret_holder is then its
+ * pid (0 if unknown). If not writable, it takes a shared lock in the same way. ret_holder may be NULL.
+ * device_open_uring: -ENOSYS if the kernel does not let this process use io_uring; then use threads. -EINVAL:
+ * neither a file nor a block device. An empty file opens, with size 0. All queues must be freed before close.
+ * Waits, up to a second if the lock's holder has just died.
  */
 int device_open_uring(const char *path, bool writable, struct device **ret_dev, int *ret_holder);
 int device_open_threads(const char *path, bool writable, struct device **ret_dev, int *ret_holder);
 
 /*
  * Wraps `inner`, which then belongs to the new device (not when this fails): every write, discard and flush
- * goes to log_path too, which is made anew. fs/device/device_record.h has the format. Waits.
+ * also goes to log_path, which is created or emptied. fs/device/device_record.h has the format. Waits.
  */
 int device_record(struct device *inner, const char *log_path, struct device **ret_dev);
 

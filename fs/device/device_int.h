@@ -69,9 +69,9 @@ void device_iov_advance(struct device_io *io, uint64_t n);
 /* ---- flushes ------------------------------------------------------------------- */
 
 /*
- * Linux reports a write-back error to one fsync of an open file only. So a queue has one fsync under way at a
- * time, flushes that come meanwhile share the next one, and each queue has an open file of its own where
- * there is a page cache (device_file_queue_fd). This is what invariant 6 of device.h rests on.
+ * Linux reports a write-back error to only one fsync of an open file. So a queue has one fsync under way at a
+ * time, flushes that come meanwhile share the next, and each queue has an open file of its own if there is a
+ * page cache (device_file_queue_fd). Invariant 6 of device.h rests on this.
  */
 struct flush_batch {
 	struct io_list waiting;
@@ -103,7 +103,7 @@ void device_file_close(struct device_file *file);
 int device_file_grow(struct device_file *file, uint64_t size, bool preallocate);
 int device_file_allocate(struct device_file *file, uint64_t off, uint64_t len, bool fresh);
 int device_file_host(struct device_file *file, struct device_host *ret_host);
-/* An errno of the host as it is to be reported. */
+/* The errno to report for one of the host's. */
 int device_host_error(int err);
 
 /* A descriptor for one queue, or a negative errno. */
@@ -112,7 +112,7 @@ void device_file_queue_fd_close(struct device_file *file, int fd);
 
 /* Discards and waits. Any thread. */
 int device_file_discard(struct device_file *file, uint64_t off, uint64_t len);
-/* The result of a discard, as it is to be reported. */
+/* The result to report for a discard. */
 int device_discard_result(struct device *dev, int error);
 
 #endif

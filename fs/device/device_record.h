@@ -7,15 +7,15 @@
  *   bytes.
  *
  * Invariants
- * 1. Entries are numbered 1, 2, 3, ... A write, discard or flush has its entry when it has completed without
- *    error, before whoever asked for it is told.
- * 2. A FLUSH covers the entries 1 to `covers`: those that were there when it was submitted. So with the FLUSH
- *    at hand these are durable. Writes that completed while the flush was under way stand before it but are
- *    not covered.
- * 3. Therefore the image at the start plus the entries 1 to n is a legal state after a crash, for every n;
- *    and so is it without any of those that no FLUSH among the n covers.
+ * 1. Entries are numbered 1, 2, 3, ... A write, discard or flush gets its entry when it has completed without
+ *    error, before its `done` runs.
+ * 2. A FLUSH covers the entries 1 to `covers`: those that existed when it was submitted. So once the FLUSH is
+ *    there, they are durable. Writes that completed while the flush was under way stand before it but are not
+ *    covered.
+ * 3. Therefore the image at the start plus the entries 1 to n is a legal state after a crash, for every n; so
+ *    is the same without any of the entries that no FLUSH among the n covers.
  * 4. A log that was cut off (by a crash of the writer) ends at its last whole entry. Two overlapping writes
- * that were under way together stand in the order in which their completions were seen.
+ *    that were under way together are in the order in which their completions were seen.
  */
 #ifndef FS_DEVICE_DEVICE_RECORD_H
 #define FS_DEVICE_DEVICE_RECORD_H

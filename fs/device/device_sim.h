@@ -6,22 +6,22 @@
  * The model
  * 1. There are two images. The *view* is what reads see: a write is in it from its completion on. The
  *    *stable* image is what certainly survives a crash: a flush that completes moves into it every write and
- *    discard that completed before the flush was submitted. In between stands a log of completed events.
+ *    discard that completed before the flush was submitted. In between is a log of completed events.
  * 2. Completions happen only inside poll and wait of the request's own queue, in an order drawn from the
  *    seed.
  * 3. A crash keeps the stable image and any part of the rest: writes that completed and were not flushed, and
  *    writes under way. Each is kept, dropped or torn between sectors of 512 bytes. Completed writes keep
- *    their order among each other; a write that is under way comes after those that had completed when it was
- *    kicked, and before or after the others.
+ *    their order; a write that is under way comes after those that had completed when it was kicked, and
+ *    before or after the others.
  * 4. A flush that fails settles what it covered: of each write some sectors, drawn from the seed, become
  *    stable and the others never do, although reads see them. No later flush brings them back. (That is what
  *    page caches do.)
- * 5. A discard leaves in each page its old content, zeros or garbage; and is as volatile as a write.
+ * 5. A discard leaves in each page its old content, zeros or garbage, and is as volatile as a write.
  * 6. A buffer that changes while it is being written aborts the test, with a message.
  *
- * One thread gives one outcome for one seed. Several threads are safe (and not deterministic). Allocations do
- * not go through base/mem.h, so that they do not disturb tests that fail the engine's n-th allocation;
- * running out aborts.
+ * One thread gives one outcome for one seed. Several threads are safe, but not deterministic. Allocations do
+ * not go through base/mem.h, so that they do not disturb tests that fail the engine's n-th allocation.
+ * Running out of memory aborts.
  *
  * All calls below take a device made by device_sim_new or one of its descendants.
  */
@@ -39,7 +39,7 @@ struct device *device_sim_new(uint64_t size, uint64_t seed);
  * size / 256 KiB bytes.
  */
 struct device *device_sim_clone(struct device *dev, uint64_t seed);
-/* Writes what reads see now to a sparse file, for a look with other tools. 0 or a negative errno. */
+/* Writes what reads see now to a sparse file, for use with other tools. 0 or a negative errno. */
 int device_sim_save(struct device *dev, const char *path);
 
 /* ---- order ---------------------------------------------------------------------- */
@@ -58,14 +58,14 @@ void device_sim_set_discard_zeroes(struct device *dev, bool zeroes);
 /*
  * A sparse file on a host that can run full. The pages that the view has then have blocks, the others get
  * them when they are written or allocated, and lose them when they are discarded. While the host is full,
- * what would need blocks fails with -ENOSPC, writes as a whole. What no flush has made stable may have lost
- * its blocks after a crash; images of one are sparse too. History images and clones are not.
+ * whatever would need blocks fails with -ENOSPC; a write fails as a whole. What no flush has made stable may
+ * have lost its blocks after a crash; images of one are sparse too. History images and clones are not.
  */
 void device_sim_set_sparse(struct device *dev);
 void device_sim_set_host_full(struct device *dev, bool full);
 /*
- * What the host has left beside what it was given before; discards give to it. UINT64_MAX, the default: any
- * amount.
+ * How much the host has left, besides what it has given already; discards give back to it. UINT64_MAX, the
+ * default: any amount.
  */
 void device_sim_set_host_left(struct device *dev, uint64_t bytes);
 /* Pages that have blocks; 0 when it is not sparse. */
@@ -83,7 +83,7 @@ enum device_sim_crash_mode {
 	DEVICE_SIM_CRASH_MODES,
 };
 
-/* The device dies: every request on every queue, now and later, completes with -EIO and does nothing. */
+/* The device dies: every request on every queue, from now on, completes with -EIO and does nothing. */
 void device_sim_kill(struct device *dev);
 /*
  * It dies by itself, in place of the events-th completion of a write, flush or discard from now on (1: the
@@ -93,9 +93,9 @@ void device_sim_kill_after(struct device *dev, uint64_t events);
 bool device_sim_is_dead(struct device *dev);
 
 /*
- * A new device with what may be found after a crash at this moment (or when it died). May be called many
- * times with different seeds and modes; the old device goes on as before. Everything in the new one is
- * durable; its seed is `seed`.
+ * A new device with what a crash at this moment (or when the device died) may leave. May be called many times
+ * with different seeds and modes; the old device goes on as before. Everything in the new one is durable; its
+ * seed is `seed`.
  */
 struct device *device_sim_crash_image(struct device *dev, enum device_sim_crash_mode mode, uint64_t seed);
 /* Kill and crash image in one. The old device is still to be closed. */
@@ -106,7 +106,7 @@ struct device *device_sim_crash(struct device *dev, enum device_sim_crash_mode m
 struct device_sim_event {
 	enum device_op op; /* WRITE, DISCARD or FLUSH */
 	uint64_t off, len;
-	uint64_t start;	 /* so many events had completed when it was kicked (a flush: submitted) */
+	uint64_t start;	 /* how many events had completed when it was kicked (a flush: submitted) */
 	uint64_t covers; /* FLUSH: the events 1 to covers are stable with it */
 };
 
@@ -129,8 +129,8 @@ struct device *device_sim_history_image(struct device *dev, uint64_t n, enum dev
 
 enum device_sim_fault_kind {
 	DEVICE_SIM_FAIL,      /* the request fails and has no effect; a flush: see 4. above */
-	DEVICE_SIM_FAIL_TORN, /* the request fails, and some sectors of a write are there all the same */
-	/* it says that it succeeded and has done nothing; a read reads what was in the buffer */
+	DEVICE_SIM_FAIL_TORN, /* the request fails, but some sectors of a write arrive */
+	/* it reports success but does nothing; a read leaves the buffer as it was */
 	DEVICE_SIM_LOSE,
 };
 
@@ -138,8 +138,8 @@ struct device_sim_fault {
 	enum device_sim_fault_kind kind;
 	unsigned ops;	   /* DEVICE_SIM_OP(DEVICE_READ) | ... */
 	uint64_t off, len; /* only requests that touch this range; len 0: any. Flushes touch every range */
-	uint64_t skip;	   /* lets so many of these pass */
-	uint64_t count;	   /* then so many are hit; 0: all from then on */
+	uint64_t skip;	   /* lets this many requests pass */
+	uint64_t count;	   /* then hits this many; 0: all from then on */
 	int error;	   /* for example -EIO */
 };
 

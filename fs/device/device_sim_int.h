@@ -116,7 +116,7 @@ void sim_host_discard(struct sim_device *sim, uint64_t off, uint64_t len);
 /* -ENOTSUP: it is not sparse. */
 int sim_host_look(const struct sim_device *sim, struct device_host *ret_host);
 void sim_host_grow(struct sim_device *sim, uint64_t old_size, uint64_t size);
-/* The blocks of an image that a crash has left: what was not stable is kept or lost, drawn from rng. */
+/* The blocks of an image that a crash has left: what was not stable is kept or lost, as drawn from rng. */
 void sim_host_crash(struct sim_device *sim, struct sim_device *image, uint64_t *rng);
 
 /* ---- device_sim_crash.c; the lock is held -------------------------------------------- */
@@ -131,15 +131,15 @@ static inline uint64_t sim_log_seq(const struct sim_log *log)
 struct sim_event sim_event_make(struct sim_device *sim, const struct sim_pending *pending);
 void sim_event_fini(struct sim_event *event);
 /*
- * Keeps some sectors of each change, drawn from rng; the others become what `image` has. Changes image so
- * too.
+ * Keeps some sectors of each change, drawn from rng; the others become what `image` has. Also changes the
+ * image in this way.
  */
 void sim_event_tear(struct sim_event *event, struct sim_image *image, uint64_t *rng);
 void sim_event_apply(const struct sim_event *event, struct sim_image *image);
 
 /* Takes the event over. */
 void sim_log_append(struct sim_log *log, const struct sim_event *event);
-/* Moves the events up to seq into the stable image, torn if the flush failed; forgets what nobody needs. */
+/* Moves the events up to seq into the stable image, torn if the flush failed; drops what nobody needs. */
 void sim_settle(struct sim_device *sim, uint64_t seq, bool failed);
 void sim_die_locked(struct sim_device *sim);
 void sim_crash_fini(struct sim_device *sim);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device/device_space.h: a set of ranges of the device: the space that no block group has.
+ * fs/device/device_space.h: a set of ranges of the device: the space that belongs to no block group.
  *
  * A search tree by offset (a treap) that also knows the longest range below each node.
  *
@@ -38,11 +38,11 @@ int device_space_add(struct device_space *ds, uint64_t off, uint64_t len);
 /* -EUCLEAN: not all of it is in the set. -ENOMEM. Nothing has changed then. */
 int device_space_take(struct device_space *ds, uint64_t off, uint64_t len);
 
-/* The first place where so many bytes are in one range. False: there is none. */
+/* The first place with len bytes in one range. False: there is none. */
 bool device_space_find(const struct device_space *ds, uint64_t len, uint64_t *ret_off);
 
 /*
- * The first range that ends behind `from`, whole. False: there is none. To walk: from = *ret_off + *ret_len.
+ * The first range that ends after `from`, whole. False: there is none. To walk: from = *ret_off + *ret_len.
  */
 bool device_space_next(const struct device_space *ds, uint64_t from, uint64_t *ret_off, uint64_t *ret_len);
 

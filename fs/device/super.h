@@ -10,16 +10,16 @@ struct fs_error;
 struct super_block;
 
 /*
- * 0 or -EUCLEAN with a constant string: a copy as it was read from `offset` of a device of device_bytes (0:
- * unknown).
+ * Checks a copy that was read from `offset` of a device of device_bytes (0: unknown). 0, or -EUCLEAN with a
+ * constant string.
  */
 int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes,
 		   const char **ret_why);
 
 /*
- * Reads all copies; the valid one with the highest generation. *ret_bad counts copies that are not valid,
- * *ret_old those that are valid but older. -EINVAL: not a pool; -EUCLEAN: a pool, but no copy is whole;
- * -ENOTSUP: unknown incompatible features.
+ * Reads all copies, and returns the valid one with the highest generation. *ret_bad counts copies that are
+ * not valid, *ret_old those that are valid but older. -EINVAL: not a pool; -EUCLEAN: a pool, but no copy is
+ * whole; -ENOTSUP: unknown incompatible features.
  */
 int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block *ret_sb, unsigned *ret_bad,
 	       unsigned *ret_old, struct fs_error *err);
@@ -28,8 +28,8 @@ int super_read(struct device_queue *q, uint64_t device_bytes, struct super_block
 int super_write_copy(struct device_queue *q, const struct super_block *sb, unsigned copy);
 
 /*
- * Writes copy 0, flushes, writes the others, flushes. All that the superblock names is durable already.
- * Waits.
+ * Writes copy 0, flushes, writes the others, flushes. Everything that the superblock names must be durable
+ * before. Waits.
  */
 int super_write_all(struct device_queue *q, const struct super_block *sb);
 
