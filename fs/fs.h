@@ -31,7 +31,7 @@ struct device;
 #define FS_BLOCK_SIZE 4096u
 #define FS_NAME_MAX 255
 #define FS_UUID_LEN 16
-/* The largest request that fs_submit takes with data; TRIM and ZERO have no bound but the volume. */
+/* The largest request with data that fs_submit takes; TRIM and ZERO are bounded only by the volume. */
 #define FS_IO_MAX (32u << 20)
 #define FS_VOLUME_SIZE_MAX ((uint64_t)INT64_MAX & ~(uint64_t)4095)
 #define FS_POOL_SIZE_MIN (16u << 20)
@@ -59,9 +59,9 @@ struct fs_create_options {
 	void (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *progress_arg;
 	/*
-	 * May be NULL: what a file or device holds: 1 and a few words ("an ext4 file system"), 0 when nothing
-	 * is known there, or a negative errno; and wiping it, before a pool is written over it, with the lock
-	 * held.
+	 * May be NULL. describe says what a file or device holds: 1 and a few words ("an ext4 file system"),
+	 * 0 if it knows nothing there, or a negative errno. wipe removes that before a pool is written over
+	 * it. Both run with the lock held.
 	 */
 	int (*describe)(void *arg, int fd, char *ret_what, size_t size);
 	int (*wipe)(void *arg, int fd);
@@ -90,31 +90,32 @@ struct fs_options {
 	enum fs_device_kind device_kind;
 	bool read_only;
 	bool scrub_goes_on; /* one that was under way when the pool was closed is continued */
-	/* a scrub starts so long after the last one ended (or the pool was made); 0: never */
+	/* a scrub starts this long after the last one ended (or the pool was made); 0: never */
 	uint64_t scrub_interval_s;
 	uint64_t scrub_rate;	 /* bytes a second, of those that start by themselves; 0: the default */
-	enum fs_discard discard; /* ON: a preallocated file becomes a sparse one as long as it is opened so */
-	/* tests: takes a sparse file for a device of that size, which has room for all of it */
+	enum fs_discard discard; /* ON: a preallocated file is a sparse one for as long as it is open */
+	/* tests: treats a sparse file as a device of that size, with room for all of it */
 	bool as_device;
 	/* Records every write and flush of the device to this file (tests; NULL: not). */
 	const char *write_log;
 	/*
 	 * May be NULL. Called from any thread, perhaps with locks of the engine held: it must not call the
-	 * engine, nor wait for who does.
+	 * engine, nor wait for anyone who does.
 	 */
 	void (*log)(void *arg, enum fs_log_level level, const char *msg);
 	void *log_arg;
 };
 
 /*
- * Opens a pool: reads the superblock, the block groups and the volumes, replays the flush log.
- * Waits. -EBUSY: another process holds the pool, its pid is in `err`.
+ * Opens a pool: reads the superblock, the block groups and the volumes, replays the flush log. Waits. -EBUSY:
+ * another process holds the pool; `err` has its pid.
  */
 int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, struct fs_error *err);
 
 /*
- * Commits, stops the threads, closes the device. No context may be left and no volume handle. Waits. Accepts
- * NULL. -EROFS: an error had turned the pool read-only; what was flushed is safe. It is closed all the same.
+ * Commits, stops the threads, closes the device. No context and no volume handle may be left. Waits. Accepts
+ * NULL. -EROFS: an error had turned the pool read-only; what was flushed is safe, and the pool is closed all
+ * the same.
  */
 int fs_close(struct fs *fs);
 
@@ -122,8 +123,8 @@ int fs_close(struct fs *fs);
 int fs_commit(struct fs *fs);
 
 /*
- * Grows the pool to new_size bytes (the file is extended, preallocated where the pool was); 0: to all of its
- * device, or of a file that has been made larger. Waits.
+ * Grows the pool to new_size bytes (the file is extended, and preallocated if the pool was); 0: to all of its
+ * device, or of its file if that has been made larger. Waits.
  */
 int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err);
 
@@ -142,40 +143,40 @@ struct fs_scrub_status {
 	uint64_t rate;			  /* bytes a second, at the most */
 	uint64_t bytes_done, bytes_total; /* read, copies too; the total is an estimate made at the start */
 	uint64_t found, mended;		  /* bad copies and blocks; those that are good again */
-	uint64_t damaged_bytes;		  /* of volumes, that cannot be read */
+	uint64_t damaged_bytes;		  /* bytes of volumes that cannot be read */
 };
 
 enum fs_scrub_damage_kind {
 	FS_SCRUB_DAMAGED, /* data whose checksum does not match, or that the device cannot read */
-	FS_SCRUB_LOST,	  /* no copy is left of the node that says where the data stands */
+	FS_SCRUB_LOST,	  /* no copy is left of the node that says where the data is */
 };
 
 /* A range of a volume that cannot be read until it is overwritten or trimmed. */
 struct fs_scrub_damage {
-	char volume[FS_NAME_MAX + 1]; /* as it was called when this was found */
+	char volume[FS_NAME_MAX + 1]; /* its name when the damage was found */
 	uint64_t volume_id;
 	uint64_t off, len;
 	enum fs_scrub_damage_kind kind;
 };
 
 /*
- * Starts reading all that is allocated, in the background; goes on with one that was stopped, unless
- * `restart` is set. rate: bytes a second, 0: the default. -EBUSY: one runs. Does not wait for it.
+ * Starts reading everything that is allocated, in the background. Continues a scrub that was stopped, unless
+ * `restart` is set. rate: bytes a second, 0: the default. -EBUSY: one runs. Does not wait for it to end.
  */
 int fs_scrub_start(struct fs *fs, uint64_t rate, bool restart, struct fs_error *err);
 /* -ENOENT: none runs. Waits until it has ended. */
 int fs_scrub_stop(struct fs *fs, struct fs_error *err);
 void fs_scrub_get_status(struct fs *fs, struct fs_scrub_status *ret_status);
 /*
- * Copies up to max ranges that this or the last scrub found since the pool was opened; returns how many there
- * are.
+ * Copies up to max ranges that this scrub or the last one found since the pool was opened; returns how many
+ * there are.
  */
 size_t fs_scrub_get_damage(struct fs *fs, struct fs_scrub_damage *ret_damage, size_t max);
 
 /*
- * Discards all that is free, in the background; what that is on: struct fs_info, trim_left_bytes. Data groups
- * of a pool with reserved volumes keep theirs. Waits for a commit. -EROFS, -ENOTSUP, -EINVAL (a preallocated
- * file).
+ * Discards everything that is free, in the background; trim_left_bytes in struct fs_info says how much is
+ * left to do. In a pool with reserved volumes data groups keep their space. Waits for a commit. -EROFS,
+ * -ENOTSUP, -EINVAL (a preallocated file).
  */
 int fs_trim(struct fs *fs, struct fs_error *err);
 
@@ -214,21 +215,29 @@ struct fs_info {
 	uint64_t provisioned_bytes; /* sizes of all volumes together; UINT64_MAX: that or more */
 	uint64_t errors_corrected, errors_checksum, errors_io;
 	uint64_t discarded_bytes; /* given back to the host since start */
-	/* of volumes: cannot be read, with a node that could not be, until they are overwritten */
+	/*
+	 * bytes of volumes that cannot be read until they are overwritten, because a node could not be read
+	 */
 	uint64_t lost_bytes;
-	/* since the pool was made: at least so many, by records of the flush log that had rotted */
+	/*
+	 * acknowledged flushes lost since the pool was made because a record of the flush log had rotted: at
+	 * least this many
+	 */
 	uint64_t log_lost_flushes;
 	int64_t log_lost_ns;	      /* when that was last noticed; 0: never */
 	struct fs_scrub_status scrub; /* the one that runs, or the last one */
-	/* what is written takes blocks of the host's file system, which may be full: */
+	/* writes take blocks of the host's file system, which may be full: */
 	bool sparse;
-	bool host_full;		  /* it was when last asked; new data is refused */
+	bool host_full;		  /* it was full when last asked; new data is refused */
 	uint64_t host_free_bytes; /* what it has left for anybody */
-	/* of free_bytes (the pool's own, as if the host had room): what the host has no room for now */
+	/*
+	 * how much of free_bytes (the pool's own figure, as if the host had room) the host has no room for
+	 * now
+	 */
 	uint64_t host_short_bytes;
 	/* what is freed goes back to the host, or is discarded on the device, by itself */
 	bool discard;
-	/* bytes of the pool that fs_trim still has to look at, and had to; 0: none runs */
+	/* bytes that fs_trim still has to look at, and had to look at; 0: none runs */
 	uint64_t trim_left_bytes, trim_total_bytes;
 	bool read_only;		 /* opened so, or turned so by an error */
 	const char *device_kind; /* "io_uring", "threads", "simulated" */
@@ -239,15 +248,15 @@ void fs_get_info(struct fs *fs, struct fs_info *ret_info);
 
 /* What can be done about a finding. */
 enum fs_cure {
-	FS_CURE_DONE,	/* nothing: this check has mended it */
-	FS_CURE_REPAIR, /* a check with `repair` mends it */
-	/* this range of a volume is lost: writing or trimming it ends that. All else is good */
+	FS_CURE_DONE,	/* nothing: this check has repaired it */
+	FS_CURE_REPAIR, /* a check with `repair` repairs it */
+	/* this range of a volume is lost until it is written or trimmed. Everything else is good */
 	FS_CURE_OVERWRITE,
-	FS_CURE_RESTORE, /* nothing here mends it */
+	FS_CURE_RESTORE, /* nothing here repairs it */
 	FS_CURES,
 };
 
-/* One thing that is wrong; neighbours of one kind are one finding. Strings are valid in the call. */
+/* One thing that is wrong; neighbours of one kind are one finding. Strings are valid during the call. */
 struct fs_finding {
 	enum fs_cure cure;
 	const char *text;   /* what, and where */
@@ -258,9 +267,9 @@ struct fs_finding {
 
 /*
  * Reads a whole pool that no process has open and verifies every invariant. `finding` gets one line for each
- * thing that is wrong, `detail` the same in parts, `note` what is no fault and good to know; each may be
- * NULL. Returns 0 when the check ran (look at *ret_findings), negative when it could not. `repair` rewrites
- * what can be derived from the trees.
+ * thing that is wrong, `detail` the same in parts, `note` lines worth knowing that are not faults. Each may
+ * be NULL. Returns 0 when the check ran (look at *ret_findings), negative when it could not. `repair`
+ * rewrites what can be derived from the trees.
  */
 struct fs_check_options {
 	bool repair;
@@ -284,8 +293,8 @@ struct fs_volume_info {
 	char name[FS_NAME_MAX + 1];
 	uint64_t size;
 	/*
-	 * As of the last commit, and what was written since, of which overwrites count twice until the next;
-	 * at least, where nodes were lost.
+	 * As of the last commit, plus what was written since; overwrites count twice until the next commit. A
+	 * lower bound where nodes were lost.
 	 */
 	uint64_t used_bytes;
 	uint64_t lost_bytes; /* cannot be read until they are overwritten */
@@ -299,15 +308,14 @@ struct fs_volume_info {
 struct fs_volume_change {
 	uint32_t set, clear; /* of RESERVED and READ_ONLY */
 	const char *
-		comment; /* NULL: stays; "": none any more. UTF-8 without control characters, at most FS_COMMENT_MAX bytes */
+		comment; /* NULL: unchanged; "": removed. UTF-8 without control characters, at most FS_COMMENT_MAX bytes */
 };
 
 /* True for 1 to 255 bytes of letters, digits, '.', '_', '-' that do not start with '.' or '-'. */
 bool fs_name_is_valid(const char *name);
 
 /*
- * Each of these is durable when it returns 0. They wait. Sizes: rounded up to 4 KiB by the caller, else
- * -EINVAL.
+ * Each of these is durable when it returns 0. Waits. Sizes: rounded up to 4 KiB by the caller, else -EINVAL.
  */
 int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t flags, struct fs_error *err);
 /* -EBUSY while a handle is open */
@@ -315,22 +323,22 @@ int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err);
 int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err);
 int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err);
 /*
- * As fs_volume_resize, but with a question first: a volume gets smaller only with `may_shrink` (-EINVAL), and
- * only while nobody has a handle (-EBUSY); nobody gets one until it is done.
+ * As fs_volume_resize, but it shrinks a volume only with `may_shrink` (else -EINVAL), and only while nobody
+ * has a handle (else -EBUSY). Nobody gets a handle until it is done.
  */
 int fs_volume_set_size(struct fs *fs, const char *name, uint64_t size, bool may_shrink, struct fs_error *err);
 
 /*
- * RESERVED: -ENOSPC when the volume's space cannot be promised. READ_ONLY holds for the next request on; who
- * has the volume open is told when he opens it again.
+ * RESERVED: -ENOSPC when the volume's space cannot be promised. READ_ONLY holds from the next request on;
+ * clients that have the volume open learn of it when they open it again.
  */
 int fs_volume_set(struct fs *fs, const char *name, const struct fs_volume_change *change,
 		  struct fs_error *err);
 
 /*
- * The same operations for callers that do not wait for the device: start returns when the operation has its
- * place in the order of all changes, and `done` tells when it is durable, or why not. Those under way
- * together share a write of the flush log. start may wait: for space, and for another operation on the same
+ * The same operations for callers that do not wait for the device. start returns when the operation has its
+ * place in the order of all changes; `done` runs when it is durable, or has failed. Operations under way
+ * together share a write of the flush log. start may wait for space, and for another operation on the same
  * volume. The strings are the caller's until then, the struct until done.
  */
 enum fs_volume_op_kind {
@@ -360,14 +368,14 @@ void fs_volume_op_start(struct fs *fs, struct fs_volume_op *op);
  * the walk and is returned.
  */
 int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
-/* The same from the first name behind `after` on, whatever volumes there are before: for pages. */
+/* The same for names after `after`, at a cost that does not depend on the volumes before it: for pages. */
 int fs_volume_list_from(struct fs *fs, const char *after,
 			int (*fn)(void *arg, const struct fs_volume_info *info), void *arg);
 
 /* A volume's figures, without a handle. Does not wait. -ENOENT. */
 int fs_volume_find_info(struct fs *fs, const char *name, struct fs_volume_info *ret_info);
 
-/* A reference to a volume. Does not wait. -ENOENT; -EBUSY while it is made smaller. */
+/* A reference to a volume. Does not wait. -ENOENT; -EBUSY while it shrinks. */
 int fs_volume_get(struct fs *fs, const char *name, struct fs_volume **ret_vol);
 void fs_volume_put(struct fs_volume *vol);
 void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info);
@@ -415,12 +423,12 @@ void fs_ctx_free(struct fs_ctx *ctx); /* no request may be under way; accepts NU
 int fs_ctx_fd(struct fs_ctx *ctx);
 
 /*
- * Starts n requests as one batch (chained by the array's order; they are not ordered among each other).
- * Never waits. Requests that need no I/O finish inside the call.
+ * Starts n requests as one batch (they have no order among each other). Never waits. Requests that need no
+ * I/O finish inside the call.
  */
 void fs_submit(struct fs_ctx *ctx, struct fs_io *const *ios, size_t n);
 
-/* Runs what has finished: device completions, requests that had to wait. Never waits. */
+/* Runs what is ready: device completions, and requests that had to wait. Never waits. */
 void fs_ctx_run(struct fs_ctx *ctx);
 
 /*

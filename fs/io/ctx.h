@@ -16,7 +16,7 @@ struct device_queue;
 struct fs;
 struct pending;
 
-/* Something to be run on the context's thread. */
+/* Something to run on the context's thread. */
 struct ctx_post {
 	void (*fn)(struct ctx_post *post);
 	struct ctx_post *next;
@@ -34,7 +34,7 @@ struct fs_ctx {
 	struct lock post_lock;
 	struct ctx_post *posts, **posts_tail;
 
-	/* fs->ctx_lock: the run of free space that only this context gives out; others may take it back. */
+	/* fs->ctx_lock: the run of free space, which only this context gives out and others may take back. */
 	uint64_t run_addr;
 	uint32_t run_blocks;
 
@@ -43,7 +43,7 @@ struct fs_ctx {
 	unsigned nr_free_ios;
 	struct write_run *open_write; /* the device write being put together */
 	uint64_t under_way;	      /* requests */
-	_Atomic uint64_t requests;    /* since it was made; other threads look at it */
+	_Atomic uint64_t requests;    /* since the context was made; other threads read it */
 	struct pending *spare;
 };
 
@@ -51,8 +51,8 @@ struct fs_ctx {
 void ctx_post(struct fs_ctx *ctx, struct ctx_post *post);
 
 /*
- * Up to want blocks in a row from the context's run, refilled from the groups. 0: -EAGAIN-like, *ret_unloaded
- * says that a group's free space has to be read first.
+ * Up to want blocks in a row from the context's run, refilled from the groups. 0: there are none now;
+ * *ret_unloaded says whether a group's free space has to be read first.
  */
 uint32_t ctx_take_blocks(struct fs_ctx *ctx, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded);
 

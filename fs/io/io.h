@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/io/io.h: a request's way through the engine; io.c starts and ends requests, io_read.c and io_write.c
- * carry them out, io_zero.c makes requests of them.
+ * fs/io/io.h: a request's way through the engine. io.c starts and ends requests, io_read.c and io_write.c
+ * carry them out, and io_zero.c makes larger ones of them.
  *
  * A request runs on its context's thread from state to state. Where it would have to wait, it parks: on a
  * space ticket, in the queue of an extent lock, in a worker that reads nodes, on the device, in the flush
  * log; and what it waited for posts it back. It takes, in this order: the extent lock (a write's has
- * DELALLOC), a reservation, pages, allocations. The lock comes first always, so that who waits for space
- * keeps its turn in the range. Every way out gives back exactly what is held (io_end).
+ * DELALLOC), a reservation, pages, allocations. The lock always comes first, so that a request that waits for
+ * space keeps its turn in the range. Every way out gives back exactly what is held (io_end).
  *
  * Invariants
  * 1. Reads hold no lock; they are in an epoch from their first look-up to their last byte.
@@ -68,12 +68,12 @@ struct io {
 	struct space_ticket ticket; /* ticket.want is what is reserved */
 	bool reserved, locked;
 	struct extent_lock lock;
-	void (*go_locked)(struct io *io); /* what comes when the range is locked */
+	void (*go_locked)(struct io *io); /* next step, once the range is locked */
 	struct cache_entry **page, *page_inline[IO_INLINE_BLOCKS];
 	uint64_t pages;
 	struct pending_list pendings; /* allocated so far */
 	uint64_t allocated;	      /* blocks */
-	uint64_t items;		      /* that the pendings become at the most */
+	uint64_t items;		      /* most items that the pendings can become */
 	unsigned alloc_tries;
 
 	struct flush_waiter flush;
@@ -95,9 +95,9 @@ void io_start(struct fs_ctx *ctx, struct fs_io *user);
 void io_lock_range(struct io *io, uint32_t bits, void (*then)(struct io *io));
 void io_unlock_range(struct io *io);
 
-/* Gives back whatever is held, and answers. */
+/* Gives back whatever the request holds, and answers it. */
 void io_end(struct io *io, int error);
-/* The request succeeded: its range is free for others. Flushes first if it has FUA. */
+/* The request succeeded. Unlocks its range, flushes if it has FUA, and answers. */
 void io_succeed(struct io *io);
 
 void io_read(struct io *io);
@@ -106,7 +106,7 @@ void io_hole(struct io *io);	  /* TRIM, ZERO of whole blocks */
 void io_discard(struct io *io);	  /* TRIM, ZERO of any alignment */
 void io_zero_fill(struct io *io); /* ZERO with NO_HOLE */
 
-/* Sends off the device write that is being put together. */
+/* Submits the device write that is being put together. */
 void io_submit_open_write(struct fs_ctx *ctx);
 
 /* Copies block `index` of the request between the page and the caller's buffer, where they overlap. */

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/ops/volume_op_int.h: an operation on a volume on its way: volume_change.c begins and ends each,
+ * fs/ops/volume_op_int.h: an operation on a volume under way. volume_change.c begins and ends each,
  * volume_op.c creates, deletes and renames, volume_resize.c resizes, volume_set.c sets flags and comments.
  *
- * An operation takes what can fail or has to be waited for first: memory, room in the metadata, what is
- * promised to a reserved volume. Then it changes memory and puts its record on the flush log's list, in one
- * step under the log's lock and the volume's (volume_op_change_locked); that is its place in the order of all
- * changes. Then it waits as a flush does. If the log has no room, or its group fails, the next commit answers
- * it.
+ * An operation first takes what can fail or has to be waited for: memory, room in the metadata, a reserved
+ * volume's promise. Then it changes memory and puts its record on the flush log's list, in one step under the
+ * log's lock and the volume's (volume_op_change_locked); that is its place in the order of all changes. Then
+ * it waits as a flush does. If the log has no room, or the log group fails, the next commit answers it.
  *
  * Invariants
- * 1. Memory changes only when nothing can fail any more but the device; after that the operation is answered
- *    with an error only when the pool has become read-only.
- * 2. What is not durable cannot be built upon by something that is: all goes through one list, in order.
- * 3. A name is taken from the moment that a volume is to have it, and free again when its deletion is
- *    durable. Ids are never used again, those of operations that failed or that replay found neither.
+ * 1. Memory changes only when nothing but the device can still fail. After that the operation is answered
+ *    with an error only if the pool has become read-only.
+ * 2. Nothing durable can build on something that is not: everything goes through one list, in order.
+ * 3. A name is taken from the moment that an operation claims it for a volume, and free again when the
+ *    volume's deletion is durable. Ids are never used again, not even those of operations that failed or that
+ *    replay found.
  * 4. A volume has at most one operation under way that others have to wait for (busy: RESIZE, SET). While it
- *    is created or deleted nobody finds it (hidden).
+ *    is being created or deleted, nobody finds it (hidden).
  */
 #ifndef FS_OPS_VOLUME_OP_INT_H
 #define FS_OPS_VOLUME_OP_INT_H
@@ -39,14 +39,15 @@ struct volume_op {
 	struct space_reservation res;
 	struct flush_waiter wait;
 	struct log_op log;
-	struct volume_text *text; /* RENAME, SET: to be put in the place of the old one, or that; or NULL */
-	/* durable, or the pool is read-only; any thread, no lock of a volume held */
+	/* RENAME, SET: the text that replaces the old one, later the old one; or NULL */
+	struct volume_text *text;
+	/* runs when it is durable or the pool is read-only; any thread, no lock of a volume held */
 	void (*finish)(struct volume_op *op, int error);
 };
 
 /* Takes memory and room in the metadata (flags: enum space_flags). Waits. 0, or err is filled in. */
 int volume_op_begin(struct fs *fs, struct fs_volume_op *user, uint32_t flags, struct volume_op **ret_op);
-/* Gives back what begin took: nothing was changed. */
+/* Gives back what begin took, when nothing was changed. */
 void volume_op_cancel(struct volume_op *op);
 /*
  * The volume was changed. The log's lock and the volume's are held, and op->log has all but its head; bytes:
@@ -54,14 +55,17 @@ void volume_op_cancel(struct volume_op *op);
  */
 void volume_op_change_locked(struct volume_op *op, struct fs_volume *vol, enum log_item_type type,
 			     uint64_t bytes);
-/* Waits for it to be durable, in the background: finish and the user's done follow. */
+/* Waits in the background until it is durable; then come finish and the user's done. */
 void volume_op_send(struct volume_op *op);
 
-/* With the table's lock: one that is neither hidden nor busy. Waits until it is not. NULL: there is none. */
+/*
+ * With the table's lock held: the volume once it is neither hidden nor busy. Waits for that. NULL: there is
+ * none.
+ */
 struct fs_volume *volume_find_idle_locked(struct volume_table *t, const char *name);
 /*
- * Sees to it that a volume of this size can always be written, if the flags say that it is reserved. Waits.
- * 0, or user->err says why not.
+ * Promises space for all of a volume of this size, if the flags say that it is reserved. Waits. 0, or
+ * user->err says why not.
  */
 int volume_set_promise(struct fs_volume_op *user, struct fs_volume *vol, uint32_t flags, uint64_t size);
 int volume_no_such(struct fs_error *err, const char *name);

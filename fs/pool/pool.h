@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/pool/pool.h: making and opening a pool on a device that is already open: what fs_create and fs_open do
- * on files, and what tests and the crash simulator do on simulated devices.
+ * fs/pool/pool.h: makes and opens a pool on a device that is already open: fs_create and fs_open do so on
+ * files, tests and the crash simulator on simulated devices.
  */
 #ifndef FS_POOL_POOL_H
 #define FS_POOL_POOL_H
@@ -16,7 +16,7 @@ struct fs_options;
 
 /* Writes an empty pool. Everything is durable on return. Waits. */
 int pool_format(struct device *dev, bool sparse, struct fs_error *err);
-/* The same with a step of logical addresses of one's own, so that groups can be neighbours: for tests. */
+/* The same with a given step of logical addresses, so that groups can be neighbours: for tests. */
 int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_error *err);
 
 /*
@@ -27,8 +27,8 @@ int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, 
 	      struct fs_error *err);
 
 /*
- * One step of what threads would do in a simulated pool: a piece of work, or a commit that was asked for.
- * False: nothing to do.
+ * In a simulated pool, does one step of what threads would do: a piece of work, or a commit that was asked
+ * for. False: there is nothing to do.
  */
 bool pool_step(struct fs *fs);
 
@@ -47,8 +47,8 @@ void pool_abandon(struct fs *fs);
 uint64_t pool_log_size(uint64_t pool_bytes);
 uint64_t pool_groups_for(uint64_t size, uint64_t step);
 /*
- * Writes the flush log's place once, so that later writes to it change nothing in the host's file system: a
- * flush would else wait for that one's journal. Waits.
+ * Writes over the flush log's place once, so that later writes to it change nothing in the host's file
+ * system. Otherwise a flush would wait for that file system's journal. Waits.
  */
 int pool_write_log_once(struct device *dev, uint64_t off, uint64_t size);
 
