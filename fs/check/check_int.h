@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check/check_int.h: what the checker's parts share. check.c runs it and looks at the superblocks,
- * check_group.c knows what stands where and what refers to it, check_tree.c walks trees, check_volume.c knows
- * what is in them, check_data.c reads data, check_log.c reads the flush log, check_report.c words what is
- * wrong.
+ * fs/check/check_int.h: what the checker's parts share. check.c runs it and checks the superblocks,
+ * check_group.c knows what is where and what refers to it, check_tree.c walks trees, check_volume.c knows
+ * what is in them, check_data.c reads data, check_log.c reads the flush log, check_report.c puts findings
+ * into words.
  *
  * Functions return 0 or a negative errno that ends the check (no memory); what is wrong with the pool is a
  * finding.
@@ -24,7 +24,7 @@
 
 struct extent;
 
-#define CHECK_LINES_MAX 10000u /* findings beyond are counted only */
+#define CHECK_LINES_MAX 10000u /* further findings are only counted */
 #define CHECK_DATA_UNDER_WAY 16u
 #define CHECK_SUSPECTS_MAX 4096u
 #define CHECK_DAMAGE_MAX 4096u
@@ -37,12 +37,12 @@ struct check_group {
 	uint32_t slot_bytes, cache_crc, cache_bytes;
 	uint8_t type, nr_stripes, cache_slot;
 	bool has_item;	 /* in the group tree */
-	bool leaked;	 /* more is in use than is referred to, and that is known */
+	bool leaked;	 /* more is in use than is referred to, as the superblock says */
 	uint64_t *map;	 /* blocks that the trees refer to; NULL: none */
 	uint64_t mapped; /* bits in map */
 };
 
-/* A tree to be walked: a volume's, or what is left of a deleted one's. */
+/* A tree to walk: a volume's, or what is left of a deleted one's. */
 struct check_volume {
 	uint64_t id, size, used_blocks, lost_blocks, progress;
 	struct tree_root root;
@@ -75,9 +75,9 @@ struct check {
 	struct super_block sb;
 	uint64_t generation, group_step, device_size;
 	uint64_t findings;
-	bool incomplete;  /* a part of a tree could not be read: what it refers to is not known */
+	bool incomplete;  /* part of a tree could not be read: what that refers to is unknown */
 	bool contradicts; /* used bytes and trees do not agree: nothing can be rebuilt */
-	bool rebuild;	  /* a cache is to be made anew */
+	bool rebuild;	  /* a cache needs to be rebuilt */
 	bool wrote;
 	struct check_group **group; /* by start / group_step */
 	uint32_t groups;
@@ -93,21 +93,21 @@ struct check {
 
 /* ---- check_report.c ---- */
 
-/* One line about what is wrong and cannot be mended here. */
+/* One line about a fault that cannot be repaired here. */
 void check_finding(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* One about what can be. */
+/* One line about a fault that can be. */
 void check_finding_cure(struct check *c, enum fs_cure cure, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
-/* One about bytes of a volume (its name), which may be NULL. */
+/* One line about bytes of a volume (its name, or NULL). */
 void check_finding_range(struct check *c, enum fs_cure cure, const char *volume, uint64_t off, uint64_t len,
 			 const char *fmt, ...) __attribute__((format(printf, 6, 7)));
-/* No fault, and good to know. */
+/* Something worth knowing that is not a fault. */
 void check_note(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /*
  * Damage that comes piece by piece is put aside and joined: neighbours of one kind become one finding, in
- * order. At most CHECK_DAMAGE_MAX runs are kept; of the others only how much it is, and where it begins and
- * ends.
+ * order. At most CHECK_DAMAGE_MAX runs are kept; of the others only how much there is, and where it begins
+ * and ends.
  */
 enum check_damage_kind { DAMAGE_NODE_COPY, DAMAGE_DATA };
 
@@ -126,32 +126,32 @@ int check_damage_init(struct check *c);
 void check_damage_fini(struct check *c);
 void check_damage_add(struct check *c, const struct check_damage_piece *piece);
 /*
- * Tells what was put aside since the last call: it is of this tree. `volume`: the name of the one that data
- * is in, or NULL.
+ * Reports what was put aside since the last call, as damage of this tree. `volume`: the name of the volume
+ * that the data is in, or NULL.
  */
 void check_damage_tell(struct check *c, const char *tree, const char *volume);
 
-/* Writes when repairing is allowed: true when it was done. */
+/* Writes if repairing is allowed; true if it was written. */
 bool check_rewrite(struct check *c, uint64_t off, void *buf, uint64_t len);
 
 /* ---- check_group.c ---- */
 
-/* The groups that the superblock names. */
+/* Checks the groups that the superblock names. */
 int check_system_groups(struct check *c);
 /* Walks the group tree. */
 int check_group_tree(struct check *c);
-/* A group that only the flush log knows. Finds nothing wrong with it, or says so. */
+/* Checks a group that only the flush log knows of. */
 int check_logged_group(struct check *c, uint64_t start, uint64_t len, uint64_t device_off);
 /* The group that all of [addr, addr + len) lies in; NULL. */
 struct check_group *check_group_find(struct check *c, uint64_t addr, uint64_t len);
-/* The trees refer to this range; *ret_again tells to how many of its blocks they did before. */
+/* The trees refer to this range; *ret_again is how many of its blocks they referred to before. */
 int check_group_mark(struct check_group *g, uint64_t addr, uint64_t len, uint64_t *ret_again);
 /* How many blocks of the range the trees refer to. */
 uint64_t check_group_referenced(const struct check_group *g, uint64_t addr, uint64_t len);
 int check_add_range(struct check *c, enum check_range_kind kind, uint64_t id, uint64_t off, uint64_t len);
-/* No two owners of a piece of the device. */
+/* Checks that no piece of the device has two owners. */
 void check_ranges(struct check *c);
-/* When all trees are walked: used bytes and free-space caches. */
+/* When all trees have been walked: checks used bytes and free-space caches. */
 int check_group_contents(struct check *c);
 void check_groups_fini(struct check *c);
 
@@ -162,13 +162,13 @@ struct check_walk {
 	const char *name;
 	const char *volume; /* see check_damage_tell */
 	const struct tree_root *root;
-	uint8_t node_type; /* of the groups that its nodes stand in */
+	uint8_t node_type; /* of the groups that its nodes are in */
 	/* Subtrees whose keys are all below it are gone (an orphan's); len 0: none. */
 	struct key from;
 	int (*item)(struct check_walk *w, const struct node_header *leaf, struct key key, struct value value);
 	/*
-	 * May be NULL. No copy of a node can be read; all from `first` (NULL: the beginning) to before
-	 * `upper` (NULL: the end) is lost.
+	 * May be NULL. Called when no copy of a node can be read; everything from `first` (NULL: the
+	 * beginning) to before `upper` (NULL: the end) is lost.
 	 */
 	void (*lost)(struct check_walk *w, const struct node_ident *id, const struct key *first,
 		     const struct key *upper, const char *why);
@@ -182,9 +182,9 @@ struct check_walk {
 	uint8_t prev[NODE_KEY_MAX];
 };
 
-/* Tells what is damaged in the tree, and in the data that `item` gave to check_data_add. */
+/* Reports what is damaged in the tree, and in the data that `item` gave to check_data_add. */
 int check_walk(struct check_walk *w);
-/* What a root says of a tree, and what was found of it. */
+/* Compares what a root says about a tree with what was found. */
 void check_counts(struct check *c, const char *name, const struct tree_root *said,
 		  const struct tree_root *found);
 
@@ -199,8 +199,8 @@ int check_volumes(struct check *c);
 int check_data_init(struct check *c);
 void check_data_fini(struct check *c);
 /*
- * Reads an extent in each of its copies and compares checksums, some time until check_data_finish; what is
- * bad becomes damage.
+ * Reads an extent in each of its copies and compares checksums, at some time before check_data_finish
+ * returns; what is bad becomes damage.
  */
 int check_data_add(struct check *c, const struct extent *e, const struct check_group *g);
 int check_data_finish(struct check *c);

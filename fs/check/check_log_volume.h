@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/check/check_log_volume.h: the volumes of a pool as the flush log changes them, for the check: those of
- * the root tree at first, then made, deleted, renamed and resized. Found by id, in logarithmic time. What was
- * found stays until fini.
+ * fs/check/check_log_volume.h: the volumes of a pool as the flush log changes them, for the checker. They
+ * start as those of the root tree, and are then made, deleted, renamed and resized. Finding one by id is
+ * logarithmic, and what was found stays until fini.
  */
 #ifndef FS_CHECK_CHECK_LOG_VOLUME_H
 #define FS_CHECK_CHECK_LOG_VOLUME_H
@@ -23,9 +23,9 @@ struct log_volumes {
 /* From those that the root tree names. -ENOMEM. */
 int log_volumes_init(struct log_volumes *lv, const struct check_volume *vol, size_t count);
 void log_volumes_fini(struct log_volumes *lv);
-/* NULL: there is none, or not any more. */
+/* NULL: there is none, or none any more. */
 const struct check_volume *log_volumes_find(const struct log_volumes *lv, uint64_t id);
-/* An item that was checked for itself. -EUCLEAN: it cannot be. -ENOMEM. */
+/* Applies an item that is valid by itself. -EUCLEAN: it does not fit the volumes. -ENOMEM. */
 int log_volumes_apply(struct log_volumes *lv, const struct log_item *item);
 
 #endif

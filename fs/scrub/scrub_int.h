@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * fs/scrub/scrub_int.h: what the parts of the scrub share. scrub.c starts, paces and ends it, and keeps what
- * it found; scrub_walk.c walks trees and knows what is in them; scrub_data.c reads blocks of data;
- * scrub_node.c reads nodes, superblocks and caches, and mends them.
+ * it found; scrub_walk.c walks trees and knows what is in them; scrub_data.c reads data; scrub_node.c reads
+ * and repairs nodes, superblocks and caches.
  */
 #ifndef FS_SCRUB_SCRUB_INT_H
 #define FS_SCRUB_SCRUB_INT_H
@@ -41,7 +41,7 @@ struct scrub_piece {
 	uint32_t nblk;
 	uint32_t crc;  /* of its checksums in `crc` */
 	uint32_t data; /* of its blocks in `data`: these are in the order of the device */
-	uint32_t lead; /* the piece whose `error` is that of the read that it was a part of */
+	uint32_t lead; /* the piece that has the `error` of the read that both were part of */
 	int error;
 };
 
@@ -90,11 +90,11 @@ struct scrub_run {
 	uint8_t *copy[GROUP_STRIPES_MAX]; /* one node; caches too: CACHE_BUF bytes */
 };
 
-#define SCRUB_COPY_BYTES (1u << 20) /* the largest slot that any group has */
+#define SCRUB_COPY_BYTES (1u << 20) /* the largest cache slot of any group */
 
 /* ---- scrub.c ---- */
 
-/* A line in the log, unless there were many. */
+/* A line in the log, unless there were too many. */
 void scrub_log(struct scrub_run *r, enum fs_log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 /* A range of the volume at hand cannot be read. */
@@ -106,23 +106,20 @@ bool scrub_should_stop(struct scrub_run *r);
 
 /* The number in the first key that was not seen: a block, or a group's start. */
 uint64_t scrub_pos(const struct scrub_run *r);
-/* Instead of at the beginning: where one that was interrupted stood. */
+/* Starts where an interrupted scrub stopped instead of at the beginning. */
 void scrub_go_to(struct scrub_run *r, enum scrub_phase phase, uint64_t volume, uint64_t pos);
 /*
- * Reads a piece more, from where it stands. -EIO, -EROFS: a flush failed; -EUCLEAN: the root tree cannot be
- * read.
+ * Reads one more slice, from the current position. -EIO, -EROFS: a flush failed; -EUCLEAN: the root tree
+ * cannot be read.
  */
 int scrub_slice(struct scrub_run *r);
 
 /* ---- scrub_node.c ---- */
 
-/*
- * Every copy is read; one that is bad is mended. The node comes into buf. -EUCLEAN, -EIO: there is no good
- * one.
- */
+/* Reads every copy, and repairs bad ones. The node comes into buf. -EUCLEAN, -EIO: there is no good one. */
 int scrub_node(struct scrub_run *r, const struct node_ident *id, void *buf);
 void scrub_supers(struct scrub_run *r);
-/* The caches that were put aside: in the slice's epoch, then behind it. */
+/* Reads the caches that were put aside: within the slice's epoch, then after it. */
 void scrub_caches_read(struct scrub_run *r);
 void scrub_caches_renew(struct scrub_run *r);
 
@@ -132,13 +129,13 @@ void scrub_caches_renew(struct scrub_run *r);
 bool scrub_data_add(struct scrub_run *r, const struct extent *e);
 /* Reads what was put aside, and names what is damaged. */
 void scrub_data_read(struct scrub_run *r);
-/* One read, by itself, and once more when it fails: an error that has passed is none. */
+/* One read by itself, repeated once if it fails: an error that goes away is none. */
 int scrub_read(struct scrub_run *r, uint64_t off, void *buf, uint64_t len);
-/* Waits for all that is under way. */
+/* Waits for everything under way. */
 void scrub_wait(struct scrub_run *r);
-/* Starts a read; waits only where SCRUB_READS are under way. *ret_error is set when it ends. */
+/* Starts a read; waits only if SCRUB_READS are under way. *ret_error is set when it ends. */
 void scrub_submit(struct scrub_run *r, uint64_t off, void *buf, uint64_t len, int *ret_error);
-/* Writes what is good to where it belongs, and reads it back into `scratch`. */
+/* Writes good content to its place, and reads it back into `scratch`. */
 bool scrub_mend(struct scrub_run *r, uint64_t off, const void *good, void *scratch, uint64_t len);
 
 #endif
