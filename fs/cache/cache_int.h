@@ -24,7 +24,6 @@
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/cache/cache.h"
-#include "fs/core/lock_rank.h"
 
 #define CACHE_SHARDS 64u
 #define CACHE_SHARD_SHIFT 58

@@ -18,11 +18,8 @@
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
-#include "fs/space/block_group.h"
 #include "fs/space/free_space.h"
 #include "fs/space/free_space_cache.h"
-#include "fs/tree/node.h"
-#include "fs/tree/tree.h"
 
 typedef unsigned long long ull;
 

@@ -16,11 +16,12 @@
 #include <stdint.h>
 
 #include "fs/device/device.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
-#include "fs/tree/node.h"
-#include "fs/tree/tree.h"
+
+struct node_ident;
 
 struct extent;
 

@@ -9,11 +9,11 @@
 #include "base/le.h"
 #include "fs/check/check_int.h"
 #include "fs/device/device.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
 #include "fs/tree/node.h"
-#include "fs/tree/tree.h"
 
 typedef unsigned long long ull;
 

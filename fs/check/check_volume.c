@@ -13,7 +13,6 @@
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/tree/node.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/extent.h"
 
 typedef unsigned long long ull;

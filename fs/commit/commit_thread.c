@@ -13,11 +13,11 @@
 #include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
+#include "fs/core/upcall.h"
 #include "fs/core/wakeup.h"
-#include "fs/core/work.h"
 #include "fs/device/claim.h"
+#include "fs/device/work.h"
 #include "fs/fs.h"
-#include "fs/scrub/scrub.h"
 #include "fs/space/backing.h"
 #include "fs/space/pins.h"
 #include "fs/space/space_info.h"
@@ -78,7 +78,7 @@ static void queue_rebuild(struct fs *fs)
 {
 	fs->rebuild_work.fn = rebuild_work_fn;
 	/* a commit may wait for it, and those that wait for commits must not be in its way */
-	work_pool_add(&fs->work, &fs->rebuild_work);
+	work_pool_add(fs->work, &fs->rebuild_work);
 }
 
 void fs_start_rebuild(struct fs *fs)
@@ -135,7 +135,7 @@ static void *commit_thread(void *arg)
 		if (!pins_only && !fs_is_read_only(fs))
 			(void)transaction_commit(fs);
 		again = after_commit(fs);
-		scrub_poll(fs);
+		fs->up->poll_scrub(fs);
 		lock_take(&fs->state_lock);
 	}
 	lock_drop(&fs->state_lock);

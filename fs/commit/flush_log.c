@@ -20,11 +20,13 @@
 #include "fs/core/lock_rank.h"
 #include "fs/core/report.h"
 #include "fs/core/wakeup.h"
-#include "fs/core/work.h"
 #include "fs/device/device.h"
+#include "fs/device/executor.h"
+#include "fs/device/work.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
-#include "fs/io/ctx.h"
+#include "fs/space/backing.h"
+#include "fs/volume/volume.h"
 
 void flush_log_init(struct fs *fs)
 {
@@ -97,7 +99,7 @@ void flush_log_freeze_locked(struct flush_log *log)
 {
 	lock_assert_held(&log->lock);
 	ASSERT(!log->building);
-	log->frozen_bytes += atomic_exchange(&log->pending_bytes, 0);
+	log->frozen_bytes += atomic_exchange(&log->fs->volumes->log_bytes, 0);
 }
 
 void flush_log_add_op_locked(struct flush_log *log, struct log_op *op)
@@ -106,7 +108,7 @@ void flush_log_add_op_locked(struct flush_log *log, struct log_op *op)
 	ASSERT(!op->listed && !log->building);
 	op->listed = true;
 	TAILQ_INSERT_TAIL(&log->ops, op, link);
-	atomic_fetch_add(&log->pending_bytes, le32_to_cpu(op->item.bytes));
+	atomic_fetch_add(&log->fs->volumes->log_bytes, le32_to_cpu(op->item.bytes));
 }
 
 static void unlist_op(struct flush_log *log, struct log_op *op)
@@ -135,13 +137,13 @@ void flush_log_unlist_ops_locked(struct flush_log *log, uint64_t generation)
 
 /* ---- a group's way --------------------------------------------------------- */
 
-static void start_group(struct fs *fs, struct fs_ctx *ctx);
+static void start_group(struct fs *fs, struct executor *ex);
 
-static void lead_next(struct ctx_post *post)
+static void lead_next(struct post *post)
 {
 	struct fs *fs = container_of(post, struct flush_log, lead)->fs;
 
-	start_group(fs, fs->log->group.ctx);
+	start_group(fs, fs->log->group.ex);
 }
 
 static void lead_on_worker(struct fs_work *work)
@@ -153,17 +155,17 @@ static void lead_on_worker(struct fs_work *work)
 static void put_on_worker(struct fs *fs)
 {
 	fs->log->lead_work.fn = lead_on_worker;
-	work_pool_add(&fs->work, &fs->log->lead_work);
+	work_pool_add(fs->work, &fs->log->lead_work);
 }
 
 static void hand_over_locked(struct fs *fs)
 {
 	struct flush_log *log = fs->log;
 
-	log->group.ctx = TAILQ_FIRST(&log->waiting)->ctx;
-	if (log->group.ctx) {
+	log->group.ex = TAILQ_FIRST(&log->waiting)->ex;
+	if (log->group.ex) {
 		log->lead.fn = lead_next;
-		ctx_post(log->group.ctx, &log->lead);
+		executor_post(log->group.ex, &log->lead);
 	} else {
 		put_on_worker(fs);
 	}
@@ -228,14 +230,14 @@ static void group_ended(struct log_group *g)
 		fs_kick_commit(fs);
 }
 
-static void submit(struct fs_ctx *ctx, struct device_io *io, void (*done)(struct device_io *io),
+static void submit(struct executor *ex, struct device_io *io, void (*done)(struct device_io *io),
 		   struct log_group *g)
 {
 	io->done = done;
 	io->arg = g;
 	io->error = 0;
-	ctx->q->dev->ops->submit(ctx->q, io);
-	ctx->q->dev->ops->kick(ctx->q);
+	ex->q->dev->ops->submit(ex->q, io);
+	ex->q->dev->ops->kick(ex->q);
 }
 
 static void flushed(struct device_io *io)
@@ -256,7 +258,7 @@ static void flushed(struct device_io *io)
 static void submit_flush(struct log_group *g, void (*done)(struct device_io *io))
 {
 	g->flush_io = (struct device_io){.op = DEVICE_FLUSH};
-	submit(g->ctx, &g->flush_io, done, g);
+	submit(g->ex, &g->flush_io, done, g);
 }
 
 static void record_written(struct device_io *io)
@@ -282,7 +284,7 @@ static void write_records(struct log_group *g)
 	g->io[1] = (struct device_io){
 		.op = DEVICE_WRITE, .off = g->ring, .buf = g->buf + first, .len = g->used - first};
 	for (unsigned i = 0, n = g->ios; i < n; i++)
-		submit(g->ctx, &g->io[i], record_written, g);
+		submit(g->ex, &g->io[i], record_written, g);
 }
 
 static void data_flushed(struct device_io *io)
@@ -320,14 +322,14 @@ static void write_and_wait(struct log_group *g)
 	flushed(&g->flush_io);
 }
 
-/* On ctx's thread, which leads, or (NULL) on a worker's; busy is set. */
-static void start_group(struct fs *fs, struct fs_ctx *ctx)
+/* On ex's thread, which leads, or (NULL) on a worker's; busy is set. */
+static void start_group(struct fs *fs, struct executor *ex)
 {
 	struct flush_log *log = fs->log;
 	struct log_group *g = &log->group;
 	int r;
 
-	g->ctx = ctx;
+	g->ex = ex;
 	g->begun_us = fs_now_us();
 	lock_take(&log->lock);
 	TAILQ_CONCAT(&g->waiters, &log->waiting, link);
@@ -340,7 +342,7 @@ static void start_group(struct fs *fs, struct fs_ctx *ctx)
 		TAILQ_CONCAT(&log->committing, &g->waiters, link);
 	}
 	lock_drop(&log->lock);
-	if (r == 0 && g->items && !ctx) {
+	if (r == 0 && g->items && !ex) {
 		write_and_wait(g);
 	} else if (r == 0 && g->data_bytes > log->verify_max) {
 		submit_flush(g, data_flushed);
@@ -363,13 +365,13 @@ void flush_log_flush(struct fs *fs, struct flush_waiter *w)
 	atomic_fetch_add(&fs->stats.flushes, 1);
 	lock_take(&log->lock);
 	nothing = !log->busy && !log->failed && !fs_is_read_only(fs) && log->frozen_bytes == 0 &&
-		  atomic_load(&log->pending_bytes) == 0;
+		  atomic_load(&log->fs->volumes->log_bytes) == 0;
 	if (!nothing) {
 		TAILQ_INSERT_TAIL(&log->waiting, w, link);
 		lead = !log->busy;
 		log->busy = true;
 	}
-	if (lead && !w->ctx) {
+	if (lead && !w->ex) {
 		put_on_worker(fs);
 		lead = false;
 	}
@@ -377,7 +379,7 @@ void flush_log_flush(struct fs *fs, struct flush_waiter *w)
 	if (nothing)
 		w->done(w, 0);
 	else if (lead)
-		start_group(fs, w->ctx);
+		start_group(fs, w->ex);
 }
 
 /* ---- moving ---------------------------------------------------------------- */
@@ -420,6 +422,7 @@ static void moved_locked(struct flush_log *log)
 {
 	log->offset = log->next_offset;
 	log->size = log->next_size;
+	backing_set_log(log->fs, log->offset, log->size);
 	log->next_offset = log->next_size = 0;
 	log->moving = false;
 	log->head = 0;

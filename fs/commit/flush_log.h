@@ -43,12 +43,11 @@
 
 #include "base/lock.h"
 #include "fs/device/device.h"
+#include "fs/device/executor.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/fs.h"
-#include "fs/io/ctx.h"
 
 struct fs;
-struct fs_ctx;
 struct device_queue;
 
 /* of data in a group that replay may have to verify: log->verify_max */
@@ -57,10 +56,10 @@ struct device_queue;
 
 /*
  * One that waits for what was done before to be durable: a flush, or an operation. The caller's memory until
- * done. Without a context a worker does the I/O when it leads.
+ * done. Without an executor a worker does the I/O when it leads.
  */
 struct flush_waiter {
-	struct fs_ctx *ctx;				 /* NULL: none */
+	struct executor *ex;				 /* NULL: none */
 	bool or_commit;					 /* if its group fails, the next commit answers it */
 	void (*done)(struct flush_waiter *w, int error); /* any thread, no lock held */
 	uint64_t commits; /* when it waits for a commit: one that starts after this many */
@@ -86,7 +85,7 @@ TAILQ_HEAD(log_op_list, log_op);
 /* The group under way; there is one at a time, and its leader's thread owns it. */
 struct log_group {
 	struct fs *fs;
-	struct fs_ctx *ctx; /* of the leader */
+	struct executor *ex; /* the leader's */
 	struct flush_waiter_list waiters;
 	uint64_t ring, ring_size; /* where it goes: the log may move while it is under way */
 	uint8_t *buf;		  /* the records, from `start` on in the ring */
@@ -128,16 +127,14 @@ struct flush_log {
 	struct flush_waiter_list waiting;    /* for the next group */
 	struct flush_waiter_list committing; /* for a commit */
 	struct log_group group;
-	struct ctx_post lead;	  /* hands the lead to the next waiter's thread, */
+	struct post lead;	  /* hands the lead to the next waiter's thread, */
 	struct fs_work lead_work; /* or to a worker */
 	struct log_op_list ops;	  /* that the next group has to take, in their order */
 	/*
-	 * Upper bounds of what the next group takes: of running overlays (noted when a pending is in one), of
-	 * frozen ones.
+	 * An upper bound of what the next group takes of frozen overlays. That of running ones, and of
+	 * operations, is volume_table.log_bytes.
 	 */
-	_Atomic uint64_t pending_bytes;
-	uint64_t frozen_bytes;	 /* under the lock */
-	_Atomic bool new_groups; /* block groups were made */
+	uint64_t frozen_bytes;
 	_Atomic uint64_t groups, bytes;
 	uint64_t lost_flushes; /* as in the superblock, set at open */
 	int64_t lost_ns;
@@ -145,15 +142,6 @@ struct flush_log {
 
 void flush_log_init(struct fs *fs);
 void flush_log_fini(struct fs *fs);
-
-/*
- * A pending was put into the running overlay of a volume that is on the list of dirty ones: only then is what
- * flush_log_freeze_locked takes for frozen certain to be.
- */
-static inline void flush_log_note(struct flush_log *log, uint64_t extents, uint64_t blocks)
-{
-	atomic_fetch_add(&log->pending_bytes, extents * 120 + blocks * 4);
-}
 
 /*
  * The log's lock, at a moment when no group is being built: waits for that; or tries, and returns whether it
@@ -173,7 +161,7 @@ void flush_log_forget_op(struct flush_log *log, struct log_op *op);
 /* In a simulated pool, when nobody runs the context that leads: the next commit answers all that wait. */
 void flush_log_leave_to_commit(struct fs *fs);
 
-/* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ctx's thread. */
+/* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ex's thread. */
 void flush_log_flush(struct fs *fs, struct flush_waiter *w);
 
 /*
@@ -207,11 +195,5 @@ bool flush_log_has_failed(struct flush_log *log);
  * UINT64_MAX: there was nothing to commit.
  */
 void flush_log_commit_done(struct fs *fs, int error, uint64_t commits, uint64_t tail);
-
-/*
- * At open: brings the log into the running overlays. *ret_items and *ret_groups for the log line.
- * Nothing is written. -EUCLEAN when the log contradicts the trees.
- */
-int flush_log_replay(struct fs *fs, struct device_queue *q, uint64_t *ret_groups, uint64_t *ret_items);
 
 #endif

@@ -125,7 +125,7 @@ static int put_new_groups(struct encoder *en, struct fs *fs)
 	struct block_group *bg;
 	int r = 0;
 
-	if (!atomic_load(&en->log->new_groups) || !atomic_exchange(&en->log->new_groups, false))
+	if (!atomic_load(&fs->groups->unlogged) || !atomic_exchange(&fs->groups->unlogged, false))
 		return 0;
 	lock_take(&fs->groups->lock);
 	TAILQ_FOREACH (bg, &fs->groups->fresh, fresh_link) {
@@ -336,7 +336,7 @@ static int start_building(struct fs *fs, struct log_group *g, struct encoder *en
 	int r;
 
 	lock_assert_held(&log->lock);
-	running = atomic_load(&log->pending_bytes);
+	running = atomic_load(&log->fs->volumes->log_bytes);
 	need = group_bound(running + log->frozen_bytes + 256 * sizeof(struct log_group_item));
 	g->start = log->head;
 	g->ring = log->offset;
@@ -349,7 +349,7 @@ static int start_building(struct fs *fs, struct log_group *g, struct encoder *en
 	if (r)
 		return r;
 	en->limit = min_u64(min_u64(g->cap, FLUSH_GROUP_MAX), log->size - (log->head - log->tail));
-	atomic_fetch_sub(&log->pending_bytes, running);
+	atomic_fetch_sub(&log->fs->volumes->log_bytes, running);
 	log->frozen_bytes = 0;
 	log->building = true;
 	return 0;

@@ -5,14 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/commit/transaction.h"
 #include "fs/core/fs_int.h"
 #include "fs/format/key.h"
 #include "fs/format/volume_format.h"
-#include "fs/tree/node.h"
 #include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
 

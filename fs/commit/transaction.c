@@ -12,6 +12,7 @@
 #include "fs/cache/cache.h"
 #include "fs/cache/write_batch.h"
 #include "fs/commit/flush_log.h"
+#include "fs/commit/group_tree.h"
 #include "fs/commit/orphan.h"
 #include "fs/commit/root_tree.h"
 #include "fs/core/clock.h"
@@ -20,17 +21,17 @@
 #include "fs/core/fs_int.h"
 #include "fs/core/latency.h"
 #include "fs/core/report.h"
+#include "fs/core/upcall.h"
 #include "fs/core/wakeup.h"
-#include "fs/core/work.h"
 #include "fs/device/claim.h"
 #include "fs/device/device.h"
 #include "fs/device/super.h"
+#include "fs/device/work.h"
 #include "fs/format/block_group_format.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
-#include "fs/scrub/scrub.h"
 #include "fs/space/backing.h"
 #include "fs/space/block_group.h"
 #include "fs/space/delayed_ref.h"
@@ -306,7 +307,7 @@ static int run_refs(struct transaction *txn)
 
 static int update_group_tree(struct transaction *txn)
 {
-	int r = block_group_update_tree(txn);
+	int r = group_tree_update(txn);
 
 	if (r == -ENOMEM)
 		give_up_nodes(txn);
@@ -368,7 +369,7 @@ static int write_super(struct transaction *txn)
 	block_group_pack_system(fs, sb);
 	tree_root_pack(&txn->root_tree, &sb->root_tree);
 	tree_root_pack(&txn->group_tree, &sb->group_tree);
-	scrub_pack(fs, &sb->scrub);
+	fs->up->pack_scrub(fs, sb);
 	return super_write_all(txn->q, sb);
 }
 
@@ -389,7 +390,7 @@ static void publish_volume(struct fs_volume *vol, uint64_t generation)
 		if (!vol->buried) {
 			vol->buried = true;
 			atomic_fetch_sub(&vol->fs->volumes->dying, 1);
-			atomic_fetch_sub(&vol->fs->volumes->count, 1);
+			atomic_fetch_sub(&vol->fs->space->volumes, 1);
 		}
 	}
 	atomic_fetch_add(&vol->fs->lost_blocks, vol->new_lost_blocks - vol->lost_blocks);
@@ -546,7 +547,7 @@ static void prepare_metadata(struct fs *fs)
 		fs_start_rebuild(fs);
 		while (atomic_load(&fs->rebuild_running)) {
 			if (fs->simulated)
-				(void)work_run_one(&fs->work);
+				(void)work_run_one(fs->work);
 			else
 				nanosleep(&(struct timespec){0, 1000000}, NULL);
 		}

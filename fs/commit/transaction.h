@@ -22,7 +22,9 @@
 #include <stdint.h>
 
 #include "fs/cache/write_batch.h"
+#include "fs/format/node_format.h"
 #include "fs/space/delayed_ref.h"
+#include "fs/space/space_info.h"
 #include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
 

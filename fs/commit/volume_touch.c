@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
+#include "fs/format/volume_format.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/volume.h"
 

@@ -14,10 +14,10 @@
 #include "fs/core/epoch.h"
 #include "fs/core/latency.h"
 #include "fs/core/report.h"
-#include "fs/core/work.h"
 #include "fs/fs.h"
 
 struct fs_ctx;
+struct fs_upcalls;
 
 struct backing;
 struct bad_nodes;
@@ -32,6 +32,7 @@ struct space_info;
 struct super_block;
 struct tree_root;
 struct volume_table;
+struct work_pool;
 
 struct fs_stats {
 	_Atomic uint64_t cache_loaded, cache_written, cache_rebuilt, cache_last_bytes, cache_last_us;
@@ -43,6 +44,7 @@ struct fs_stats {
 };
 
 struct fs {
+	const struct fs_upcalls *up;
 	struct device *dev;
 	struct cache *cache;
 	uint8_t uuid[FS_UUID_LEN];
@@ -60,7 +62,7 @@ struct fs {
 	struct epoch epoch;
 	struct volume_table *volumes;
 	struct flush_log *log;
-	struct work_pool work;
+	struct work_pool *work;
 	struct fs_stats stats;
 	struct fs_often often[FS_OFTEN_KINDS];
 	struct bad_nodes *bad_nodes;

@@ -3,6 +3,8 @@
 
 #include "base/lock.h"
 #include "fs/core/fs_int.h"
+#include "fs/core/upcall.h"
+#include "fs/fs.h"
 
 void fs_kick_commit(struct fs *fs)
 {
@@ -28,4 +30,9 @@ bool fs_is_rebuilding(struct fs *fs)
 	is = fs->rebuild_wanted || atomic_load(&fs->rebuild_running);
 	lock_drop(&fs->state_lock);
 	return is;
+}
+
+int fs_commit(struct fs *fs)
+{
+	return fs->up->commit(fs);
 }

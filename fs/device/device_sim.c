@@ -3,7 +3,14 @@
  * fs/device/device_sim.c: the simulated device's queues, completions and counters. The model is in
  * device_sim.h.
  */
+#include "base/crc32c.h"
+#include "base/lock.h"
+#include "base/util.h"
 #include "fs/core/lock_rank.h"
+#include "fs/device/device.h"
+#include "fs/device/device_int.h"
+#include "fs/device/device_sim_image.h"
+#include "fs/device/device_sim_int.h"
 #include "fs/device/device_sim.h"
 
 #include <errno.h>
@@ -12,14 +19,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-
-#include "base/crc32c.h"
-#include "base/lock.h"
-#include "base/util.h"
-#include "fs/device/device.h"
-#include "fs/device/device_int.h"
-#include "fs/device/device_sim_image.h"
-#include "fs/device/device_sim_int.h"
 
 static int sim_host(struct device *dev, struct device_host *ret_host)
 {

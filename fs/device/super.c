@@ -10,10 +10,10 @@
 #include "base/util.h"
 #include "fs/core/report.h"
 #include "fs/device/device.h"
+#include "fs/format/block_group_format.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
-#include "fs/space/block_group.h"
 
 #define READ_TRIES 3
 

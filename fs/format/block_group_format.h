@@ -25,6 +25,13 @@ struct print;
 
 #define CACHE_SLOT_NONE 0xffu
 
+#define GROUP_INDEX_MAX (1u << 22)
+#define GROUP_SIZE_MIN (1ull << 20)
+#define GROUP_SIZE_MAX (4ull << 30)
+/* Of logical addresses. Small ones are for tests, which want groups that are neighbours. */
+#define GROUP_STEP_MIN (256ull << 10)
+#define GROUP_STEP GROUP_SIZE_MAX
+
 struct block_group_item {
 	le64 length;
 	le64 used;	 /* bytes that the trees of this generation refer to */

@@ -24,6 +24,8 @@
 #include "fs/format/node_format.h"
 #include "fs/fs.h"
 
+struct print;
+
 #define TREE_ID_ROOT 1ull
 #define TREE_ID_GROUP 2ull
 #define TREE_ID_REFCOUNT 3ull /* of snapshots; not in use yet */
@@ -34,6 +36,7 @@
 #define EXTENT_KEY_TYPE 0x10
 
 #define EXTENT_BLOCKS_MAX 128u
+#define EXTENT_KEY_LEN ITEM_KEY_LEN
 #define EXTENT_LOST 1u
 
 struct volume_item {
@@ -112,5 +115,20 @@ uint16_t orphan_item_pack(const struct orphan_fields *orphan, uint8_t *value);
 int orphan_item_unpack(uint64_t id, struct value value, struct orphan_fields *ret_orphan,
 		       const char **ret_doubt);
 void orphan_item_print(struct print *p, const struct orphan_fields *orphan);
+
+/*
+ * For reservations: how many items a pending of so many blocks becomes at the most, and the bytes of so many
+ * items with `blocks` altogether. A request counts two more than its own: the second piece of what it cuts in
+ * the middle, in an overlay or in the tree, and one to spare.
+ */
+static inline uint64_t volume_extent_items(uint64_t blocks)
+{
+	return (blocks + EXTENT_BLOCKS_MAX - 1) / EXTENT_BLOCKS_MAX;
+}
+static inline uint64_t volume_item_bytes(uint64_t items, uint64_t blocks)
+{
+	return items * (sizeof(struct node_slot) + EXTENT_KEY_LEN + sizeof(struct extent_item)) +
+	       blocks * sizeof(le32);
+}
 
 #endif

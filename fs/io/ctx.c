@@ -12,11 +12,10 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/core/fs_int.h"
-#include "fs/core/lock_rank.h"
-#include "fs/device/device.h"
+#include "fs/core/upcall.h"
+#include "fs/device/executor.h"
 #include "fs/fs.h"
 #include "fs/io/io.h"
-#include "fs/pool/pool.h"
 #include "fs/space/block_group.h"
 #include "fs/volume/overlay.h"
 
@@ -37,17 +36,14 @@ int fs_ctx_new(struct fs *fs, struct fs_ctx **ret_ctx)
 	if (!ctx)
 		return -ENOMEM;
 	ctx->fs = fs;
-	ctx->posts_tail = &ctx->posts;
-	lock_init(&ctx->post_lock, LOCK_CTX_POST);
-	ctx->event_fd = ctx->epoll_fd = -1;
-	r = fs->dev->ops->queue_new(fs->dev, &ctx->q);
+	ctx->epoll_fd = -1;
+	r = executor_init(&ctx->ex, fs->dev);
 	if (r == 0) {
-		ctx->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		ctx->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-		r = ctx->event_fd < 0 || ctx->epoll_fd < 0 ? -errno : watch(ctx, ctx->event_fd);
+		r = ctx->epoll_fd < 0 ? -errno : watch(ctx, ctx->ex.event_fd);
 	}
 	if (r == 0) {
-		fd = ctx->q->dev->ops->fd(ctx->q);
+		fd = ctx->ex.q->dev->ops->fd(ctx->ex.q);
 		r = fd >= 0 ? watch(ctx, fd) : fd == -ENOSYS ? 0 : fd;
 	}
 	lock_take(&fs->ctx_lock);
@@ -83,7 +79,7 @@ void fs_ctx_free(struct fs_ctx *ctx)
 
 	if (!ctx)
 		return;
-	ASSERT(ctx->under_way == 0 && !ctx->posts);
+	ASSERT(ctx->under_way == 0);
 	lock_take(&ctx->fs->ctx_lock);
 	for (at = &ctx->fs->ctxs; *at != ctx; at = &(*at)->next)
 		;
@@ -92,13 +88,9 @@ void fs_ctx_free(struct fs_ctx *ctx)
 	lock_drop(&ctx->fs->ctx_lock);
 	io_free_all(ctx);
 	pending_free(ctx->spare);
-	if (ctx->q)
-		ctx->q->dev->ops->queue_free(ctx->q);
-	if (ctx->event_fd >= 0)
-		close(ctx->event_fd);
+	executor_fini(&ctx->ex);
 	if (ctx->epoll_fd >= 0)
 		close(ctx->epoll_fd);
-	lock_fini(&ctx->post_lock);
 	mem_free(ctx);
 }
 
@@ -107,48 +99,12 @@ int fs_ctx_fd(struct fs_ctx *ctx)
 	return ctx->epoll_fd;
 }
 
-void ctx_post(struct fs_ctx *ctx, struct ctx_post *post)
-{
-	uint64_t one = 1;
-	bool first;
-
-	post->next = NULL;
-	lock_take(&ctx->post_lock);
-	first = !ctx->posts;
-	*ctx->posts_tail = post;
-	ctx->posts_tail = &post->next;
-	/* Under the lock: when it is dropped the context may run the post, end, and be freed. */
-	if (first && write(ctx->event_fd, &one, sizeof(one)) < 0)
-		ASSERT(errno == EAGAIN);
-	lock_drop(&ctx->post_lock);
-}
-
-static struct ctx_post *take_posts(struct fs_ctx *ctx)
-{
-	struct ctx_post *list;
-	uint64_t count;
-
-	lock_take(&ctx->post_lock);
-	list = ctx->posts;
-	ctx->posts = NULL;
-	ctx->posts_tail = &ctx->posts;
-	if (list && read(ctx->event_fd, &count, sizeof(count)) < 0)
-		ASSERT(errno == EAGAIN);
-	lock_drop(&ctx->post_lock);
-	return list;
-}
-
 void fs_ctx_run(struct fs_ctx *ctx)
 {
-	struct ctx_post *post = take_posts(ctx), *next;
-
-	for (; post; post = next) {
-		next = post->next;
-		post->fn(post);
-	}
-	ctx->q->dev->ops->poll(ctx->q);
+	executor_run(&ctx->ex);
+	ctx->ex.q->dev->ops->poll(ctx->ex.q);
 	io_submit_open_write(ctx);
-	ctx->q->dev->ops->kick(ctx->q);
+	ctx->ex.q->dev->ops->kick(ctx->ex.q);
 }
 
 /* ---- free space ------------------------------------------------------------ */
@@ -211,7 +167,7 @@ int fs_io_wait(struct fs *fs, struct fs_io *io)
 		struct pollfd pfd = {ctx->epoll_fd, POLLIN, 0};
 
 		if (fs->simulated)
-			(void)pool_step(fs);
+			(void)fs->up->step(fs);
 		else
 			(void)poll(&pfd, 1, 1000);
 		fs_ctx_run(ctx);

@@ -10,17 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/lock.h"
+#include "fs/device/executor.h"
 
-struct device_queue;
 struct fs;
 struct pending;
-
-/* Something to run on the context's thread. */
-struct ctx_post {
-	void (*fn)(struct ctx_post *post);
-	struct ctx_post *next;
-};
 
 struct io;
 struct write_run;
@@ -28,11 +21,8 @@ struct write_run;
 struct fs_ctx {
 	struct fs *fs;
 	struct fs_ctx *next; /* of all contexts: fs->ctx_lock */
-	struct device_queue *q;
-	int event_fd, epoll_fd;
-
-	struct lock post_lock;
-	struct ctx_post *posts, **posts_tail;
+	struct executor ex;
+	int epoll_fd;
 
 	/* fs->ctx_lock: the run of free space, which only this context gives out and others may take back. */
 	uint64_t run_addr;
@@ -46,9 +36,6 @@ struct fs_ctx {
 	_Atomic uint64_t requests;    /* since the context was made; other threads read it */
 	struct pending *spare;
 };
-
-/* Runs post->fn on the context's thread, soon. Any thread. */
-void ctx_post(struct fs_ctx *ctx, struct ctx_post *post);
 
 /*
  * Up to want blocks in a row from the context's run, refilled from the groups. 0: there are none now;

@@ -12,6 +12,7 @@
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
+#include "fs/device/executor.h"
 #include "fs/fs.h"
 #include "fs/io/ctx.h"
 #include "fs/space/block_group.h"
@@ -105,7 +106,7 @@ static void has_range(struct io *io)
 	io->go_locked(io);
 }
 
-static void locked_posted(struct ctx_post *post)
+static void locked_posted(struct post *post)
 {
 	has_range(container_of(post, struct io, post));
 }
@@ -115,7 +116,7 @@ static void lock_granted(struct extent_lock *lk)
 	struct io *io = container_of(lk, struct io, lock);
 
 	io->post.fn = locked_posted;
-	ctx_post(io->ctx, &io->post);
+	executor_post(&io->ctx->ex, &io->post);
 }
 
 void io_lock_range(struct io *io, uint32_t bits, void (*then)(struct io *io))
@@ -157,7 +158,7 @@ void io_end(struct io *io, int error)
 	user->done(user);
 }
 
-static void flush_done_here(struct ctx_post *post)
+static void flush_done_here(struct post *post)
 {
 	struct io *io = container_of(post, struct io, post);
 
@@ -170,12 +171,12 @@ static void flush_done(struct flush_waiter *w, int error)
 
 	io->error = error;
 	io->post.fn = flush_done_here;
-	ctx_post(io->ctx, &io->post);
+	executor_post(&io->ctx->ex, &io->post);
 }
 
 static void io_flush(struct io *io)
 {
-	io->flush.ctx = io->ctx;
+	io->flush.ex = &io->ctx->ex;
 	io->flush.or_commit = false;
 	io->flush.done = flush_done;
 	flush_log_flush(io->fs, &io->flush);
@@ -285,5 +286,5 @@ void fs_submit(struct fs_ctx *ctx, struct fs_io *const *ios, size_t n)
 	for (size_t i = 0; i < n; i++)
 		io_start(ctx, ios[i]);
 	io_submit_open_write(ctx);
-	ctx->q->dev->ops->kick(ctx->q);
+	ctx->ex.q->dev->ops->kick(ctx->ex.q);
 }

@@ -19,11 +19,13 @@
 #define FS_IO_IO_H
 
 #include "fs/commit/flush_log.h"
+#include "fs/device/executor.h"
 #include "fs/fs.h"
-#include "fs/io/ctx.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/extent_state.h"
 #include "fs/volume/overlay.h"
+
+struct fs_ctx;
 
 struct cache_entry;
 struct fs;
@@ -49,7 +51,7 @@ struct io {
 	struct fs *fs;
 	struct fs_volume *vol;
 	struct io *next; /* free list */
-	struct ctx_post post;
+	struct post post;
 	struct fs_work work;
 
 	uint64_t blk, nblk; /* every block that the request touches */

@@ -13,8 +13,9 @@
 #include "fs/core/epoch.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
-#include "fs/core/work.h"
 #include "fs/device/device.h"
+#include "fs/device/executor.h"
+#include "fs/device/work.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
 #include "fs/io/ctx.h"
@@ -143,7 +144,7 @@ static int start_sub(struct io *io, uint64_t index, uint64_t addr, uint64_t n)
 				      .iovcnt = (int)n,
 				      .done = sub_done};
 	io->parts++;
-	io->ctx->q->dev->ops->submit(io->ctx->q, &sub->dev);
+	io->ctx->ex.q->dev->ops->submit(io->ctx->ex.q, &sub->dev);
 	return 0;
 }
 
@@ -212,7 +213,7 @@ static void mapped(struct io *io, int error)
 	io_end(io, error == -ENOMEM ? error : -EIO);
 }
 
-static void mapped_by_worker(struct ctx_post *post)
+static void mapped_by_worker(struct post *post)
 {
 	struct io *io = container_of(post, struct io, post);
 
@@ -225,7 +226,7 @@ static void map_on_worker(struct fs_work *work)
 
 	io->error = map_pieces(io, work_queue());
 	io->post.fn = mapped_by_worker;
-	ctx_post(io->ctx, &io->post);
+	executor_post(&io->ctx->ex, &io->post);
 }
 
 void io_read(struct io *io)
@@ -247,7 +248,7 @@ void io_read(struct io *io)
 	r = map_pieces(io, NULL);
 	if (r == -EAGAIN) {
 		io->work.fn = map_on_worker;
-		work_pool_add(&io->fs->work, &io->work);
+		work_pool_add(io->fs->work, &io->work);
 	} else {
 		mapped(io, r);
 	}

@@ -18,9 +18,11 @@
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
 #include "fs/core/wakeup.h"
-#include "fs/core/work.h"
 #include "fs/device/device.h"
+#include "fs/device/executor.h"
+#include "fs/device/work.h"
 #include "fs/format/super_format.h"
+#include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/io/ctx.h"
 #include "fs/io/io.h"
@@ -93,7 +95,7 @@ void io_submit_open_write(struct fs_ctx *ctx)
 				      .iov = run->iov,
 				      .iovcnt = (int)run->blocks,
 				      .done = run_done};
-	ctx->q->dev->ops->submit(ctx->q, &run->dev);
+	ctx->ex.q->dev->ops->submit(ctx->ex.q, &run->dev);
 }
 
 /* Adds pages of a request that were given [addr, + n blocks). */
@@ -156,7 +158,7 @@ static void publish_pages(struct io *io)
 				      p->addr + i * FS_BLOCK_SIZE);
 }
 
-static void allocate_posted(struct ctx_post *post)
+static void allocate_posted(struct post *post)
 {
 	allocate(container_of(post, struct io, post));
 }
@@ -179,7 +181,7 @@ static bool try_again(struct io *io)
 	io->error = 0;
 	io->parts = 1;
 	io->post.fn = allocate_posted;
-	ctx_post(io->ctx, &io->post);
+	executor_post(&io->ctx->ex, &io->post);
 	return true;
 }
 
@@ -220,7 +222,7 @@ static void load_on_worker(struct fs_work *work)
 	    (fs_is_rebuilding(io->fs) || backing_lacks_spare(io->fs)) && !io->fs->simulated)
 		nanosleep(&(struct timespec){0, 2000000}, NULL);
 	io->post.fn = allocate_posted;
-	ctx_post(io->ctx, &io->post);
+	executor_post(&io->ctx->ex, &io->post);
 }
 
 /*
@@ -241,9 +243,9 @@ static void allocate_later(struct io *io)
 	}
 	io->work.fn = load_on_worker;
 	if (fs_is_rebuilding(io->fs)) /* behind the rebuild, not in its way */
-		work_pool_add_waiting(&io->fs->work, &io->work);
+		work_pool_add_waiting(io->fs->work, &io->work);
 	else
-		work_pool_add(&io->fs->work, &io->work);
+		work_pool_add(io->fs->work, &io->work);
 }
 
 static int add_extent(struct io *io, uint64_t addr, uint32_t n)
@@ -408,7 +410,7 @@ static void go(struct io *io)
 		hole_locked(io);
 }
 
-static void reserved_posted(struct ctx_post *post)
+static void reserved_posted(struct post *post)
 {
 	struct io *io = container_of(post, struct io, post);
 
@@ -426,7 +428,7 @@ static void reserve_done(struct space_ticket *t, int error)
 
 	io->error = error;
 	io->post.fn = reserved_posted;
-	ctx_post(io->ctx, &io->post);
+	executor_post(&io->ctx->ex, &io->post);
 }
 
 static void reserve(struct io *io)
@@ -493,7 +495,7 @@ static uint64_t punch(struct io *io, struct pending *p)
 	return n;
 }
 
-static void next_hole_posted(struct ctx_post *post)
+static void next_hole_posted(struct post *post)
 {
 	struct io *io = container_of(post, struct io, post);
 
@@ -523,7 +525,7 @@ static void hole_locked(struct io *io)
 		io_succeed(io);
 	} else { /* others first */
 		io->post.fn = next_hole_posted;
-		ctx_post(io->ctx, &io->post);
+		executor_post(&io->ctx->ex, &io->post);
 	}
 }
 

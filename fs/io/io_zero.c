@@ -15,6 +15,7 @@
 #include "fs/core/epoch.h"
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
+#include "fs/device/executor.h"
 #include "fs/fs.h"
 #include "fs/io/ctx.h"
 #include "fs/io/io.h"
@@ -116,7 +117,7 @@ static void zero_chunk(struct io *io)
 	io_start(io->ctx, &io->child[0]);
 }
 
-static void zero_next_posted(struct ctx_post *post)
+static void zero_next_posted(struct post *post)
 {
 	zero_chunk(container_of(post, struct io, post));
 }
@@ -131,7 +132,7 @@ static void zero_next(struct fs_io *child)
 		io_succeed(io);
 	} else { /* not from here: a chunk may have ended at once, and its successors would nest */
 		io->post.fn = zero_next_posted;
-		ctx_post(io->ctx, &io->post);
+		executor_post(&io->ctx->ex, &io->post);
 	}
 }
 

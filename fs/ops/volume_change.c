@@ -16,10 +16,10 @@
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
+#include "fs/core/upcall.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/fs.h"
 #include "fs/ops/volume_op_int.h"
-#include "fs/pool/pool.h"
 #include "fs/space/backing.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/volume.h"
@@ -58,7 +58,7 @@ static void ticket_done(struct space_ticket *t, int error)
 /* Where there are no threads: does what they would do, until nothing is left that could help. */
 static int run_until_done(struct fs *fs, struct waiting *w)
 {
-	while (!w->done && (pool_step(fs) || transaction_commit(fs) == 0))
+	while (!w->done && (fs->up->step(fs) || transaction_commit(fs) == 0))
 		;
 	if (w->done)
 		return w->error;

@@ -16,11 +16,11 @@
 #include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
+#include "fs/core/upcall.h"
 #include "fs/core/wakeup.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/fs.h"
 #include "fs/ops/volume_op_int.h"
-#include "fs/pool/pool.h"
 #include "fs/space/backing.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/volume.h"
@@ -355,7 +355,7 @@ static int wait_for(struct fs *fs, struct waiting_op *w, struct fs_error *err)
 	w->op.done = waiting_done;
 	fs_volume_op_start(fs, &w->op);
 	while (fs->simulated && !w->done) {
-		if (pool_step(fs) || w->done)
+		if (fs->up->step(fs) || w->done)
 			continue;
 		flush_log_leave_to_commit(fs);
 		(void)transaction_commit(fs);

@@ -16,30 +16,34 @@
 #include "base/util.h"
 #include "fs/cache/cache.h"
 #include "fs/commit/flush_log.h"
+#include "fs/commit/group_tree.h"
 #include "fs/commit/orphan.h"
+#include "fs/commit/rebuild.h"
 #include "fs/commit/root_tree.h"
 #include "fs/commit/transaction.h"
 #include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/lock_rank.h"
 #include "fs/core/report.h"
+#include "fs/core/upcall.h"
 #include "fs/core/wakeup.h"
-#include "fs/core/work.h"
 #include "fs/device/claim.h"
 #include "fs/device/device.h"
 #include "fs/device/device_space.h"
 #include "fs/device/super.h"
+#include "fs/device/work.h"
+#include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/io/ctx.h"
+#include "fs/ops/flush_log_replay.h"
 #include "fs/scrub/scrub.h"
 #include "fs/space/backing.h"
 #include "fs/space/block_group.h"
 #include "fs/space/pins.h"
 #include "fs/space/space_info.h"
 #include "fs/tree/node.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
 
 #define DEFAULT_CACHE_BYTES (1ull << 30)
@@ -51,7 +55,7 @@
 
 void fs_work(struct fs *fs, struct fs_work *work)
 {
-	work_pool_add_waiting(&fs->work, work);
+	work_pool_add_waiting(fs->work, work);
 }
 
 /* ---- opening --------------------------------------------------------------- */
@@ -71,6 +75,7 @@ static int replay(struct fs *fs)
 
 	fs->log->offset = le64_to_cpu(fs->super->log_offset);
 	fs->log->size = le64_to_cpu(fs->super->log_size);
+	backing_set_log(fs, fs->log->offset, fs->log->size);
 	fs->log->head = fs->log->tail = le64_to_cpu(fs->super->log_tail);
 	fs->log->seq = le64_to_cpu(fs->super->log_seq);
 	r = flush_log_replay(fs, fs->commit_q, &groups, &items);
@@ -125,7 +130,7 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	if (r == 0)
 		r = block_group_read_system(fs);
 	if (r == 0)
-		r = block_group_read_tree(fs, fs->commit_q);
+		r = group_tree_read(fs, fs->commit_q);
 	if (r)
 		return fs_fail(err, r, "the block groups cannot be read (%s): run a check of the pool",
 			       strerror(-r));
@@ -163,6 +168,7 @@ struct pool {
 	struct space_info space;
 	struct backing backing;
 	struct volume_table volumes;
+	struct work_pool work;
 	struct flush_log log;
 	struct bad_nodes bad_nodes;
 	struct scrub scrub;
@@ -171,17 +177,32 @@ struct pool {
 	struct tree_root root_tree, group_tree;
 };
 
+static void pack_scrub(struct fs *fs, struct super_block *sb)
+{
+	scrub_pack(fs, &sb->scrub);
+}
+
+static const struct fs_upcalls upcalls = {
+	.commit = transaction_commit,
+	.step = pool_step,
+	.rebuild = rebuild_groups,
+	.pack_scrub = pack_scrub,
+	.poll_scrub = scrub_poll,
+};
+
 static struct fs *pool_new(void)
 {
 	struct pool *p = mem_zalloc(sizeof(*p));
 
 	if (!p)
 		return NULL;
+	p->fs.up = &upcalls;
 	p->groups.fs = p->backing.fs = p->log.fs = &p->fs;
 	p->fs.groups = &p->groups;
 	p->fs.space = &p->space;
 	p->fs.backing = &p->backing;
 	p->fs.volumes = &p->volumes;
+	p->fs.work = &p->work;
 	p->fs.log = &p->log;
 	p->fs.bad_nodes = &p->bad_nodes;
 	p->fs.scrub = &p->scrub;
@@ -212,7 +233,7 @@ static void init_locks(struct fs *fs)
 /* Frees everything; nothing is written. */
 static void destroy(struct fs *fs)
 {
-	work_pool_fini(&fs->work);
+	work_pool_fini(fs->work);
 	ASSERT(!fs->ctxs);
 	scrub_fini(fs);
 	flush_log_fini(fs);
@@ -247,7 +268,7 @@ static int start(struct fs *fs, struct fs_error *err)
 	if (r == 0)
 		r = fs->dev->ops->queue_new(fs->dev, &fs->commit_q);
 	if (r == 0)
-		r = work_pool_init(&fs->work, fs->dev, fs->simulated ? 0 : fs->opt.workers);
+		r = work_pool_init(fs->work, fs->dev, fs->simulated ? 0 : fs->opt.workers);
 	if (r)
 		return fs_fail(err, r, "%s", strerror(-r));
 	r = load_pool(fs, err);
@@ -375,17 +396,12 @@ void pool_abandon(struct fs *fs)
 	destroy(fs);
 }
 
-int fs_commit(struct fs *fs)
-{
-	return transaction_commit(fs);
-}
-
 bool pool_step(struct fs *fs)
 {
 	/* Who waits for a spare asks again and again: the commit that brings one goes first. */
 	bool commit_first = fs->commit_wanted && backing_lacks_spare(fs);
 
-	if (!commit_first && work_run_one(&fs->work))
+	if (!commit_first && work_run_one(fs->work))
 		return true;
 	if (fs->rebuild_wanted) {
 		fs->rebuild_wanted = false;
@@ -397,12 +413,12 @@ bool pool_step(struct fs *fs)
 	fs->commit_wanted = false;
 	if (transaction_commit(fs) == -EAGAIN) { /* readers are under way: again when they are done */
 		fs->commit_wanted = true;
-		return commit_first && work_run_one(&fs->work);
+		return commit_first && work_run_one(fs->work);
 	}
 	/* As the commit thread does: those who wait for space, and deleted volumes, need another one. */
 	if (!fs_is_read_only(fs) && (fs->space->nr_tickets || atomic_load(&fs->orphans)))
 		fs->commit_wanted = true;
 	if (commit_first) /* else commits might follow each other for ever */
-		(void)work_run_one(&fs->work);
+		(void)work_run_one(fs->work);
 	return true;
 }

@@ -18,6 +18,7 @@
 #include "fs/device/claim.h"
 #include "fs/device/device.h"
 #include "fs/device/super.h"
+#include "fs/format/block_group_format.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"

@@ -50,9 +50,6 @@ static void space_figures(struct fs *fs, struct fs_info *info)
 
 	info->free_bytes = space_free_bytes(fs);
 	lock_take(&si->lock);
-	info->data_bytes = si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned;
-	info->metadata_bytes = si->kind[SPACE_METADATA].allocated - si->kind[SPACE_METADATA].pinned +
-			       si->kind[SPACE_SYSTEM].allocated - si->kind[SPACE_SYSTEM].pinned;
 	info->reserved_bytes = si->kind[SPACE_DATA].may_use;
 	info->pinned_bytes = si->kind[SPACE_DATA].pinned + si->kind[SPACE_METADATA].pinned;
 	info->global_reserve_bytes = si->global_reserve;
@@ -71,6 +68,7 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
 	info->size = fs->dev->size;
 	space_figures(fs, info);
+	space_used_bytes(fs, &info->data_bytes, &info->metadata_bytes);
 	host_figures(fs, info);
 	info->generation = atomic_load(&fs->running_generation) - 1;
 	info->unallocated_bytes = atomic_load(&fs->groups->unallocated_bytes);
@@ -100,7 +98,7 @@ void fs_get_info(struct fs *fs, struct fs_info *info)
 	info->data_cache_hits = cs.hits[CACHE_DATA];
 	info->data_cache_misses = cs.misses[CACHE_DATA];
 	lock_take(&fs->volumes->lock);
-	info->volumes = atomic_load(&fs->volumes->count) - atomic_load(&fs->volumes->dying);
+	info->volumes = atomic_load(&fs->space->volumes) - atomic_load(&fs->volumes->dying);
 	info->provisioned_bytes = fs->volumes->sizes > UINT64_MAX ? UINT64_MAX : (uint64_t)fs->volumes->sizes;
 	lock_drop(&fs->volumes->lock);
 	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);

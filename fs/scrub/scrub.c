@@ -23,6 +23,7 @@
 #include "fs/fs.h"
 #include "fs/io/ctx.h"
 #include "fs/scrub/scrub_int.h"
+#include "fs/space/space_info.h"
 #include "fs/scrub/scrub.h"
 
 #include <errno.h>
@@ -408,14 +409,14 @@ static void join_thread(struct scrub *s)
 static void reset(struct fs *fs, const struct scrub_run *r)
 {
 	struct scrub *s = fs->scrub;
-	struct fs_info info;
+	uint64_t data, metadata;
 
-	fs_get_info(fs, &info);
+	space_used_bytes(fs, &data, &metadata);
 	lock_take(&s->lock);
 	s->status = (struct fs_scrub_status){.state = FS_SCRUB_RUNNING,
 					     .started_ns = now_ns(),
 					     .rate = r->rate,
-					     .bytes_total = info.data_bytes + 2 * info.metadata_bytes};
+					     .bytes_total = data + 2 * metadata};
 	s->volume = s->pos = 0;
 	s->phase = SCRUB_SUPERS;
 	s->damage_count = s->damage_logged = 0;

@@ -16,7 +16,6 @@
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/space/free_space_cache.h"
-#include "fs/tree/tree.h"
 
 struct extent;
 struct fs;

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/le.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/commit/volume_touch.h"
@@ -24,7 +23,6 @@
 #include "fs/format/block_group_format.h"
 #include "fs/format/key.h"
 #include "fs/format/node_format.h"
-#include "fs/format/super_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/scrub/scrub_int.h"

@@ -8,15 +8,14 @@
 #include "base/le.h"
 #include "base/lock.h"
 #include "base/util.h"
-#include "fs/commit/flush_log.h"
 #include "fs/core/clock.h"
 #include "fs/core/epoch.h"
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
 #include "fs/core/wakeup.h"
-#include "fs/core/work.h"
 #include "fs/device/device.h"
+#include "fs/device/work.h"
 #include "fs/format/backing_format.h"
 #include "fs/format/block_group_format.h"
 #include "fs/format/node_format.h"
@@ -93,6 +92,12 @@ static uint64_t device_bytes(const struct block_group *g)
 	return g->nr_stripes * (g->len + 2ull * g->slot_bytes);
 }
 
+void backing_set_log(struct fs *fs, uint64_t offset, uint64_t size)
+{
+	atomic_store(&fs->backing->log_offset, offset);
+	atomic_store(&fs->backing->log_size, size);
+}
+
 static void add_device_bytes(struct block_group *g, void *arg)
 {
 	*(uint64_t *)arg += device_bytes(g);
@@ -100,7 +105,7 @@ static void add_device_bytes(struct block_group *g, void *arg)
 
 uint64_t backing_missing(struct fs *fs, const struct device_host *host)
 {
-	uint64_t wanted = DEVICE_DATA_START + fs->log->size;
+	uint64_t wanted = DEVICE_DATA_START + atomic_load(&fs->backing->log_size);
 
 	block_group_each(fs, add_device_bytes, &wanted);
 	return wanted > host->used_bytes ? wanted - host->used_bytes : 0;
@@ -186,7 +191,8 @@ int backing_open(struct fs *fs, struct fs_error *err)
 		return 0;
 	r = fs->dev->ops->allocate(fs->dev, 0, DEVICE_DATA_START, false);
 	if (r == 0)
-		r = fs->dev->ops->allocate(fs->dev, fs->log->offset, fs->log->size, false);
+		r = fs->dev->ops->allocate(fs->dev, atomic_load(&fs->backing->log_offset),
+					   atomic_load(&fs->backing->log_size), false);
 	if (r == 0)
 		r = backing_allocate_groups(fs, false);
 	if (r)
@@ -366,7 +372,7 @@ static void start(struct fs *fs)
 	if (atomic_exchange(&fs->backing->running, true))
 		return;
 	fs->backing->work.fn = work_fn;
-	work_pool_add(&fs->work, &fs->backing->work); /* those that wait for space may be all that may wait */
+	work_pool_add(fs->work, &fs->backing->work); /* those that wait for space may be all that may wait */
 }
 
 bool backing_helps_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags)

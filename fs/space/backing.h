@@ -53,6 +53,7 @@ struct space_reservation;
 
 struct backing {
 	struct fs *fs;
+	_Atomic uint64_t log_offset, log_size; /* where the flush log stands: backing_set_log */
 	bool on;
 	struct lock lock;	    /* spare */
 	uint64_t spare[SPARES_MAX]; /* addresses */
@@ -190,5 +191,8 @@ void backing_write_spares(struct fs *fs, struct device_queue *q, uint64_t genera
 void backing_fill_spares(struct fs *fs);
 /* Makes the spares of this group available, so that it can go. Under the group's lock. */
 void backing_return_spares(struct fs *fs, struct block_group *g);
+
+/* The flush log stands there from now on. When the pool is opened, and by the commit that moves it. */
+void backing_set_log(struct fs *fs, uint64_t offset, uint64_t size);
 
 #endif

@@ -32,9 +32,9 @@
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
 #include "fs/core/wakeup.h"
-#include "fs/core/work.h"
 #include "fs/device/device.h"
 #include "fs/device/device_space.h"
+#include "fs/device/work.h"
 #include "fs/format/block_group_format.h"
 #include "fs/fs.h"
 #include "fs/space/backing.h"
@@ -420,7 +420,7 @@ void backing_discard_tick(struct fs *fs)
 		return;
 	b->discard_work.fn = discard_fn;
 	/* a promise waits for it, and those that wait may all wait for that */
-	work_pool_add(&fs->work, &b->discard_work);
+	work_pool_add(fs->work, &b->discard_work);
 }
 
 void backing_discard_hold_up(struct fs *fs, bool held_up)
@@ -432,7 +432,7 @@ void backing_discard_hold_up(struct fs *fs, bool held_up)
 	atomic_fetch_add(&fs->backing->held_up, 1);
 	while (atomic_load(&fs->backing->discarding)) {
 		if (fs->simulated)
-			(void)work_run_one(&fs->work);
+			(void)work_run_one(fs->work);
 		else
 			nanosleep(&(struct timespec){0, 1000000}, NULL);
 	}

@@ -21,6 +21,7 @@
 #include "fs/core/fs_int.h"
 #include "fs/core/wakeup.h"
 #include "fs/device/device.h"
+#include "fs/device/work.h"
 #include "fs/format/block_group_format.h"
 #include "fs/fs.h"
 #include "fs/space/backing.h"
@@ -96,7 +97,7 @@ static void wait_for_worker(struct fs *fs)
 {
 	while (atomic_load(&fs->backing->running)) {
 		if (fs->simulated)
-			(void)work_run_one(&fs->work);
+			(void)work_run_one(fs->work);
 		else
 			nanosleep(&(struct timespec){0, 1000000}, NULL);
 	}

@@ -13,7 +13,6 @@
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
-#include "fs/commit/flush_log.h"
 #include "fs/core/epoch.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/lock_rank.h"
@@ -206,7 +205,7 @@ int block_group_set_loaded(struct fs *fs, struct block_group *g, struct free_spa
 		mem_free(p0);
 		mem_free(p1);
 	} else if (!g->in_tree && g->type == GROUP_DATA) {
-		atomic_store(&fs->log->new_groups, true); /* from now on something in it may be logged */
+		atomic_store(&fs->groups->unlogged, true); /* from now on something in it may be logged */
 	}
 	return r;
 }

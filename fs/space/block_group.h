@@ -55,12 +55,6 @@ struct device_queue;
 struct delayed_refs;
 struct write_batch;
 
-#define GROUP_INDEX_MAX (1u << 22)
-#define GROUP_SIZE_MIN (1ull << 20)
-#define GROUP_SIZE_MAX (4ull << 30)
-/* Of logical addresses. Small ones are for tests, which want groups that are neighbours. */
-#define GROUP_STEP_MIN (256ull << 10)
-#define GROUP_STEP GROUP_SIZE_MAX
 #define GROUP_QUANTUM_MIN (256ull << 10) /* every stripe of a data group is a multiple of it */
 
 enum group_state {
@@ -142,7 +136,8 @@ struct block_group {
 
 struct group_table {
 	struct fs *fs;
-	struct lock lock; /* creation, removal, unallocated space, `fresh`, `system` */
+	_Atomic bool unlogged; /* data groups were made or loaded that the flush log may have to name */
+	struct lock lock;      /* creation, removal, unallocated space, `fresh`, `system` */
 	/* by logical address / group_step; GROUP_INDEX_MAX entries, of which only used pages take memory */
 	_Atomic(struct block_group *) *slot;
 	_Atomic uint32_t count;		/* slots in use are below */
@@ -238,8 +233,8 @@ int block_group_read_system(struct fs *fs);
 uint64_t block_group_system_for(uint64_t groups);
 uint64_t block_group_system_bytes(struct fs *fs);
 
-/* Reads the group tree: its nodes, 64 at a time, and all groups. At open. */
-int block_group_read_tree(struct fs *fs, struct device_queue *q);
+/* A node of the group tree stands there: these are what is used of the system groups. At open. */
+int block_group_take_system(struct fs *fs, uint64_t addr);
 
 /*
  * Takes up to want blocks of data space in a row. Returns how many (0: nothing to be had without waiting:
@@ -308,9 +303,11 @@ int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct del
 /* Chooses empty groups to remove, then starts the writes of the dirty groups' caches. -ENOMEM. */
 int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t generation);
 
-/* After the caches' writes: the changes to the group tree (apply with tree_apply). -ENOMEM. */
-struct transaction;
-int block_group_update_tree(struct transaction *txn);
+/*
+ * After the caches' writes: what the item of a dirty group says about its cache. One that could not be
+ * written is none.
+ */
+void block_group_end_cache(struct fs *fs, struct block_group *g);
 
 /* The commit is durable: removed groups' space is unallocated, written caches are the valid ones. */
 void block_group_commit_done(struct fs *fs, uint64_t generation);

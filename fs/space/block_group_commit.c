@@ -6,20 +6,16 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/le.h"
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/cache/write_batch.h"
-#include "fs/commit/transaction.h"
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
 #include "fs/device/device.h"
 #include "fs/device/device_space.h"
 #include "fs/format/block_group_format.h"
-#include "fs/format/key.h"
-#include "fs/format/super_format.h"
 #include "fs/fs.h"
 #include "fs/space/backing.h"
 #include "fs/space/block_group.h"
@@ -29,8 +25,6 @@
 #include "fs/space/free_space_cache.h"
 #include "fs/space/pins.h"
 #include "fs/space/space_info.h"
-#include "fs/tree/node.h"
-#include "fs/tree/tree.h"
 
 /* btrfs's disk cache states, and the moves between them. */
 static void set_cache_state(struct block_group *g, enum group_cache_state to)
@@ -295,7 +289,7 @@ int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t gen
 }
 
 /* The cache is on the device, or it is as if there were none. May be called again, when memory was out. */
-static void end_cache(struct fs *fs, struct block_group *g)
+void block_group_end_cache(struct fs *fs, struct block_group *g)
 {
 	if (g->cache_state == CACHE_WRITTEN)
 		return;
@@ -312,79 +306,6 @@ static void end_cache(struct fs *fs, struct block_group *g)
 	}
 	g->cache_slot = CACHE_SLOT_NONE;
 	g->cache_bytes = 0;
-}
-
-/* ---- items ----------------------------------------------------------------- */
-
-struct group_change {
-	uint8_t key[ITEM_KEY_LEN];
-	uint8_t value[GROUP_VALUE_MAX];
-	struct block_group *group;
-};
-
-static uint16_t pack_value(const struct block_group *g, uint8_t *value)
-{
-	struct group_item item = {
-		.start = g->start,
-		.length = g->len,
-		.used = g->used,
-		.generation = g->generation,
-		.cache_generation = g->cache_generation,
-		.cache_crc = g->cache_crc,
-		.cache_bytes = g->cache_bytes,
-		.slot_bytes = g->slot_bytes,
-		.cache_slot = g->cache_slot,
-		.type = g->type,
-		.nr_stripes = g->nr_stripes,
-	};
-
-	memcpy(item.stripe, g->stripe, sizeof(item.stripe));
-	return group_item_pack(&item, value);
-}
-
-static int by_start(const void *pa, const void *pb)
-{
-	const struct group_change *a = pa, *b = pb;
-
-	return memcmp(a->key, b->key, sizeof(a->key));
-}
-
-int block_group_update_tree(struct transaction *txn)
-{
-	struct fs *fs = txn->fs;
-	struct group_change *gc;
-	struct tree_keyed_change *change;
-	struct tree_keyed_changes changes;
-	size_t n = 0, i = 0;
-	int r = -ENOMEM;
-
-	for (struct block_group *g = fs->groups->dirty; g; g = g->dirty_next)
-		n++;
-	if (n == 0)
-		return 0;
-	gc = mem_zalloc(n * sizeof(*gc));
-	change = mem_zalloc(n * sizeof(*change));
-	if (gc && change) {
-		for (struct block_group *g = fs->groups->dirty; g; g = g->dirty_next, i++) {
-			gc[i].group = g;
-			group_key_pack(gc[i].key, g->start);
-		}
-		qsort(gc, n, sizeof(*gc), by_start);
-		for (i = 0; i < n; i++) {
-			struct block_group *g = gc[i].group;
-
-			change[i].key = (struct key){gc[i].key, ITEM_KEY_LEN};
-			if (g->state == GROUP_REMOVING)
-				continue;
-			end_cache(fs, g);
-			change[i].value = (struct value){gc[i].value, pack_value(g, gc[i].value)};
-		}
-		tree_keyed_changes_init(&changes, change, n);
-		r = tree_apply(&txn->store, &txn->group_tree, &changes.base);
-	}
-	mem_free(gc);
-	mem_free(change);
-	return r;
 }
 
 /* ---- afterwards ------------------------------------------------------------ */

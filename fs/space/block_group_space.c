@@ -12,11 +12,11 @@
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/cache/cache.h"
-#include "fs/commit/rebuild.h"
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
-#include "fs/core/work.h"
+#include "fs/core/upcall.h"
 #include "fs/device/device.h"
+#include "fs/device/work.h"
 #include "fs/format/block_group_format.h"
 #include "fs/format/node_format.h"
 #include "fs/fs.h"
@@ -61,7 +61,7 @@ static void want_load_ahead(struct fs *fs)
 	if (atomic_exchange(&fs->groups->loads_ahead, true))
 		return;
 	fs->groups->load_ahead.fn = load_ahead_fn;
-	fs_work(fs, &fs->groups->load_ahead);
+	work_pool_add_waiting(fs->work, &fs->groups->load_ahead);
 }
 
 /*
@@ -139,7 +139,7 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 		while (atomic_load(&fs->groups->loaded_bytes) < fs->groups->loaded_max &&
 		       block_group_load_next(fs, q))
 			;
-		r = rebuild_groups(fs, q);
+		r = fs->up->rebuild(fs, q);
 		if (r)
 			return r;
 	}

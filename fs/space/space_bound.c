@@ -7,7 +7,9 @@
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/core/fs_int.h"
+#include "fs/format/block_group_format.h"
 #include "fs/format/free_space_cache_format.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
@@ -15,8 +17,6 @@
 #include "fs/space/block_group.h"
 #include "fs/space/space_info.h"
 #include "fs/space/space_info_int.h"
-#include "fs/volume/extent.h"
-#include "fs/volume/volume.h"
 
 /* in the root tree */
 #define CUT_ITEM_BYTES (sizeof(struct node_slot) + ITEM_KEY_LEN + sizeof(struct orphan_item))
@@ -30,7 +30,7 @@
  */
 static uint64_t commit_bound(const struct space_info *si, const struct fs *fs, struct space_pending p)
 {
-	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches), volumes = atomic_load(&fs->volumes->count);
+	uint64_t leaves = min_u64(si->tree_leaves, 2 * p.touches), volumes = atomic_load(&fs->space->volumes);
 	uint64_t fill = 2 * p.bytes / NODE_CAPACITY + 1;
 	uint64_t out = leaves + min_u64(p.touches, leaves + fill) + fill + 2 * min_u64(p.touches, volumes);
 	uint64_t interior = si->tree_nodes - si->tree_leaves;
@@ -124,11 +124,11 @@ uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra,
 	p.bytes += extra.bytes;
 	need += pending_bound(si, fs, p);
 	if (flags & SPACE_SPLITS)
-		need += si->global_reserve / 2 + trim_growth(si, atomic_load(&fs->volumes->count));
+		need += si->global_reserve / 2 + trim_growth(si, atomic_load(&fs->space->volumes));
 	else if (!(flags & SPACE_FREEING))
 		need += si->global_reserve;
 	if (!(flags & (SPACE_FREEING | SPACE_PROMISED)))
-		need += trim_growth(si, atomic_load(&fs->volumes->count)) + space_promise_growth(si, 0) +
+		need += trim_growth(si, atomic_load(&fs->space->volumes)) + space_promise_growth(si, 0) +
 			growth;
 	return need > have ? need - have : 0;
 }

@@ -20,7 +20,6 @@
 #include "fs/space/backing.h"
 #include "fs/space/block_group.h"
 #include "fs/space/space_info_int.h"
-#include "fs/tree/tree.h"
 
 #define PROMISE_SLACK_BYTES (64ull << 20) /* of a reserved volume, for overwrites between two commits */
 #define GLOBAL_RESERVE_NODES_MIN 16u	  /* a trim needs 7 of the half that it may always have */
@@ -581,4 +580,15 @@ void space_promise_allocated(struct fs *fs, struct space_promise *p, int64_t byt
 	ASSERT(bytes >= 0 || p->allocated >= (uint64_t)-bytes);
 	promise_change_locked(fs->space, p, p->promised, p->allocated + (uint64_t)bytes);
 	lock_drop(&fs->space->lock);
+}
+
+void space_used_bytes(struct fs *fs, uint64_t *ret_data, uint64_t *ret_metadata)
+{
+	struct space_info *si = fs->space;
+
+	lock_take(&si->lock);
+	*ret_data = si->kind[SPACE_DATA].allocated - si->kind[SPACE_DATA].pinned;
+	*ret_metadata = si->kind[SPACE_METADATA].allocated - si->kind[SPACE_METADATA].pinned +
+			si->kind[SPACE_SYSTEM].allocated - si->kind[SPACE_SYSTEM].pinned;
+	lock_drop(&si->lock);
 }

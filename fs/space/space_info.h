@@ -43,11 +43,17 @@
 
 #include "base/lock.h"
 
-struct tree_sums;
-
 struct fs;
 
+#define CUT_BLOCKS_MIN 256u /* a smaller hole never takes subtrees with it (extent_apply) */
+
 enum space_kind { SPACE_DATA, SPACE_METADATA, SPACE_SYSTEM, SPACE_KINDS };
+
+/* Sums over trees, or changes to them. */
+struct tree_sums {
+	int64_t nodes, leaves, items;
+	int64_t unsure; /* leaves of trees of which only the most is known */
+};
 
 struct space_counts {
 	uint64_t total, allocated, pinned, may_use, unavailable;
@@ -128,6 +134,11 @@ struct space_ticket {
 TAILQ_HEAD(space_ticket_list, space_ticket);
 
 struct space_info {
+	/*
+	 * For the bounds, which look without the lock: all volumes that a commit may still write a tree for,
+	 * deleted ones too. The table of volumes counts them.
+	 */
+	_Atomic uint64_t volumes;
 	struct lock lock;
 	struct space_counts kind[SPACE_KINDS];
 	struct space_pending in_flight;	 /* of requests under way */
@@ -265,5 +276,10 @@ bool space_may_cut(const struct fs *fs);
 uint64_t space_free_bytes(struct fs *fs);
 /* The same without any more groups. */
 uint64_t space_free_bytes_made(struct fs *fs);
+
+/*
+ * What volumes hold, and what nodes take (of each pair of copies once); what waits to be freed is in neither.
+ */
+void space_used_bytes(struct fs *fs, uint64_t *ret_data, uint64_t *ret_metadata);
 
 #endif

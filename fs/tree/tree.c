@@ -5,11 +5,12 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/le.h"
 #include "fs/cache/cache.h"
 #include "fs/core/fs_int.h"
 #include "fs/device/device.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
+#include "fs/space/space_info.h"
 #include "fs/tree/node.h"
 
 void tree_sums_add(struct tree_sums *sums, const struct tree_root *root, int sign)

@@ -18,20 +18,19 @@
 #define FS_TREE_TREE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
-#include "fs/tree/node.h"
+
+struct node_ident;
+
+struct tree_sums;
 
 struct cache_entry;
 struct device_queue;
 struct fs;
-
-/* Sums over trees, or changes to them. */
-struct tree_sums {
-	int64_t nodes, leaves, items;
-	int64_t unsure; /* leaves of trees of which only the most is known */
-};
 
 void tree_sums_add(struct tree_sums *sums, const struct tree_root *root, int sign);
 

@@ -18,6 +18,7 @@
 #include "fs/cache/cache.h"
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/tree/node.h"
 #include "fs/tree/node_prefetch.h"

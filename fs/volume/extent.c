@@ -8,11 +8,11 @@
 #include "fs/cache/cache.h"
 #include "fs/core/fs_int.h"
 #include "fs/device/device.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/tree/node.h"
-#include "fs/tree/tree.h"
 
 void extent_key_pack(uint8_t key[EXTENT_KEY_LEN], uint64_t blk)
 {

@@ -11,7 +11,7 @@
 
 #include "base/le.h"
 #include "fs/format/key.h"
-#include "fs/tree/node.h"
+#include "fs/format/volume_format.h"
 
 struct cache_entry;
 struct device_queue;
@@ -21,8 +21,6 @@ struct tree_root;
 
 struct transaction;
 struct volume_touches;
-
-#define EXTENT_KEY_LEN ITEM_KEY_LEN
 
 /* An item, decoded; crc points into the node. */
 struct extent {
@@ -61,8 +59,6 @@ struct extent_piece {
 /* As node_read about q. A node that cannot be read makes what it covers lost, and is no error. */
 int extent_lookup(struct fs *fs, struct device_queue *q, const struct tree_root *root, uint64_t blk,
 		  struct extent_piece *ret_piece);
-
-#define CUT_BLOCKS_MIN 256u
 
 /* What is in a volume's tree. */
 struct extent_counts {

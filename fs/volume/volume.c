@@ -11,14 +11,13 @@
 #include "base/le.h"
 #include "base/lock.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "base/util.h"
 #include "fs/cache/cache.h"
-#include "fs/commit/flush_log.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/lock_rank.h"
 #include "fs/core/report.h"
 #include "fs/device/device.h"
+#include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
@@ -205,7 +204,7 @@ bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol)
 		RB_REMOVE(volume_tree, &t->by_name, vol);
 		return false;
 	}
-	atomic_fetch_add(&t->count, 1);
+	atomic_fetch_add(&vol->fs->space->volumes, 1);
 	volume_table_count_locked(t, vol, atomic_load(&vol->size));
 	return true;
 }
@@ -216,7 +215,7 @@ void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol)
 	RB_REMOVE(volume_id_tree, &t->by_id, vol);
 	volume_table_count_locked(t, vol, 0);
 	if (!vol->deleted) /* else it counts until it is buried */
-		atomic_fetch_sub(&t->count, 1);
+		atomic_fetch_sub(&vol->fs->space->volumes, 1);
 	volume_unref(vol);
 }
 
@@ -464,6 +463,15 @@ static void pin_replaced(void *arg, uint64_t addr, uint64_t nblk)
 	block_group_pin(vol->fs, addr, nblk * FS_BLOCK_SIZE, vol->running_generation);
 }
 
+/*
+ * A pending was put into the running overlay of a volume that is on the list of dirty ones: only then is what
+ * a freeze takes for frozen certain to be.
+ */
+static void note_log(struct volume_table *t, uint64_t extents, uint64_t blocks)
+{
+	atomic_fetch_add(&t->log_bytes, extents * 120 + blocks * 4);
+}
+
 void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pending **spare)
 {
 	uint64_t blocks = p->addr ? p->nblk : 0;
@@ -474,7 +482,7 @@ void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pendi
 	overlay_insert(&vol->running, p, spare, pin_replaced, vol);
 	set_unlogged_locked(vol);
 	/* last: a group that is built meanwhile takes what is counted off, not what is listed later */
-	flush_log_note(vol->fs->log, 1, blocks);
+	note_log(vol->fs->volumes, 1, blocks);
 }
 
 static void release_freed(struct fs_volume *vol, unsigned which)
@@ -558,10 +566,4 @@ int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, u
 		crc[i] = le32_to_cpu(ep.crc[i]);
 	cache_put(vol->fs->cache, ep.entry);
 	return 0;
-}
-
-uint64_t volume_item_bytes(uint64_t items, uint64_t blocks)
-{
-	return items * (sizeof(struct node_slot) + EXTENT_KEY_LEN + sizeof(struct extent_item)) +
-	       blocks * sizeof(le32);
 }

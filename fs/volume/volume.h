@@ -24,10 +24,9 @@
 #include <stdint.h>
 
 #include "base/lock.h"
-#include "fs/format/volume_format.h"
+#include "fs/format/node_format.h"
 #include "fs/fs.h"
 #include "fs/space/space_info.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/extent_state.h"
 #include "fs/volume/overlay.h"
 
@@ -139,12 +138,12 @@ struct volume_table {
 	pthread_cond_t idle_cond; /* a volume is not busy any more */
 	struct volume_tree by_name;
 	struct volume_id_tree by_id; /* the same ones */
+	_Atomic uint64_t dying;	     /* of space_info's volumes, deleted ones */
 	/*
-	 * For the bounds of space, which look without the lock: all volumes that a commit may still write a
-	 * tree for, deleted ones too.
+	 * An upper bound of what running overlays, and operations, take in the next group of the flush log,
+	 * which takes it off.
 	 */
-	_Atomic uint64_t count;
-	_Atomic uint64_t dying; /* of these, deleted ones */
+	_Atomic uint64_t log_bytes;
 	/*
 	 * Of all volumes that are not deleted, together, as of the last finished operation on each. The
 	 * table's lock.
@@ -225,16 +224,5 @@ struct volume_piece {
  */
 int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max,
 		  struct volume_piece *ret_piece, uint32_t *crc);
-
-/*
- * For reservations: how many items a pending of so many blocks becomes at the most, and the bytes of so many
- * items with `blocks` altogether. A request counts two more than its own: the second piece of what it cuts in
- * the middle, in an overlay or in the tree, and one to spare.
- */
-static inline uint64_t volume_extent_items(uint64_t blocks)
-{
-	return (blocks + EXTENT_BLOCKS_MAX - 1) / EXTENT_BLOCKS_MAX;
-}
-uint64_t volume_item_bytes(uint64_t items, uint64_t blocks);
 
 #endif

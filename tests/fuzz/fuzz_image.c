@@ -38,8 +38,9 @@
 #include "fs/format/node_format.h"
 #include "fs/core/report.h"
 #include "fs/format/super_format.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
+#include "fs/format/node_format.h"
+#include "fs/format/key.h"
 
 #define POOL_BYTES (100ull << 20)
 #define VOLUME_BLOCKS 2048ull

@@ -24,9 +24,10 @@
 #include "fs/pool/pool.h"
 #include "fs/space/block_group.h"
 #include "fs/tree/node.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
 #include "tests/lib/random.h"
+#include "fs/device/device.h"
+#include "fs/format/node_format.h"
 
 void world_log(void *arg, enum fs_log_level level, const char *msg)
 {

@@ -6,10 +6,14 @@
 #ifndef TESTS_LIB_CHECK_POOL_H
 #define TESTS_LIB_CHECK_POOL_H
 
-#include "fs/device/device_sim.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
-#include "fs/tree/tree.h"
+#include "fs/format/node_format.h"
+
+struct device;
+struct fs;
+struct fs_ctx;
+struct fs_volume;
 
 #define POOL_BYTES (64ull << 20)
 #define VOLUME_BYTES (32ull << 20)

@@ -16,6 +16,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/device/device.h"
 
 void *pages(uint64_t n)
 {

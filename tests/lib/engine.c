@@ -15,27 +15,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/lock.h"
 #include "base/util.h"
-#include "fs/check/check.h"
 #include "fs/core/fs_int.h"
-#include "fs/core/work.h"
+#include "fs/device/work.h"
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"
-#include "fs/format/block_group_format.h"
-#include "fs/format/node_format.h"
 #include "fs/fs.h"
-#include "fs/io/ctx.h"
 #include "fs/pool/pool.h"
-#include "fs/space/backing.h"
-#include "fs/space/block_group.h"
-#include "fs/space/free_space.h"
 #include "fs/space/pins.h"
-#include "fs/space/space_info.h"
-#include "fs/tree/tree.h"
-#include "fs/volume/extent_state.h"
 #include "fs/volume/volume.h"
-#include "fs/volume/volume_int.h"
 
 /* ---- opening and closing ---------------------------------------------------- */
 
@@ -243,7 +231,7 @@ void engine_wait(struct engine *e, const unsigned *left)
 			(void)poll(&(struct pollfd){.fd = fs_ctx_fd(e->ctx), .events = POLLIN}, 1, 100);
 		fs_ctx_run(e->ctx);
 		if (e->hold_commits)
-			(void)work_run_one(&e->fs->work);
+			(void)work_run_one(e->fs->work);
 		else if (!e->threads)
 			pool_step(e->fs);
 		if (i >= STEPS_MAX)

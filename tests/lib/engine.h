@@ -7,9 +7,13 @@
 #define TESTS_LIB_ENGINE_H
 
 #include "fs/device/device_sim.h"
-#include "fs/format/node_format.h"
 #include "fs/fs.h"
 #include "tests/lib/kept_device.h"
+
+struct device;
+struct fs;
+struct fs_ctx;
+struct fs_volume;
 
 #define KIB (1ull << 10)
 #define MIB (1ull << 20)

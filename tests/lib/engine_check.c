@@ -9,26 +9,22 @@
 #include <cmocka.h>
 
 #include "base/lock.h"
-#include "base/util.h"
 #include "fs/check/check.h"
 #include "fs/core/fs_int.h"
-#include "fs/core/work.h"
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"
 #include "fs/format/block_group_format.h"
 #include "fs/format/node_format.h"
 #include "fs/fs.h"
 #include "fs/io/ctx.h"
-#include "fs/pool/pool.h"
 #include "fs/space/backing.h"
 #include "fs/space/block_group.h"
 #include "fs/space/free_space.h"
-#include "fs/space/pins.h"
 #include "fs/space/space_info.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/extent_state.h"
 #include "fs/volume/volume.h"
 #include "fs/volume/volume_int.h"
+#include "fs/format/node_format.h"
 
 struct fs_volume *engine_next_volume(struct engine *e, struct fs_volume *vol)
 {

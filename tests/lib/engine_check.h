@@ -6,10 +6,13 @@
 #ifndef TESTS_LIB_ENGINE_CHECK_H
 #define TESTS_LIB_ENGINE_CHECK_H
 
-#include "fs/core/fs_int.h"
-#include "fs/space/block_group.h"
 #include "fs/space/space_info.h"
 #include "tests/lib/engine.h"
+
+struct block_group;
+struct device;
+struct fs;
+struct fs_volume;
 
 struct books {
 	struct fs *fs;

@@ -17,6 +17,7 @@
 #include "fs/space/space_info.h"
 #include "fs/volume/overlay.h"
 #include "fs/volume/volume.h"
+#include "fs/format/volume_format.h"
 
 void fast_fill_one(struct engine *e, struct fs_volume *vol, uint64_t blk, uint32_t crc)
 {

@@ -9,6 +9,8 @@
 
 #include "tests/lib/engine.h"
 
+struct fs_volume;
+
 #define FAST_FILL_COMMIT 100000u /* pendings between two commits */
 
 void fast_fill_one(struct engine *e, struct fs_volume *vol, uint64_t blk, uint32_t crc);

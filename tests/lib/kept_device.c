@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/util.h"
+#include "fs/device/device.h"
 
 static struct kept_device *kept_of(struct device_queue *q)
 {

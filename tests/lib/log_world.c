@@ -13,6 +13,8 @@
 
 #include "tests/lib/engine_check.h"
 #include "tests/lib/random.h"
+#include "fs/device/device_sim.h"
+#include "fs/fs.h"
 
 void version_bytes(void *buf, uint32_t version)
 {

@@ -7,6 +7,10 @@
 #define TESTS_LIB_LOG_WORLD_H
 
 #include "tests/lib/engine.h"
+#include "fs/device/device_sim.h"
+
+struct fs_io;
+struct fs_volume;
 
 #define BLOCKS 512u
 

@@ -13,6 +13,8 @@
 
 #include "base/util.h"
 #include "tests/lib/random.h"
+#include "fs/fs.h"
+#include "fs/volume/volume.h"
 
 const struct op changing_ops[CHANGING_OPS] = {
 	{FS_WRITE, 0},	       {FS_TRIM, 0},	   {FS_ZERO, 0},

@@ -4,6 +4,9 @@
 #define TESTS_LIB_MODEL_H
 
 #include "tests/lib/engine.h"
+#include "fs/fs.h"
+
+struct fs_volume;
 
 struct model {
 	uint8_t *bytes;

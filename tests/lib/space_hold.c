@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "fs/space/space_info.h"
-#include "fs/volume/volume.h"
+#include "fs/format/volume_format.h"
 
 struct space_reservation hold_all_but(struct engine *e, uint64_t left, uint64_t n)
 {

@@ -18,6 +18,8 @@
 #include "fs/tree/node.h"
 #include "fs/volume/extent.h"
 #include "fs/volume/volume.h"
+#include "fs/format/key.h"
+#include "fs/format/volume_format.h"
 
 struct tree_place tree_place_of(struct engine *e, struct fs_volume *vol, uint64_t blk, uint8_t level)
 {

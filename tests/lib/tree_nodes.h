@@ -6,6 +6,8 @@
 #include "fs/tree/node.h"
 #include "tests/lib/engine.h"
 
+struct fs_volume;
+
 /* A node, and the blocks whose extents stand below it: [first, end). */
 struct tree_place {
 	struct node_ident id;

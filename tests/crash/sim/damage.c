@@ -23,8 +23,8 @@
 #include "fs/tree/node.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
+#include "fs/format/node_format.h"
 
 #define PAGE 4096u
 #define GROUPS_MAX 256

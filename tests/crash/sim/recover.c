@@ -8,7 +8,6 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/check/check.h"
-#include "fs/space/block_group.h"
 #include "fs/device/device_sim.h"
 #include "fs/pool/pool.h"
 #include "fs/device/super.h"
@@ -20,6 +19,7 @@
 #include "fs/device/device.h"
 #include "fs/fs.h"
 #include "fs/format/super_format.h"
+#include "fs/format/block_group_format.h"
 
 #define OPEN_TRIES 20
 

@@ -12,7 +12,7 @@
 #endif
 
 #include "base/util.h"
-#include "fs/core/work.h"
+#include "fs/device/work.h"
 #include "tests/crash/sim/fail.h"
 #include "fs/device/device.h"
 
@@ -33,7 +33,7 @@ struct fiber {
 	bool (*ready)(void *arg); /* WAITING */
 	void *ready_arg;
 	uint64_t deadline_us;
-	struct device_queue *queue; /* what fs/core/work.c keeps for a thread */
+	struct device_queue *queue; /* what fs/device/work.c keeps for a thread */
 };
 
 /* The scheduler is the one thing here that has no handle: the engine calls it through pthread functions. */

@@ -17,7 +17,6 @@
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/core/lock_rank.h"
-#include "fs/device/device_int.h"
 #include "tests/crash/sim/sched.h"
 
 /* ---- base/lock.h --------------------------------------------------------------- */

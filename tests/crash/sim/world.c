@@ -19,6 +19,7 @@
 #include "fs/fs.h"
 #include "fs/core/report.h"
 #include "fs/space/space_info.h"
+#include "fs/io/ctx.h"
 #include "fs/volume/volume.h"
 
 #define LOOP_BATCH 16
@@ -196,7 +197,8 @@ static bool loop_has_work(void *arg)
 {
 	struct loop *l = arg;
 
-	return l->stop || l->first || l->ctx->posts || l->ctx->open_write || disk_queue_is_busy(l->ctx->q);
+	return l->stop || l->first || l->ctx->ex.posts || l->ctx->open_write ||
+	       disk_queue_is_busy(l->ctx->ex.q);
 }
 
 static void submit_batch(struct loop *l)

@@ -37,9 +37,10 @@
 #include "fs/format/node_format.h"
 #include "fs/pool/pool.h"
 #include "fs/format/super_format.h"
-#include "fs/tree/tree.h"
 #include "fs/volume/volume.h"
 #include "fs/format/volume_format.h"
+#include "fs/format/node_format.h"
+#include "fs/format/key.h"
 
 /* ---- good pools ------------------------------------------------------------ */
 

@@ -194,7 +194,7 @@ static void test_flush_log_is_used_again_after_too_much_for_it(void **state)
 	struct fs_info before, after;
 
 	w->e->hold_commits = true;
-	for (unsigned n = 0; atomic_load(&w->e->fs->log->pending_bytes) <= limit; n++)
+	for (unsigned n = 0; atomic_load(&w->e->fs->volumes->log_bytes) <= limit; n++)
 		log_world_write(w, n % BLOCKS);
 	w->e->hold_commits = false;
 	groups = atomic_load(&w->e->fs->log->groups);
@@ -246,7 +246,7 @@ static void test_flush_log_group_larger_than_thought_stays_in_its_room(void **st
 		log_world_flush(w);
 	}
 	write_every_second(w->e, big, 4000);
-	atomic_store(&log->pending_bytes, 1);
+	atomic_store(&log->fs->volumes->log_bytes, 1);
 	engine_submit(w->e, &io, 1, &left);
 	for (unsigned i = 0; left && i < 100; i++)
 		fs_ctx_run(w->e->ctx);
@@ -334,10 +334,10 @@ static void test_flush_log_counts_only_what_a_group_can_find(void **state)
 	lock_take(&fs->volumes->dirty_lock); /* the list of volumes for the next group */
 	assert_int_equal(pthread_create(&writer, NULL, write_one, w), 0);
 	assert_true(writer_is_inside(w->vol));
-	assert_int_equal(atomic_load(&fs->log->pending_bytes), 0);
+	assert_int_equal(atomic_load(&fs->volumes->log_bytes), 0);
 	lock_drop(&fs->volumes->dirty_lock);
 	assert_int_equal(pthread_join(writer, NULL), 0);
-	assert_true(atomic_load(&fs->log->pending_bytes) > 0);
+	assert_true(atomic_load(&fs->volumes->log_bytes) > 0);
 	log_world_flush(w);
 	log_world_die(w, DEVICE_SIM_CRASH_LOSE_ALL);
 	log_world_verify(w, false);
@@ -418,8 +418,10 @@ static void test_flush_log_block_group_made_meanwhile_comes_first(void **state)
 	const uint64_t len = 16 * MIB;
 	struct log_world *w = log_world_new(128 * MIB, 1);
 	struct fs_volume *big = engine_volume(w->e, "big", len);
-	struct late l = {
-		.fs = w->e->fs, .vol = w->vol, .error = 1, .waiter = {.ctx = w->e->ctx, .done = group_done}};
+	struct late l = {.fs = w->e->fs,
+			 .vol = w->vol,
+			 .error = 1,
+			 .waiter = {.ex = &w->e->ctx->ex, .done = group_done}};
 	char *buf = calloc(1, len), *got = calloc(1, len);
 	pthread_t holder, leader;
 	uint32_t groups;

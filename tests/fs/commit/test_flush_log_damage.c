@@ -101,7 +101,7 @@ static void build_in_part(void *arg, struct device_queue *q, const struct device
 		return;
 	a->done = true;
 	log->frozen_bytes = 0; /* as if they had all been counted too low */
-	atomic_store(&log->pending_bytes, 1);
+	atomic_store(&log->fs->volumes->log_bytes, 1);
 	engine_submit(a->w->e, &a->io, 1, &left);
 	for (unsigned i = 0; left && i < 100; i++)
 		fs_ctx_run(a->w->e->ctx);

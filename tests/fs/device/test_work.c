@@ -15,7 +15,7 @@
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"
 #include "fs/fs.h"
-#include "fs/core/work.h"
+#include "fs/device/work.h"
 
 #define PATIENCE_S 60
 

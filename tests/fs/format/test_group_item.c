@@ -12,7 +12,6 @@
 
 #include <cmocka.h>
 
-#include "base/le.h"
 #include "fs/format/block_group_format.h"
 #include "fs/format/free_space_cache_format.h"
 #include "fs/format/key.h"

@@ -25,7 +25,7 @@
 #include "fs/core/fs_int.h"
 #include "fs/pool/pool.h"
 #include "fs/volume/volume.h"
-#include "fs/core/work.h"
+#include "fs/device/work.h"
 
 #define POOL_BYTES (192 * MIB)
 
@@ -171,7 +171,7 @@ static int io_during(struct during *d, enum fs_op op, uint64_t off, uint64_t len
 
 	engine_submit(d->e, &io, 1, &left);
 	for (unsigned i = 0; left; i++) {
-		(void)work_run_one(&d->e->fs->work);
+		(void)work_run_one(d->e->fs->work);
 		fs_ctx_run(d->e->ctx);
 		assert_true(i < STEPS_MAX);
 	}

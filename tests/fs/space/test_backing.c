@@ -30,7 +30,7 @@
 #include "fs/core/report.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/volume.h"
-#include "fs/core/work.h"
+#include "fs/device/work.h"
 
 #define VOL_BYTES (48 * MIB)
 #define CHUNK (64u * KIB)
@@ -451,7 +451,7 @@ static void test_free_runs_inside_groups_go_back(void **state)
 	for (uint64_t off = 0; off < VOL_BYTES; off += 2 * MIB)
 		assert_int_equal(engine_trim(e, vol, off, MIB), 0);
 	backing_discard_tick(e->fs); /* nothing is free before the commit */
-	assert_int_equal(work_run_one(&e->fs->work), 0);
+	assert_int_equal(work_run_one(e->fs->work), 0);
 	assert_int_equal(host_bytes(e), full);
 	discard_rounds(e, 6);
 	assert_true(host_bytes(e) <= full - VOL_BYTES / 2 + VOL_BYTES / 16);

@@ -36,6 +36,7 @@
 #include "fs/space/space_info.h"
 #include "fs/format/super_format.h"
 #include "fs/volume/volume.h"
+#include "fs/device/work.h"
 
 #define POOL_BYTES (64 * MIB)
 #define GROUPS_MAX 512u
@@ -585,7 +586,7 @@ static void free_something(void *arg, struct device_queue *q, const struct devic
 	struct freeing *f = arg;
 	struct fs *fs = f->e->fs;
 
-	if (f->inside || q != fs->work.queue[0] || !atomic_load(&fs->groups->rebuilding) ||
+	if (f->inside || q != fs->work->queue[0] || !atomic_load(&fs->groups->rebuilding) ||
 	    !atomic_load(&fs->rebuild_running))
 		return;
 	if (pthread_mutex_trylock(&fs->commit_lock.mutex)) /* the walk has it at the moment */

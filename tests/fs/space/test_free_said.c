@@ -24,6 +24,7 @@
 #include "fs/volume/overlay.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/volume.h"
+#include "fs/format/volume_format.h"
 
 #define GIB (1024 * MIB)
 #define PIECE 64u /* blocks of a sequential write */

@@ -28,7 +28,7 @@
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
 #include "fs/volume/volume.h"
-#include "fs/core/work.h"
+#include "fs/device/work.h"
 
 #define PATIENCE_S 60 /* for what takes milliseconds */
 
@@ -225,7 +225,7 @@ static void test_pins_large_trim_lets_others_go_on(void **state)
 		engine_submit(e, &read, 1, &reads);
 		if (trims && reads) { /* it may have to be fetched from the device */
 			fs_ctx_run(e->ctx);
-			(void)work_run_one(&e->fs->work);
+			(void)work_run_one(e->fs->work);
 		}
 		fs_ctx_run(e->ctx);
 	}

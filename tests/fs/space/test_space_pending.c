@@ -29,6 +29,7 @@
 #include "fs/space/space_info.h"
 #include "fs/commit/transaction.h"
 #include "fs/volume/volume.h"
+#include "fs/format/volume_format.h"
 
 #define POOL_BYTES (96 * MIB)
 

@@ -18,6 +18,7 @@
 #include "fs/core/fs_int.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/volume.h"
+#include "fs/format/volume_format.h"
 
 /* What a test asks for: a ticket that notes its answer. */
 struct asked {

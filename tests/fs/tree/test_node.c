@@ -19,6 +19,7 @@
 #include "fs/tree/node.h"
 #include "base/le.h"
 #include "fs/format/node_format.h"
+#include "fs/format/key.h"
 
 static const uint8_t uuid[16] = "0123456789abcdef";
 static const struct node_ident ident = {.addr = 5 * NODE_SIZE, .generation = 7, .owner = 300, .level = 0};

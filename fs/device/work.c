@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "fs/core/work.h"
-
-#include <errno.h>
-#include <string.h>
-
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/core/lock_rank.h"
 #include "fs/device/device.h"
 #include "fs/fs.h"
+#include "fs/device/work.h"
+#include "fs/device/work.h"
+
+#include <errno.h>
+#include <string.h>
 
 /* Set for the time of a work function only, so that none of them needs it as an argument. */
 static __thread struct device_queue *current_queue;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/core/work.h: worker threads, for what must not wait in an event loop. In a simulated pool there are
+ * fs/device/work.h: worker threads, for what must not wait in an event loop. In a simulated pool there are
  * none, and the caller runs the queue with work_run_one.
  */
-#ifndef FS_CORE_WORK_H
-#define FS_CORE_WORK_H
+#ifndef FS_DEVICE_WORK_H
+#define FS_DEVICE_WORK_H
 
 #include <pthread.h>
 #include <stdbool.h>

@@ -33,11 +33,13 @@
 #include "fs/format/flush_log_format.h"
 #include "fs/format/free_space_cache_format.h"
 #include "fs/format/super_format.h"
+#include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/space/block_group.h"
 #include "fs/space/space_info.h"
 #include "fs/volume/overlay.h"
 #include "fs/volume/volume.h"
+#include "fs/ops/flush_log_replay.h"
 
 #define READ_TRIES 3
 
