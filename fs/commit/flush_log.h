@@ -2,35 +2,36 @@
 /*
  * fs/commit/flush_log.h: the log that makes a flush durable without a commit.
  *
- * A flush appends what is pending and not yet logged, of all volumes, as one group, for all flushes that wait
- * at that moment; then the device is flushed once. The flush that starts a group leads it: its context does
- * the I/O.
+ * A flush appends what is pending and not yet logged, of all volumes, as one *log group*, for all flushes
+ * that wait at that moment; then the device is flushed once. (In this unit "group" is a log group, unless it
+ * is a block group.) The flush that starts a group leads it: its context does the I/O.
  *
  * Invariants
  * 1. A group is written only after the group before it is durable, and its records say so. So only the last
  *    valid group of a log can lack data: replay verifies the checksums of its data, unless it says
- *    LOG_DATA_DURABLE. And a record that is missing before a later group was lost after it was durable
+ *    LOG_DATA_DURABLE. And a record that is missing before a later group was lost after it had been durable
  *    (flush_log_reader.h).
- * 2. Items that belong to transaction N+1 stand at or behind the position that the commit of N made the tail.
- * 3. The log never overwrites what is behind the tail of the last durable superblock.
- * 4. A pending that is marked as logged is in a group that is durable, or whose failure made `failed` true;
- *    while it is true every flush is done by a commit.
- * 5. Between the tail and the head the records that are durable have no gap, but while `failed` is true: a
- *    group that could not be written leaves one. So `failed` ends only with a superblock whose tail is the
- *    head of a freeze that came after the failure, and while it is true there is something to commit, even if
- *    no volume is dirty. A group that could not be built has changed neither the head nor the sequence.
+ * 2. Items of transaction N+1 are at or after the position that the commit of N made the tail.
+ * 3. The log never overwrites what comes after the tail of the last durable superblock.
+ * 4. A pending marked as logged is in a group that is durable, or whose failure set `failed`. While `failed`
+ *    is set, commits do every flush.
+ * 5. Between the tail and the head the durable records have no gap, except while `failed` is set: a group
+ *    that could not be written leaves one. So `failed` is cleared only by a superblock whose tail is the head
+ *    of a freeze after the failure, and while it is set there is something to commit, even if no volume is
+ *    dirty. A group that could not be built has changed neither the head nor the sequence.
  * 6. An operation (log_op) is put on the list under the locks under which it changed memory, and freezing is
  *    one step under the log's lock. So each operation belongs to one transaction, with all that came before
- *    it, and groups carry operations in the order in which they were done. A group has: operations and
- *    extents of a commit under way, then operations and extents of the running transaction. Extents are as of
- *    the freeze, or of the moment that the group is built: what an operation replaced is not among those
- *    behind it. A volume that is being deleted has no extents in the group of its deletion or behind it. A
+ *    it, and groups carry operations in the order in which they were carried out. A group has first the
+ *    operations and extents of a commit under way, then those of the running transaction. Extents are as of
+ *    the freeze, or of the moment that the group is built: those after an operation do not include what it
+ *    replaced. A volume that is being deleted has no extents in the group of its deletion or after it. A
  *    group is collected without the log's lock, in steps under the volumes' locks; a freeze and an operation
  *    wait until it is built.
- * 7. A data group that no commit knows is in the log before the first item that refers to it.
- * 8. The log moves with a commit: from its freeze on flushes are commits, so the old place gets no group that
- *    its superblock would lack; the superblock names the new one, which is empty. A group that was under way
- *    at the freeze ends at the old place, which is nobody else's until then (flush_log_has_left).
+ * 7. A data block group that no commit knows of is in the log before the first item that refers to it.
+ * 8. The log moves with a commit. From its freeze on commits do the flushes, so the old place gets no group
+ *    that its superblock would not lead to; the superblock names the new place, which is empty. A group that
+ *    was under way at the freeze ends at the old place, which nobody else gets until then
+ *    (flush_log_has_left).
  */
 #ifndef FS_COMMIT_FLUSH_LOG_H
 #define FS_COMMIT_FLUSH_LOG_H
@@ -50,9 +51,9 @@
 struct fs;
 struct device_queue;
 
-/* of data in a group that replay may have to verify: log->verify_max */
+/* most data of a group that replay may have to verify: log->verify_max */
 #define FLUSH_VERIFY_BYTES_MAX (64u << 20)
-#define FLUSH_GROUP_MAX (32u << 20) /* bytes of records that one group takes; more is left to a commit */
+#define FLUSH_GROUP_MAX (32u << 20) /* most bytes of records in one group; more is left to a commit */
 
 /*
  * One that waits for what was done before to be durable: a flush, or an operation. The caller's memory until
@@ -62,15 +63,15 @@ struct flush_waiter {
 	struct executor *ex;				 /* NULL: none */
 	bool or_commit;					 /* if its group fails, the next commit answers it */
 	void (*done)(struct flush_waiter *w, int error); /* any thread, no lock held */
-	uint64_t commits; /* when it waits for a commit: one that starts after this many */
+	uint64_t commits; /* if it waits for a commit: one that starts after this many */
 	TAILQ_ENTRY(flush_waiter) link;
 };
 TAILQ_HEAD(flush_waiter_list, flush_waiter);
 
-/* An operation on a volume, as it stands in the log. */
+/* An operation on a volume, as the log has it. */
 struct log_op {
 	TAILQ_ENTRY(log_op) link;
-	bool listed; /* it is in no group yet, and in no commit */
+	bool listed; /* it is in no group and in no commit yet */
 	union {
 		struct log_item item;
 		struct log_create create;
@@ -87,14 +88,14 @@ struct log_group {
 	struct fs *fs;
 	struct executor *ex; /* the leader's */
 	struct flush_waiter_list waiters;
-	uint64_t ring, ring_size; /* where it goes: the log may move while it is under way */
+	uint64_t ring, ring_size; /* where it is written: the log may move while it is under way */
 	uint8_t *buf;		  /* the records, from `start` on in the ring */
 	uint64_t cap, used;
 	uint64_t start;
 	uint64_t data_bytes; /* that the items refer to */
 	uint64_t items;
 	uint64_t begun_us;
-	struct device_io io[2]; /* before and behind the end of the ring */
+	struct device_io io[2]; /* before and after the ring's end */
 	struct device_io flush_io;
 	unsigned ios;
 	int error;
@@ -107,20 +108,17 @@ struct flush_log {
 	uint64_t head, tail;		 /* positions in the endless log */
 	uint64_t seq;			 /* of the next record */
 	uint64_t next_offset, next_size; /* not 0: the next commit moves it there */
-	bool moving;			 /* the committer's: one that does so is under way */
-	/* of leading that ended; and at how many nobody writes to the place that it has left */
+	bool moving;			 /* the committer's: a commit that moves it is under way */
+	/* how many leads have ended; and at how many nobody writes to the old place any more */
 	uint64_t turns, turns_left;
 	uint64_t verify_max; /* a test may make it smaller before anything is flushed */
 	bool busy;	     /* a group is under way */
-	/*
-	 * its items are being collected: seq is its leader's, and nothing may be frozen, nor an operation
-	 * done
-	 */
+	/* its items are being collected: seq is the leader's, and no freeze and no operation may happen */
 	bool building;
 	pthread_cond_t built;
 	/*
-	 * it cannot be used, mostly since a group could not be written: flushes commit until a commit has put
-	 * that right
+	 * it cannot be used, mostly because a group could not be written: commits do the flushes until one
+	 * has put that right
 	 */
 	bool failed;
 	uint64_t failed_commits;	     /* started when that began */
@@ -129,7 +127,7 @@ struct flush_log {
 	struct log_group group;
 	struct post lead;	  /* hands the lead to the next waiter's thread, */
 	struct fs_work lead_work; /* or to a worker */
-	struct log_op_list ops;	  /* that the next group has to take, in their order */
+	struct log_op_list ops;	  /* for the next group, in order */
 	/*
 	 * An upper bound of what the next group takes of frozen overlays. That of running ones, and of
 	 * operations, is volume_table.log_bytes.
@@ -144,21 +142,21 @@ void flush_log_init(struct fs *fs);
 void flush_log_fini(struct fs *fs);
 
 /*
- * The log's lock, at a moment when no group is being built: waits for that; or tries, and returns whether it
- * has it.
+ * Takes the log's lock when no group is being built. The first waits for that; the second only tries, and
+ * returns whether it has the lock.
  */
 void flush_log_lock_built(struct flush_log *log);
 bool flush_log_try_lock_built(struct flush_log *log);
 
 /*
- * The next group carries this operation. Both the log's lock and that of the volume are held, and it was done
- * under them: so a freeze and a group see it as a whole or not at all. No group is being built. The memory is
- * the caller's until flush_log_forget_op.
+ * The next group carries this operation. Both the log's lock and the volume's are held, and the operation was
+ * carried out under them, so a freeze and a group see it as a whole or not at all. No group is being built.
+ * The memory is the caller's until flush_log_forget_op.
  */
 void flush_log_add_op_locked(struct flush_log *log, struct log_op *op);
-/* It was answered. */
+/* The operation was answered. */
 void flush_log_forget_op(struct flush_log *log, struct log_op *op);
-/* In a simulated pool, when nobody runs the context that leads: the next commit answers all that wait. */
+/* In a simulated pool, if nobody runs the leader's context: the next commit answers all that wait. */
 void flush_log_leave_to_commit(struct fs *fs);
 
 /* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ex's thread. */
@@ -172,20 +170,17 @@ void flush_log_freeze_locked(struct flush_log *log);
 
 /* The next commit moves it to an empty place. */
 void flush_log_move(struct fs *fs, uint64_t offset, uint64_t size);
-/* It stays after all. False: a commit has moved it already, or is about to. */
+/* The log stays after all. False: a commit has moved it already, or is about to. */
 bool flush_log_stay(struct fs *fs);
 /*
- * The committer, at the freeze, with the log's lock: whether this commit moves it. Replay starts at position
- * 0 then.
+ * The committer, at the freeze, with the log's lock: whether this commit moves it. If so, replay starts at
+ * position 0.
  */
 bool flush_log_start_move_locked(struct fs *fs);
-/*
- * Waits until nothing is written any more to the place that it has left. False: it cannot wait, in a
- * simulated pool.
- */
+/* Waits until nothing is written to the old place any more. False: a simulated pool cannot wait for it. */
 bool flush_log_has_left(struct fs *fs);
 
-/* Flushes are done by commits until one that starts from now on has ended. The log's lock is held. */
+/* Commits do the flushes until one that starts after this has ended. The log's lock is held. */
 void flush_log_suspend_locked(struct fs *fs);
 
 bool flush_log_has_failed(struct flush_log *log);

@@ -1,40 +1,38 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/commit/flush_log_reader.h: reads the flush log's records from a device, for replay and for the check.
+ * fs/commit/flush_log_reader.h: reads the flush log's records from a device, for replay and for the checker.
  * Changes nothing.
  *
  * Invariants
  * 1. Nothing that comes from the device is believed before it was verified: record by record, then item by
  *    item.
- * 2. A place that cannot be read is an error and never the log's end: what stands there may have been
- *    flushed.
+ * 2. A place that cannot be read is an error and never the log's end: what is there may have been flushed.
  *
- * The end of the log. A record that is not valid is where the log ends, as a rule: nothing was ever written
- * there, or a power cut tore the last group, whose flush nobody was told of. It can also be a record that was
- * durable and has rotted. Then records of later groups may stand behind it; each of them says from which
- * number on it could not rely on what came before (`durable`), and one with a higher number there than that
- * of the missing record proves the loss (log_reader_lost). Only a later group can prove it: of the very last
- * one, rot and a torn write look alike.
+ * The end of the log. As a rule, a record that is not valid is the end of the log: nothing was ever written
+ * there, or a power cut tore the last group, whose flush was never acknowledged. It can also be a record that
+ * was durable and has rotted. Then records of later groups may follow. Each of them says from which number on
+ * it could not rely on what came before (`durable`). If that is higher than the number of the missing record,
+ * it proves the loss (log_reader_lost). Only a later group can prove it: in the very last one, rot and a torn
+ * write look alike.
  *
- * What is lost then, and what is kept. Replay still ends where the record is missing. Later groups are not
- * applied, although their flushes were acknowledged, for these reasons:
- * - What the lost group changed is not known: ranges of any volume, new block groups, volumes made, renamed
- *   or resized. A later group applied without it would be a state that the volumes never had. File systems
- *   and databases write in an order, and recover from any state that was there at one moment; a hole in the
- *   middle of the order they neither expect nor notice.
- * - What stands before the hole is such a state, of all volumes at one moment, and it is whole: what it
- *   refers to is overwritten or given out again only after a commit, and no commit came after the tail. So
- *   nothing that later groups replaced is gone.
- * It is said how many flushes are lost, in the log, in the pool's figures, by the check; volumes go on being
- * writable.
+ * What is lost then, and what is kept. Replay still ends at the missing record. Later groups are not applied,
+ * although their flushes were acknowledged, for these reasons:
+ * - What the lost group changed is unknown: ranges of any volume, new block groups, volumes made, renamed or
+ *   resized. A later group applied without it would make a state that the volumes never had. File systems and
+ *   databases write in order, and recover from any state that existed at one moment; they neither expect nor
+ *   notice a hole in that order.
+ * - What comes before the hole is such a state, of all volumes at one moment, and it is whole: what it refers
+ *   to is overwritten or given out again only after a commit, and no commit came after the tail. So nothing
+ *   that later groups replaced is gone. The log, the pool's figures and the checker say how many flushes are
+ *   lost; volumes stay writable.
  *
  * Why records have no twin. One would have to be written with every flush: 12 KiB instead of 8 for a flush of
  * one block, and on a disk that seeks, a second seek. It would help only against rot between the flush and
- * the commit that makes the record obsolete, mostly five seconds; a write that fails is noticed at once. The
+ * the commit that makes the record obsolete, usually five seconds; a failed write is noticed at once. The
  * nodes of trees, which have twins, live for years.
  *
- * Growth: a group at a time is in memory, which the writer bounds (FLUSH_GROUP_MAX). log_reader_lost reads at
- * most LOG_LOOK_AHEAD, more only where something is lost.
+ * Growth: memory holds one group at a time, whose size the writer bounds (FLUSH_GROUP_MAX). log_reader_lost
+ * reads at most LOG_LOOK_AHEAD, and more only if something is lost.
  */
 #ifndef FS_COMMIT_FLUSH_LOG_READER_H
 #define FS_COMMIT_FLUSH_LOG_READER_H
@@ -46,7 +44,7 @@ struct device_queue;
 struct log_item;
 struct super_block;
 
-/* A lost group and the one behind it begin within this. */
+/* A lost group and the one after it begin within this. */
 #define LOG_LOOK_AHEAD (64ull << 20)
 
 struct log_reader {
@@ -65,8 +63,8 @@ struct log_group_read {
 	uint8_t *bytes; /* the items */
 	uint64_t used, cap;
 	uint32_t flags; /* of its last record */
-	uint64_t end;	/* position behind it */
-	uint64_t seq;	/* of the record behind it */
+	uint64_t end;	/* the position after it */
+	uint64_t seq;	/* of the record after it */
 };
 
 /* -ENOMEM. */
@@ -77,17 +75,17 @@ void log_reader_fini(struct log_reader *rd);
 int log_reader_group(struct log_reader *rd, uint64_t pos, uint64_t seq, struct log_group_read *g);
 void log_group_read_fini(struct log_group_read *g);
 
-/* What is behind a record that is missing although it was durable. */
+/* What comes after a record that is missing although it was durable. */
 struct log_lost {
 	uint64_t records; /* valid ones of later groups; 0: nothing shows that anything is lost */
-	uint64_t flushes; /* groups, of which that many ends were seen */
+	uint64_t flushes; /* groups whose ends were seen */
 };
 
 /* The log ended at pos, where seq was expected. -ENOMEM; places that cannot be read prove nothing. */
 void log_reader_lost(struct log_reader *rd, uint64_t pos, uint64_t seq, struct log_lost *ret_lost);
 
 /*
- * The item at `bytes`, of which there are `left`. -EUCLEAN: it is none that this version knows, or makes no
+ * The item at `bytes`, of which there are `left`. -EUCLEAN: this version does not know it, or it makes no
  * sense.
  */
 int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **ret_item);

@@ -9,8 +9,8 @@
  * 2. A volume that a commit deletes turns into an orphan in that commit: an id has one item, of one kind or
  *    the other.
  *
- * Growth: a start reads all of it, and makes a volume in memory of each item. A commit takes about 700 bytes
- * of memory for each item that it changes, for as long as it writes them.
+ * Growth: a start reads the whole tree, and makes a volume in memory of each item. A commit takes about 700
+ * bytes of memory for each item that it changes, while it writes them.
  */
 #ifndef FS_COMMIT_ROOT_TREE_H
 #define FS_COMMIT_ROOT_TREE_H

@@ -3,18 +3,18 @@
  * fs/commit/transaction.h: the commit: from frozen overlays to a superblock.
  *
  * One transaction of generation N, in this order:
- *   1. pins are released if no reader is left who may need them. If some are left there has to be room to go
- *      on without what they keep (space_commit_beside_pins); else the commit waits for them
+ *   1. pins that no reader needs any more are released. If readers are left, there must be room to go on
+ *      without what the pins keep (space_commit_beside_pins); if not, the commit waits for the readers
  *   2. freeze: the sets of pins turn, unless readers are left (pins.h); the running generation becomes N+1;
  *      each dirty volume's overlay is frozen
  *   3. each frozen overlay is merged into its volume's tree; orphans are dropped further; the root tree
  *   4. delayed refs run: now what the trees of N refer to is known
- *   5. caches of dirty groups and nodes are written, together; then the group tree, from how that went
+ *   5. caches of dirty groups and nodes are written, together; then the group tree, which says how that went
  *   6. device flush; superblock copy 0; device flush; the other copies; device flush
  *   7. publish: volumes' roots; epoch; the flush log's tail; pins wait for readers
- * Where memory is out, 3 and the group tree in 5 take back the nodes they wrote, 4 has not yet changed
- * anything, and each is tried again for a while; a cache that finds no memory is left out. Any other failure,
- * and memory that stays out, turns the pool read-only.
+ * If memory is out, 3 and the group tree in 5 take back the nodes they wrote, 4 has not yet changed anything,
+ * and each is tried again for a while; a cache that finds no memory is left out. Any other failure, and
+ * memory that stays out, turns the pool read-only.
  */
 #ifndef FS_COMMIT_TRANSACTION_H
 #define FS_COMMIT_TRANSACTION_H
@@ -36,7 +36,7 @@ struct fs;
 
 #define LOST_RANGES_MAX 16u
 
-/* What a volume has lost with a node that could not be read, but for what was written since. */
+/* What a volume has lost with a node that could not be read, apart from what was written since. */
 struct lost_range {
 	uint64_t volume, blk, nblk;
 };
@@ -52,11 +52,12 @@ struct transaction {
 	struct volume_list frozen;
 	struct orphan_list touched; /* that this commit makes or changes */
 	struct tree_root root_tree, group_tree;
-	uint64_t log_tail, log_seq;		 /* where replay of what comes after N starts */
-	unsigned open_leaves;			 /* that may still be read of what holes drop: extent_apply */
+	uint64_t log_tail, log_seq; /* where replay of what comes after N starts */
+	/* leaves that may still be read of what holes drop: extent_apply */
+	unsigned open_leaves;
 	struct tree_sums sums;			 /* changes to those over all volumes */
-	struct lost_range lost[LOST_RANGES_MAX]; /* to be told of when it is durable */
-	unsigned losts;				 /* all of them, some of which may have no entry */
+	struct lost_range lost[LOST_RANGES_MAX]; /* logged once it is durable */
+	unsigned losts;				 /* all losses, some of which may have no entry */
 };
 
 /*
@@ -66,31 +67,29 @@ struct transaction {
 void transaction_open_store(struct transaction *txn);
 
 /*
- * As node_read, for a node that has to be changed: what the device cannot read now is tried again for some
- * seconds, because it is lost after that. A wrong checksum is final.
+ * As node_read, for a node that has to be changed: what the device cannot read is tried again for some
+ * seconds, because it counts as lost after that. A wrong checksum is final.
  */
 int transaction_read_node(struct transaction *txn, const struct node_ident *id,
 			  struct cache_entry **ret_entry);
 /* This commit makes blocks of a volume lost. */
 void transaction_note_lost(struct transaction *txn, uint64_t volume, uint64_t blk, uint64_t nblk);
-/* It is durable: to the log. */
+/* The transaction is durable: logs what was lost. */
 void transaction_report_lost(struct transaction *txn);
 
 /*
- * One commit; the commit thread's body, or a caller's in a simulated pool. 0 also when there was nothing to
- * do. Waits. Everything that completed before the call is durable on success.
+ * Makes one commit; called by the commit thread, or by the owner of a simulated pool. 0 also if there was
+ * nothing to do. Waits. Everything that completed before the call is durable on success.
  */
 int transaction_commit(struct fs *fs);
 
 /* Whether there is anything to commit. Under the commit lock. */
 bool transaction_is_needed(struct fs *fs);
 
-/*
- * Releases the pins that wait if their readers are gone. False when some still wait. Under the commit lock.
- */
+/* Releases the pins that wait if their readers are gone. False if some still wait. Under the commit lock. */
 bool transaction_release_pins(struct fs *fs);
 
-/* The pool is read-only: nobody waits for a commit any longer, for space or for a flush. */
+/* The pool is read-only: ends every wait for a commit, for space or for a flush. */
 void transaction_fail_waiting(struct fs *fs);
 
 /* The commit thread. */

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/commit/volume_touch.h: leaves of volumes that the next commit opens although nobody has written there:
- * where a node was found that no copy is left of, so that it becomes a lost extent now (docs/design.md, Lost
- * nodes). Until then nobody can say what in the block groups is free: a rebuild cannot end, and a check
- * cannot tell what has leaked.
+ * fs/commit/volume_touch.h: leaves of volumes that the next commit opens although nobody has written there. A
+ * node was found there that has no good copy, so that it becomes a lost extent (docs/design.md, Lost nodes).
+ * Until then nobody can say what is free in the block groups: a rebuild cannot end, and a check cannot tell
+ * what has leaked.
  *
  * Invariants
  * 1. A touch changes nothing that can be read: a node that is lost then reads as it did before, and one that
  *    can be read again is written anew as it was.
- * 2. Each touch has reserved what its commit may write, as a trim does that may split a lost extent: one that
- *    does not fit, or for which there is no memory, is left out, and whoever found the node asks again when
- *    he comes by it again.
+ * 2. Each touch has reserved what its commit may write, as a trim does that may split a lost extent: a touch
+ *    that does not fit, or for which there is no memory, is left out, and whoever found the node asks again
+ *    when it meets it again.
  *
- * Growth: VOLUME_TOUCHES_MAX a volume and commit, 8 bytes each; the rest waits for the next walk.
+ * Growth: at most VOLUME_TOUCHES_MAX for each volume and commit, 8 bytes each; the rest waits for the next
+ * walk.
  */
 #ifndef FS_COMMIT_VOLUME_TOUCH_H
 #define FS_COMMIT_VOLUME_TOUCH_H
@@ -30,8 +31,8 @@ struct volume_touches {
 };
 
 /*
- * The leaf of this volume that holds the block, or would. Takes the volume table's lock and the volume's. May
- * be in vain.
+ * Touches the leaf of this volume that holds the block, or would. Takes the volume table's lock and the
+ * volume's. May do nothing.
  */
 void volume_touch(struct fs *fs, uint64_t id, uint64_t blk);
 
