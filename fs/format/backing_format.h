@@ -12,12 +12,12 @@
 #include "base/le.h"
 
 #define SPARES_MAGIC 0x50535942u     /* "BYSP" */
-#define SPARES_OFFSET (128ull << 10) /* and 4 KiB behind it */
+#define SPARES_OFFSET (128ull << 10) /* and 4 KiB after it */
 #define SPARES_BYTES 4096u
 #define SPARES_MAX 64u
 
 struct spares_block {
-	le32 crc; /* CRC32C of everything behind this field */
+	le32 crc; /* CRC32C of everything after this field */
 	le32 magic;
 	uint8_t pool[16];
 	le64 generation; /* of the commit that wrote it */

@@ -4,7 +4,7 @@
  * Key: GROUP_KEY_TYPE, be64 logical start. Value: struct block_group_item, followed by its stripes.
  *
  * A stripe is a range of the device: `length` bytes of the group, then two free-space-cache slots of
- * slot_bytes each. The slots belong to no group, so a cache never describes the space that it stands in.
+ * slot_bytes each. The slots belong to no group, so a cache never describes the space that it is in.
  */
 #ifndef FS_FORMAT_BLOCK_GROUP_FORMAT_H
 #define FS_FORMAT_BLOCK_GROUP_FORMAT_H
@@ -68,7 +68,7 @@ struct group_item {
 	uint8_t cache_slot, type, nr_stripes;
 };
 
-/* What the items of a pool have to fit into. */
+/* What the items of a pool must fit. */
 struct group_limits {
 	uint64_t step;	      /* of logical addresses */
 	uint64_t end;	      /* of logical addresses */
@@ -97,7 +97,7 @@ int group_item_validate(const struct group_item *item, const struct group_limits
 /* What is wrong with figures of a group whose place is known; NULL: nothing. */
 const char *group_item_doubt(const struct group_item *item, const struct group_limits *limits);
 
-/* Where the slot of the cache stands that the item names, in a stripe. It names one. */
+/* Offset in a stripe of the cache slot that the item names. It must name one. */
 uint64_t group_item_cache_offset(const struct group_item *item, unsigned stripe);
 
 void group_item_print(struct print *p, const struct group_item *item);

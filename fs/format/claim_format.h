@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * fs/format/claim_format.h: who has the pool open for writing. One block, written when a pool is opened and
- * when it is closed; all that is used lies in its first 512 bytes.
+ * when it is closed; everything used is in its first 512 bytes.
  */
 #ifndef FS_FORMAT_CLAIM_FORMAT_H
 #define FS_FORMAT_CLAIM_FORMAT_H
@@ -16,7 +16,7 @@
 #define CLAIM_HOST_MAX 64u
 
 struct claim_block {
-	le32 crc; /* CRC32C of everything behind this field */
+	le32 crc; /* CRC32C of everything after this field */
 	le32 magic;
 	uint8_t pool[16];
 	uint8_t session[16]; /* drawn when the pool was opened */

@@ -2,20 +2,20 @@
 /*
  * fs/format/flush_log_format.h: records of the flush log.
  *
- * The log is a ring of log_size bytes. A flush appends a *group* of one or more records, each a multiple of 4
- * KiB that does not wrap; the last one of a group has LOG_LAST. Sequence numbers have no gaps. Replay starts
- * at the superblock's log_tail with log_seq and ends at the first record that is not valid or whose group is
- * not whole.
+ * The log is a ring of log_size bytes. A flush appends a *log group* of one or more records, each a multiple
+ * of 4 KiB that does not wrap; the last one of a log group has LOG_LAST. Sequence numbers have no gaps.
+ * Replay starts at the superblock's log_tail with log_seq and ends at the first record that is not valid or
+ * whose log group is not whole.
  *
- * A group is written when the one before it is durable, and `durable` in each of its records is the number of
- * its first one: whoever finds a valid record whose `durable` is above the number that replay ended at knows
- * that a record is lost which a flush had made durable.
+ * A log group is written when the one before it is durable, and `durable` in each of its records is the
+ * number of its first record. So a valid record whose `durable` is above the number that replay ended at
+ * proves that a record was lost after a flush had made it durable.
  *
- * A record's items follow each other without gaps. Each begins with a struct log_item that tells its type and
- * length, a multiple of 8. A type that is not known here is an error: formats that add one set an incompat
- * feature bit. An item of a data block group (LOG_GROUP) says that there is one that no commit knows yet. It
- * counts whatever its generation, unless the trees have the group: one that was made while a commit was under
- * way may have missed that. So it can also be one generation younger than an item that stands in it.
+ * A record's items follow each other without gaps. Each begins with a struct log_item with its type and
+ * length, a multiple of 8. An unknown type is an error: formats that add one set an incompat feature bit. An
+ * item of a data block group (LOG_GROUP) names one that no commit knows of yet. It counts whatever its
+ * generation, unless the trees have the group: one that was made while a commit was under way may have missed
+ * that commit. So it can also be one generation younger than an item whose data is in it.
  */
 #ifndef FS_FORMAT_FLUSH_LOG_FORMAT_H
 #define FS_FORMAT_FLUSH_LOG_FORMAT_H
@@ -28,16 +28,16 @@
 #define LOG_ALIGN 4096u
 #define LOG_RECORD_MAX (256u << 10)
 
-#define LOG_LAST 1u	    /* the group ends here */
-#define LOG_PAD 4u	    /* no items; the next record stands at the start of the ring */
-#define LOG_DATA_DURABLE 2u /* the device was flushed between the group's data and its records */
+#define LOG_LAST 1u	    /* the log group ends here */
+#define LOG_PAD 4u	    /* no items; the next record is at the start of the ring */
+#define LOG_DATA_DURABLE 2u /* the device was flushed between the log group's data and its records */
 
 struct log_record {
-	le32 crc; /* CRC32C of everything behind this field up to `bytes` */
+	le32 crc; /* CRC32C of everything after this field up to `bytes` */
 	le32 magic;
 	uint8_t pool[16];
 	le64 seq;
-	/* the number of its group's first record: those before were durable when it was written */
+	/* the number of its log group's first record: all before that were durable when it was written */
 	le64 durable;
 	le32 bytes; /* of the record without padding */
 	le32 items;
@@ -109,11 +109,11 @@ static_assert(sizeof(struct log_rename) == 32, "log_rename");
 
 struct log_resize {
 	struct log_item item;
-	le64 size; /* what lies behind it becomes a hole */
+	le64 size; /* everything past it becomes a hole */
 };
 static_assert(sizeof(struct log_resize) == 32, "log_resize");
 
-/* All of what it says about the volume, as it is from here on. */
+/* All flags, and the comment, as they are from then on. */
 struct log_set {
 	struct log_item item;
 	le32 flags;	     /* enum fs_volume_flags */

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/format/free_space_cache_format.h: the bytes of one slot of the free-space cache.
+ * fs/format/free_space_cache_format.h: the bytes of one cache slot.
  *
- * A slot holds the free space of one block group as of one committed generation. Every block group has two
- * slots, written in turn. The block group's item says which generation counts, and the checksum, the used
- * length and the free blocks that the slot must have; a slot that differs in anything is not used.
+ * A cache slot holds the free space of one block group as of one committed generation. Every block group has
+ * two, written in turn. The block group's item says which generation counts, and the checksum, used length
+ * and free blocks that the cache must have. If anything differs, it is not used.
  *
  * *	offset 0	struct free_space_cache_header
  * *	offset 96	`entries` times struct free_space_cache_entry
  * *	then		`bitmaps` times FREE_SPACE_CACHE_BITMAP_BYTES
  * *	offset `bytes`	zeros up to the next multiple of 4096; not covered by the checksum; never read
  *
- * A block is what the group gives out at a time: 4096 bytes in data groups, a node in metadata groups.
- * group_len and free_bytes count 4096 bytes for each block, in metadata groups too: there they are a quarter
- * of the group's bytes.
+ * A block is the unit of the group: 4096 bytes in data groups, a node in metadata groups. group_len and
+ * free_bytes count 4096 bytes for each block, in metadata groups too: there they are a quarter of the group's
+ * bytes.
  *
- * The group is seen as windows of FREE_SPACE_CACHE_WINDOW blocks. Each window is stored either as extents or
- * as one bitmap, whichever is smaller, so that a slot of free_space_cache_slot_bytes() holds any content.
+ * The group is divided into windows of FREE_SPACE_CACHE_WINDOW blocks. Each window is stored either as
+ * extents or as one bitmap, whichever is smaller, so that a slot of free_space_cache_slot_bytes() holds any
+ * content.
  *
  * Invariants (checked by the decoder)
  * 1. Entries ascend and do not overlap. All numbers are blocks from the group's start.

@@ -25,7 +25,7 @@ struct value {
 int key_cmp(struct key a, struct key b);
 
 void key_pack(uint8_t key[ITEM_KEY_LEN], uint8_t type, uint64_t number);
-/* -EUCLEAN: the key has not that form. */
+/* -EUCLEAN: the key does not have that form. */
 int key_unpack(struct key key, uint8_t *ret_type, uint64_t *ret_number);
 /* The number of a key of this type. -EUCLEAN: it is of another. */
 int key_unpack_type(struct key key, uint8_t type, uint64_t *ret_number);

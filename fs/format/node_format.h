@@ -23,7 +23,7 @@ struct print;
 #define NODE_KEY_MAX 1040u
 
 struct node_header {
-	le32 crc; /* CRC32C of everything behind this field, NODE_SIZE - 4 bytes */
+	le32 crc; /* CRC32C of everything after this field, NODE_SIZE - 4 bytes */
 	le32 magic;
 	le64 addr;  /* the logical address it was written to */
 	le64 owner; /* id of the tree */
@@ -52,15 +52,15 @@ static_assert(sizeof(struct node_pointer) == 16, "node_pointer");
 
 #define NODE_CAPACITY (NODE_SIZE - sizeof(struct node_header))
 
-/* What the counts of a root are worth after nodes were lost in every copy. */
+/* Which counts of a root are only upper bounds, because nodes were lost in every copy. */
 enum tree_root_flags {
-	TREE_LEAF_LOST = 1, /* `items` is at most */
-	/* `nodes` and `leaves` are at most, too: an interior node, and nobody knows what was below it */
+	TREE_LEAF_LOST = 1, /* `items` is an upper bound */
+	/* so are `nodes` and `leaves`: an interior node was lost, and what was below it is unknown */
 	TREE_NODE_LOST = 2,
 };
 #define TREE_ROOT_FLAGS_KNOWN 3u
 
-/* A root as it stands in the items and superblocks that name a tree. */
+/* A root, as in the items and superblocks that name a tree. */
 struct tree_root_item {
 	le64 addr; /* 0: the tree is empty */
 	le64 generation;

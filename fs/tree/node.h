@@ -3,8 +3,8 @@
  * fs/tree/node.h: tree nodes in memory: reading (with checksum, identity and twin), searching, building.
  *
  * Invariants
- * 1. A node that node_read returned is valid: checksum, own address, owner, generation, level, slots inside,
- *    keys ascending.
+ * 1. A node that node_read returned is valid: checksum, own address, owner, generation, level, items inside
+ *    the node, keys ascending.
  * 2. Nodes in the cache are immutable; a pinned one stays readable after its space was freed.
  * 3. A copy that fails its check is read from its twin and rewritten, if the pool is writable.
  */
@@ -40,16 +40,16 @@ struct value node_value(const struct node_header *node, unsigned slot);
 /* The last slot whose key is <= key; -1 if there is none. */
 int node_floor(const struct node_header *node, struct key key);
 
-/* What is known of a node before it is read. */
+/* What is known about a node before it is read. */
 struct node_ident {
 	uint64_t addr, generation, owner;
 	uint8_t level;
 };
 
 /*
- * Pins the node. q: the calling thread's queue, on which it may wait; NULL: cache only, -EAGAIN when it is
- * not there. -EUCLEAN: no copy is valid. -EIO: neither, and of one the device says that it cannot read it,
- * which may pass. What is wrong with a node that has no good copy is logged the first time only.
+ * Pins the node. q: the calling thread's queue, on which it may wait; NULL: cache only, -EAGAIN if it is not
+ * there. -EUCLEAN: no copy is valid. -EIO: neither, and of one the device says that it cannot read it, which
+ * may pass. A node without a good copy is logged only the first time.
  */
 int node_read(struct fs *fs, struct device_queue *q, const struct node_ident *id,
 	      struct cache_entry **ret_entry);
@@ -61,15 +61,15 @@ static inline bool node_is_lost(int error)
 }
 
 /*
- * The nodes that were found without a good copy, so that each is told of once. Bounded: when there are more,
- * an older one is told of again.
+ * The nodes that were found without a good copy, so that each is logged once. Bounded: if there are more, an
+ * older one is logged again.
  */
 #define BAD_NODES_MAX 256u
 struct bad_nodes {
 	struct lock lock;
 	_Atomic unsigned count; /* of entries that are not 0 */
 	unsigned next;
-	/* 0: unused. Bit 0: node_read has told; bit 1: whose reads it fails was told. */
+	/* 0: unused. Bit 0: node_read has logged it; bit 1: the volume whose reads it fails was logged. */
 	uint64_t addr[BAD_NODES_MAX];
 };
 

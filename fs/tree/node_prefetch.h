@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/tree/node_prefetch.h: nodes that one thread is going to read soon are read ahead, many at a time, into
- * the cache.
+ * fs/tree/node_prefetch.h: reads nodes that one thread will need soon into the cache, many at a time.
  *
  * Invariants
  * 1. A node that was read ahead stays pinned until it is taken, or the whole ends. At most NODE_PREFETCH_MAX
  *    are under way or pinned, and no more than a sixteenth of the cache.
- * 2. It is only a help: what cannot be read ahead, for whatever reason, is left to node_read, which knows
- *    twins and tells of errors. So a read ahead changes nothing but the cache, and logs nothing.
+ * 2. It only helps: what cannot be read ahead, for whatever reason, is left to node_read, which tries twins
+ *    and reports errors. So a read ahead changes nothing but the cache, and logs nothing.
  */
 #ifndef FS_TREE_NODE_PREFETCH_H
 #define FS_TREE_NODE_PREFETCH_H

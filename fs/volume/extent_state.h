@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/volume/extent_state.h: what is going on in which byte ranges of one inode (volume): ranges [start, end)
- * with bits, and fair range locks that put LOCKED, and the bits that go with it, on a range. Any thread may
- * call; the tree has a mutex of its own (LOCK_EXTENT_STATE) under which it never waits and never allocates.
+ * fs/volume/extent_state.h: what is going on in which byte ranges of one volume: ranges [start, end) with
+ * bits, and fair range locks that put LOCKED, and the bits that go with it, on a range. Any thread may call;
+ * the tree has a mutex of its own (LOCK_EXTENT_STATE) under which it never waits and never allocates.
  *
  * Invariants
  * 1. States do not overlap, are not empty, and have at least one bit.
  * 2. A range belongs either to one lock or to nobody. A state of a lock has LOCKED, names the lock as its
  *    owner, has no bits beyond LOCKED and the lock's own, and lives in memory inside the lock. Other states
- *    ("plain") have no owner. So a lock can neither fail to be taken nor to be dropped for want of memory.
+ *    ("plain") have no owner. So neither taking nor dropping a lock can fail for lack of memory.
  * 3. Adjacent states with equal bits and equal owner are merged; states of different locks never merge.
- * 4. A lock is granted over a range without any state. A plain state is a user of its range as a lock is:
- *    locks wait until it is cleared. set_extent_bit finds a conflict in LOCKED; clear_extent_bit passes over
- *    states of locks.
- * 5. Locks that overlap are granted in the order in which they were asked for. Others do not wait for each
+ * 4. A lock is granted over a range without any state. A plain state uses its range as a lock does: locks
+ *    wait until it is cleared. set_extent_bit finds a conflict in LOCKED; clear_extent_bit passes over states
+ *    of locks.
+ * 5. Overlapping locks are granted in the order in which they were asked for. Others do not wait for each
  *    other.
  * 6. delalloc_bytes and state_count are exact whenever the mutex is free.
  */
@@ -54,9 +54,9 @@ TAILQ_HEAD(extent_lock_list, extent_lock);
 struct extent_state_tree;
 
 /*
- * Accounting sees each change, under the tree's mutex: it must not wait nor call the tree. Any may be NULL.
- * set, clear: `bits` are those that really change, over all of the state. split: `state` is about to be cut
- * at `at`. merge: `right` is about to be joined to `left`.
+ * Hooks for accounting, which see each change under the tree's mutex. They must not wait, nor call the tree.
+ * Any may be NULL. set, clear: `bits` are those that really change, over all of the state. split: `state` is
+ * about to be cut at `at`. merge: `right` is about to be joined to `left`.
  */
 struct extent_state_ops {
 	void (*set_hook)(struct extent_state_tree *tree, const struct extent_state *state, uint32_t bits);
@@ -83,7 +83,7 @@ void extent_state_tree_init(struct extent_state_tree *tree, const struct extent_
 			    void *ops_arg);
 void extent_state_tree_fini(struct extent_state_tree *tree);
 
-/* Figures of the moment; they take no lock. */
+/* Momentary figures; they take no lock. */
 uint64_t extent_state_delalloc_bytes(const struct extent_state_tree *tree);
 uint64_t extent_state_count(const struct extent_state_tree *tree);
 
@@ -93,17 +93,17 @@ void extent_state_check(struct extent_state_tree *tree);
 /* ---- plain bits ------------------------------------------------------------ */
 
 /*
- * Nodes that a change may need, allocated before it. Start with {0}. A call takes nodes that the tree keeps
- * spare first, so that one prealloc serves many calls; what is left over is given back by fini.
+ * Nodes that a change may need, allocated before it. Start with {0}. A call first takes spare nodes of the
+ * tree, so that one prealloc serves many calls. fini gives back what is left over.
  */
 struct extent_prealloc {
 	struct extent_state *list;
 	unsigned count;
-	/* set by a call that returned -ENOMEM: as many nodes are enough, if nothing changes meanwhile */
+	/* set by a call that returned -ENOMEM: this many nodes are enough, if nothing changes meanwhile */
 	unsigned need;
 };
 
-/* Fills up to n nodes. -ENOMEM: it has fewer (those that were had stay in it). */
+/* Fills it up to n nodes. -ENOMEM: it has fewer, and keeps those that it got. */
 int extent_prealloc_fill(struct extent_prealloc *p, unsigned n);
 void extent_prealloc_fini(struct extent_prealloc *p);
 
@@ -157,7 +157,7 @@ struct extent_lock {
 	uint32_t bits;	     /* set and cleared together with LOCKED; may be 0 */
 	/*
 	 * Runs once after lock_extent_async returned false (perhaps before it has returned), when the lock is
-	 * taken, on the thread that unlocked, without any lock of the tree. It should hand on the work: work
+	 * taken, on the thread that unlocked, without any lock of the tree. It should hand the work on: work
 	 * done inside it, with an unlock at its end, nests as deep as there are waiters.
 	 */
 	void (*granted)(struct extent_lock *lk);

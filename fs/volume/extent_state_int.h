@@ -5,7 +5,7 @@
  * tree's mutex, but for extent_lock_run_granted.
  *
  * Invariants
- * 1. A plain change reserves its nodes first (extent_state_reserve) and fails then or not at all; a change
+ * 1. A plain change reserves its nodes first (extent_state_reserve), and fails then or not at all; a change
  *    within a lock takes them from the lock.
  * 2. A state that is out of the tree, and lives only because a `cached` points to it, is empty: start and end
  *    are 0.
@@ -61,11 +61,10 @@ struct extent_state *extent_state_clear_part(struct extent_state_tree *tree, str
 /* ---- extent_lock.c --------------------------------------------------------- */
 
 /*
- * After plain states went: takes the locks of those whom nothing blocks any more; `granted` gets whom to
- * tell.
+ * After plain states are gone: takes the locks that nothing blocks any more; `granted` gets those to notify.
  */
 void extent_lock_retry_locked(struct extent_state_tree *tree, struct extent_lock_list *granted);
-/* Tells them. Without the mutex. */
+/* Notifies them. Without the mutex. */
 void extent_lock_run_granted(struct extent_lock_list *granted);
 
 #endif

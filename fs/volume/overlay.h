@@ -6,7 +6,7 @@
  * protects an overlay that takes writes; one that is frozen may be read by many.
  *
  * Invariants
- * 1. Pendings do not overlap and are not empty. The newest write of a block is the one that stands.
+ * 1. Pendings do not overlap and are not empty. The newest write of a block wins.
  * 2. A pending is on exactly one of the lists `unlogged` and `logged`, as p->logged says.
  * 3. A pending has a checksum for each of its blocks, or none at all; a hole (addr 0) has none.
  * 4. Inserting cannot fail: all it can need is one spare, without a checksum array, because the pieces of a
@@ -30,8 +30,8 @@ struct pending_crcs {
 };
 
 /*
- * What a descent reads stands first, in one cache line. Its size is part of the memory that a transaction
- * takes.
+ * What a search reads comes first, in one cache line. The struct's size counts in the memory that a
+ * transaction takes.
  */
 struct pending {
 	uint64_t blk;
@@ -62,7 +62,7 @@ struct overlay {
 	uint64_t crc_words; /* checksums in use; the arrays of cut pendings may hold some more */
 };
 
-/* Told of each piece of space that no pending refers to any more. */
+/* Called for each piece of space that no pending refers to any more. */
 typedef void overlay_freed_fn(void *arg, uint64_t addr, uint64_t nblk);
 
 /*
@@ -72,21 +72,20 @@ typedef void overlay_freed_fn(void *arg, uint64_t addr, uint64_t nblk);
 struct pending *pending_new(uint64_t nblk, bool with_crcs);
 void pending_free(struct pending *p);
 
-/* Cannot fail, nor need fini when nothing is in it: overlay_clear empties it. */
+/* Cannot fail. An empty overlay needs no fini; overlay_clear empties it. */
 void overlay_init(struct overlay *ov);
 
 /*
- * Sees to it that *spare, NULL or a spare left over, holds one for overlay_insert. -ENOMEM. Freed with
+ * Makes sure that *spare (NULL, or a spare left over) holds one for overlay_insert. -ENOMEM. Freed with
  * pending_free.
  */
 int overlay_insert_prealloc(struct pending **spare);
 
 /*
- * Puts p, which becomes the overlay's, in the place of whatever it overlaps: that is trimmed, split or
- * removed, and freed(arg, ...) is called for each piece of it that has space (freed must not call the
- * overlay). Pieces that stay keep their gen, and their place in or out of the log; p is unlogged and goes to
- * the end of that list. Takes *spare, which must not be NULL, when p falls into the middle of a pending, and
- * sets it to NULL then.
+ * Inserts p, which becomes the overlay's. Whatever it overlaps is trimmed, split or removed, and freed(arg,
+ * ...) is called for each piece of that with space (freed must not call the overlay). Pieces that remain keep
+ * their gen and their list; p is unlogged and goes to the end of that list. Takes *spare, which must not be
+ * NULL, when p falls into the middle of a pending, and sets it to NULL then.
  */
 void overlay_insert(struct overlay *ov, struct pending *p, struct pending **spare, overlay_freed_fn *freed,
 		    void *arg);
@@ -105,8 +104,8 @@ struct overlay_piece {
 void overlay_lookup(const struct overlay *ov, uint64_t blk, struct overlay_piece *ret_piece);
 
 /*
- * How many of the nblk blocks from blk on the first `max` pendings that overlap them reach: all, if there are
- * no more.
+ * How many of the nblk blocks from blk on are covered when at most `max` overlapping pendings are taken: all,
+ * if there are no more.
  */
 uint64_t overlay_span(const struct overlay *ov, uint64_t blk, uint64_t nblk, unsigned max);
 
@@ -123,7 +122,7 @@ void overlay_mark_logged(struct overlay *ov, struct pending *p);
 /* Moves everything from src to dst, which is empty. Cannot fail. */
 void overlay_move(struct overlay *dst, struct overlay *src);
 
-/* Frees every pending. The space they refer to is not told to anyone. */
+/* Frees every pending, without calling anyone about the space that they refer to. */
 void overlay_clear(struct overlay *ov);
 
 /* Asserts the invariants by walking everything. For tests and debug builds: O(pendings). */

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/volume/volume.h: volumes: what is pending of them, where their committed tree is, and the table of them
- * all.
+ * fs/volume/volume.h: volumes: their pending changes, their committed trees, and the table of all volumes.
  *
  * Invariants
- * 1. A block's newest state is in `running`, else in `committing` (while a commit is under way), else in the
- *    tree at `root`. The three change together under the volume's lock, so a look-up under it is consistent.
+ * 1. A block's newest state is in `running`; if not, in `committing` (while a commit is under way); if not,
+ *    in the tree at `root`. The three change together under the volume's lock, so a look-up under it is
+ *    consistent.
  * 2. A volume with anything in `running`, or with meta_dirty, is on the list of dirty volumes.
  * 3. A volume with unlogged pendings is on the log's list.
  * 4. size is a multiple of FS_BLOCK_SIZE; no extent lies beyond it in any overlay or tree of one generation.
  *
- * Growth: each volume takes about 0.9 KiB of memory from the start on, and a start reads and sorts the items
- * of all of them. Finding one is logarithmic; a commit, a flush and replay look at those that changed.
+ * Growth: each volume takes about 0.9 KiB of memory for as long as the pool is open, and a start reads and
+ * sorts the items of all of them. Finding one is logarithmic. A commit, a flush and replay look only at
+ * volumes that changed.
  */
 #ifndef FS_VOLUME_VOLUME_H
 #define FS_VOLUME_VOLUME_H
@@ -70,18 +71,19 @@ struct fs_volume {
 
 	struct lock lock;
 	_Atomic uint64_t size;
-	uint64_t grown_size; /* what size becomes when that is durable; 0: nothing */
+	uint64_t grown_size; /* the size once growth is durable; 0: it is not growing */
 	struct overlay running, committing;
 	uint64_t running_generation; /* of `running`, valid when it is on the dirty list */
 	struct tree_root root;
 	uint64_t used_blocks;		/* of root */
 	_Atomic uint64_t lost_blocks;	/* of root */
-	uint64_t tree_end;		/* in blocks: no extent of root lies behind it */
+	uint64_t tree_end;		/* in blocks: root has no extent at or past it */
 	struct volume_touches *touches; /* NULL: none (volume_touch.h) */
 	bool meta_dirty, deleted;
 	bool buried; /* a commit has made an orphan of it */
 	/*
-	 * by set of pins: not the volume's any more when they are released; not 0: it is on the list `freed`
+	 * by set of pins: stops being the volume's when the set is released; if not 0, the volume is on the
+	 * list `freed`
 	 */
 	uint64_t freed_bytes[2];
 
@@ -111,17 +113,18 @@ TAILQ_HEAD(volume_list, fs_volume);
 SLIST_HEAD(volume_stack, fs_volume);
 
 /*
- * A tree whose space is being freed, some leaves in each commit: a deleted volume's, or what was cut out of a
- * volume's. The committer's.
+ * A tree whose space is being freed, some leaves in each commit: a deleted volume's, or a part cut out of a
+ * volume's tree. The committer's.
  */
 struct orphan {
 	TAILQ_ENTRY(orphan) link, touched_link;
-	uint64_t id;		/* of its item: the volume's that was deleted, or one of its own */
-	struct tree_root root;	/* the counts are of what is left; cut out: 0, for they are in the volume's */
+	uint64_t id; /* of its item: the deleted volume's, or one of its own */
+	/* counts are of what is left; 0 for a part cut out, whose counts are the volume's */
+	struct tree_root root;
 	uint64_t used_blocks;	/* likewise */
 	uint64_t progress;	/* first block that is not yet freed */
 	bool in_tree;		/* the root tree has an item for it */
-	struct fs_volume *vol;	/* that it was cut out of; NULL: it was not, or that is deleted: */
+	struct fs_volume *vol;	/* it was cut out of; NULL: of none, or that is deleted: */
 	struct orphan *deleted; /* what became of the volume */
 	/* what the commit under way makes of it: */
 	bool touched;
@@ -153,7 +156,7 @@ struct volume_table {
 	struct volume_list dirty;     /* changes for the next commit */
 	struct volume_list unlogged;  /* pendings for the next flush */
 	struct volume_stack freed[2]; /* volumes with freed_bytes, by set of pins */
-	/* the committer's. What was cut out stands before the deleted volume that it was of. */
+	/* The committer's. A part cut out comes before the deleted volume that it was cut out of. */
 	struct orphan_list orphans;
 };
 
@@ -166,7 +169,7 @@ int volume_add_item(struct fs *fs, uint64_t id, struct value value);
 int orphan_add_item(struct fs *fs, uint64_t id, struct value value);
 /* By id, for replay. NULL: none. No reference is taken. */
 struct fs_volume *volume_by_id(struct fs *fs, uint64_t id);
-/* The same with a reference: one that is deleted meanwhile stays until volume_unref. */
+/* The same with a reference: the volume stays until volume_unref even if it is deleted meanwhile. */
 struct fs_volume *volume_get_by_id(struct fs *fs, uint64_t id);
 
 /* `len` bytes, 1 to 255, that need no final zero. NULL: no memory. */
@@ -180,7 +183,7 @@ struct volume_name {
 };
 struct volume_name volume_get_name(struct fs_volume *vol);
 
-/* Operations from the flush log, at open. -EUCLEAN: they contradict what there is. */
+/* Operations from the flush log, at open. -EUCLEAN: they contradict the volumes that there are. */
 int volume_replay_create(struct fs *fs, const struct log_create *lc);
 int volume_replay_delete(struct fs *fs, uint64_t id);
 int volume_replay_rename(struct fs *fs, const struct log_rename *lr);
@@ -196,8 +199,8 @@ void volume_unref(struct fs_volume *vol);
 /* Blocks of the volume's are pinned in a transaction of that generation. */
 void volume_note_freed_locked(struct fs_volume *vol, uint64_t generation, uint64_t bytes);
 /*
- * A set of pins is released: volumes have no longer allocated what they freed in it. Goes with their number.
- * The committer.
+ * A set of pins is released: what volumes freed in it no longer counts as allocated to them. Cost: one step
+ * for each of these volumes. The committer.
  */
 void volume_release_freed(struct fs *fs, unsigned set);
 
@@ -210,17 +213,17 @@ void volume_set_dirty_locked(struct fs_volume *vol);
  */
 void volume_insert_locked(struct fs_volume *vol, struct pending *p, struct pending **spare);
 
-/* Where one piece of a volume stands. */
+/* Where one piece of a volume is. */
 struct volume_piece {
 	uint64_t addr; /* 0: a hole, or lost */
 	uint64_t nblk; /* 1 to the number asked for */
-	bool lost;     /* nobody knows what it held: it cannot be read */
+	bool lost;     /* its content is lost: it cannot be read */
 	uint64_t generation;
 };
 
 /*
- * Looks up blk, max blocks at the most. crc (room for max; may be NULL) gets the checksums of a piece that
- * has an address. The caller is in an epoch. q NULL: -EAGAIN when a node is not in the cache.
+ * Looks up blk and up to max blocks from there. crc (room for max; may be NULL) gets the checksums of a piece
+ * that has an address. The caller is in an epoch. With q NULL: -EAGAIN if a node is not in the cache.
  */
 int volume_lookup(struct fs_volume *vol, struct device_queue *q, uint64_t blk, uint64_t max,
 		  struct volume_piece *ret_piece, uint32_t *crc);

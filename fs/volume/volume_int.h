@@ -26,18 +26,15 @@ bool volume_table_insert_locked(struct volume_table *t, struct fs_volume *vol);
 void volume_table_count_locked(struct volume_table *t, struct fs_volume *vol, uint64_t size);
 /* Drops the table's reference. */
 void volume_table_remove_locked(struct volume_table *t, struct fs_volume *vol);
-/* *name is taken, and the old one put there instead. */
+/* Takes *name, and puts the old name there. */
 void volume_table_rename_locked(struct volume_table *t, struct fs_volume *vol, struct volume_text **name);
-/* Its id is nobody's any more, and the next commit makes an orphan of it. The table's lock is held. */
+/* Its id is free of it, and the next commit makes an orphan of it. The table's lock is held. */
 void volume_set_deleted_locked(struct fs_volume *vol);
-/*
- * The flags, and in the place of its comment *comment (NULL: none), where the old one is put. Returns the old
- * flags.
- */
+/* Sets the flags, and exchanges its comment with *comment (NULL: none). Returns the old flags. */
 uint32_t volume_change_item(struct fs_volume *vol, uint32_t flags, struct volume_text **comment);
 uint32_t volume_change_item_locked(struct fs_volume *vol, uint32_t flags, struct volume_text **comment);
 /*
- * What becomes of [from, to) bytes when a volume ends at `from`; *ret_spare for volume_insert_locked.
+ * The hole for bytes [from, to) when a volume ends at `from`; *ret_spare is for volume_insert_locked.
  * -ENOMEM.
  */
 int volume_hole_new(uint64_t from, uint64_t to, struct pending **ret_hole, struct pending **ret_spare);
@@ -45,7 +42,7 @@ int volume_hole_new(uint64_t from, uint64_t to, struct pending **ret_hole, struc
 /* What an operation changes in the root tree. */
 #define VOLUME_OP_PENDING ((struct space_pending){1, 1024})
 
-/* The first volume whose name is greater; "" for the very first. NULL: none. */
+/* The first volume with a greater name; "" finds the very first. NULL: none. */
 struct fs_volume *volume_table_next_locked(struct volume_table *t, const char *after);
 
 #endif
