@@ -4,10 +4,10 @@
  * one list of NBD connections, over all its loops.
  *
  * 1. A client is on the list from client_join to client_leave; its memory is its connection's.
- * 2. Its figures are its own loop's to add to. What it did counts for its volume too: while it is there by
- *    looking at it, and from client_leave on in the volume's sum.
- * 3. A volume has an entry from the first time that it is opened until it is deleted: the list grows with
- *    volumes, not with connections.
+ * 2. Only its own loop adds to its figures. What it did counts for its volume too: while it is connected by
+ *    reading its figures, and from client_leave on in the volume's sum.
+ * 3. A volume has an entry from its first opening until it is deleted: the list grows with volumes, not with
+ *    connections.
  *
  * Joining, leaving and opening cost O(log volumes); the walks O(clients), and O(volumes + clients), under the
  * list's lock. No request takes it.
@@ -70,7 +70,7 @@ void client_open(struct client_list *list, struct client *client, const struct f
 		 bool read_only);
 void client_leave(struct client_list *list, struct client *client);
 
-/* -ENOENT: there is no such client (any more). */
+/* -ENOENT: there is no such client, or no longer. */
 int client_drop(struct client_list *list, uint64_t id);
 
 /* A volume has got another name, or is gone. */
@@ -88,7 +88,7 @@ struct client_info {
 
 /*
  * Copies up to `max` clients whose ids are larger than `after`, in order. Returns how many; *ret_more: there
- * are others behind.
+ * are more.
  */
 unsigned client_page(struct client_list *list, uint64_t after, struct client_info *infos, unsigned max,
 		     bool *ret_more);
@@ -105,11 +105,11 @@ struct client_volume_info {
 unsigned client_volume_page(struct client_list *list, uint64_t after, struct client_volume_info *infos,
 			    unsigned max, bool *ret_more);
 
-/* All that all clients have done, those that are gone too; how many there are, and were. */
+/* What all clients have done, including those that are gone; how many there are, and were. */
 void client_total(struct client_list *list, struct figures *ret_sum, uint64_t *ret_open, uint64_t *ret_total);
 
 /*
- * What can be said of the other end of a socket: "tcp:10.0.0.7:4711", or "uid 1000, pid 4242" of a unix
+ * A description of the other end of a socket: "tcp:10.0.0.7:4711", or "uid 1000, pid 4242" of a unix
  * socket's.
  */
 void client_peer(int fd, char peer[CLIENT_PEER_MAX]);

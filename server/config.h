@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/config.h: what byred is told: by its command line, by a file (--config), and by default.
- * The command line wins over the file; a list given there (--nbd, --rpc) replaces the file's.
+ * server/config.h: byred's settings, from its command line, a file (--config), and defaults. The command line
+ * overrides the file; a list given there (--nbd, --rpc) replaces the file's.
  */
 #ifndef SERVER_CONFIG_H
 #define SERVER_CONFIG_H
@@ -61,31 +61,34 @@ struct config_error {
 	char msg[CONFIG_ERROR_MAX];
 };
 
-/* All defaults, but for the addresses (see config_default_addrs). */
+/* Sets all defaults except the addresses (see config_default_addrs). */
 void config_init(struct config *c);
 
 /*
  * Sets one value by its name (that of the long option, without dashes) from `source`; a value that a stronger
- * source has set stays. -EINVAL: unknown name or wrong value, told in `err`.
+ * source has set stays. -EINVAL: unknown name or wrong value, as `err` says.
  */
 int config_set(struct config *c, const char *name, const char *value, enum config_source source,
 	       struct config_error *err);
 
 /*
  * Reads an INI file: `name = value` lines under [byred], `nbd` and `rpc` may repeat; comments start with # or
- * ;. -EINVAL: the line that is wrong is told in `err`; others: it cannot be read. Waits.
+ * ;. -EINVAL: a line is wrong, as `err` says; other errors: it cannot be read. Waits.
  */
 int config_read_file(struct config *c, const char *path, struct config_error *err);
 
 /*
- * Addresses that nothing was said about: NBD unix:$DIR/nbd.sock, RPC unix:$DIR/rpc.sock. TCP only when it is
- * asked for. $DIR is `runtime_dir` (systemd's $RUNTIME_DIRECTORY; NULL: not set), else the pool's folder, and
- * for a block device /run/byre. -ENAMETOOLONG: $DIR does not fit a unix socket's name.
+ * Default addresses for those that were not set: NBD unix:$DIR/nbd.sock, RPC unix:$DIR/rpc.sock. TCP only
+ * when asked for. $DIR is `runtime_dir` (systemd's $RUNTIME_DIRECTORY; NULL: not set), else the pool's
+ * folder, and for a block device /run/byre. -ENAMETOOLONG: $DIR does not fit a unix socket's name.
  */
 int config_default_addrs(struct config *c, const char *runtime_dir, bool block_device,
 			 struct config_error *err);
 
-/* Names, separated by spaces, of what differs between two configurations and takes a restart to change. */
+/*
+ * Names, separated by spaces, of the settings that differ between two configurations and need a restart to
+ * change.
+ */
 void config_diff(const struct config *a, const struct config *b, char *buf, size_t size);
 
 #endif

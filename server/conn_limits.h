@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * server/conn_limits.h: how many connections of each kind there may be, so that descriptors never run out:
- * the engine and the other kinds go on working whoever takes all connections of one kind.
+ * even if somebody takes all connections of one kind, the engine and the other kinds go on working.
  *
- * Where they run out all the same (the limit is low, or the machine's), a newcomer gets the place of the
- * connection of its kind that has been idle for longest, if there is one; else it waits.
+ * If they run out all the same (the limit is low, or the machine has none left), a newcomer gets the place of
+ * the connection of its kind that has been idle for longest; if there is none, it waits.
  */
 #ifndef SERVER_CONN_LIMITS_H
 #define SERVER_CONN_LIMITS_H
@@ -25,7 +25,7 @@ void conn_limits_share(struct conn_limits *limits, unsigned left);
 /* After accept failed: why, and what can be done about it. */
 enum accept_failure {
 	ACCEPT_NOBODY,	/* nobody waits: out of descriptors, accept fails before it looks */
-	ACCEPT_NO_ROOM, /* for want of something that the end of a connection gives back */
+	ACCEPT_NO_ROOM, /* for lack of something that the end of a connection gives back */
 	ACCEPT_OTHER,
 };
 

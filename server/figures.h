@@ -3,8 +3,8 @@
  * server/figures.h: how many requests there were, of how many bytes, how long they took and how many failed,
  * by kind.
  *
- * 1. One thread adds to a set; any thread may read it meanwhile. A reader sees each number whole, not all of
- *    one instant.
+ * 1. One thread adds to a set; any thread may read it meanwhile. A reader sees each number whole, but not all
+ *    of them as of one instant.
  * 2. A latency counts in the first bucket whose bound it does not exceed; the last bucket has no bound.
  *
  * Adding costs a dozen plain memory accesses; a set has FIGURES_KINDS * (4 + FIGURES_BUCKETS) numbers (640
@@ -38,7 +38,7 @@ struct figures {
 	} kind[FIGURES_KINDS];
 };
 
-/* A request has ended: `bytes` of it were moved, and `error` is 0 or not. From the set's one thread. */
+/* A request has ended; `bytes` were moved, and `error` is 0 or not. From the set's one thread. */
 void figures_add(struct figures_live *live, enum figures_kind kind, uint64_t bytes, uint64_t us, int error);
 
 /* Adds what `live` has to `sum`. */

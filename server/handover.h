@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * server/handover.h: listening sockets that outlive the process. They are left with the service manager
- * (systemd's FileDescriptorStoreMax=) and come back from it, so that who connects during a restart waits
- * instead of failing. A socket unit's sockets come in the same way.
+ * (systemd's FileDescriptorStoreMax=) and come back from it, so that clients that connect during a restart
+ * wait instead of failing. A socket unit's sockets come in the same way.
  */
 #ifndef SERVER_HANDOVER_H
 #define SERVER_HANDOVER_H
@@ -24,12 +24,12 @@ struct handover {
 
 /* Takes what the environment names; once in a process, before threads. */
 void handover_init(struct handover *h, const struct addr_access *access, struct log *log);
-/* What nobody has taken is closed, and forgotten by the manager. */
+/* Closes the sockets that nobody has taken, and makes the manager forget them. */
 void handover_end_of_start(struct handover *h);
 
 /*
  * As addr_listen: the manager's socket for the address, or a new one, which is left with the manager too.
- * Either has the mode and owner that are asked for; where one of the manager's belongs to somebody else (a
+ * Either gets the mode and owner that are asked for; if the manager's socket belongs to somebody else (a
  * socket unit's to root), the log says so instead.
  */
 int handover_listen(struct handover *h, const struct addr *addr, int *ret_fd);

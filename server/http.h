@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * server/http.h: HTTP for monitoring: GET /metrics (Prometheus) and GET /healthz (200, or 503 when the pool
- * can only be read). On the first loop's thread.
+ * is read-only). On the first loop's thread.
  */
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H

@@ -4,9 +4,8 @@
  * Enough of HTTP/1.0 and 1.1 for monitoring: GET and HEAD, one request a connection (every answer says
  * Connection: close).
  *
- * 1. What comes in is kept only until the head is complete, HTTP_HEAD_MAX bytes at most; a body is never
- *    looked at.
- * 2. There is one answer, whatever comes in: what follows the head changes nothing.
+ * 1. Input is kept only until the head is complete, at most HTTP_HEAD_MAX bytes; a body is never read.
+ * 2. There is one answer, whatever comes in: nothing after the head changes it.
  */
 #ifndef SERVER_HTTP_SESSION_H
 #define SERVER_HTTP_SESSION_H
@@ -23,7 +22,7 @@ struct http_answer {
 	struct evbuffer *body; /* the handler fills it in; empty where HEAD was asked for */
 };
 
-/* Finds what `path` (without a query) is; 404 stays where it is nothing. */
+/* Answers for `path` (without a query); the status stays 404 if there is nothing there. */
 typedef void http_handler(void *arg, const char *path, struct http_answer *answer);
 
 struct http_session {

@@ -12,7 +12,7 @@
 #define SERVER_LISTENERS_MAX 16	   /* of each kind: --nbd, --rpc */
 #define SERVER_FORCE_MS 3000	   /* what is under way may take after a second SIGTERM */
 #define SERVER_PLACE_MS 1	   /* while somebody gives way to a newcomer */
-#define SERVER_ACCEPT_PAUSE_MS 200 /* after accept failed for want of descriptors or memory */
+#define SERVER_ACCEPT_PAUSE_MS 200 /* after accept failed for lack of descriptors or memory */
 
 /*
  * The budget of memory (--memory, server/budget.h). Parts of it are set aside: for connections, for the
@@ -46,26 +46,26 @@
 /* ---- clients that stall (server/stall.h) ---- */
 #define STALL_RATE_MIN 8192u   /* bytes a second of a client that owes something, over the stall time */
 #define STALL_SWEEPS 16u       /* looks in a stall time, */
-#define STALL_SWEEP_MIN_MS 50u /* not more often than so */
+#define STALL_SWEEP_MIN_MS 50u /* not more often than this */
 #define STALL_SHORT_FACTOR 10  /* while memory is short, a stall is shorter by this factor */
 
 /* ---- RPC (more in rpc_int.h) ---- */
 #define RPC_CONNECTIONS_MAX 256u
-#define RPC_SHARE 4 /* of the first loop's time it takes one part in so many at most: server/share.h */
+#define RPC_SHARE 4 /* it takes at most one part in this many of the first loop's time: server/share.h */
 
 /* ---- HTTP ---- */
 #define HTTP_CONNECTIONS_MAX 64u
 #define HTTP_SHARE 8
 #define HTTP_HEAD_MAX 8192
 #define HTTP_TIMEOUT_S 10 /* from accept to the end of the answer */
-#define HTTP_LAST_MS 1000 /* and so long the client may leave the connection open */
+#define HTTP_LAST_MS 1000 /* how long the client may leave the connection open after that */
 
 /* ---- waiting for room ---- */
 #define NBD_WAKE_MAX 8u	  /* waiting connections that are tried again each time something becomes free, */
-#define NBD_RETRY_MS 250u /* and all of them so often */
+#define NBD_RETRY_MS 250u /* and all of them this often */
 
 /* ---- handshake ---- */
-#define NBD_OPTION_MAX (16u << 10)     /* payload of an option that is looked at */
+#define NBD_OPTION_MAX (16u << 10)     /* payload of an option that is read */
 #define NBD_OPTION_SKIP_MAX (1u << 20) /* longer payloads end the connection instead of being skipped */
 #define NBD_LIST_BYTES_MAX (16u << 20) /* of the answer to LIST */
 #define NBD_REFUSAL_MAX 160	       /* of a line for the log */
@@ -75,27 +75,27 @@
 #define NBD_IO_MAX FS_IO_MAX /* data of one READ or WRITE */
 #define NBD_BLOCK_PREFERRED 4096u
 #define NBD_REQUESTS_MAX 128u	/* under way on one connection */
-#define NBD_REQUESTS_RESUME 96u /* input goes on when no more than so many are left */
+#define NBD_REQUESTS_RESUME 96u /* input goes on when no more than this many are left */
 /* data under way on one connection; one with none may start any request */
 #define NBD_CONN_BYTES_MAX (64u << 20)
-/* memory for a larger write is taken so much at a time, as its data comes in */
+/* memory for a larger write is taken in steps of this size, as its data comes in */
 #define NBD_GRANT_STEP (1u << 20)
-#define NBD_PIECE (512u << 10) /* zeros that keep their space, and CACHE, go in pieces of so many, */
-#define NBD_PIECE_DIRECT_MAX (256u << 10) /* unless there are no more than so many; */
-#define NBD_PIECES_MAX 2u		  /* so many pieces at once on a loop, one of a connection */
+#define NBD_PIECE (512u << 10) /* zeros that keep their space, and CACHE, go in pieces of this many bytes, */
+#define NBD_PIECE_DIRECT_MAX (256u << 10) /* unless they have no more than this many; */
+#define NBD_PIECES_MAX 2u		  /* this many pieces at once on a loop, one of a connection */
 #define NBD_PIECE_SHARE 4		  /* of a loop's time (server/share.h), */
-#define NBD_PIECE_FACTOR 3		  /* of which one takes so much more than its start, */
-#define NBD_PIECE_MIN_US 128u		  /* and at least so much */
+#define NBD_PIECE_FACTOR 3		  /* a piece takes this many times what its start took, */
+#define NBD_PIECE_MIN_US 128u		  /* and at least this much */
 #define NBD_EXTENTS_MAX 2048u		  /* in one answer to BLOCK_STATUS */
 #define NBD_TX_IOV 256			  /* pieces of one send; at most IOV_MAX */
 
 /* ---- buffers ---- */
 #define NBD_RX_BYTES (256u << 10)    /* one receive buffer */
 #define NBD_RX_SPACE_MIN (64u << 10) /* offered to one receive at least */
-/* one receive takes no more than what its connection may hold, or so much */
+/* one receive takes no more than its connection may hold, or this much */
 #define NBD_RX_FAIR_MIN (4u << 10)
 /* buffers from this size on come from the kernel, and go back to it */
 #define BUF_POOL_LARGE (128u << 10)
-#define BUF_POOL_TRIM (32u << 20) /* so much was freed: malloc is asked to give back what it keeps */
+#define BUF_POOL_TRIM (32u << 20) /* after this much was freed, malloc is asked to give back what it keeps */
 
 #endif

@@ -4,9 +4,9 @@
  * Used by the first loop's thread only.
  *
  * 1. When all places are taken (`max`, or the budget's part for connections), and somebody is still in the
- *    handshake, that one gives way (nbd_conn.h, invariant 4): the newcomer is taken, as the only one above
- *    `max`, and no more are until the place is free. Else it is refused. So who connects and says nothing
- *    keeps nobody out for long.
+ *    handshake, that one gives way (nbd_conn.h, invariant 4): the newcomer is accepted, as the only one above
+ *    `max`, and no others are until the place is free. If nobody is in the handshake, the newcomer is
+ *    refused. So a client that connects and says nothing keeps nobody out for long.
  */
 #ifndef SERVER_LISTENER_H
 #define SERVER_LISTENER_H
@@ -24,7 +24,7 @@ struct listener_group {
 	struct log *log;
 	struct nbd_worker *workers;
 	unsigned worker_count, next_worker, next_place, max; /* max: connections */
-	bool full_logged;		 /* that connections are refused; until there is room again */
+	bool full_logged;		 /* "connections are refused" was logged; until there is room again */
 	bool short_logged, error_logged; /* until one is accepted again */
 	struct {
 		struct addr addr;

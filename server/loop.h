@@ -3,7 +3,7 @@
  * server/loop.h: one event loop: a libevent base, a context of the engine, and tasks that other threads hand
  * over.
  *
- * 1. Everything of a loop is touched by its own thread only, but for loop_post.
+ * 1. Only its own thread touches a loop, except for loop_post.
  * 2. The context's completions run inside the loop, followed at once by `after_io`: so all that finished in
  *    one pass can be answered together.
  */
@@ -39,7 +39,7 @@ void loop_fini(struct loop *loop);
 
 /* Runs on the calling thread until loop_stop. */
 void loop_run(struct loop *loop);
-/* Starts a thread that does, with all signals blocked. */
+/* Starts a thread that runs it, with all signals blocked. */
 int loop_start(struct loop *loop);
 void loop_join(struct loop *loop);
 /* From the loop's own thread. */

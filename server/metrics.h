@@ -20,7 +20,7 @@ void metrics_add(struct metrics_nbd *sum, const struct nbd_stats *stats);
 /* -ENOMEM. */
 int metrics_write(struct evbuffer *out, const struct fs_info *info, const struct metrics_nbd *nbd);
 
-/* At most so many volumes and clients have series of their own: the first by id. */
+/* At most this many volumes and clients have series of their own: the first by id. */
 #define METRICS_VOLUMES_MAX 1000u
 #define METRICS_CLIENTS_MAX 256u
 

@@ -2,20 +2,20 @@
 /*
  * server/nbd_conn.h: NBD connections of one loop: sockets on one side, sessions (nbd_session.h) on the other.
  *
- * 1. A worker and its connections are used by their loop's thread only; nbd_worker_accept and the statistics
- *    excepted.
+ * 1. Only their loop's thread uses a worker and its connections, except for nbd_worker_accept and the
+ *    statistics.
  * 2. Connections that may have something to send are on the worker's dirty list, which is emptied at the end
  *    of each pass: replies that became ready together leave in one system call.
- * 3. A connection whose session ended in order lingers on TCP: it has said its last, and reads on and throws
- *    away until the client closes too, or takes nothing for NBD_LAST_MS. Closed with input unread, TCP would
- *    reset it, and replies on their way would be lost. Its session, and with it the volume, is given back
+ * 3. A TCP connection whose session ended in order lingers: it sends no more, but reads and discards input
+ *    until the client closes too, or takes nothing for NBD_LAST_MS. If it were closed with input unread, TCP
+ *    would reset it, and replies on their way would be lost. Its session, and with it the volume, is released
  *    before.
- * 4. Clients in their handshake give way: when all places are taken, a newcomer gets that of the one that has
- *    been at it for longest. One that has a volume open, however idle, never does: to a guest this would be a
- *    disk that fails.
- * 5. Who owes the server something (to take a reply, to send the rest of a request) and moves fewer than
- *    STALL_RATE_MIN bytes a second for the stall time loses its connection. Who owes nothing may stay for
- *    ever.
+ * 4. Clients in their handshake give way: when all places are taken, a newcomer gets the place of the one
+ *    that has been in the handshake for longest. A client that has a volume open never gives way, however
+ *    idle: to a guest that would be a failing disk.
+ * 5. A client that owes the server something (to take a reply, to send the rest of a request) and moves fewer
+ *    than STALL_RATE_MIN bytes a second for the stall time loses its connection. A client that owes nothing
+ *    may stay for ever.
  */
 #ifndef SERVER_NBD_CONN_H
 #define SERVER_NBD_CONN_H
@@ -67,7 +67,7 @@ struct nbd_worker_options {
 	unsigned stall_ms;
 };
 
-/* Takes over loop->after_io and loop->owner. No loop may run yet. -ENOMEM: nothing is to be undone. */
+/* Takes over loop->after_io and loop->owner. No loop may run yet. -ENOMEM: nothing needs to be undone. */
 int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_worker_options *opt);
 void nbd_worker_fini(struct nbd_worker *w);
 
@@ -76,8 +76,8 @@ void nbd_worker_fini(struct nbd_worker *w);
  */
 int nbd_worker_accept(struct nbd_worker *w, int fd);
 /*
- * Ends the connection that has been in its handshake for longest, soon; nbd_worker_is_giving until it is
- * gone. False: there is none. From one thread, that of nbd_worker_accept.
+ * Soon ends the connection that has been in its handshake for longest; nbd_worker_is_giving is true until it
+ * is gone. False: there is none. From one thread, that of nbd_worker_accept.
  */
 bool nbd_worker_make_place(struct nbd_worker *w);
 static inline bool nbd_worker_is_giving(const struct nbd_worker *w)
@@ -87,8 +87,7 @@ static inline bool nbd_worker_is_giving(const struct nbd_worker *w)
 /* Ends all connections: what is under way finishes and is answered first. From any thread, once. */
 void nbd_worker_drain(struct nbd_worker *w, void (*drained)(void *arg), void *arg);
 /*
- * After a drain: waits for no client any more. What the engine has under way still ends before `drained`.
- * Once.
+ * After a drain: stops waiting for clients. What the engine has under way still ends before `drained`. Once.
  */
 void nbd_worker_cut(struct nbd_worker *w);
 

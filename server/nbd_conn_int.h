@@ -30,16 +30,16 @@ struct nbd_conn {
 	atomic_bool dropped; /* asked for: see drop */
 };
 
-/* It may have something to send, or be over: nbd_conn_flush_dirty looks. */
+/* It may have something to send, or be over: nbd_conn_flush_dirty will look. */
 void nbd_conn_dirty(struct nbd_session *s);
 void nbd_conn_flush_dirty(struct nbd_worker *w);
 /* At once. Its session must be over, or gone. */
 void nbd_conn_free(struct nbd_conn *conn);
 
-/* It is no more in its handshake. May be called again. */
+/* Its handshake is over. May be called again. */
 void nbd_conn_leave_handshake(struct nbd_conn *conn);
 
-/* Somebody waits for room: they are tried again in NBD_RETRY_MS at the latest. */
+/* Somebody waits for room: tries them again within NBD_RETRY_MS. */
 void nbd_worker_retry_later(struct nbd_worker *w);
 /* Calls `drained` if it is time. */
 void nbd_worker_check_drained(struct nbd_worker *w);

@@ -19,8 +19,8 @@ struct nbd_export {
 
 /*
  * Opens the export that a client named (`name` has `len` bytes and no final zero). The one place that knows
- * how names map to volumes. -ENOENT with a line for the client in `err`: there is none of that name, or the
- * name is empty.
+ * how names map to volumes. -ENOENT, with a line for the client in `err`: there is no export of that name, or
+ * the name is empty.
  */
 int nbd_export_open(struct fs *fs, const char *name, size_t len, struct nbd_export *ret_export,
 		    struct fs_error *err);

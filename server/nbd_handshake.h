@@ -7,7 +7,7 @@
  *      any ───────► CLOSE                (ABORT, or a breach of the protocol)
  *
  * 1. One option is served at a time: the next one waits until the output is gone. So a client that sends
- *    without reading makes the server hold one answer at most.
+ *    without reading makes the server hold at most one answer.
  * 2. Bytes after the option that ends the handshake stay in `in` for the transmission phase.
  */
 #ifndef SERVER_NBD_HANDSHAKE_H
@@ -26,7 +26,7 @@ enum nbd_handshake_state { NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_SKIP, NBD_HS_DONE
 
 struct nbd_handshake {
 	struct fs *fs;
-	struct budget_account *account; /* NULL: of nobody */
+	struct budget_account *account; /* NULL: nobody's */
 	uint64_t charged;		/* for output */
 	size_t in_paid;			/* bytes of `in` that may be used */
 	enum nbd_handshake_state state;
@@ -43,14 +43,14 @@ struct nbd_handshake {
 	size_t out_len, out_sent, out_size;
 	/* what the client was told when it asked for a volume; empty: nothing of that kind */
 	char refusal[NBD_REFUSAL_MAX];
-	int error; /* why CLOSE: 0, -EPROTO, -ENOMEM, -ENOENT */
+	int error; /* reason for CLOSE: 0, -EPROTO, -ENOMEM, -ENOENT */
 	char allocation_name[NBD_STRING_MAX];
 	uint8_t in[sizeof(struct nbd_option) + NBD_OPTION_MAX];
 };
 
 /*
- * With the greeting as first output. NULL: no memory. Output above NBD_HANDSHAKE_OUT_FREE is charged to
- * `account` (NULL: to nobody); one that it cannot pay for ends the connection.
+ * Its first output is the greeting. NULL: no memory. Output above NBD_HANDSHAKE_OUT_FREE is charged to
+ * `account` (NULL: to nobody); output that it cannot pay for ends the connection.
  */
 struct nbd_handshake *nbd_handshake_new(struct fs *fs, struct budget_account *account);
 void nbd_handshake_free(struct nbd_handshake *hs); /* accepts NULL */
@@ -62,7 +62,7 @@ size_t nbd_handshake_space(struct nbd_handshake *hs, void **ret_space);
 void nbd_handshake_received(struct nbd_handshake *hs, size_t len);
 /* What is to be sent. */
 size_t nbd_handshake_output(const struct nbd_handshake *hs, const void **ret_data);
-/* `len` bytes of it are sent; when all are, goes on with input that waited. */
+/* `len` bytes of it were sent; when all were, goes on with input that waited. */
 void nbd_handshake_sent(struct nbd_handshake *hs, size_t len);
 
 #endif

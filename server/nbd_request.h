@@ -31,7 +31,7 @@ struct nbd_request {
 	uint64_t piece_off, piece_end; /* in pieces: what is left to do */
 	uint8_t head_len;
 
-	/* From here on nothing is cleared for a new request. */
+	/* Fields from here on are not cleared for a new request. */
 	uint64_t start_us;
 	uint8_t head[sizeof(struct nbd_chunk_data)];
 	struct fs_work work; /* BLOCK_STATUS */
@@ -56,11 +56,11 @@ void nbd_request_charge(struct nbd_request *req, uint32_t len);
 bool nbd_request_own_buffer(struct nbd_request *req, uint32_t len);
 /*
  * The request is done, with 0 or a negative errno: its reply (with body_len bytes of its buffer) joins the
- * session's output, unless nobody is there to read it.
+ * session's output, unless there is nobody to read it.
  */
 void nbd_request_finish(struct nbd_request *req, int error);
 
-/* Carries out a request that is checked and has its io filled in, some at a time (nbd_piece.c). */
+/* Carries out, piece by piece, a request that is checked and has its io filled in (nbd_piece.c). */
 void nbd_piece_start(struct nbd_request *req);
 
 #endif

@@ -15,12 +15,12 @@
  * 3. A session goes away only when `under_way` is 0: the engine never calls back into a dead one.
  * 4. Data of a READ or WRITE counts in `bytes` of its session and its environment from the start of the
  *    request to the last byte of the reply. The memory for it (`taken`) is charged to the session's account
- *    while there is any.
+ *    for as long as it is held.
  * 5. A request starts when it finds room: a place among the session's and the loop's requests, and memory.
  *    Requests of a loop are granted as memory is (budget.h, invariant 2). Without room the session stops
- *    reading; if it is others who have it, it is among the environment's `waiters` until it is tried again.
- * 6. A write larger than NBD_GRANT_STEP gets its memory step by step, as data comes in. What it then lacks
- *    the reserve has: so writes that each hold a part of the memory cannot hold each other up.
+ *    reading; if others have the room, it is among the environment's `waiters` until it is tried again.
+ * 6. A write larger than NBD_GRANT_STEP gets its memory step by step, as data comes in. The reserve has what
+ *    it still lacks, so writes that each hold a part of the memory cannot hold each other up.
  * 7. Between nbd_session_rx and nbd_session_received of one session no other session of the environment may
  *    be given input: they share the receive buffer.
  */
@@ -68,8 +68,8 @@ struct nbd_env {
 	struct fs *fs;
 	struct fs_ctx *ctx;
 	/*
-	 * A session may have got output, room for input, or come to its end: call nbd_session_resume and
-	 * look. Must not call the session from inside.
+	 * A session may have output, or room for input, or be over: call nbd_session_resume and look. Must
+	 * not call the session from inside.
 	 */
 	void (*dirty)(struct nbd_session *s);
 	/* Runs a task on the loop's thread; called from any thread. */
@@ -77,8 +77,8 @@ struct nbd_env {
 	struct budget *budget;
 	struct budget_member member; /* with `wake`, which leads to nbd_env_wake; of the budget */
 	/*
-	 * Calls nbd_env_run_pieces after SHARE_WAIT_MS; may be called again before. NULL: pieces take what
-	 * time they like.
+	 * Calls nbd_env_run_pieces after SHARE_WAIT_MS; may be called again before. NULL: pieces take as much
+	 * time as they like.
 	 */
 	void (*run_pieces_later)(struct nbd_env *env);
 	unsigned requests_max; /* of all sessions */
@@ -120,9 +120,9 @@ struct nbd_session {
 	enum nbd_session_state state;
 	struct nbd_handshake *hs; /* until its last output is sent */
 	struct nbd_export export;
-	struct figures_live *figures; /* where requests are counted, besides env->stats; may be NULL */
+	struct figures_live *figures; /* where requests are also counted, besides env->stats; may be NULL */
 	bool structured, allocation;
-	char refusal[NBD_REFUSAL_MAX]; /* why it got no volume, as far as the handshake has said so */
+	char refusal[NBD_REFUSAL_MAX]; /* why it got no volume, if the handshake said so */
 	const char *why;	       /* it is over, or nearly; NULL: it is not */
 
 	unsigned under_way; /* invariant 2 */
@@ -166,7 +166,7 @@ void nbd_session_received(struct nbd_session *s, size_t len);
 int nbd_session_tx(struct nbd_session *s, struct iovec *iov, int max);
 void nbd_session_sent(struct nbd_session *s, size_t len);
 
-/* Goes on with input that waited for room. True when some of it was taken: there may be output again. */
+/* Goes on with input that waited for room. True if some of it was taken: there may be output again. */
 bool nbd_session_resume(struct nbd_session *s);
 
 /*
@@ -196,7 +196,7 @@ struct nbd_input {
 
 /* Serves input and moves `pos`; what is left is a partial header, or had no room. */
 void nbd_transmit_input(struct nbd_session *s, struct nbd_input *in);
-/* Memory for the next bytes of s->filling, if it has none left. False: the session waits. */
+/* Takes memory for the next bytes of s->filling, if it has none left. False: the session waits. */
 bool nbd_transmit_grow(struct nbd_session *s);
 /*
  * Takes memory, or the reserve (*ret_reserve; then nothing is charged). False: the session waits for it.
@@ -212,7 +212,7 @@ struct iovec nbd_request_space(const struct nbd_request *req, uint32_t filled);
 /* The pieces of one reply, after the first `skip` bytes. Returns how many (0 to 2). */
 int nbd_request_iov(const struct nbd_request *req, size_t skip, struct iovec iov[2]);
 size_t nbd_request_reply_bytes(const struct nbd_request *req);
-/* `sent` bytes of the reply are: gives back what can be. */
+/* `sent` bytes of the reply were sent: gives back what it can. */
 void nbd_request_sent(struct nbd_request *req, size_t sent);
 struct nbd_request *nbd_request_next(const struct nbd_request *req);
 /* Takes the request from its session and gives its buffers back. */

@@ -19,8 +19,8 @@ struct rpc_server;
 
 struct rpc_server_options {
 	struct fs *fs;		     /* outlives the server */
-	struct log *log;	     /* likewise; NULL: nothing is told */
-	struct client_list *clients; /* likewise; NULL: there are none to speak of */
+	struct log *log;	     /* likewise; NULL: nothing is logged */
+	struct client_list *clients; /* likewise; NULL: this server has no NBD clients */
 	struct budget *budget;	     /* likewise; of all connections */
 	unsigned max;		     /* connections */
 	unsigned stall_ms;	     /* server/stall.h */
@@ -35,8 +35,8 @@ struct rpc_server_options {
 int rpc_server_new(struct event_base *base, const struct rpc_server_options *opt, struct rpc_server **ret);
 
 /*
- * Accepts connections on a bound stream socket (unix or TCP), several at will. Takes the descriptor, on
- * failure too.
+ * Accepts connections on a bound stream socket (unix or TCP); may be called several times. Takes the
+ * descriptor, on failure too.
  */
 int rpc_server_listen(struct rpc_server *s, int listen_fd);
 
@@ -46,8 +46,8 @@ int rpc_server_listen(struct rpc_server *s, int listen_fd);
  */
 void rpc_server_stop(struct rpc_server *s, void (*drained)(void *arg), void *arg);
 /*
- * After that: waits no longer for clients that do not take their answers. Requests under way still finish,
- * and their clients have RPC_LAST_MS to take the answer. Called once.
+ * After that: stops waiting for clients that do not take their answers. Requests under way still finish, and
+ * their clients have RPC_LAST_MS to take the answer. Called once.
  */
 void rpc_server_cut(struct rpc_server *s);
 
