@@ -62,7 +62,7 @@ static void rebuild_work_fn(struct fs_work *work)
 	if (r && r != -ECANCELED)
 		fs_log(fs, FS_LOG_ERROR, "free space could not be rebuilt: %s%s", strerror(-r),
 		       node_is_lost(r)
-			       ? "; it is tried again when a commit has put a lost range in the place of what cannot be read, and now and then"
+			       ? "; it will be tried again when a commit has put a lost range in place of what cannot be read, and from time to time"
 			       : "");
 	fs->rebuild_failed_us = fs_now_us();
 	atomic_store(&fs->rebuild_error, r);

@@ -75,6 +75,6 @@ void fs_set_read_only(struct fs *fs, int error, const char *what)
 
 	if (atomic_compare_exchange_strong(&fs->read_only, &none, error ? -error : EROFS))
 		fs_log(fs, FS_LOG_ERROR,
-		       "%s (%s): the pool is read-only from now on; what was flushed is safe, restart when the cause is mended",
+		       "%s (%s): the pool is read-only from now on; what was flushed is safe: remove the cause, then restart",
 		       what, strerror(error ? -error : EROFS));
 }

@@ -185,7 +185,7 @@ static void test_cli_wrong_lines_are_refused(void **state)
 	refuse_line("stats --pool f", "no option --pool");
 	refuse_line("pool check f --connect unix:/x", "no option --connect");
 	refuse_line("volume list --pool f --connect unix:/x", "give one of them");
-	refuse_line("volume list --connect nowhere", "'nowhere' is no address");
+	refuse_line("volume list --connect nowhere", "'nowhere' is not an address");
 	refuse_line("volume list --nonsense", "nonsense");
 	refuse_line("volume list -x", "x");
 	refuse_line("volume list --connect", "connect");
@@ -225,10 +225,10 @@ static void test_cli_timeouts(void **state)
 	assert_int_equal(accept_line("volume list --timeout=0").timeout_ms, 0);
 	assert_int_equal(accept_line("commit").timeout_ms, 0);
 	assert_int_equal(accept_line("commit --timeout 7").timeout_ms, 7000);
-	refuse_line("commit --timeout x", "no number of seconds");
-	refuse_line("commit --timeout 1s", "no number of seconds");
-	refuse_line("commit --timeout -1", "no number of seconds");
-	refuse_line("commit --timeout 99999999999999999999999", "no number of seconds");
+	refuse_line("commit --timeout x", "not a number of seconds");
+	refuse_line("commit --timeout 1s", "not a number of seconds");
+	refuse_line("commit --timeout -1", "not a number of seconds");
+	refuse_line("commit --timeout 99999999999999999999999", "not a number of seconds");
 }
 
 static void test_cli_errors_are_json_with_json(void **state)

@@ -40,11 +40,11 @@ def test_a_client_without_a_volume_has_one_line(byred):
     conn = Conn(byred.nbd_sock)
     assert conn.go("no-such-volume")[-1][0] == nbdraw.REP_ERR_UNKNOWN
     conn.close()
-    lines(byred, r"goes without a volume: there is no volume 'no-such-volume'")
+    lines(byred, r"leaves without a volume: there is no volume 'no-such-volume'")
     conn = Conn(byred.nbd_sock)
     conn.send_raw(b"\0" * 64)
     assert conn.closed_by_server()
-    lines(byred, "goes without a volume: it broke the protocol")
+    lines(byred, "leaves without a volume: it broke the protocol")
     lines(byred, "opens", 0, timeout=0.2)
 
 

@@ -217,7 +217,7 @@ def test_lost_leaf_stays_where_it_is(make_byred, seed, which):
     others.verify(crashed=True)
     others.start()
     b.ok("commit")
-    assert f"volume hit, offset {first * BLOCK}, length {(end - first) * BLOCK}: lost, but for what was written since" in b.log_text()
+    assert f"volume hit, offset {first * BLOCK}, length {(end - first) * BLOCK}: lost, except what was written since" in b.log_text()
     hit.verify()
     expect_lost(b, (end - first - 2) * BLOCK)
 

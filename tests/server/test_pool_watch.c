@@ -74,7 +74,7 @@ static void test_full_begins_and_ends(void **state)
 
 	setup_fixture(&fx);
 	fx.config.warn_full_count = 0;
-	assert_non_null(strstr(look(&fx, 100, 3, 1000), "refused for want of space"));
+	assert_non_null(strstr(look(&fx, 100, 3, 1000), "refused for lack of space"));
 	assert_string_equal(look(&fx, 100, 900, 6000), "");
 	assert_string_equal(look(&fx, 50, 900, 65999), "");
 	assert_non_null(strstr(look(&fx, 50, 900, 66000), "no longer full"));
