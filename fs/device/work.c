@@ -6,7 +6,6 @@
 #include "fs/device/device.h"
 #include "fs/fs.h"
 #include "fs/device/work.h"
-#include "fs/device/work.h"
 
 #include <errno.h>
 #include <string.h>

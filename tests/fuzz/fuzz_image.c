@@ -39,7 +39,6 @@
 #include "fs/core/report.h"
 #include "fs/format/super_format.h"
 #include "fs/volume/volume.h"
-#include "fs/format/node_format.h"
 #include "fs/format/key.h"
 
 #define POOL_BYTES (100ull << 20)

@@ -27,7 +27,6 @@
 #include "fs/volume/volume.h"
 #include "tests/lib/random.h"
 #include "fs/device/device.h"
-#include "fs/format/node_format.h"
 
 void world_log(void *arg, enum fs_log_level level, const char *msg)
 {

@@ -24,7 +24,6 @@
 #include "fs/volume/extent_state.h"
 #include "fs/volume/volume.h"
 #include "fs/volume/volume_int.h"
-#include "fs/format/node_format.h"
 
 struct fs_volume *engine_next_volume(struct engine *e, struct fs_volume *vol)
 {

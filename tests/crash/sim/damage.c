@@ -24,7 +24,6 @@
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/volume/volume.h"
-#include "fs/format/node_format.h"
 
 #define PAGE 4096u
 #define GROUPS_MAX 256

@@ -39,7 +39,6 @@
 #include "fs/format/super_format.h"
 #include "fs/volume/volume.h"
 #include "fs/format/volume_format.h"
-#include "fs/format/node_format.h"
 #include "fs/format/key.h"
 
 /* ---- good pools ------------------------------------------------------------ */

@@ -34,7 +34,6 @@
 #include "fs/space/space_info.h"
 #include "fs/tree/tree.h"
 #include "fs/cache/write_batch.h"
-#include "fs/format/node_format.h"
 #include "fs/format/key.h"
 
 #define OWNER 999u
