@@ -132,9 +132,9 @@ static int mark(struct rebuild *rb, uint64_t addr, uint64_t len)
 	if (!rg)
 		return 0;
 	g = rg->group;
-	if (len > g->len - (addr - g->start) || (addr - g->start) % g->unit || len % g->unit)
+	if (!block_group_holds(g, addr, len))
 		return -EUCLEAN;
-	first = (addr - g->start) / g->unit;
+	first = block_group_index(g, addr);
 	for (uint64_t i = first; i < first + len / g->unit; i++)
 		rg->used[i / 64] |= 1ull << (i % 64);
 	return 0;

@@ -91,7 +91,7 @@ void backing_return_spares(struct fs *fs, struct block_group *g)
 			i++;
 			continue;
 		}
-		given = free_space_give(g->avail, (uint32_t)((b->spare[i] - g->start) / g->unit), 1);
+		given = free_space_give(g->avail, block_group_index(g, b->spare[i]), 1);
 		ASSERT(given);
 		b->spare[i] = b->spare[--b->spares];
 		b->spares_changed = true;
@@ -118,7 +118,7 @@ static void take_again(struct fs *fs, uint64_t addr)
 
 	if (!g || g->type != GROUP_DATA || block_group_load(fs, fs->commit_q, g) || g->state != GROUP_LOADED)
 		return;
-	blk = (uint32_t)((addr - g->start) / g->unit);
+	blk = block_group_index(g, addr);
 	lock_take(&g->lock);
 	took = free_space_take(g->avail, blk, 1);
 	block_group_reorder_locked(fs, g);

@@ -194,6 +194,17 @@ int group_space_take(struct fs *fs, uint64_t off, uint64_t len);
 /* The group of an address; NULL: none. */
 struct block_group *block_group_find(struct fs *fs, uint64_t addr);
 
+/* Which block of the group's bitmaps stands at an address that is in the group. */
+static inline uint32_t block_group_index(const struct block_group *g, uint64_t addr)
+{
+	return (uint32_t)((addr - g->start) / g->unit);
+}
+/* Whether [addr, addr+len) consists of such blocks, and is in the group, as block_group_find says of addr. */
+static inline bool block_group_holds(const struct block_group *g, uint64_t addr, uint64_t len)
+{
+	return len <= g->len - (addr - g->start) && (addr - g->start) % g->unit == 0 && len % g->unit == 0;
+}
+
 /* Device offsets of each copy of [addr, addr+len): how many, or -EUCLEAN when it is not inside one group. */
 int block_group_map(struct fs *fs, uint64_t addr, uint64_t len, uint64_t ret_off[GROUP_STRIPES_MAX]);
 

@@ -73,14 +73,14 @@ static int run_ref(struct fs *fs, const struct delayed_ref *ref, uint64_t genera
 	uint64_t len = (uint64_t)ref->len * FS_BLOCK_SIZE;
 	uint32_t start, n;
 
-	if (!g || len > g->len - (ref->addr - g->start) || len % g->unit || (ref->addr - g->start) % g->unit)
+	if (!g || !block_group_holds(g, ref->addr, len))
 		return -EUCLEAN;
 	if (g->type == GROUP_SYSTEM) { /* what the group tree uses is found by walking it */
 		if (ref->delta < 0)
 			block_group_pin(fs, ref->addr, len, generation);
 		return 0;
 	}
-	start = (uint32_t)((ref->addr - g->start) / g->unit);
+	start = block_group_index(g, ref->addr);
 	n = (uint32_t)(len / g->unit);
 	if (ref->delta > 0 && (g->state != GROUP_LOADED || !free_space_take(g->committed, start, n)))
 		return -EUCLEAN;

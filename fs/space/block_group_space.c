@@ -118,7 +118,7 @@ void block_group_give(struct fs *fs, uint64_t addr, uint64_t len)
 
 	ASSERT(g);
 	lock_take(&g->lock);
-	ok = free_space_give(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit));
+	ok = free_space_give(g->avail, block_group_index(g, addr), (uint32_t)(len / g->unit));
 	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
 	ASSERT(ok);
@@ -146,7 +146,7 @@ int block_group_claim(struct fs *fs, struct device_queue *q, uint64_t addr, uint
 	if (g->state != GROUP_LOADED)
 		return -EUCLEAN;
 	lock_take(&g->lock);
-	if (!free_space_take(g->avail, (uint32_t)((addr - g->start) / g->unit), (uint32_t)(len / g->unit)))
+	if (!free_space_take(g->avail, block_group_index(g, addr), (uint32_t)(len / g->unit)))
 		r = -EUCLEAN;
 	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
@@ -283,12 +283,12 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 	if (g->state == GROUP_LOADED) {
 		if (g->pinned_blocks[set] == 0)
 			note_pinned_locked(fs->groups, g, set);
-		bitmap_set(g->pinned[set], (uint32_t)((addr - g->start) / g->unit), n);
+		bitmap_set(g->pinned[set], block_group_index(g, addr), n);
 		g->pinned_blocks[set] += n;
 		if (FAULT(FAULT_DISCARD_EARLY))
-			backing_note_freed_locked(fs, g, (uint32_t)((addr - g->start) / g->unit), n);
+			backing_note_freed_locked(fs, g, block_group_index(g, addr), n);
 	} else {
-		bitmap_set(g->lost, (uint32_t)((addr - g->start) / g->unit), n);
+		bitmap_set(g->lost, block_group_index(g, addr), n);
 	}
 	lock_drop(&g->lock);
 	if (g->state == GROUP_LOADED)

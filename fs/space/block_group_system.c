@@ -116,8 +116,8 @@ int block_group_take_system(struct fs *fs, uint64_t addr)
 {
 	struct block_group *g = block_group_find(fs, addr);
 
-	if (!g || g->type != GROUP_SYSTEM || (addr - g->start) % NODE_SIZE ||
-	    !free_space_take(g->avail, (uint32_t)((addr - g->start) / NODE_SIZE), 1))
+	if (!g || g->type != GROUP_SYSTEM || !block_group_holds(g, addr, NODE_SIZE) ||
+	    !free_space_take(g->avail, block_group_index(g, addr), 1))
 		return -EUCLEAN;
 	lock_take(&g->lock);
 	block_group_reorder_locked(fs, g);
