@@ -275,7 +275,7 @@ static bool set_timeout(struct cli *cli, const char *text)
 		return true;
 	seconds = strtoul(text, &end, 10);
 	if (*text < '0' || *text > '9' || *end || seconds > CLI_TIMEOUT_MAX_S) {
-		cli_usage(cli, "'%s' is no number of seconds from 0 (wait for ever) to %u", text,
+		cli_usage(cli, "'%s' is not a number of seconds from 0 (wait for ever) to %u", text,
 			  CLI_TIMEOUT_MAX_S);
 		return false;
 	}
@@ -290,7 +290,7 @@ static bool parse_number(struct cli *cli, const char *text, const char *what, un
 	unsigned long v = text ? strtoul(text, &end, 10) : 0;
 
 	if (text && (*text < '0' || *text > '9' || *end || !v || v > 1000000)) {
-		cli_usage(cli, "'%s' is no %s from 1 to 1000000", text, what);
+		cli_usage(cli, "'%s' is not a %s from 1 to 1000000", text, what);
 		return false;
 	}
 	*ret_number = (unsigned)v;
@@ -311,11 +311,11 @@ static bool check_options(struct cli *cli, const struct raw_options *raw)
 		return false;
 	}
 	if (cli->connect && addr_parse(cli->connect, &addr)) {
-		cli_usage(cli, "'%s' is no address: use unix:PATH or tcp:HOST:PORT", cli->connect);
+		cli_usage(cli, "'%s' is not an address: use unix:PATH or tcp:HOST:PORT", cli->connect);
 		return false;
 	}
 	if (raw->cache && strcmp(raw->cache, "direct") != 0 && strcmp(raw->cache, "writeback") != 0) {
-		cli_usage(cli, "'%s' is no way of caching: use direct or writeback", raw->cache);
+		cli_usage(cli, "'%s' is not a cache mode: use direct or writeback", raw->cache);
 		return false;
 	}
 	cli->writeback = raw->cache && !strcmp(raw->cache, "writeback");

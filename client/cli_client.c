@@ -92,7 +92,7 @@ enum cli_exit run_client_drop(const struct cli *cli)
 	errno = 0;
 	id = strtoull(text, &end, 10);
 	if (*text < '0' || *text > '9' || *end || errno)
-		return cli_usage(cli, "'%s' is no client's id: see 'byre client list'", text);
+		return cli_usage(cli, "'%s' is not a client's id: see 'byre client list'", text);
 	if (cli_connect(cli, &b, &err))
 		return cli_fail_err(cli, &err);
 	r = byre_client_drop(b, id, &err);

@@ -58,7 +58,7 @@ enum cli_exit run_pool_create(const struct cli *cli)
 	int r;
 
 	if (!(cli->given & CLI_SIZE) && !is_block_device(path))
-		return cli_usage(cli, "--size is missing: how large shall %s be?", path);
+		return cli_usage(cli, "--size is missing: how large should %s be?", path);
 
 	progress_init(&progress, "allocating");
 	r = fs_create(path, &opt, &fe);

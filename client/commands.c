@@ -64,8 +64,8 @@ const struct command commands[] = {
 	 "  --count N        end after so many (default: on a terminal never, else 1)\n",
 	 ASK | CLI_INTERVAL | CLI_COUNT, 0, 0, run_top},
 	{"scrub", "start", "[--rate SIZE] [--restart]",
-	 "read all that is allocated, and mend what can be mended",
-	 "The daemon does it in the background, and gives way to its clients. Metadata is mended from its twin; data that is\n"
+	 "read everything that is allocated, and repair what can be repaired",
+	 "The daemon does it in the background, and gives way to its clients. Metadata is repaired from its twin; data that is\n"
 	 "damaged is named by 'byre scrub status'. One that was stopped goes on where it was.\n"
 	 "  --rate SIZE   read at most so many bytes a second (default: 128M)\n"
 	 "  --restart     begin anew\n",

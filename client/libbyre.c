@@ -347,7 +347,8 @@ static int connect_socket(struct byre *b, const char *address, struct byre_error
 
 	r = addr_parse(address, &addr);
 	if (r)
-		return libbyre_fail(err, r, "'%s' is no address: use unix:PATH or tcp:HOST:PORT", address);
+		return libbyre_fail(err, r, "'%s' is not an address: use unix:PATH or tcp:HOST:PORT",
+				    address);
 
 	addr_format(&addr, b->address);
 	r = addr_connect_within(&addr, b->timeout_ms, &b->fd);

@@ -27,7 +27,7 @@ static int fail(struct config_error *err, const char *name, const char *value, c
 static int set_path(char path[PATH_MAX], const char *name, const char *value, struct config_error *err)
 {
 	if (!*value || strlen(value) >= PATH_MAX)
-		return fail(err, name, value, "is no path");
+		return fail(err, name, value, "is not a path");
 	strcpy(path, value);
 	return 0;
 }
@@ -57,7 +57,7 @@ static int add_addr(struct config_list *list, unsigned max, const char *name, co
 	if (r == -ENAMETOOLONG)
 		return fail(err, name, value, "is too long for an address");
 	if (r < 0)
-		return fail(err, name, value, "is no address; use unix:PATH or tcp:HOST:PORT");
+		return fail(err, name, value, "is not an address; use unix:PATH or tcp:HOST:PORT");
 	if (source < list->source)
 		return 0;
 	if (source > list->source)
@@ -79,10 +79,11 @@ static int set_cache(struct config *c, const char *value, struct config_error *e
 	uint64_t bytes;
 
 	if (size_parse(value, &bytes) < 0)
-		return fail(err, "cache-size", value, "is no size; use bytes, or a number with K, M, G or T");
+		return fail(err, "cache-size", value,
+			    "is not a size; use bytes, or a number with K, M, G or T");
 	if (!bytes)
 		return fail(err, "cache-size", value,
-			    "is no memory at all; leave the setting out for the default, 1G");
+			    "is no memory at all; leave it out for the default, 1G");
 	c->cache_bytes = bytes;
 	return 0;
 }
@@ -92,7 +93,7 @@ static int set_memory(struct config *c, const char *value, struct config_error *
 	uint64_t bytes;
 
 	if (size_parse(value, &bytes) < 0)
-		return fail(err, "memory", value, "is no size; use bytes, or a number with K, M, G or T");
+		return fail(err, "memory", value, "is not a size; use bytes, or a number with K, M, G or T");
 	if (bytes < SERVER_MEMORY_MIN || bytes > INT64_MAX)
 		return fail(err, "memory", value,
 			    "is too little; 64M is the least, for one request of 32 MiB and the rest");
@@ -166,7 +167,8 @@ static int set_scrub_rate(struct config *c, const char *value, struct config_err
 	uint64_t bytes;
 
 	if (size_parse(value, &bytes) < 0 || !bytes)
-		return fail(err, "scrub-rate", value, "is no number of bytes a second; use 64M, for example");
+		return fail(err, "scrub-rate", value,
+			    "is not a number of bytes a second; use 64M, for example");
 	c->scrub_rate = bytes;
 	return 0;
 }
@@ -177,7 +179,7 @@ static int set_mode(struct config *c, const char *value, struct config_error *er
 	unsigned long mode = strtoul(value, &end, 8);
 
 	if (*value < '0' || *value > '7' || *end || mode > 0777)
-		return fail(err, "socket-mode", value, "is no mode in octal, like 0660");
+		return fail(err, "socket-mode", value, "is not a mode in octal, like 0660");
 	c->sockets.mode = mode;
 	return 0;
 }
@@ -191,7 +193,7 @@ static int set_owner(struct config *c, const char *value, struct config_error *e
 	if (pw)
 		id = pw->pw_uid;
 	else if (parse_unsigned(value, INT_MAX, &id) < 0)
-		return fail(err, "socket-owner", value, "is no user of this machine");
+		return fail(err, "socket-owner", value, "is not a user of this machine");
 	c->sockets.uid = id;
 	return 0;
 }
@@ -204,7 +206,7 @@ static int set_group(struct config *c, const char *value, struct config_error *e
 	if (gr)
 		id = gr->gr_gid;
 	else if (parse_unsigned(value, INT_MAX, &id) < 0)
-		return fail(err, "socket-group", value, "is no group of this machine");
+		return fail(err, "socket-group", value, "is not a group of this machine");
 	c->sockets.gid = id;
 	return 0;
 }
@@ -244,7 +246,7 @@ static int set_warn_full(struct config *c, const char *value, struct config_erro
 		    (*end && *end != ','))
 			return fail(
 				err, "warn-full", value,
-				"is no list of at most 8 percentages from 1 to 100, the smallest first, such as 80,90,95, nor off");
+				"is neither off nor a list of at most 8 percentages from 1 to 100, the smallest first, such as 80,90,95");
 		list[n++] = (unsigned)v;
 		p = end + 1;
 	} while (*end);

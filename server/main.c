@@ -86,7 +86,7 @@ struct args {
 static int set_config_file(struct config *c, const char *path, struct config_error *err)
 {
 	if (!*path || strlen(path) >= sizeof(c->file)) {
-		snprintf(err->msg, sizeof(err->msg), "config: '%.300s' is no path", path);
+		snprintf(err->msg, sizeof(err->msg), "config: '%.300s' is not a path", path);
 		return -EINVAL;
 	}
 	strcpy(c->file, path);
@@ -116,7 +116,7 @@ static int parse_args(const struct args *args, struct config *c, struct config_e
 			r = -EINVAL;
 	}
 	if (!r && optind < args->argc) {
-		snprintf(err->msg, sizeof(err->msg), "'%.300s' is no option", args->argv[optind]);
+		snprintf(err->msg, sizeof(err->msg), "'%.300s' is not an option", args->argv[optind]);
 		r = -EINVAL;
 	}
 	return r;

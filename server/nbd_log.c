@@ -102,6 +102,6 @@ void nbd_log_refused(struct nbd_log *l, const struct client *client, const char 
 		return;
 	fill(fields, id, client, "refuse", NULL, *refusal ? refusal : why);
 	log_event(l->log, *refusal ? LOG_LEVEL_NOTICE : LOG_LEVEL_INFO, fields, FIELDS_MAX - 1,
-		  "client %s (%s) goes without a volume: %s%s%s", id, client->peer, refusal,
+		  "client %s (%s) leaves without a volume: %s%s%s", id, client->peer, refusal,
 		  *refusal ? "; " : "", why);
 }

@@ -421,7 +421,8 @@ static void take_request(struct nbd_session *s, struct nbd_input *in)
 	 * After a wrong magic nothing that follows can be told apart; what came before it is still answered.
 	 */
 	if (be32_to_cpu(wire->magic) != NBD_REQUEST_MAGIC || h.type == NBD_CMD_DISC) {
-		nbd_session_drain(s, h.type == NBD_CMD_DISC ? NBD_WHY_CLIENT : "what it sent is no request");
+		nbd_session_drain(s,
+				  h.type == NBD_CMD_DISC ? NBD_WHY_CLIENT : "what it sent is not a request");
 		return;
 	}
 	error = check(s, cmd, &h);

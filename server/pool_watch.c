@@ -63,7 +63,7 @@ static void look_full(struct pool_watch *w, const struct fs_info *info, uint64_t
 		w->refused_ms = now_ms;
 		if (!w->full)
 			tell(w, LOG_LEVEL_WARNING, "pool-full", info,
-			     "the pool is full, requests are refused for want of space");
+			     "the pool is full, requests are refused for lack of space");
 		w->full = true;
 	} else if (w->full && now_ms - w->refused_ms >= POOL_WATCH_QUIET_MS && pool_used_percent(info) < 99) {
 		w->full = false;

@@ -92,8 +92,8 @@ static void say(struct server *srv, const char *what, const struct addr *addr, i
 	if (!error && !addr_is_local(addr))
 		log_line(
 			srv->log, LOG_LEVEL_WARNING,
-			"%s on %s: no encryption, no passwords: whoever reaches this address can %s; use it on a network that "
-			"you trust only",
+			"%s on %s: no encryption, no passwords: whoever reaches this address can %s; use it only on a network that "
+			"you trust",
 			what, text,
 			strcmp(what, "HTTP") ? "read and change every volume" : "read the figures");
 }
@@ -162,7 +162,7 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 
 	if (srv->forced) {
 		log_line(srv->log, LOG_LEVEL_WARNING, "%s",
-			 "what is under way does not end: leaving it; everything flushed is safe");
+			 "what is under way does not end: stopping without it; everything flushed is safe");
 		_exit(1);
 	}
 	log_line(srv->log, LOG_LEVEL_WARNING, "clients took longer than %u s to finish: cutting them off",

@@ -195,7 +195,7 @@ static int extent_item(struct check_walk *w, const struct node_header *leaf, str
 	ull byte;
 
 	if (extent_unpack(key, value, &e)) {
-		check_finding(c, "%s: leaf %llu holds an item that is no extent", name,
+		check_finding(c, "%s: leaf %llu holds an item that is not an extent", name,
 			      (ull)le64_to_cpu(leaf->addr));
 		w->unreadable = true;
 		return 0;

@@ -58,7 +58,7 @@ void transaction_note_lost(struct transaction *txn, uint64_t volume, uint64_t bl
 static void report(struct fs *fs, const struct fs_volume *vol, const struct lost_range *lost)
 {
 	fs_log(fs, FS_LOG_ERROR,
-	       "volume %s, offset %llu, length %llu: lost, but for what was written since: a node of its tree cannot be read in any copy. Reading it fails until it is overwritten; byre pool check --repair frees what it held",
+	       "volume %s, offset %llu, length %llu: lost, except what was written since: a node of its tree cannot be read in any copy. Reading it fails until it is overwritten; byre pool check --repair frees what it held",
 	       vol->frozen_name->text, (unsigned long long)lost->blk * FS_BLOCK_SIZE,
 	       (unsigned long long)lost->nblk * FS_BLOCK_SIZE);
 }

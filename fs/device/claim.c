@@ -144,7 +144,7 @@ int claim_take(struct fs *fs, struct fs_error *err)
 	if (r == 0 && is_valid(&c) && is_of(&c, fs->uuid) && is_alive_here(&c)) {
 		describe(&c, who, sizeof(who));
 		fs_log(fs, FS_LOG_WARNING,
-		       "the pool is claimed by %s, which still runs: where this is not a copy, that one stops writing now",
+		       "the pool is claimed by %s, which still runs: unless this is a copy of its pool, that one stops writing now",
 		       who);
 	}
 	if (getrandom(fs->session, sizeof(fs->session), 0) != sizeof(fs->session))

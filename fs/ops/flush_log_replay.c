@@ -224,7 +224,7 @@ static bool something_is_lost(struct replay *rp, uint64_t pos, uint64_t seq)
 	if (!lost.records || FAULT(FAULT_LOG_ROT_SILENT))
 		return false;
 	fs_log(fs, FS_LOG_ERROR,
-	       "flush log: record %llu at offset %llu is damaged: at least %llu flushes that were answered are lost, all volumes are as of the one before: check what is in them, and restore what is missing",
+	       "flush log: record %llu at offset %llu is damaged: at least %llu acknowledged flushes are lost, all volumes are as of the one before: check what is in them, and restore what is missing",
 	       (unsigned long long)seq, (unsigned long long)(fs->log->offset + pos % fs->log->size),
 	       (unsigned long long)lost.flushes + 1);
 	fs->super->log_lost_flushes =

@@ -33,7 +33,7 @@ static int may_resize_locked(const struct fs_volume *vol, struct fs_volume_op *u
 	if (!user->may_shrink)
 		return fs_fail(
 			&user->err, -EINVAL,
-			"volume %s: not made smaller: what lies behind %llu bytes (of %llu) would be lost: if that is meant, say --shrink",
+			"volume %s: not made smaller: everything past %llu bytes (of %llu) would be lost: if you mean that, use --shrink",
 			user->name, (unsigned long long)user->size, (unsigned long long)old);
 	if (vol->handles > 0)
 		return fs_fail(&user->err, -EBUSY,

@@ -102,7 +102,7 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	if (r)
 		return r;
 	if (bad)
-		fs_log(fs, FS_LOG_WARNING, "%u of %u superblocks are damaged; they are written anew", bad,
+		fs_log(fs, FS_LOG_WARNING, "%u of %u superblocks are damaged; they are being rewritten", bad,
 		       SUPER_COPIES);
 	if (le64_to_cpu(sb->ro_compat) & ~FEATURE_RO_COMPAT_KNOWN)
 		fs_set_read_only(fs, -EROFS, "the pool uses features that this version can only read");
@@ -113,7 +113,7 @@ static int load_pool(struct fs *fs, struct fs_error *err)
 	if ((bad || old) && !fs_is_read_only(fs)) {
 		r = super_write_all(fs->commit_q, sb);
 		if (r)
-			fs_set_read_only(fs, r, "the superblocks cannot be written anew");
+			fs_set_read_only(fs, r, "the superblocks cannot be rewritten");
 	}
 	memcpy(fs->uuid, sb->uuid, sizeof(fs->uuid));
 	fs->group_step = le64_to_cpu(sb->group_step);

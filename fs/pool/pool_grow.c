@@ -126,7 +126,7 @@ int fs_grow(struct fs *fs, uint64_t new_size, struct fs_error *err)
 	if (r == -EALREADY)
 		return fs_fail(
 			err, -EINVAL,
-			"the pool has all of its device already, %llu bytes: make that larger first, or say how large its file shall be",
+			"the pool has all of its device already, %llu bytes: make that larger first, or say how large its file should be",
 			(unsigned long long)old);
 	return r ? fs_fail(err, r, "the pool cannot grow to %llu bytes: %s", (unsigned long long)new_size,
 			   strerror(-r))

@@ -586,5 +586,5 @@ void scrub_poll(struct fs *fs)
 	if (!start || fs_scrub_start(fs, fs->opt.scrub_rate, false, &err) == 0)
 		return;
 	fs->scrub->not_before_us = fs_now_us() + SCRUB_AGAIN_S * 1000000ull;
-	fs_log(fs, FS_LOG_WARNING, "%s; it is tried again in %u seconds", err.msg, SCRUB_AGAIN_S);
+	fs_log(fs, FS_LOG_WARNING, "%s; it will be tried again in %u seconds", err.msg, SCRUB_AGAIN_S);
 }

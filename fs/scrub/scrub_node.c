@@ -92,7 +92,7 @@ static void mend_copies(struct scrub_run *r, const struct node_ident *id, const 
 			  "scrub: tree %llu: node at %llu, copy %d at device offset %llu: %s, %s",
 			  (ull)id->owner, (ull)id->addr, i, (ull)copy[i].off, copy[i].why,
 			  done	 ? "mended"
-			  : good ? "it cannot be written anew"
+			  : good ? "it cannot be rewritten"
 				 : "there is no good one");
 	}
 }
@@ -183,7 +183,7 @@ void scrub_supers(struct scrub_run *r)
 	atomic_fetch_add(&r->fs->stats.errors_checksum, bad);
 	atomic_fetch_add(&r->fs->stats.errors_corrected, bad - min_u64(left, bad));
 	scrub_log(r, left ? FS_LOG_ERROR : FS_LOG_WARNING, "scrub: %u of %u superblocks are damaged: %s", bad,
-		  SUPER_COPIES, left ? "they cannot be written anew" : "written anew");
+		  SUPER_COPIES, left ? "they cannot be rewritten" : "rewritten");
 }
 
 /* ---- free-space caches ------------------------------------------------------ */
@@ -257,6 +257,6 @@ void scrub_caches_renew(struct scrub_run *r)
 		scrub_log(r, FS_LOG_WARNING,
 			  "scrub: block group %llu: %u of %u copies of its free-space cache are damaged: %s",
 			  (ull)sc->ident.group_start, sc->bad, sc->copies,
-			  done ? "the next commit writes it anew" : "it is not written anew");
+			  done ? "the next commit rewrites it" : "it is not rewritten");
 	}
 }

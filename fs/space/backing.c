@@ -38,7 +38,7 @@ void backing_set_full(struct fs *fs)
 	atomic_store(&fs->backing->failed_us, fs_now_us());
 	if (!atomic_exchange(&fs->backing->host_full, true))
 		fs_log(fs, FS_LOG_WARNING,
-		       "the file system under the pool is full: new data is refused until it has room again; all else goes on");
+		       "the file system under the pool is full: new data is refused until it has room again; everything else goes on");
 }
 
 static void set_not_full(struct fs *fs)
@@ -144,7 +144,7 @@ static int fill_holes(struct fs *fs)
 
 	if (r)
 		fs_log(fs, FS_LOG_WARNING,
-		       "the pool's file was preallocated and has holes now (a copy has?), and they cannot be filled (%s): it is taken as sparse",
+		       "the pool's file was preallocated but has holes (is it a copy?), and they cannot be filled (%s): it is treated as sparse",
 		       strerror(-r));
 	return r;
 }
@@ -198,7 +198,7 @@ int backing_open(struct fs *fs, struct fs_error *err)
 	if (r)
 		return fs_fail(
 			err, r,
-			"blocks for its metadata cannot be had from the file system that it is on: %s: make room there",
+			"the file system that it is on has no blocks for its metadata: %s: make room there",
 			strerror(-r));
 	lock_take(&fs->space->lock);
 	atomic_store(&b->promised, fs->space->promises != 0);

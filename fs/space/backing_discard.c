@@ -485,7 +485,7 @@ int fs_trim(struct fs *fs, struct fs_error *err)
 	if (!b->on && !fs->dev->block_device && !fs->opt.as_device)
 		return fs_fail(
 			err, -EINVAL,
-			"pool: not trimmed: its file was preallocated, so that the host cannot fail it: to have it trimmed, start byred with --discard on");
+			"pool: not trimmed: its file was preallocated, so that the host cannot run out of space for it: to trim it all the same, start byred with --discard on");
 	if (fs_commit(fs)) /* what was freed until now counts */
 		return fs_fail(err, -EROFS, "pool: cannot be trimmed: the commit failed");
 	mark_unallocated(fs);
