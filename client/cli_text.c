@@ -77,12 +77,17 @@ static void show_used(const char *label, const void *of)
 static void show_host(const char *label, const void *of)
 {
 	const struct byre_pool_info *i = of;
-	char left[SIZE_FORMAT_MAX];
+	char left[SIZE_FORMAT_MAX], lacks[SIZE_FORMAT_MAX];
 
-	if (i->sparse)
-		printf("%-*s %s free%s\n", POOL_WIDTH, label,
-		       size_format(i->host_free_bytes, left, sizeof(left)),
-		       i->host_full ? ": FULL: new data is refused until it has room" : "");
+	if (!i->sparse)
+		return;
+	printf("%-*s %s free", POOL_WIDTH, label, size_format(i->host_free_bytes, left, sizeof(left)));
+	if (i->host_full)
+		printf(": FULL: new data is refused until it has room");
+	else if (i->host_short_bytes)
+		printf(": no room for %s of the pool's free space",
+		       size_format(i->host_short_bytes, lacks, sizeof(lacks)));
+	putchar('\n');
 }
 
 static void show_given_back(const char *label, const void *of)

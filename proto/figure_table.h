@@ -147,6 +147,9 @@ struct figure {
 	F(host_free_bytes, BYTES, "host_free_bytes",							\
 	  GAUGE("byre_host_free_bytes",									\
 		"What the file system under a sparse pool has left; 0 for other pools."))		\
+	F(host_short_bytes, BYTES, "host_short_bytes",							\
+	  GAUGE("byre_host_short_bytes",								\
+		"Of byre_pool_free_bytes, what the file system under a sparse pool has no room for."))	\
 	F(discard, FLAG, "discard", NO_METRIC)								\
 	F(discarded_bytes, BYTES, "discarded_bytes",							\
 	  COUNTER("byre_discarded_bytes_total",								\

@@ -14,6 +14,7 @@
 #include <event2/buffer.h>
 
 #include "server/metrics.h"
+#include "server/pool_watch.h"
 #include "tests/lib/rpc_fixture.h"
 
 /* NOLINTBEGIN(bugprone-suspicious-include): the units under test */
@@ -170,6 +171,34 @@ static char *capture_end(void)
 	return captured;
 }
 
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Families in order of their names: whatever order they are written in. */
+static char *families(struct evbuffer *out)
+{
+	static const char head[] = "# HELP ";
+	size_t n = 0, len = evbuffer_get_length(out);
+	char *text = malloc(len + 1), *sorted = calloc(1, len + 1), *at[256];
+
+	assert_true(text && sorted);
+	evbuffer_remove(out, text, len);
+	text[len] = '\0';
+	for (char *p = text; (p = strstr(p, head)); p += sizeof(head) - 1) {
+		assert_true(n < ARRAY_SIZE(at));
+		at[n++] = p + sizeof(head) - 1;
+	}
+	for (size_t i = 0; i < n; i++)
+		at[i][-(ptrdiff_t)sizeof(head) + 1] = '\0';
+	qsort(at, n, sizeof(at[0]), by_text);
+	for (size_t i = 0; i < n; i++)
+		strcat(strcat(sorted, head), at[i]);
+	free(text);
+	return sorted;
+}
+
 /* ---- the message and the library's struct ---------------------------------- */
 
 static void dump_message(FILE *out, const ProtobufCMessage *m, const char *prefix);
@@ -288,6 +317,67 @@ static void test_figures_pool(void **state)
 	assert_golden("pool.text", capture_end());
 }
 
+/* On a host that has room for little, all that says how full the pool is says the same. */
+static void test_figures_of_use_have_one_basis(void **state)
+{
+	struct fixture *fx = *state;
+	struct backend file = {.fs = fx->fs};
+	struct fs_info small = engine;
+	struct byre_pool_info info;
+	struct metrics_nbd nbd = {0};
+	struct evbuffer *out = evbuffer_new();
+	struct byre *b;
+	json_t *json;
+	char *text;
+
+	small.host_full = false;
+	small.host_short_bytes = 400ull << 30;
+	fx->fs->info = &small;
+	assert_int_equal(pool_used_percent(&small), 75); /* 313 of 413 GiB */
+	assert_int_equal(byre_connect(fx->address, &b, NULL), 0);
+	for (unsigned i = 0; i < 2; i++) { /* of a daemon, and of a file */
+		assert_int_equal(i ? file_pool_info(&file, &info, NULL) : byre_pool_info(b, &info, NULL), 0);
+		json = pool_json(&info, false);
+		assert_int_equal(json_integer_value(json_object_get(json, "used_percent")), 75);
+		assert_int_equal(json_integer_value(json_object_get(json, "host_short_bytes")), 400ull << 30);
+		json_decref(json);
+		capture_begin();
+		print_pool(&info, false);
+		text = capture_end();
+		assert_non_null(strstr(text, "\nused                 75 %\n"));
+		assert_non_null(strstr(text, ", 0.48 times the room\n"));
+		assert_non_null(strstr(text, "700 GiB free: no room for 400 GiB of the pool's free space\n"));
+		free(text);
+	}
+	byre_close(b);
+	assert_int_equal(metrics_write(out, &small, &nbd), 0);
+	text = families(out);
+	assert_non_null(strstr(text, "\nbyre_pool_used_ratio 0.7579\n"));
+	assert_non_null(strstr(text, "\nbyre_pool_provisioned_ratio 0.4843\n"));
+	free(text);
+	evbuffer_free(out);
+}
+
+/* Whoever adds a field to the message is told of the table. */
+static void test_figures_of_the_message_are_in_the_table(void **state)
+{
+	static const char *const others[] = {"uuid", "device_kind", "scrub", "commit", "log_group"};
+#define NAME(name, ...) #name,
+	static const char *const table[] = {POOL_FIGURES(NAME, FIGURE_SKIP)};
+#undef NAME
+	const ProtobufCMessageDescriptor *d = &byre__pool_info__descriptor;
+	size_t found = 0;
+
+	for (unsigned i = 0; i < d->n_fields; i++) {
+		for (size_t k = 0; k < ARRAY_SIZE(table); k++)
+			found += !strcmp(d->fields[i].name, table[k]);
+		for (size_t k = 0; k < ARRAY_SIZE(others); k++)
+			found += !strcmp(d->fields[i].name, others[k]);
+		if (found != i + 1)
+			fail_msg("%s is in no line of proto/figure_table.h", d->fields[i].name);
+	}
+}
+
 static void fill_figures(struct byre_figures *f)
 {
 	for (unsigned k = 0; k <= BYRE_OTHER; k++)
@@ -364,34 +454,6 @@ static void test_figures_client(void **state)
 
 /* ---- metrics ----------------------------------------------------------------- */
 
-static int by_text(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* Families in order of their names: whatever order they are written in. */
-static char *families(struct evbuffer *out)
-{
-	static const char head[] = "# HELP ";
-	size_t n = 0, len = evbuffer_get_length(out);
-	char *text = malloc(len + 1), *sorted = calloc(1, len + 1), *at[256];
-
-	assert_true(text && sorted);
-	evbuffer_remove(out, text, len);
-	text[len] = '\0';
-	for (char *p = text; (p = strstr(p, head)); p += sizeof(head) - 1) {
-		assert_true(n < ARRAY_SIZE(at));
-		at[n++] = p + sizeof(head) - 1;
-	}
-	for (size_t i = 0; i < n; i++)
-		at[i][-(ptrdiff_t)sizeof(head) + 1] = '\0';
-	qsort(at, n, sizeof(at[0]), by_text);
-	for (size_t i = 0; i < n; i++)
-		strcat(strcat(sorted, head), at[i]);
-	free(text);
-	return sorted;
-}
-
 static void test_figures_metrics(void **state)
 {
 	struct metrics_nbd nbd = {.connections = 201,
@@ -430,6 +492,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_figures_message, fx_setup, fx_teardown),
 		cmocka_unit_test_setup_teardown(test_figures_pool, fx_setup, fx_teardown),
+		cmocka_unit_test_setup_teardown(test_figures_of_use_have_one_basis, fx_setup, fx_teardown),
+		cmocka_unit_test(test_figures_of_the_message_are_in_the_table),
 		cmocka_unit_test_setup_teardown(test_figures_stats, fx_setup, fx_teardown),
 		cmocka_unit_test_setup_teardown(test_figures_volume, fx_setup, fx_teardown),
 		cmocka_unit_test(test_figures_client),

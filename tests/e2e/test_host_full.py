@@ -13,6 +13,7 @@ import time
 import pytest
 from byred import BLOCK, M, run_byre
 from test_full import Writer
+from test_hostile import http_get
 
 import nbdraw
 
@@ -193,6 +194,34 @@ def test_reserved_volume_larger_than_the_hosts_room(make_byred, host):
     assert time.monotonic() - start < 2
     assert before - host.room() < 64 * M, "something was allocated for it"
     b.create("small", "8M", "--reserved")
+    b.close()
+
+
+def test_how_full_goes_by_the_hosts_room(make_byred, host):
+    """What is used, in text, JSON, metrics and the log: one basis, which counts no room that the host lacks."""
+    host.leave(300 * M)
+    b = make_byred("1G", pool=os.path.join(host.dir, "pool"), args=["--warn-full", "30"])
+    sock = os.path.join(b.dir, "http.sock")
+    b.args += ["--http", f"unix:{sock}"]
+    b.start()
+    b.create("v", "1G")
+    b.open("v").pwrite(b"x" * (32 * M), 0)
+    b.open("v").pwrite(b"x" * (32 * M), 32 * M)
+    b.open("v").pwrite(b"x" * (32 * M), 64 * M)
+    b.ok("commit")
+    info = b.info()
+    assert info["host_short_bytes"] > 500 * M and info["free_bytes"] > 700 * M
+    assert 30 < info["used_percent"] < 60, info  # of the pool alone it is 10
+    metrics = http_get(sock, "/metrics").decode()
+    ratio = float(re.search(r"^byre_pool_used_ratio (\S+)$", metrics, re.M)[1])
+    assert abs(100 * ratio - info["used_percent"]) <= 2
+    text = b.ok("pool", "info").out
+    assert abs(int(re.search(r"^used +(\d+) %$", text, re.M)[1]) - info["used_percent"]) <= 2
+    assert re.search(r"^file system +.* free: no room for .* of the pool's free space$", text, re.M), text
+    deadline = time.monotonic() + 20
+    while "nearly full" not in b.log_text():
+        assert time.monotonic() < deadline, b.log_text()
+        time.sleep(0.2)
     b.close()
 
 
