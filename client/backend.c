@@ -107,14 +107,14 @@ static int file_result(struct backend *b, int r, const struct fs_error *from, co
 static void scrub_from_fs(const struct fs_scrub_status *from, struct byre_scrub *to)
 {
 	to->state = (enum byre_scrub_state)from->state;
-	SCRUB_FIGURES(FIGURE_COPY)
+	SCRUB_FIGURES(FIGURE_COPY);
 }
 
 /* Without the times of commits and of the flush log, which a pool that is only looked at has not. */
 static void pool_from_fs(const struct fs_info *from, struct byre_pool_info *to)
 {
 	*to = (struct byre_pool_info){0};
-	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP)
+	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP);
 	memcpy(to->uuid, from->uuid, sizeof(to->uuid));
 	snprintf(to->device_kind, sizeof(to->device_kind), "%s", from->device_kind ? from->device_kind : "");
 	scrub_from_fs(&from->scrub, &to->scrub);
@@ -123,9 +123,9 @@ static void pool_from_fs(const struct fs_info *from, struct byre_pool_info *to)
 static void volume_from_fs(const struct fs_volume_info *from, struct byre_volume_info *to)
 {
 	*to = (struct byre_volume_info){0};
-	VOLUME_FIGURES(FIGURE_COPY)
+	VOLUME_FIGURES(FIGURE_COPY);
 #define COPY_FLAG(flag, name) to->flags |= from->flags & FS_VOLUME_##flag ? BYRE_VOLUME_##flag : 0;
-	VOLUME_FLAGS(COPY_FLAG)
+	VOLUME_FLAGS(COPY_FLAG);
 #undef COPY_FLAG
 	snprintf(to->name, sizeof(to->name), "%s", from->name);
 	snprintf(to->comment, sizeof(to->comment), "%s", from->comment);

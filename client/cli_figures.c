@@ -229,7 +229,7 @@ static json_t *kind_json(const struct byre_kind_figures *k)
 	json_t *obj = json_object();
 
 #define PUT(name) json_object_set_new(obj, #name, json_integer((json_int_t)k->name));
-	KIND_FIGURES(PUT)
+	KIND_FIGURES(PUT);
 #undef PUT
 	json_object_set_new(obj, "latency", latencies_json(k));
 	return obj;

@@ -27,7 +27,7 @@ static void copy_uuid(uint8_t *to, const ProtobufCBinaryData *from)
 static void pool_from_message(const Byre__PoolInfo *from, struct byre_pool_info *to)
 {
 	*to = (struct byre_pool_info){0};
-	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP)
+	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP);
 	libbyre_kind(from->commit, &to->commit_figures);
 	libbyre_kind(from->log_group, &to->log_figures);
 	copy_uuid(to->uuid, &from->uuid);
@@ -38,9 +38,9 @@ static void pool_from_message(const Byre__PoolInfo *from, struct byre_pool_info 
 static void volume_from_message(const Byre__Volume *from, struct byre_volume_info *to)
 {
 	*to = (struct byre_volume_info){0};
-	VOLUME_FIGURES(FIGURE_COPY)
+	VOLUME_FIGURES(FIGURE_COPY);
 #define COPY_FLAG(flag, name) to->flags |= from->name ? BYRE_VOLUME_##flag : 0;
-	VOLUME_FLAGS(COPY_FLAG)
+	VOLUME_FLAGS(COPY_FLAG);
 #undef COPY_FLAG
 	snprintf(to->name, sizeof(to->name), "%s", from->name);
 	libbyre_one_line(to->comment, sizeof(to->comment), from->comment);
@@ -50,7 +50,7 @@ static void volume_from_message(const Byre__Volume *from, struct byre_volume_inf
 static void stats_from_message(const Byre__StatsReply *from, struct byre_stats *to)
 {
 	*to = (struct byre_stats){0};
-	STATS_FIGURES(FIGURE_COPY)
+	STATS_FIGURES(FIGURE_COPY);
 	libbyre_figures(from->nbd, &to->nbd);
 }
 

@@ -24,7 +24,7 @@ void libbyre_kind(const Byre__KindFigures *from, struct byre_kind_figures *to)
 	if (!from)
 		return;
 	*to = (struct byre_kind_figures){0};
-	KIND_FIGURES(FIGURE_COPY)
+	KIND_FIGURES(FIGURE_COPY);
 	for (size_t i = 0; i < from->n_latency && i < BYRE_LATENCIES; i++)
 		to->latency[i] = from->latency[i];
 }
@@ -35,7 +35,7 @@ void libbyre_figures(const Byre__Figures *from, struct byre_figures *to)
 	if (!from)
 		return;
 #define KIND(number, name) libbyre_kind(from->name, &to->kind[BYRE_##number]);
-	REQUEST_KINDS(KIND)
+	REQUEST_KINDS(KIND);
 #undef KIND
 }
 

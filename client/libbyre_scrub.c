@@ -13,7 +13,7 @@ void libbyre_scrub_from_message(const Byre__Scrub *from, struct byre_scrub *to)
 	if (!from) /* an older daemon */
 		return;
 	to->state = (enum byre_scrub_state)from->state;
-	SCRUB_FIGURES(FIGURE_COPY)
+	SCRUB_FIGURES(FIGURE_COPY);
 }
 
 int byre_scrub_start(struct byre *b, uint64_t rate, bool restart, struct byre_error *err)

@@ -21,7 +21,7 @@ void rpc_scrub_message(const struct fs_scrub_status *from, Byre__Scrub *to)
 {
 	byre__scrub__init(to);
 	to->state = (Byre__ScrubState)from->state;
-	SCRUB_FIGURES(FIGURE_COPY)
+	SCRUB_FIGURES(FIGURE_COPY);
 }
 
 static void latency_message(const struct fs_latency *from, Byre__KindFigures *to)
@@ -39,7 +39,7 @@ void rpc_pool_message(const struct fs_info *from, struct rpc_pool *ret)
 	Byre__PoolInfo *to = &ret->msg;
 
 	byre__pool_info__init(to);
-	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP)
+	POOL_FIGURES(FIGURE_COPY, FIGURE_SKIP);
 	to->uuid = rpc_bytes(from->uuid, sizeof(from->uuid));
 	to->device_kind = (char *)(from->device_kind ? from->device_kind : "");
 	rpc_scrub_message(&from->scrub, &ret->scrub);
@@ -53,9 +53,9 @@ void rpc_pool_message(const struct fs_info *from, struct rpc_pool *ret)
 void rpc_volume_message(const struct fs_volume_info *from, Byre__Volume *to)
 {
 	byre__volume__init(to);
-	VOLUME_FIGURES(FIGURE_COPY)
+	VOLUME_FIGURES(FIGURE_COPY);
 #define COPY_FLAG(flag, name) to->name = (from->flags & FS_VOLUME_##flag) != 0;
-	VOLUME_FLAGS(COPY_FLAG)
+	VOLUME_FLAGS(COPY_FLAG);
 #undef COPY_FLAG
 	to->name = (char *)from->name;
 	to->comment = (char *)from->comment;
@@ -65,7 +65,7 @@ void rpc_volume_message(const struct fs_volume_info *from, Byre__Volume *to)
 static void kind_message(const struct figures_kind_sum *from, Byre__KindFigures *to)
 {
 	byre__kind_figures__init(to);
-	KIND_FIGURES(FIGURE_COPY)
+	KIND_FIGURES(FIGURE_COPY);
 	to->n_latency = FIGURES_BUCKETS;
 	to->latency = (uint64_t *)from->buckets;
 }
@@ -76,6 +76,6 @@ void rpc_figures_message(const struct figures *from, struct rpc_figures *ret)
 #define KIND(number, name)                                                          \
 	kind_message(&from->kind[FIGURES_##number], &ret->kinds[FIGURES_##number]); \
 	ret->msg.name = &ret->kinds[FIGURES_##number];
-	REQUEST_KINDS(KIND)
+	REQUEST_KINDS(KIND);
 #undef KIND
 }

@@ -60,62 +60,99 @@ static void space_figures(struct fs *fs, struct fs_info *info)
 	lock_drop(&si->lock);
 }
 
-void fs_get_info(struct fs *fs, struct fs_info *info)
+static void group_figures(struct fs *fs, struct fs_info *info)
 {
-	struct cache_stats cs;
-
-	memset(info, 0, sizeof(*info));
-	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
-	info->size = fs->dev->size;
-	space_figures(fs, info);
-	space_used_bytes(fs, &info->data_bytes, &info->metadata_bytes);
-	host_figures(fs, info);
-	info->generation = atomic_load(&fs->running_generation) - 1;
 	info->unallocated_bytes = atomic_load(&fs->groups->unallocated_bytes);
 	info->groups_data = atomic_load(&fs->groups->number[0]);
 	info->groups_metadata = atomic_load(&fs->groups->number[1]);
 	info->groups_system = atomic_load(&fs->groups->number[2]);
-	info->cache_loaded = atomic_load(&fs->stats.cache_loaded);
-	info->cache_written = atomic_load(&fs->stats.cache_written);
-	info->cache_rebuilt = atomic_load(&fs->stats.cache_rebuilt);
-	info->cache_last_bytes = atomic_load(&fs->stats.cache_last_bytes);
-	info->cache_last_us = atomic_load(&fs->stats.cache_last_us);
-	info->cache_bytes = atomic_load(&fs->stats.cache_bytes);
-	info->cache_us = atomic_load(&fs->stats.cache_us);
-	info->commit_bytes = atomic_load(&fs->stats.commit_bytes);
-	info->commit_us = atomic_load(&fs->stats.commit_us);
-	info->last_commit_ms = (atomic_load(&fs->stats.last_commit_us) + 999) / 1000;
-	latency_get(&fs->stats.commit_latency, &info->commit_latency);
-	latency_get(&fs->stats.log_latency, &info->log_latency);
+}
+
+static void counted_figures(struct fs *fs, struct fs_info *info)
+{
+	struct fs_stats *st = &fs->stats;
+
+#define COPY(name) info->name = atomic_load(&st->name)
+	COPY(cache_loaded);
+	COPY(cache_written);
+	COPY(cache_rebuilt);
+	COPY(cache_last_bytes);
+	COPY(cache_last_us);
+	COPY(cache_bytes);
+	COPY(cache_us);
+	COPY(commit_bytes);
+	COPY(commit_us);
+	COPY(flushes);
+	COPY(errors_corrected);
+	COPY(errors_checksum);
+	COPY(errors_io);
+#undef COPY
+	info->last_commit_ms = (atomic_load(&st->last_commit_us) + 999) / 1000;
 	info->commits = atomic_load(&fs->commits_done);
-	info->flushes = atomic_load(&fs->stats.flushes);
-	info->log_groups = atomic_load(&fs->log->groups);
-	info->log_bytes = atomic_load(&fs->log->bytes);
+	latency_get(&st->commit_latency, &info->commit_latency);
+	latency_get(&st->log_latency, &info->log_latency);
 	info->device_flushes = __atomic_load_n(&fs->dev->flushes, __ATOMIC_RELAXED);
-	cache_get_stats(fs->cache, &cs);
+}
+
+static void log_figures(const struct flush_log *log, struct fs_info *info)
+{
+	info->log_groups = atomic_load(&log->groups);
+	info->log_bytes = atomic_load(&log->bytes);
+	info->log_lost_flushes = log->lost_flushes;
+	info->log_lost_ns = log->lost_ns;
+}
+
+static void cache_figures(struct cache *cache, struct fs_info *info)
+{
+	struct cache_stats cs;
+
+	cache_get_stats(cache, &cs);
 	info->node_cache_hits = cs.hits[CACHE_NODE];
 	info->node_cache_misses = cs.misses[CACHE_NODE];
 	info->data_cache_hits = cs.hits[CACHE_DATA];
 	info->data_cache_misses = cs.misses[CACHE_DATA];
-	lock_take(&fs->volumes->lock);
-	info->volumes = atomic_load(&fs->space->volumes) - atomic_load(&fs->volumes->dying);
-	info->provisioned_bytes = fs->volumes->sizes > UINT64_MAX ? UINT64_MAX : (uint64_t)fs->volumes->sizes;
-	lock_drop(&fs->volumes->lock);
-	info->errors_corrected = atomic_load(&fs->stats.errors_corrected);
-	info->errors_checksum = atomic_load(&fs->stats.errors_checksum);
-	info->errors_io = atomic_load(&fs->stats.errors_io);
+}
+
+static void volume_figures(struct fs *fs, struct fs_info *info)
+{
+	struct volume_table *t = fs->volumes;
+
+	lock_take(&t->lock);
+	info->volumes = atomic_load(&fs->space->volumes) - atomic_load(&t->dying);
+	info->provisioned_bytes = t->sizes > UINT64_MAX ? UINT64_MAX : (uint64_t)t->sizes;
+	lock_drop(&t->lock);
 	info->lost_bytes = atomic_load(&fs->lost_blocks) * FS_BLOCK_SIZE;
-	info->log_lost_flushes = fs->log->lost_flushes;
-	info->log_lost_ns = fs->log->lost_ns;
-	fs_scrub_get_status(fs, &info->scrub);
+}
+
+static void discard_figures(struct fs *fs, struct fs_info *info)
+{
+	struct backing *b = fs->backing;
+
+	info->discard = b->discard;
 	info->discarded_bytes = atomic_load(&fs->stats.discarded);
-	info->discard = fs->backing->discard;
-	if (atomic_load(&fs->backing->trimming)) {
-		info->trim_total_bytes = atomic_load(&fs->backing->trim_total);
-		info->trim_left_bytes = min_u64(atomic_load(&fs->backing->freed_bytes) +
-							atomic_load(&fs->backing->discard_bytes),
-						info->trim_total_bytes);
-	}
+	if (!atomic_load(&b->trimming))
+		return;
+	info->trim_total_bytes = atomic_load(&b->trim_total);
+	info->trim_left_bytes = min_u64(atomic_load(&b->freed_bytes) + atomic_load(&b->discard_bytes),
+					info->trim_total_bytes);
+}
+
+void fs_get_info(struct fs *fs, struct fs_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	memcpy(info->uuid, fs->uuid, sizeof(info->uuid));
+	info->size = fs->dev->size;
+	info->generation = atomic_load(&fs->running_generation) - 1;
+	space_figures(fs, info);
+	space_used_bytes(fs, &info->data_bytes, &info->metadata_bytes);
+	host_figures(fs, info);
+	group_figures(fs, info);
+	counted_figures(fs, info);
+	log_figures(fs->log, info);
+	cache_figures(fs->cache, info);
+	volume_figures(fs, info);
+	discard_figures(fs, info);
+	fs_scrub_get_status(fs, &info->scrub);
 	info->read_only = fs_is_read_only(fs);
 	info->device_kind = fs->dev->ops->name;
 	info->direct_io = fs->dev->direct;
