@@ -17,6 +17,7 @@
 
 #define LISTEN_BACKLOG 1024
 #define PORT_MAX 65535
+#define STALE_TIMEOUT_MS 1000
 
 static int parse_unix(const char *path, struct addr *ret_addr)
 {
@@ -144,11 +145,11 @@ static int unix_remove_stale(const struct addr *addr)
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISSOCK(st.st_mode))
 		return -EEXIST;
-	r = unix_connect(addr, 0, &fd);
-	if (!r) {
+	r = unix_connect(addr, STALE_TIMEOUT_MS, &fd);
+	if (!r)
 		close(fd);
+	if (!r || r == -ETIMEDOUT) /* with a full queue it has a listener, too */
 		return -EADDRINUSE;
-	}
 	if (r != -ECONNREFUSED)
 		return r;
 	return unlink(addr->path) < 0 ? -errno : 0;

@@ -162,14 +162,18 @@ const char *time_text(int64_t ns, char buf[TIME_MAX]);
 /* "120 us", "3.5 ms", "2 s": into buf of SIZE_FORMAT_MAX bytes, which it returns. */
 const char *latency_text(uint64_t us, char *buf);
 
-#define TABLE_COLUMNS_MAX 8
-#define CELL_MAX 256
+/* A string of text that may be no UTF-8, as file names: what is not ASCII is a question mark then. */
+json_t *text_json(const char *text);
 
-/* Lines under headings, columns as wide as they need to be. */
+#define TABLE_COLUMNS_MAX 8
+
+/* Lines under headings, columns as wide as they need to be. Takes little more memory than its words. */
 struct table {
-	unsigned columns, rows;
+	unsigned columns;
 	unsigned right; /* bits: columns that stand to the right */
-	char (*cells)[CELL_MAX];
+	int widths[TABLE_COLUMNS_MAX];
+	char *cells; /* strings, one behind the other */
+	size_t len, size;
 };
 
 /* `headings` has `columns` strings. -ENOMEM. */

@@ -51,46 +51,49 @@ int table_init(struct table *t, unsigned columns, unsigned right, const char *co
 	return table_add(t, headings);
 }
 
-int table_add(struct table *t, const char *const *cells)
+/* The next cell, with its final zero. */
+static int put_cell(struct table *t, unsigned column, const char *text)
 {
-	void *grown = mem_realloc(t->cells, (size_t)(t->rows + 1) * t->columns * CELL_MAX);
+	size_t len = strlen(text), size = t->size ? t->size : 4096;
+	char *grown;
 
-	if (!grown)
-		return -ENOMEM;
-	t->cells = grown;
-	for (unsigned c = 0; c < t->columns; c++)
-		snprintf(t->cells[t->rows * t->columns + c], CELL_MAX, "%s", cells[c]);
-	t->rows++;
+	while (size - t->len < len + 1)
+		size *= 2;
+	if (size != t->size) {
+		grown = mem_realloc(t->cells, size);
+		if (!grown)
+			return -ENOMEM;
+		t->cells = grown;
+		t->size = size;
+	}
+	memcpy(t->cells + t->len, text, len + 1);
+	t->len += len + 1;
+	t->widths[column] = (int)max_u64((uint64_t)t->widths[column], len);
 	return 0;
 }
 
-static int column_width(const struct table *t, unsigned column)
+int table_add(struct table *t, const char *const *cells)
 {
-	size_t width = 0;
+	int r = 0;
 
-	for (unsigned r = 0; r < t->rows; r++)
-		width = max_u64(width, strlen(t->cells[r * t->columns + column]));
-	return (int)width;
+	for (unsigned c = 0; c < t->columns && r == 0; c++)
+		r = put_cell(t, c, cells[c]);
+	return r;
 }
 
 void table_print(const struct table *t)
 {
-	int widths[TABLE_COLUMNS_MAX];
+	const char *cell = t->cells;
 
-	for (unsigned c = 0; c < t->columns; c++)
-		widths[c] = column_width(t, c);
+	for (unsigned c = 0; cell < t->cells + t->len; c = (c + 1) % t->columns) {
+		bool last = c + 1 == t->columns;
 
-	for (unsigned r = 0; r < t->rows; r++) {
-		for (unsigned c = 0; c < t->columns; c++) {
-			const char *cell = t->cells[r * t->columns + c];
-			bool last = c + 1 == t->columns;
-
-			if (t->right & 1u << c)
-				printf("%*s", widths[c], cell);
-			else
-				printf("%-*s", last ? 0 : widths[c], cell);
-			fputs(last ? "\n" : "  ", stdout);
-		}
+		if (t->right & 1u << c)
+			printf("%*s", t->widths[c], cell);
+		else
+			printf("%-*s", last ? 0 : t->widths[c], cell);
+		fputs(last ? "\n" : "  ", stdout);
+		cell += strlen(cell) + 1;
 	}
 }
 
@@ -98,4 +101,21 @@ void table_fini(struct table *t)
 {
 	mem_free(t->cells);
 	*t = (struct table){0};
+}
+
+json_t *text_json(const char *text)
+{
+	json_t *json = json_string(text);
+	char *plain;
+
+	if (json)
+		return json;
+	plain = mem_alloc(strlen(text) + 1);
+	if (!plain)
+		return NULL;
+	for (size_t i = 0; i == 0 || text[i - 1]; i++)
+		plain[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
+	json = json_string(plain);
+	mem_free(plain);
+	return json;
 }

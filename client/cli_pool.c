@@ -190,7 +190,7 @@ static void on_finding(void *arg, const char *line)
 	if (check->quiet)
 		return;
 	if (check->lines) {
-		json_array_append_new(check->lines, json_string(line));
+		json_array_append_new(check->lines, text_json(line));
 		return;
 	}
 	progress_clear(&check->progress);
@@ -211,7 +211,8 @@ static void on_detail(void *arg, const struct fs_finding *f)
 	check->by_cure[f->cure]++;
 	if (check->quiet || !check->details)
 		return;
-	json = json_pack("{s:s, s:s, s:s}", "text", f->text, "cure", cures[f->cure], "advice", f->advice);
+	json = json_pack("{s:o, s:s, s:o}", "text", text_json(f->text), "cure", cures[f->cure], "advice",
+			 text_json(f->advice));
 	if (f->volume) {
 		json_object_set_new(json, "volume", json_string(f->volume));
 		json_object_set_new(json, "offset", json_integer((json_int_t)f->off));
@@ -227,7 +228,7 @@ static void on_note(void *arg, const char *line)
 	if (check->quiet)
 		return;
 	if (check->notes) {
-		json_array_append_new(check->notes, json_string(line));
+		json_array_append_new(check->notes, text_json(line));
 		return;
 	}
 	progress_clear(&check->progress);
@@ -287,9 +288,10 @@ static enum cli_exit check_verdict(const struct cli *cli, const struct check *ch
 	bool repair = (cli->given & CLI_REPAIR) != 0;
 
 	if (check->lines)
-		print_json(json_pack("{s:s, s:b, s:I, s:I, s:O, s:O, s:O}", "path", path, "clean", left == 0,
-				     "findings", (json_int_t)found, "left", (json_int_t)left, "lines",
-				     check->lines, "details", check->details, "notes", check->notes));
+		print_json(json_pack("{s:o, s:b, s:I, s:I, s:O, s:O, s:O}", "path", text_json(path), "clean",
+				     left == 0, "findings", (json_int_t)found, "left", (json_int_t)left,
+				     "lines", check->lines, "details", check->details, "notes",
+				     check->notes));
 	else if (!found)
 		printf("%s: nothing is wrong\n", path);
 	else if (!left)

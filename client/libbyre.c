@@ -78,6 +78,15 @@ void libbyre_one_line(char *to, size_t len, const char *from)
 	to[i] = '\0';
 }
 
+void libbyre_word(char *to, size_t len, const char *from)
+{
+	size_t i;
+
+	for (i = 0; from[i] && i + 1 < len; i++)
+		to[i] = from[i] >= 0x20 && from[i] < 0x7f ? from[i] : '?';
+	to[i] = '\0';
+}
+
 void libbyre_copy_out(void *to, size_t to_size, const void *from, size_t from_size)
 {
 	size_t n = min_u64(to_size, from_size);
@@ -111,7 +120,9 @@ static int wait_for(const struct byre *b, short events)
 	do {
 		if (b->deadline_ms) {
 			now = now_ms();
-			wait = now < b->deadline_ms ? (int)min_u64(b->deadline_ms - now, INT32_MAX) : 0;
+			if (now >= b->deadline_ms) /* also while bytes come that answer nothing */
+				return -ETIMEDOUT;
+			wait = (int)min_u64(b->deadline_ms - now, INT32_MAX);
 		}
 		r = poll(&pfd, 1, wait);
 	} while (r < 0 && errno == EINTR);

@@ -31,7 +31,7 @@ static void pool_from_message(const Byre__PoolInfo *from, struct byre_pool_info 
 	libbyre_kind(from->commit, &to->commit_figures);
 	libbyre_kind(from->log_group, &to->log_figures);
 	copy_uuid(to->uuid, &from->uuid);
-	snprintf(to->device_kind, sizeof(to->device_kind), "%s", from->device_kind);
+	libbyre_word(to->device_kind, sizeof(to->device_kind), from->device_kind);
 	libbyre_scrub_from_message(from->scrub, &to->scrub);
 }
 
@@ -42,7 +42,7 @@ static void volume_from_message(const Byre__Volume *from, struct byre_volume_inf
 #define COPY_FLAG(flag, name) to->flags |= from->name ? BYRE_VOLUME_##flag : 0;
 	VOLUME_FLAGS(COPY_FLAG);
 #undef COPY_FLAG
-	snprintf(to->name, sizeof(to->name), "%s", from->name);
+	libbyre_word(to->name, sizeof(to->name), from->name);
 	libbyre_one_line(to->comment, sizeof(to->comment), from->comment);
 	copy_uuid(to->uuid, &from->uuid);
 }

@@ -46,7 +46,7 @@ static void client_from_message(const Byre__Client *m, struct byre_client_info *
 	*ret_info =
 		(struct byre_client_info){.id = m->id, .since_ns = m->since_ns, .read_only = m->read_only};
 	libbyre_one_line(ret_info->peer, sizeof(ret_info->peer), m->peer);
-	snprintf(ret_info->volume, sizeof(ret_info->volume), "%s", m->volume);
+	libbyre_word(ret_info->volume, sizeof(ret_info->volume), m->volume);
 	libbyre_figures(m->figures, &ret_info->figures);
 }
 
@@ -103,7 +103,7 @@ int byre_client_drop(struct byre *b, uint64_t id, struct byre_error *err)
 static void volume_from_message(const Byre__VolumeFigures *m, struct byre_volume_figures *ret_figures)
 {
 	*ret_figures = (struct byre_volume_figures){.id = m->id, .clients = m->clients, .opened = m->opened};
-	snprintf(ret_figures->name, sizeof(ret_figures->name), "%s", m->name);
+	libbyre_word(ret_figures->name, sizeof(ret_figures->name), m->name);
 	libbyre_figures(m->figures, &ret_figures->figures);
 }
 

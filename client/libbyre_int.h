@@ -30,6 +30,9 @@ void libbyre_copy_out(void *to, size_t to_size, const void *from, size_t from_si
 /* Copies words of a stranger, cut at len, with a space for whatever a terminal might obey. */
 void libbyre_one_line(char *to, size_t len, const char *from);
 
+/* The same for what is ASCII, like names: anything else becomes a question mark. */
+void libbyre_word(char *to, size_t len, const char *from);
+
 /*
  * Sends a request and waits for its answer, unpacked as `type` (libbyre_free). `what` begins the lines of
  * errors that the daemon has not worded itself.

@@ -43,7 +43,7 @@ static int each_damage(const Byre__ScrubStatusReply *m, byre_scrub_damage_fn fn,
 					      .len = from->length,
 					      .lost = from->lost};
 
-		snprintf(d.volume, sizeof(d.volume), "%s", from->volume);
+		libbyre_word(d.volume, sizeof(d.volume), from->volume);
 		r = fn(arg, &d);
 	}
 	return r;

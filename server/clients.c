@@ -202,6 +202,9 @@ unsigned client_volume_page(struct client_list *list, uint64_t after, struct cli
 	struct client_volume key = {.id = after + 1}, *vol;
 	unsigned n = 0;
 
+	*ret_more = false;
+	if (after == UINT64_MAX)
+		return 0;
 	lock_take(&list->lock);
 	for (vol = RB_NFIND(client_volume_tree, &list->volumes, &key); vol && n < max;
 	     vol = RB_NEXT(client_volume_tree, &list->volumes, vol), n++) {

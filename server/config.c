@@ -404,6 +404,12 @@ static bool lists_differ(const struct config_list *a, const struct config_list *
 	return false;
 }
 
+static bool warnings_differ(const struct config *a, const struct config *b)
+{
+	return a->warn_full_count != b->warn_full_count ||
+	       memcmp(a->warn_full, b->warn_full, a->warn_full_count * sizeof(a->warn_full[0])) != 0;
+}
+
 void config_diff(const struct config *a, const struct config *b, char *buf, size_t size)
 {
 	const struct {
@@ -426,6 +432,9 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"scrub-rate", a->scrub_rate != b->scrub_rate},
 		{"discard", a->discard != b->discard},
 		{"stall-timeout", a->stall_timeout_s != b->stall_timeout_s},
+		{"stop-timeout", a->stop_timeout_s != b->stop_timeout_s},
+		{"warn-full", warnings_differ(a, b)},
+		{"write-log", strcmp(a->write_log, b->write_log) != 0},
 	};
 	size_t len = 0;
 

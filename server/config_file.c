@@ -26,6 +26,7 @@ struct reading {
 	struct config *config;
 	struct config_error *err;
 	bool failed;
+	int error; /* of reading; 0: none */
 };
 
 static void complain(struct reading *reading, const char *fmt, const char *what)
@@ -67,8 +68,12 @@ static char *next_line(char *buf, int size, void *arg)
 	ssize_t len = reading->failed ? -1 : getline(&reading->line, &reading->line_size, reading->f);
 	const char *p = reading->line;
 
-	if (len < 0)
+	if (len < 0) {
+		/* also for want of memory, which ferror does not tell */
+		if (!reading->failed && !feof(reading->f))
+			reading->error = -errno;
 		return NULL;
+	}
 	reading->number++;
 	while (isspace((unsigned char)*p))
 		p++;
@@ -107,9 +112,9 @@ int config_read_file(struct config *c, const char *path, struct config_error *er
 	/* inih itself goes on after a line that it does not understand */
 	if (line > 0 && line < reading.number)
 		why = (struct config_error){NOT_UNDERSTOOD};
-	if (line < 0 || ferror(reading.f)) {
-		snprintf(err->msg, sizeof(err->msg), "cannot read %.300s", path);
-		r = -EIO;
+	if (line < 0 || reading.error) {
+		r = reading.error ? reading.error : -ENOMEM;
+		snprintf(err->msg, sizeof(err->msg), "cannot read %.300s: %s", path, strerror(-r));
 	} else if (line > 0) {
 		snprintf(err->msg, sizeof(err->msg), "%.150s:%d: %.300s", path, line, why.msg);
 		for (char *p = err->msg; *p; p++) /* it stays one line */

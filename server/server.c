@@ -218,7 +218,7 @@ static void on_rpc_shutdown(void *arg)
 
 static void apply_reload(struct server *srv, struct config *new_config)
 {
-	char fixed[128];
+	char fixed[256];
 
 	if (new_config->log_level != srv->config.log_level)
 		log_line(srv->log, LOG_LEVEL_INFO, "reload: the log level changes");

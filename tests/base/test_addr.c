@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/addr.h"
@@ -150,6 +151,35 @@ static void test_file_that_is_no_socket_is_kept(void **state)
 	rmdir(dir);
 }
 
+/* Somebody has the socket and takes no connections: that is told, and not waited for. */
+static void test_unix_socket_of_a_busy_listener_is_in_use(void **state)
+{
+	char path[] = "/tmp/test-addr-XXXXXX", text[80];
+	struct addr a;
+	int listener, full[8], fd = -1;
+
+	assert_non_null(mkdtemp(path));
+	snprintf(text, sizeof(text), "unix:%s/s", path);
+	assert_int_equal(addr_parse(text, &a), 0);
+	assert_int_equal(addr_listen(&a, &listener), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++) {
+		struct sockaddr_un sun = {.sun_family = AF_UNIX};
+
+		strcpy(sun.sun_path, a.path);
+		full[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		(void)connect(full[i], (const struct sockaddr *)&sun, sizeof(sun));
+	}
+	alarm(20); /* else this would wait for ever */
+	assert_int_equal(addr_listen(&a, &fd), -EADDRINUSE);
+	alarm(0);
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
+		close(full[i]);
+	close(listener);
+	addr_unlink(&a);
+	rmdir(path);
+}
+
 static void test_tcp_listen_and_connect(void **state)
 {
 	struct sockaddr_in sin = {0};
@@ -275,6 +305,7 @@ int main(void)
 		cmocka_unit_test(test_long_addresses),
 		cmocka_unit_test(test_unix_socket_that_is_stale_is_replaced),
 		cmocka_unit_test(test_file_that_is_no_socket_is_kept),
+		cmocka_unit_test(test_unix_socket_of_a_busy_listener_is_in_use),
 		cmocka_unit_test(test_tcp_listen_and_connect),
 	};
 

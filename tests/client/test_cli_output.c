@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include <malloc.h>
 
 /* NOLINTBEGIN(bugprone-suspicious-include): the units under test */
 #include "client/cli_figures.c"
@@ -92,12 +93,29 @@ static void test_output_table_is_aligned(void **state)
 	assert_string_equal(got, want);
 }
 
+/* A pool may have 100,000 volumes. */
+static void test_output_table_takes_what_its_words_take(void **state)
+{
+	static const char *const headings[] = {"A", "B", "C", "D", "E", "F"};
+	const char *cells[] = {"volume-000001", "10 GiB", "1 GiB", "thin", "direct", "1970-01-01T00:00:00Z"};
+	size_t before = mallinfo2().uordblks + mallinfo2().hblkhd;
+	struct table t;
+
+	assert_int_equal(table_init(&t, 6, 0, headings), 0);
+	for (int i = 0; i < 100000; i++)
+		assert_int_equal(table_add(&t, cells), 0);
+	/* 0 with an allocator that does not count */
+	assert_true(mallinfo2().uordblks + mallinfo2().hblkhd <= before + (16u << 20));
+	table_fini(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_output_pool_json_has_the_promised_fields),
 		cmocka_unit_test(test_output_volume_json),
 		cmocka_unit_test(test_output_table_is_aligned),
+		cmocka_unit_test(test_output_table_takes_what_its_words_take),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

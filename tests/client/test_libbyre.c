@@ -322,6 +322,75 @@ static void test_libbyre_distrusts_what_it_hears(void **state)
 	assert_string_equal(err.text, "go away");
 }
 
+/* Says hello, and then sends frames without end that answer nothing. */
+static void *chatter_run(void *arg)
+{
+	static const struct rpc_frame hello = {.kind = RPC_REPLY, .id = 1},
+				      nothing = {.kind = RPC_CREDIT, .id = 2, .credit = 1};
+	struct rpc_header header, many[100];
+	const struct impostor *imp = arg;
+	char buf[256];
+	int fd = accept(imp->fd, NULL, NULL);
+
+	rpc_frame_encode(&hello, &header);
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
+		rpc_frame_encode(&nothing, &many[i]);
+	if (read(fd, buf, sizeof(buf)) > 0 && write(fd, &header, sizeof(header)) == (ssize_t)sizeof(header))
+		for (int i = 0; i < 200000 && send(fd, many, sizeof(many), MSG_NOSIGNAL) > 0; i++)
+			;
+	close(fd);
+	return NULL;
+}
+
+static void test_libbyre_call_ends_with_its_time_whatever_comes(void **state)
+{
+	struct fixture *fx = *state;
+	char path[128], address[140];
+	struct impostor imp = {0};
+	struct byre_error err;
+	struct byre *b = NULL;
+	pthread_t thread;
+
+	snprintf(path, sizeof(path), "%s/chatter", fx->dir);
+	snprintf(address, sizeof(address), "unix:%s", path);
+	imp.fd = fx_bind(path);
+	assert_int_equal(listen(imp.fd, 1), 0);
+	pthread_create(&thread, NULL, chatter_run, &imp);
+	assert_int_equal(byre_connect(address, &b, &err), 0);
+	byre_set_timeout(b, 50);
+	assert_int_equal(byre_commit(b, NULL, &err), -ETIMEDOUT);
+	byre_close(b);
+	pthread_join(thread, NULL);
+	close(imp.fd);
+	unlink(path);
+}
+
+static int look_at_volume(void *arg, const struct byre_volume_info *info)
+{
+	assert_string_equal(info->name, "evil?[2J?name?");
+	return ++*(int *)arg, 0;
+}
+
+/* A terminal would obey some of it. */
+static void test_libbyre_names_of_a_stranger_are_plain(void **state)
+{
+	struct fixture *fx = *state;
+	struct fs_info info = {.device_kind = "a\tkind\x7f"};
+	struct byre *b = open_client(fx);
+	struct byre_pool_info pool;
+	struct byre_error err;
+	int seen = 0;
+
+	strcpy(fx->fs->volumes[0].name, "evil\033[2J\nname\xff");
+	fx->fs->nr_volumes = 1;
+	fx->fs->info = &info;
+	assert_int_equal(byre_volume_list(b, look_at_volume, &seen, &err), 0);
+	assert_int_equal(seen, 1);
+	assert_int_equal(byre_pool_info(b, &pool, &err), 0);
+	assert_string_equal(pool.device_kind, "a?kind?");
+	byre_close(b);
+}
+
 static void test_libbyre_addresses(void **state)
 {
 	struct byre_error err;
@@ -370,6 +439,8 @@ int main(void)
 		WITH_SERVER(test_libbyre_structs_may_grow),
 		WITH_SERVER(test_libbyre_does_not_wait_for_ever),
 		WITH_SERVER(test_libbyre_call_ends_with_its_time),
+		WITH_SERVER(test_libbyre_call_ends_with_its_time_whatever_comes),
+		WITH_SERVER(test_libbyre_names_of_a_stranger_are_plain),
 		WITH_SERVER(test_libbyre_list_goes_through_all_pages),
 		WITH_SERVER(test_libbyre_connection_that_ended_says_so),
 		cmocka_unit_test(test_libbyre_distrusts_what_it_hears),

@@ -42,6 +42,7 @@ def test_cli_byred_wrong_usage_is_exit_2(args):
     assert got.returncode == 2 and got.stderr.strip(), got
 
 
+
 def test_cli_volume_life(shared):
     b = shared
     b.ok("volume", "create", "one", "10M")

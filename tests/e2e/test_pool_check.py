@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """byre pool check: few lines, in order, each with what to do; and doing that ends the damage."""
+import json
 import os
 import re
+import subprocess
 
 import pytest
 
-from byred import BLOCK, M, pattern, stored_blocks
+from byred import BLOCK, BYRE, M, pattern, stored_blocks
 
 
 def places(b, blocks):
@@ -92,6 +94,17 @@ def test_check_short_file_is_told_how_to_get_its_size_back(two_volumes):
         b.refused(*args, match=rf"truncate -s {whole} ")
     os.truncate(b.pool, whole)
     assert b.check() == []
+
+
+def test_check_of_a_file_whose_name_is_no_utf8(make_byred, tmp_path):
+    """JSON is UTF-8: what is not in it is shown as '?', and the report is there."""
+    b = make_byred("64M")
+    name = os.fsencode(str(tmp_path)) + b"/p\xff"
+    os.rename(b.pool, name)
+    done = subprocess.run([BYRE, "pool", "check", name, "--json"], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["clean"] and report["path"].endswith("/p?")
 
 
 def test_check_longer_file_is_no_fault(two_volumes):

@@ -141,6 +141,8 @@ static void test_pages(void **state)
 		}
 	}
 	assert_int_equal(seen, 10);
+	assert_int_equal(client_volume_page(&list, UINT64_MAX, vi, 4, &more), 0);
+	assert_false(more);
 	drops = 0;
 	assert_int_equal(client_drop(&list, 7), 0);
 	assert_int_equal(drops, 7);

@@ -300,6 +300,22 @@ static void test_diff(void **state)
 	strcpy(other.nbd.addrs[0].path, "/y");
 	config_diff(&config, &other, buf, sizeof(buf));
 	assert_string_equal(buf, "nbd threads");
+	other = config;
+	other.stop_timeout_s++;
+	other.warn_full[0]++;
+	strcpy(other.write_log, "/w");
+	config_diff(&config, &other, buf, sizeof(buf));
+	assert_string_equal(buf, "stop-timeout warn-full write-log");
+	other = config;
+	other.warn_full_count = 0;
+	config_diff(&config, &other, buf, sizeof(buf));
+	assert_string_equal(buf, "warn-full");
+}
+
+static void test_file_that_cannot_be_read_says_why(void **state)
+{
+	assert_int_equal(config_read_file(&config, "/tmp", &err), -EISDIR);
+	assert_string_equal(err.msg, "cannot read /tmp: Is a directory");
 }
 
 int main(void)
@@ -321,6 +337,7 @@ int main(void)
 		T(test_given_addresses_replace_the_defaults),
 		T(test_folder_that_is_too_long_for_a_socket),
 		T(test_diff),
+		T(test_file_that_cannot_be_read_says_why),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
