@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/crc32c.h"
 #include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
@@ -12,7 +11,6 @@
 #include "fs/device/device.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/format/super_format.h"
-#include "fs/format/volume_format.h"
 #include "fs/fs.h"
 
 #define WINDOW_BYTES (1u << 20)
@@ -86,21 +84,19 @@ static const struct log_record *any_record(struct log_reader *rd, uint64_t pos, 
 	if (bytes < sizeof(*rec) || bytes > LOG_RECORD_MAX)
 		return NULL;
 	rec = bytes_at(rd, at, round_up_u64(bytes, LOG_ALIGN), ret_error);
-	if (!rec ||
-	    (le32_to_cpu(rec->crc) != crc32c((const char *)rec + 4, bytes - 4) && !FAULT(FAULT_LOG_CHECKSUM)))
+	if (!rec || (le32_to_cpu(rec->crc) != log_record_checksum(rec) && !FAULT(FAULT_LOG_CHECKSUM)))
 		return NULL;
 	return rec;
 }
 
-/* The one with this number. */
-static const struct log_record *record_at(struct log_reader *rd, uint64_t pos, uint64_t seq, int *ret_error)
+const struct log_record *log_reader_record(struct log_reader *rd, uint64_t pos, uint64_t seq, int *ret_error)
 {
 	const struct log_record *rec = any_record(rd, pos, ret_error);
 
 	return rec && le64_to_cpu(rec->seq) == seq ? rec : NULL;
 }
 
-static uint64_t next_position(const struct log_reader *rd, uint64_t pos, const struct log_record *rec)
+uint64_t log_reader_next(const struct log_reader *rd, uint64_t pos, const struct log_record *rec)
 {
 	if (le32_to_cpu(rec->flags) & LOG_PAD)
 		return pos + rd->size - pos % rd->size;
@@ -130,7 +126,7 @@ int log_reader_group(struct log_reader *rd, uint64_t pos, uint64_t seq, struct l
 	g->used = 0;
 	for (;;) {
 		int error = 0, r;
-		const struct log_record *rec = record_at(rd, pos, seq, &error);
+		const struct log_record *rec = log_reader_record(rd, pos, seq, &error);
 
 		if (!rec)
 			return error;
@@ -138,7 +134,7 @@ int log_reader_group(struct log_reader *rd, uint64_t pos, uint64_t seq, struct l
 		if (r)
 			return r;
 		g->flags = le32_to_cpu(rec->flags);
-		pos = next_position(rd, pos, rec);
+		pos = log_reader_next(rd, pos, rec);
 		seq++;
 		if (pos - rd->tail > rd->size)
 			return 0;
@@ -164,7 +160,7 @@ void log_reader_lost(struct log_reader *rd, uint64_t pos, uint64_t seq, struct l
 		if (rec && found > seq && found - seq < SEQ_RANGE && le64_to_cpu(rec->durable) > seq) {
 			ret_lost->records++;
 			ret_lost->flushes += (le32_to_cpu(rec->flags) & LOG_LAST) != 0;
-			pos = next_position(rd, pos, rec);
+			pos = log_reader_next(rd, pos, rec);
 			upto = end;
 		} else {
 			pos += LOG_ALIGN;
@@ -172,88 +168,4 @@ void log_reader_lost(struct log_reader *rd, uint64_t pos, uint64_t seq, struct l
 	}
 	if (ret_lost->records)
 		ret_lost->flushes += !ret_lost->flushes;
-}
-
-/* ---- items ----------------------------------------------------------------- */
-
-static bool extent_is_sound(const struct log_item *item, uint32_t bytes)
-{
-	const struct log_extent *e = (const struct log_extent *)item;
-	uint64_t n, crcs;
-
-	if (bytes < sizeof(*e))
-		return false;
-	n = le64_to_cpu(e->blocks);
-	crcs = le64_to_cpu(e->addr) ? n : 0;
-	return n > 0 && crcs <= LOG_RECORD_MAX / sizeof(le32) &&
-	       bytes == round_up_u64(sizeof(*e) + crcs * sizeof(le32), 8) &&
-	       le64_to_cpu(e->addr) % FS_BLOCK_SIZE == 0;
-}
-
-static bool group_is_sound(const struct log_item *item, uint32_t bytes)
-{
-	const struct log_group_item *g = (const struct log_group_item *)item;
-
-	return bytes == sizeof(*g) && le64_to_cpu(g->length) > 0 &&
-	       le64_to_cpu(g->length) % FS_BLOCK_SIZE == 0;
-}
-
-static bool name_is_sound(const void *name, uint8_t len, uint64_t room)
-{
-	return len > 0 && room == round_up_u64(len, 8) && !memchr(name, 0, len);
-}
-
-static bool create_is_sound(const struct log_item *item, uint32_t bytes)
-{
-	const struct log_create *c = (const struct log_create *)item;
-
-	return bytes >= sizeof(*c) && volume_size_is_valid(le64_to_cpu(c->size)) &&
-	       name_is_sound(c + 1, c->name_len, bytes - sizeof(*c));
-}
-
-static bool rename_is_sound(const struct log_item *item, uint32_t bytes)
-{
-	const struct log_rename *rn = (const struct log_rename *)item;
-
-	return bytes >= sizeof(*rn) && name_is_sound(rn + 1, rn->name_len, bytes - sizeof(*rn));
-}
-
-static bool resize_is_sound(const struct log_item *item, uint32_t bytes)
-{
-	return bytes == sizeof(struct log_resize) &&
-	       volume_size_is_valid(le64_to_cpu(((const struct log_resize *)item)->size));
-}
-
-static bool set_is_sound(const struct log_item *item, uint32_t bytes)
-{
-	const struct log_set *s = (const struct log_set *)item;
-
-	return bytes >= sizeof(*s) && bytes - sizeof(*s) == round_up_u64(s->comment_len, 8) &&
-	       !memchr(s + 1, 0, s->comment_len);
-}
-
-int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **ret_item)
-{
-	const struct log_item *item = (const struct log_item *)bytes;
-	bool sound = false;
-	uint32_t len;
-
-	if (left < sizeof(*item))
-		return -EUCLEAN;
-	len = le32_to_cpu(item->bytes);
-	if (len < sizeof(*item) || len > left || len % 8 || le16_to_cpu(item->reserved))
-		return -EUCLEAN;
-	switch ((enum log_item_type)le16_to_cpu(item->type)) {
-	case LOG_EXTENT: sound = extent_is_sound(item, len); break;
-	case LOG_GROUP: sound = group_is_sound(item, len); break;
-	case LOG_CREATE: sound = create_is_sound(item, len); break;
-	case LOG_DELETE: sound = len == sizeof(*item); break;
-	case LOG_RENAME: sound = rename_is_sound(item, len); break;
-	case LOG_RESIZE: sound = resize_is_sound(item, len); break;
-	case LOG_SET: sound = set_is_sound(item, len); break;
-	}
-	if (!sound)
-		return -EUCLEAN;
-	*ret_item = item;
-	return 0;
 }

@@ -41,7 +41,7 @@
 #include <stdint.h>
 
 struct device_queue;
-struct log_item;
+struct log_record;
 struct super_block;
 
 /* A lost group and the one after it begin within this. */
@@ -71,6 +71,14 @@ struct log_group_read {
 int log_reader_init(struct log_reader *rd, struct device_queue *q, const struct super_block *sb);
 void log_reader_fini(struct log_reader *rd);
 
+/*
+ * The record at a position, if it has this number; NULL: it has not, or its place cannot be read (*ret_error,
+ * which is untouched else). Valid until the next call.
+ */
+const struct log_record *log_reader_record(struct log_reader *rd, uint64_t pos, uint64_t seq, int *ret_error);
+/* Where the record behind this one begins. */
+uint64_t log_reader_next(const struct log_reader *rd, uint64_t pos, const struct log_record *rec);
+
 /* Collects the group at pos. 1: it is there, whole; 0: it is not; -EIO (rd->bad_offset), -ENOMEM. */
 int log_reader_group(struct log_reader *rd, uint64_t pos, uint64_t seq, struct log_group_read *g);
 void log_group_read_fini(struct log_group_read *g);
@@ -83,11 +91,5 @@ struct log_lost {
 
 /* The log ended at pos, where seq was expected. -ENOMEM; places that cannot be read prove nothing. */
 void log_reader_lost(struct log_reader *rd, uint64_t pos, uint64_t seq, struct log_lost *ret_lost);
-
-/*
- * The item at `bytes`, of which there are `left`. -EUCLEAN: this version does not know it, or it makes no
- * sense.
- */
-int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **ret_item);
 
 #endif

@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/crc32c.h"
 #include "base/le.h"
 #include "base/mem.h"
 #include "fs/core/clock.h"
@@ -65,16 +64,6 @@ static uint64_t process_start(int pid)
 
 /* ---- the block ------------------------------------------------------------- */
 
-static uint32_t sum(const struct claim_block *c)
-{
-	return crc32c((const char *)c + sizeof(c->crc), sizeof(*c) - sizeof(c->crc));
-}
-
-static bool is_valid(const struct claim_block *c)
-{
-	return le32_to_cpu(c->magic) == CLAIM_MAGIC && le32_to_cpu(c->crc) == sum(c);
-}
-
 static bool is_of(const struct claim_block *c, const uint8_t uuid[16])
 {
 	return memcmp(c->pool, uuid, sizeof(c->pool)) == 0;
@@ -104,7 +93,7 @@ static int write_claim(struct fs *fs, bool held)
 	c.pid = cpu_to_le32((uint32_t)getpid());
 	if (gethostname(c.host, sizeof(c.host) - 1))
 		c.host[0] = 0;
-	c.crc = cpu_to_le32(sum(&c));
+	c.crc = cpu_to_le32(claim_checksum(&c));
 	return device_sync(fs->commit_q, DEVICE_WRITE, CLAIM_OFFSET, &c, sizeof(c));
 }
 
@@ -141,7 +130,7 @@ int claim_take(struct fs *fs, struct fs_error *err)
 	int r = read_claim(fs->commit_q, &c);
 
 	/* of a copy, or of this one by another name */
-	if (r == 0 && is_valid(&c) && is_of(&c, fs->uuid) && is_alive_here(&c)) {
+	if (r == 0 && !claim_fault(&c) && is_of(&c, fs->uuid) && is_alive_here(&c)) {
 		describe(&c, who, sizeof(who));
 		fs_log(fs, FS_LOG_WARNING,
 		       "the pool is claimed by %s, which still runs: unless this is a copy of its pool, that one stops writing now",
@@ -163,9 +152,9 @@ int claim_check(struct fs *fs, struct device_queue *q)
 	fs->claim_checked_us = fs_now_us();
 	if (read_claim(q, &c)) /* nothing is known; the superblock's write will tell */
 		return 0;
-	if (is_valid(&c) && is_of(&c, fs->uuid) && memcmp(c.session, fs->session, sizeof(c.session)) == 0)
+	if (!claim_fault(&c) && is_of(&c, fs->uuid) && memcmp(c.session, fs->session, sizeof(c.session)) == 0)
 		return 0;
-	if (is_valid(&c))
+	if (!claim_fault(&c))
 		describe(&c, who, sizeof(who));
 	snprintf(msg, sizeof(msg), "the pool was taken by %s: two must not write to it", who);
 	fs_set_read_only(fs, -EBUSY, msg);
@@ -176,7 +165,7 @@ bool claim_was_given_up(struct fs *fs, struct device_queue *q)
 {
 	struct claim_block c __attribute__((aligned(DEVICE_ALIGN)));
 
-	return read_claim(q, &c) == 0 && is_valid(&c) && is_of(&c, fs->uuid) && !c.held;
+	return read_claim(q, &c) == 0 && !claim_fault(&c) && is_of(&c, fs->uuid) && !c.held;
 }
 
 void claim_give_up(struct fs *fs)
@@ -192,7 +181,7 @@ static void describe_holder(const char *path, int pid, char *ret_who, size_t siz
 
 	snprintf(ret_who, size, pid > 0 ? "process %d" : "another process", pid);
 	if (pid <= 0 && c && fd >= 0 && pread(fd, c, sizeof(*c), CLAIM_OFFSET) == (ssize_t)sizeof(*c) &&
-	    is_valid(c) && c->held)
+	    !claim_fault(c) && c->held)
 		describe(c, ret_who, size);
 	if (fd >= 0)
 		close(fd);

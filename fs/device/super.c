@@ -4,57 +4,17 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/crc32c.h"
 #include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/core/report.h"
 #include "fs/device/device.h"
-#include "fs/format/block_group_format.h"
-#include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"
 
 #define READ_TRIES 3
 
 static const uint64_t offsets[SUPER_COPIES] = SUPER_OFFSETS;
-
-static bool is_power_of_two(uint64_t v)
-{
-	return v && !(v & (v - 1));
-}
-
-int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes, const char **ret_why)
-{
-	uint64_t size = le64_to_cpu(sb->device_size), log = le64_to_cpu(sb->log_offset),
-		 log_size = le64_to_cpu(sb->log_size);
-	const char *why = NULL;
-
-	if (le64_to_cpu(sb->magic) != SUPER_MAGIC)
-		why = "is not that of a Byre pool";
-	else if (le32_to_cpu(sb->crc) != crc32c((const char *)sb + 4, SUPER_SIZE - 4))
-		why = "has a wrong checksum";
-	else if (le64_to_cpu(sb->offset) != offset)
-		why = "was written to another place";
-	else if (le32_to_cpu(sb->version) != SUPER_VERSION)
-		why = "is of an unknown version";
-	else if (le32_to_cpu(sb->block_size) != FS_BLOCK_SIZE || le32_to_cpu(sb->node_size) != NODE_SIZE)
-		why = "has an unknown block size";
-	else if (size < FS_POOL_SIZE_MIN || size % FS_BLOCK_SIZE)
-		why = "has an impossible size";
-	else if (!is_power_of_two(le64_to_cpu(sb->group_step)) ||
-		 le64_to_cpu(sb->group_step) < GROUP_STEP_MIN || le64_to_cpu(sb->group_step) > GROUP_STEP)
-		why = "has an impossible step of block groups";
-	else if (log < DEVICE_DATA_START || log % FS_BLOCK_SIZE || log_size < (64u << 10) ||
-		 log_size % FS_BLOCK_SIZE || log_size > size || log > size - log_size)
-		why = "has an impossible flush log";
-	else if (device_bytes && size > device_bytes)
-		why = "says that the pool is larger than the file: the file was truncated";
-	if (!why)
-		return 0;
-	*ret_why = why;
-	return -EUCLEAN;
-}
 
 /* An error that passes must not make the pool one commit older. */
 static int read_copy(struct device_queue *q, uint64_t device_bytes, unsigned copy, struct super_block *sb)
@@ -141,7 +101,7 @@ int super_write_copy(struct device_queue *q, const struct super_block *sb, unsig
 	struct super_block out __attribute__((aligned(DEVICE_ALIGN))) = *sb;
 
 	out.offset = cpu_to_le64(offsets[copy]);
-	out.crc = cpu_to_le32(crc32c((char *)&out + 4, SUPER_SIZE - 4));
+	out.crc = cpu_to_le32(super_checksum(&out));
 	return device_sync(q, DEVICE_WRITE, offsets[copy], &out, SUPER_SIZE);
 }
 

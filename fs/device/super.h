@@ -10,13 +10,6 @@ struct fs_error;
 struct super_block;
 
 /*
- * Checks a copy that was read from `offset` of a device of device_bytes (0: unknown). 0, or -EUCLEAN with a
- * constant string.
- */
-int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes,
-		   const char **ret_why);
-
-/*
  * Reads all copies, and returns the valid one with the highest generation. *ret_bad counts copies that are
  * not valid, *ret_old those that are valid but older. -EINVAL: not a pool; -EUCLEAN: a pool, but no copy is
  * whole; -ENOTSUP: unknown incompatible features.

@@ -8,8 +8,11 @@
 #define FS_FORMAT_BACKING_FORMAT_H
 
 #include <assert.h>
+#include <stdint.h>
 
 #include "base/le.h"
+
+struct print;
 
 #define SPARES_MAGIC 0x50535942u     /* "BYSP" */
 #define SPARES_OFFSET (128ull << 10) /* and 4 KiB after it */
@@ -27,5 +30,11 @@ struct spares_block {
 	uint8_t reserved[SPARES_BYTES - 40 - 8 * SPARES_MAX];
 };
 static_assert(sizeof(struct spares_block) == SPARES_BYTES, "spares_block");
+
+uint32_t spares_checksum(const struct spares_block *sb);
+/* NULL: it is a list; else what is wrong with it. */
+const char *spares_fault(const struct spares_block *sb);
+/* A record. */
+void spares_print(struct print *p, uint64_t offset, const struct spares_block *sb);
 
 #endif

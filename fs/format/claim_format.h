@@ -7,8 +7,11 @@
 #define FS_FORMAT_CLAIM_FORMAT_H
 
 #include <assert.h>
+#include <stdint.h>
 
 #include "base/le.h"
+
+struct print;
 
 #define CLAIM_MAGIC 0x4c435942u /* "BYCL" */
 #define CLAIM_OFFSET (192ull << 10)
@@ -30,5 +33,11 @@ struct claim_block {
 	uint8_t reserved[CLAIM_BYTES - 144];
 };
 static_assert(sizeof(struct claim_block) == CLAIM_BYTES, "claim_block");
+
+uint32_t claim_checksum(const struct claim_block *claim);
+/* NULL: it is a claim; else what is wrong with it. */
+const char *claim_fault(const struct claim_block *claim);
+/* A record. */
+void claim_print(struct print *p, const struct claim_block *claim);
 
 #endif

@@ -21,8 +21,12 @@
 #define FS_FORMAT_FLUSH_LOG_FORMAT_H
 
 #include <assert.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 #include "base/le.h"
+
+struct print;
 
 #define LOG_MAGIC 0x474c5942u /* "BYLG" */
 #define LOG_ALIGN 4096u
@@ -121,5 +125,20 @@ struct log_set {
 	uint8_t reserved[3]; /* then the comment, and zeros up to a multiple of 8 */
 };
 static_assert(sizeof(struct log_set) == 32, "log_set");
+
+/* ---- judged and printed (flush_log_format.c) ------------------------------- */
+
+/* Of the whole record, whose `bytes` are within LOG_RECORD_MAX and can be read. */
+uint32_t log_record_checksum(const struct log_record *rec);
+
+/*
+ * The item at `bytes`, of which there are `left`. -EUCLEAN: it is none that this version knows, or makes no
+ * sense.
+ */
+int log_item_check(const uint8_t *bytes, uint64_t left, const struct log_item **ret_item);
+
+/* Into records that were begun. The item is one that log_item_check has found good. */
+void log_record_print(struct print *p, const struct log_record *rec);
+void log_item_print(struct print *p, const struct log_item *item);
 
 #endif

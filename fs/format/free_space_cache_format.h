@@ -40,6 +40,8 @@
 
 #include "base/le.h"
 
+struct print;
+
 #define FREE_SPACE_CACHE_MAGIC 0x43534642u /* "BFSC" */
 #define FREE_SPACE_CACHE_VERSION 1u
 #define FREE_SPACE_CACHE_WINDOW 4096u	   /* blocks */
@@ -76,5 +78,12 @@ static_assert(FREE_SPACE_CACHE_BITMAP_BYTES * 8 == FREE_SPACE_CACHE_WINDOW, "a b
 
 /* The size of a slot for a group of nblocks: a multiple of 4096 that holds any content. */
 uint32_t free_space_cache_slot_bytes(uint32_t nblocks);
+
+/* The used length that the counts in a header make, at the most SIZE_MAX / 2. */
+uint64_t free_space_cache_used_bytes(const struct free_space_cache_header *h);
+/* Into a record that was begun. Any bytes are accepted. */
+void free_space_cache_print(struct print *p, const struct free_space_cache_header *h);
+/* A record for entry number i of a slot whose length was verified. */
+void free_space_cache_entry_print(struct print *p, const void *slot, uint32_t i);
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/crc32c.h"
 #include "base/le.h"
 #include "fs/format/print.h"
 
@@ -63,4 +64,21 @@ void tree_root_print(struct print *p, const char *prefix, const struct tree_root
 	snprintf(full, sizeof(full), "%s_flags", prefix);
 	if (root->flags)
 		print_flags(p, full, root->flags, flags, 2);
+}
+
+uint32_t node_checksum(const struct node_header *node)
+{
+	return crc32c((const char *)node + sizeof(node->crc), NODE_SIZE - sizeof(node->crc));
+}
+
+void node_header_print(struct print *p, const struct node_header *node)
+{
+	print_number(p, "addr", le64_to_cpu(node->addr));
+	print_number(p, "owner", le64_to_cpu(node->owner));
+	print_number(p, "generation", le64_to_cpu(node->generation));
+	print_number(p, "level", node->level);
+	print_number(p, "items", le16_to_cpu(node->nritems));
+	print_number(p, "data_off", le32_to_cpu(node->data_off));
+	print_bytes(p, "pool", node->pool, sizeof(node->pool));
+	print_hex(p, "crc", le32_to_cpu(node->crc));
 }

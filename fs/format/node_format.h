@@ -92,4 +92,8 @@ const char *tree_root_doubt(const struct tree_root_item *item);
 /* Into a record that was begun: fields whose names begin with the prefix. */
 void tree_root_print(struct print *p, const char *prefix, const struct tree_root *root);
 
+uint32_t node_checksum(const struct node_header *node);
+/* Into a record that was begun. Any bytes are accepted. */
+void node_header_print(struct print *p, const struct node_header *node);
+
 #endif

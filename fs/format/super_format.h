@@ -15,6 +15,8 @@
 #include "base/le.h"
 #include "fs/format/node_format.h"
 
+struct print;
+
 #define SUPER_MAGIC 0x4c4f4f5045525942ull /* "BYREPOOL" */
 #define SUPER_VERSION 2u
 #define SUPER_SIZE 4096u
@@ -100,5 +102,25 @@ struct super_block {
 };
 static_assert(sizeof(struct super_block) == SUPER_SIZE, "super_block");
 static_assert(offsetof(struct super_block, system) <= 512, "what changes with every commit is in one sector");
+
+/* ---- judged and printed (super_format.c) ----------------------------------- */
+
+/*
+ * Checks a copy that was read from `offset` of a device of device_bytes (0: unknown). 0, or -EUCLEAN with a
+ * constant string.
+ */
+int super_validate(const struct super_block *sb, uint64_t offset, uint64_t device_bytes,
+		   const char **ret_why);
+/* The same without its checksum and its place: whether its fields make sense. */
+int super_validate_fields(const struct super_block *sb, const char **ret_why);
+uint32_t super_checksum(const struct super_block *sb);
+
+/* Into a record that was begun. Any bytes are accepted. */
+void super_print(struct print *p, const struct super_block *sb);
+/* How many fields differ; with `p`, what they are in either, into a record that was begun. */
+unsigned super_compare(struct print *p, const struct super_block *a, const struct super_block *b);
+/* Records of their own. */
+void super_scrub_print(struct print *p, const struct super_scrub *scrub);
+void super_system_group_print(struct print *p, unsigned index, const struct super_system_group *group);
 
 #endif

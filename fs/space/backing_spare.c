@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/crc32c.h"
 #include "base/le.h"
 #include "base/lock.h"
 #include "base/mem.h"
@@ -135,10 +134,8 @@ static void take_again(struct fs *fs, uint64_t addr)
 
 static bool is_valid(const struct fs *fs, const struct spares_block *sb, uint64_t off)
 {
-	return le32_to_cpu(sb->magic) == SPARES_MAGIC && memcmp(sb->pool, fs->uuid, sizeof(sb->pool)) == 0 &&
-	       le32_to_cpu(sb->crc) ==
-		       crc32c((const char *)sb + sizeof(sb->crc), sizeof(*sb) - sizeof(sb->crc)) &&
-	       le32_to_cpu(sb->count) <= SPARES_MAX && place(le64_to_cpu(sb->generation)) == off;
+	return !spares_fault(sb) && memcmp(sb->pool, fs->uuid, sizeof(sb->pool)) == 0 &&
+	       place(le64_to_cpu(sb->generation)) == off;
 }
 
 void backing_read_spares(struct fs *fs)
@@ -206,7 +203,7 @@ void backing_write_spares(struct fs *fs, struct device_queue *q, uint64_t genera
 	n = add_pinned(fs, generation, &sb, n);
 	sb.count = cpu_to_le32(n);
 	memcpy(sb.pool, fs->uuid, sizeof(sb.pool));
-	sb.crc = cpu_to_le32(crc32c((char *)&sb + sizeof(sb.crc), sizeof(sb) - sizeof(sb.crc)));
+	sb.crc = cpu_to_le32(spares_checksum(&sb));
 	if (device_sync(q, DEVICE_WRITE, place(generation), &sb, sizeof(sb)))
 		b->spares_changed = true; /* by the next one, then */
 }

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/crc32c.h"
 #include "base/le.h"
 #include "base/lock.h"
 #include "base/util.h"
@@ -86,7 +85,7 @@ int node_validate(const struct node_header *node, const struct node_ident *id, c
 
 	if (le32_to_cpu(node->magic) != NODE_MAGIC)
 		why = "not a node";
-	else if (le32_to_cpu(node->crc) != crc32c((const char *)node + 4, NODE_SIZE - 4))
+	else if (le32_to_cpu(node->crc) != node_checksum(node))
 		why = "checksum does not match";
 	else if (memcmp(node->pool, uuid, sizeof(node->pool)) != 0)
 		why = "belongs to another pool";
@@ -284,5 +283,5 @@ void node_append(struct node_header *node, struct key key, struct value value)
 
 void node_seal(struct node_header *node)
 {
-	node->crc = cpu_to_le32(crc32c((const char *)node + 4, NODE_SIZE - 4));
+	node->crc = cpu_to_le32(node_checksum(node));
 }
