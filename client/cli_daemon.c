@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "base/size.h"
 #include "client/cli.h"
 
 enum cli_exit run_stats(const struct cli *cli)

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/size.h"
 #include "base/util.h"
+#include "client/cli.h"
 #include "client/cli_figures.h"
 #include "proto/figure_table.h"
 

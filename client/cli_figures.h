@@ -3,7 +3,7 @@
 #ifndef CLIENT_CLI_FIGURES_H
 #define CLIENT_CLI_FIGURES_H
 
-#include "client/cli.h"
+#include "client/byre.h"
 #include "proto/figure_table.h"
 
 /* The places of figures in their tables. */

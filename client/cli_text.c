@@ -7,6 +7,7 @@
 
 #include "base/size.h"
 #include "base/util.h"
+#include "client/cli.h"
 #include "client/cli_figures.h"
 
 #define POOL_WIDTH 20

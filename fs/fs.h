@@ -21,8 +21,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fs/device/device.h"
-
 struct fs;
 struct fs_ctx;
 struct fs_volume;
@@ -307,8 +305,8 @@ struct fs_volume_info {
 /* What fs_volume_set changes. */
 struct fs_volume_change {
 	uint32_t set, clear; /* of RESERVED and READ_ONLY */
-	const char *
-		comment; /* NULL: unchanged; "": removed. UTF-8 without control characters, at most FS_COMMENT_MAX bytes */
+	/* NULL: unchanged; "": removed. UTF-8 without control characters, at most FS_COMMENT_MAX bytes */
+	const char *comment;
 };
 
 /* True for 1 to 255 bytes of letters, digits, '.', '_', '-' that do not start with '.' or '-'. */

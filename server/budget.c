@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "fs/core/lock_rank.h"
 #include "server/budget.h"
 
 #include "base/util.h"
+#include "fs/core/lock_rank.h"
 
 void budget_init(struct budget *b, uint64_t bytes, uint64_t connections)
 {

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "fs/core/lock_rank.h"
 #include "server/clients.h"
 
 #include <errno.h>
@@ -12,6 +11,7 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/core/lock_rank.h"
 
 static int by_id(const struct client_volume *a, const struct client_volume *b)
 {

@@ -7,8 +7,6 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "base/util.h"
-
 #define FD_NAME "byre"
 
 void handover_init(struct handover *h, const struct addr_access *access, struct log *log)

@@ -9,9 +9,9 @@
 #include <event2/event.h>
 
 #include "base/addr.h"
-#include "fs/fs.h"
 #include "server/nbd_conn.h"
 
+struct fs;
 struct http_server;
 
 struct http_server_options {

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "fs/core/lock_rank.h"
 #include "server/loop.h"
 
 #include <errno.h>
@@ -8,7 +7,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "base/util.h"
+#include "fs/core/lock_rank.h"
+#include "fs/fs.h"
 
 static void on_ctx(evutil_socket_t fd, short what, void *arg)
 {

@@ -15,8 +15,10 @@
 #include <stdbool.h>
 
 #include "base/lock.h"
-#include "fs/fs.h"
 #include "server/task.h"
+
+struct fs;
+struct fs_ctx;
 
 struct loop {
 	unsigned index;

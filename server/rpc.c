@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* server/rpc.c: the RPC server: sockets, calls on their way to the engine and back, and the end of it all. */
-#include "fs/core/lock_rank.h"
 #include "server/rpc.h"
 
 #include <errno.h>
@@ -14,9 +13,11 @@
 
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/core/lock_rank.h"
 #include "proto/rpc_status.h"
 #include "server/conn_limits.h"
 #include "server/figures.h"
+#include "server/limits.h"
 #include "server/rpc_int.h"
 
 static void *pb_alloc(void *data, size_t size)

@@ -5,7 +5,6 @@
 #include <inttypes.h>
 
 #include "base/mem.h"
-#include "base/util.h"
 #include "server/clients.h"
 #include "server/rpc_int.h"
 

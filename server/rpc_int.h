@@ -33,7 +33,6 @@
 #include "proto/byre.pb-c.h"
 #include "proto/rpc_frame.h"
 #include "server/budget.h"
-#include "server/limits.h"
 #include "server/rpc.h"
 #include "server/share.h"
 #include "server/stall.h"
@@ -44,10 +43,10 @@
 #define RPC_RUNNING_MAX 32u	  /* on their way to workers, of all connections */
 #define RPC_INPUT_MAX (64u << 10) /* read ahead of the parser */
 #define RPC_FRAMES_MAX 64u	  /* parsed in one go, before others have their turn */
-#define RPC_OUTPUT_MAX (1u << 20) /* answers not taken by the client: above it, no request is begun, */
-#define RPC_OUTPUT_HARD \
-	(RPC_OUTPUT_MAX + RPC_RUNNING_MAX * RPC_MESSAGE_MAX) /* above this, nothing is read: the client
-										 asks on and on, and is told EBUSY */
+/* Answers that the client has not taken: above it, no request is begun, */
+#define RPC_OUTPUT_MAX (1u << 20)
+/* and above this nothing is read: the client asks on and on, and is told EBUSY. */
+#define RPC_OUTPUT_HARD (RPC_OUTPUT_MAX + RPC_RUNNING_MAX * RPC_MESSAGE_MAX)
 /* what a connection may hold when there is no memory, and still be read */
 #define RPC_HELD_FREE (64u << 10)
 #define RPC_CALL_COST 1024u /* of a request, beside its message */
@@ -204,8 +203,8 @@ ProtobufCAllocator *rpc_allocator(void);
  * OPEN:      requests are read. When the client has ended its side, those that are there already still are.
  * FINISHING: nothing is read; ends when the calls are answered and the answers are out.
  * REFUSED:   a last frame says why.
- * In REFUSED, and after FINISHING on TCP, what comes in is thrown away until the client goes or lingers too long: closing
- * with input unread would reset the connection and might take the last answers with it.
+ * In REFUSED, and after FINISHING on TCP, what comes in is thrown away until the client goes or lingers too
+ * long: closing with input unread would reset the connection and might take the last answers with it.
  */
 enum rpc_conn_state { RPC_CONN_OPEN, RPC_CONN_FINISHING, RPC_CONN_REFUSED, RPC_CONN_STATES };
 

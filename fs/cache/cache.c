@@ -7,8 +7,8 @@
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/cache/cache_int.h"
-#include "fs/core/lock_rank.h"
 #include "fs/cache/cache.h"
+#include "fs/core/lock_rank.h"
 
 static const uint8_t class_heat[] = {[CACHE_DATA] = 1, [CACHE_NODE] = 2};
 

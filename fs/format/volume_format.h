@@ -2,7 +2,8 @@
 /*
  * fs/format/volume_format.h: items of the root tree and of the volumes' trees.
  *
- * Root tree:   VOLUME_KEY_TYPE, be64 id -> struct volume_item, name (name_len bytes), comment (comment_len bytes)
+ * Root tree:   VOLUME_KEY_TYPE, be64 id -> struct volume_item, name (name_len bytes), comment (comment_len
+ *              bytes)
  *              ORPHAN_KEY_TYPE, be64 id -> struct orphan_item (a deleted volume whose space is being freed,
  *              or a part of a living one's tree, cut out by a trim)
  * Volume tree: EXTENT_KEY_TYPE, be64 first block -> struct extent_item, one CRC32C for each block

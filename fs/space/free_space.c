@@ -345,14 +345,17 @@ size_t free_space_memory(const struct free_space *space)
 uint32_t free_space_alloc(struct free_space *space, uint32_t hint, uint32_t want, uint32_t *ret_start)
 {
 	uint32_t start = 0;
+	bool found;
 
 	ASSERT(want > 0);
 	if (want > free_space_largest(space))
 		want = free_space_largest(space);
 	if (!want)
 		return 0;
-	if (hint >= space->nblocks || !find_first(space, hint, want, &start))
-		ASSERT(find_first(space, 0, want, &start));
+	found = hint < space->nblocks && find_first(space, hint, want, &start);
+	if (!found)
+		found = find_first(space, 0, want, &start);
+	ASSERT(found);
 	bits_flip(space, start, want);
 	space->nfree -= want;
 	*ret_start = start;
@@ -362,12 +365,15 @@ uint32_t free_space_alloc(struct free_space *space, uint32_t hint, uint32_t want
 uint32_t free_space_alloc_near(struct free_space *space, uint32_t hint, uint32_t want, uint32_t *ret_start)
 {
 	uint32_t start = 0, len;
+	bool found;
 
 	ASSERT(want > 0);
 	if (!space->nfree)
 		return 0;
-	if (hint >= space->nblocks || !find_first(space, hint, 1, &start))
-		ASSERT(find_first(space, 0, 1, &start));
+	found = hint < space->nblocks && find_first(space, hint, 1, &start);
+	if (!found)
+		found = find_first(space, 0, 1, &start);
+	ASSERT(found);
 	len = run_end(space, start, want) - start;
 	bits_flip(space, start, len);
 	space->nfree -= len;

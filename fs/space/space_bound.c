@@ -7,6 +7,7 @@
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/core/fs_int.h"
+#include "fs/device/device.h"
 #include "fs/format/block_group_format.h"
 #include "fs/format/free_space_cache_format.h"
 #include "fs/format/key.h"

@@ -3,9 +3,11 @@
  * tests/bench/beside.c: what one client feels of what others do, through the engine itself. Prints a line for
  * each figure.
  *
- *   beside reserved FILE   random overwrites of a reserved volume: alone, and beside four writers to a full thin volume
+ *   beside reserved FILE   random overwrites of a reserved volume: alone, and beside four writers to a full
+ *                          thin volume
  *   beside promise FILE    random writes while a reserved volume of 3,000 GiB is made
- *   beside reads FILE      cold random reads: alone, and beside eight that make and delete volumes, map, or resize
+ *   beside reads FILE      cold random reads: alone, and beside eight that make and delete volumes, map, or
+ *                          resize
  *
  * FILE is a sparse pool that is made, and removed at the end. SECONDS=n: how long each lasts (3).
  */

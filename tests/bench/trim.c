@@ -3,7 +3,7 @@
  * tests/bench/trim.c: a trim of a volume with very many extents, and what another client feels of it. On a
  * simulated device, which takes no time: figures are of the processor and of memory.
  *
- *   trim [EXTENTS]   (1,000,000) extents of one block each; takes 100 bytes of memory an extent for the device
+ *   trim [EXTENTS]   (1,000,000) extents of one block each; 100 bytes of memory an extent for the device
  *
  * Prints: how long the trim took to be answered, the longest commit, how many there were until all was freed
  * and how long that took, by how much memory grew at the most (64 MiB of that is the cache, which was empty),

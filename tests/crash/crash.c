@@ -7,7 +7,8 @@
  *   crash --seed S [--verbose] [--save FILE] runs one
  *   crash --replay FILE [--verbose]          runs a history from a file
  *   crash --prefixes N [--first S]           N runs of which every prefix of the log of writes is looked at
- *   --shrink                                 cuts a history that fails down, into crash-SEED.history (or --save FILE)
+ *   --shrink                                 cuts a history that fails down, into crash-SEED.history (or
+ *                                            --save FILE)
  *   --stop                                   ends at the first seed that fails (else after FAILURES_MAX)
  *
  * Exit: 0 all is well, 1 something failed, 2 wrong usage.

@@ -26,6 +26,7 @@
 #include "base/util.h"
 #include "proto/byre.pb-c.h"
 #include "proto/rpc_frame.h"
+#include "server/limits.h"
 #include "server/rpc_int.h"
 #include "tests/lib/full_table.h"
 #include "tests/lib/rpc_fixture.h"

@@ -8,6 +8,7 @@
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
+#include "fs/device/device.h"
 #include "fs/fs.h"
 
 #define POOL_BYTES_MAX (192ull << 20)
