@@ -3,12 +3,12 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/le.h"
 #include "base/lock.h"
 #include "base/mem.h"
 #include "fs/check/check_int.h"
+#include "fs/core/clock.h"
 #include "fs/core/epoch.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
@@ -266,7 +266,7 @@ static int rebuild_caches(const char *path, struct fs_error *err)
 		device_queue_free(q);
 	}
 	for (unsigned ms = 0; r == 0 && atomic_load(&fs->groups->rebuilding); ms += REBUILD_POLL_MS) {
-		nanosleep(&(struct timespec){0, REBUILD_POLL_MS * 1000000}, NULL);
+		(void)fs_pause(fs, REBUILD_POLL_MS * 1000);
 		if (fs_is_read_only(fs) || ms > REBUILD_WAIT_MS)
 			r = -EIO;
 	}

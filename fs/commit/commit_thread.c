@@ -37,7 +37,7 @@ static bool after_commit(struct fs *fs)
 	lock_take(&fs->commit_lock);
 	(void)transaction_release_pins(fs);
 	needed = transaction_is_needed(fs);
-	if (!fs_is_read_only(fs) && fs_now_us() - fs->claim_checked_us >= CLAIM_CHECK_US)
+	if (!fs_is_read_only(fs) && fs_now_us(fs) - fs->claim_checked_us >= CLAIM_CHECK_US)
 		(void)claim_check(fs, fs->commit_q);
 	lock_drop(&fs->commit_lock);
 	waiting = space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(fs->pins));
@@ -64,7 +64,7 @@ static void rebuild_work_fn(struct fs_work *work)
 		       node_is_lost(r)
 			       ? "; it will be tried again when a commit has put a lost range in place of what cannot be read, and from time to time"
 			       : "");
-	fs->rebuild_failed_us = fs_now_us();
+	fs->rebuild_failed_us = fs_now_us(fs);
 	atomic_store(&fs->rebuild_error, r);
 	/* which looked at rebuild_error too early */
 	if (node_is_lost(r) && atomic_load(&fs->lost_commits) != lost_commits)
@@ -99,7 +99,7 @@ static bool may_rebuild_again(struct fs *fs)
 	int error = atomic_load(&fs->rebuild_error);
 
 	if (error == 0 ||
-	    (node_is_lost(error) && fs_now_us() - fs->rebuild_failed_us < REBUILD_AGAIN_S * 1000000ull))
+	    (node_is_lost(error) && fs_now_us(fs) - fs->rebuild_failed_us < REBUILD_AGAIN_S * 1000000ull))
 		return false;
 	atomic_store(&fs->rebuild_error, 0);
 	return true;

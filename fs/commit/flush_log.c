@@ -215,7 +215,7 @@ static void group_ended(struct log_group *g)
 	} else if (g->items) {
 		atomic_fetch_add(&log->groups, 1);
 		atomic_fetch_add(&log->bytes, g->used);
-		latency_add(&fs->stats.log_latency, fs_now_us() - g->begun_us);
+		latency_add(&fs->stats.log_latency, fs_now_us(fs) - g->begun_us);
 	}
 	commit |= log->head - log->tail > log->size / 2;
 	log->turns++;
@@ -330,7 +330,7 @@ static void start_group(struct fs *fs, struct executor *ex)
 	int r;
 
 	g->ex = ex;
-	g->begun_us = fs_now_us();
+	g->begun_us = fs_now_us(fs);
 	lock_take(&log->lock);
 	TAILQ_CONCAT(&g->waiters, &log->waiting, link);
 	r = fs_is_read_only(fs) ? -EROFS : log->failed ? -EIO : flush_log_build_locked(fs, g);
@@ -435,8 +435,8 @@ bool flush_log_has_left(struct fs *fs)
 	bool has;
 
 	lock_take(&log->lock);
-	while (log->turns < log->turns_left && !fs->simulated)
-		lock_wait(&log->lock, &log->built);
+	while (log->turns < log->turns_left && fs_await_cond(fs, &log->lock, &log->built))
+		;
 	has = log->turns >= log->turns_left;
 	lock_drop(&log->lock);
 	return has;

@@ -156,7 +156,7 @@ bool flush_log_try_lock_built(struct flush_log *log);
 void flush_log_add_op_locked(struct flush_log *log, struct log_op *op);
 /* The operation was answered. */
 void flush_log_forget_op(struct flush_log *log, struct log_op *op);
-/* In a simulated pool, if nobody runs the leader's context: the next commit answers all that wait. */
+/* In a pool without threads, if nobody runs the leader's context: the next commit answers all that wait. */
 void flush_log_leave_to_commit(struct fs *fs);
 
 /* Makes everything durable that completed before the call; w->done tells. Never waits. On w->ex's thread. */
@@ -177,7 +177,9 @@ bool flush_log_stay(struct fs *fs);
  * position 0.
  */
 bool flush_log_start_move_locked(struct fs *fs);
-/* Waits until nothing is written to the old place any more. False: a simulated pool cannot wait for it. */
+/*
+ * Waits until nothing is written to the old place any more. False: a pool without threads cannot wait for it.
+ */
 bool flush_log_has_left(struct fs *fs);
 
 /* Commits do the flushes until one that starts after this has ended. The log's lock is held. */

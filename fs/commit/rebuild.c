@@ -40,7 +40,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/le.h"
 #include "base/lock.h"
@@ -333,8 +332,8 @@ static bool is_final(struct rebuild *rb, int error)
 	if (error == -EUCLEAN)
 		return true;
 	if (!fs->rebuild_eio_us)
-		fs->rebuild_eio_us = fs_now_us();
-	return fs_now_us() - fs->rebuild_eio_us >= REBUILD_AGAIN_S * 1000000ull;
+		fs->rebuild_eio_us = fs_now_us(fs);
+	return fs_now_us(fs) - fs->rebuild_eio_us >= REBUILD_AGAIN_S * 1000000ull;
 }
 
 /*
@@ -508,9 +507,8 @@ static bool lock_without_readers(struct fs *fs)
 				return true;
 		}
 		lock_drop(&fs->commit_lock);
-		if (fs->simulated)
+		if (!fs_pause(fs, 1000))
 			break;
-		nanosleep(&(struct timespec){0, 1000000}, NULL);
 	}
 	return false;
 }
@@ -582,7 +580,7 @@ static void rebuild_fini(struct rebuild *rb)
 int rebuild_groups(struct fs *fs, struct device_queue *q)
 {
 	struct rebuild rb = {.fs = fs, .q = q};
-	uint64_t began = fs_now_us();
+	uint64_t began = fs_now_us(fs);
 	int r;
 
 	if (fs_is_read_only(fs) && !fs->opt.read_only) /* a commit failed: books and trees may not agree */
@@ -599,7 +597,7 @@ int rebuild_groups(struct fs *fs, struct device_queue *q)
 		r = hand_over(&rb);
 	if (!rb.lost)
 		fs->rebuild_eio_us = 0;
-	report(&rb, r, fs_now_us() - began);
+	report(&rb, r, fs_now_us(fs) - began);
 	if (r == 0)
 		fs_kick_commit(fs); /* writes the caches, and lets those go on who wait for space */
 	rebuild_fini(&rb);

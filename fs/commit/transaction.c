@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/le.h"
 #include "base/lock.h"
@@ -44,7 +43,7 @@
 #include "fs/volume/volume.h"
 
 #define COMMIT_MEMORY_TRIES 20
-#define COMMIT_MEMORY_WAIT_NS 50000000
+#define COMMIT_MEMORY_WAIT_US 50000
 
 /* ---- nodes ----------------------------------------------------------------- */
 
@@ -258,8 +257,7 @@ static int try_patiently(struct transaction *txn, int (*step)(struct transaction
 	int r = step(txn);
 
 	for (int i = 1; r == -ENOMEM && i < COMMIT_MEMORY_TRIES; i++) {
-		if (!txn->fs->simulated)
-			nanosleep(&(struct timespec){0, COMMIT_MEMORY_WAIT_NS}, NULL);
+		(void)fs_pause(txn->fs, COMMIT_MEMORY_WAIT_US);
 		r = step(txn);
 	}
 	return r;
@@ -290,13 +288,14 @@ static void count_caches(struct fs *fs, uint64_t bytes, uint64_t all_bytes, uint
 
 static int write_caches(struct transaction *txn)
 {
-	uint64_t start = fs_now_us(), before = txn->wb.bytes, encoded;
+	uint64_t start = fs_now_us(txn->fs), before = txn->wb.bytes, encoded;
 	int r = block_group_write_caches(txn->fs, &txn->wb, txn->generation);
 
-	encoded = fs_now_us();
+	encoded = fs_now_us(txn->fs);
 	if (r == 0) /* nodes too; from how the caches went, the items */
 		r = write_batch_wait(&txn->wb);
-	count_caches(txn->fs, txn->wb.bytes - before, txn->wb.bytes, encoded - start, fs_now_us() - encoded);
+	count_caches(txn->fs, txn->wb.bytes - before, txn->wb.bytes, encoded - start,
+		     fs_now_us(txn->fs) - encoded);
 	return r;
 }
 
@@ -481,7 +480,7 @@ bool transaction_is_needed(struct fs *fs)
 static int commit_locked(struct fs *fs)
 {
 	struct transaction txn = {.fs = fs, .q = fs->commit_q};
-	uint64_t start = fs_now_us();
+	uint64_t start = fs_now_us(fs);
 	int r;
 
 	TAILQ_INIT(&txn.frozen);
@@ -513,7 +512,7 @@ static int commit_locked(struct fs *fs)
 	}
 	/* On failure the frozen overlays stay where they are, for readers. */
 	flush_log_commit_done(fs, r, atomic_load(&fs->commits_started), txn.log_tail);
-	start = fs_now_us() - start;
+	start = fs_now_us(fs) - start;
 	atomic_store(&fs->stats.last_commit_us, start);
 	atomic_fetch_add(&fs->stats.commit_us, start);
 	latency_add(&fs->stats.commit_latency, start);
@@ -537,20 +536,16 @@ static void prepare_metadata(struct fs *fs)
 	for (int i = 0; i < COMMIT_MEMORY_TRIES; i++) {
 		bool unknown;
 
-		if (i && !fs->simulated)
-			nanosleep(&(struct timespec){0, COMMIT_MEMORY_WAIT_NS}, NULL);
+		if (i)
+			(void)fs_pause(fs, COMMIT_MEMORY_WAIT_US);
 		lock_take(&fs->commit_lock);
 		unknown = block_group_load_metadata(fs, fs->commit_q);
 		lock_drop(&fs->commit_lock);
 		if (!unknown || fs_is_read_only(fs) || will_fail_again(atomic_load(&fs->rebuild_error)))
 			return;
 		fs_start_rebuild(fs);
-		while (atomic_load(&fs->rebuild_running)) {
-			if (fs->simulated)
-				(void)work_run_one(fs->work);
-			else
-				nanosleep(&(struct timespec){0, 1000000}, NULL);
-		}
+		while (atomic_load(&fs->rebuild_running))
+			fs_await_worker(fs);
 	}
 }
 
@@ -562,16 +557,14 @@ void transaction_fail_waiting(struct fs *fs)
 
 /*
  * Readers hold up a commit only where there is not room enough for it beside what is kept for them. False: in
- * a simulated pool, whose readers cannot go on meanwhile.
+ * a pool without threads, whose readers cannot go on meanwhile.
  */
 static bool wait_for_readers(struct fs *fs)
 {
 	bool go = transaction_release_pins(fs) || space_commit_beside_pins(fs);
 
-	while (!go && !fs->simulated) {
-		nanosleep(&(struct timespec){0, 100000}, NULL);
+	while (!go && fs_pause(fs, 100))
 		go = transaction_release_pins(fs);
-	}
 	return go;
 }
 

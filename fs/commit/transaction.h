@@ -78,8 +78,8 @@ void transaction_note_lost(struct transaction *txn, uint64_t volume, uint64_t bl
 void transaction_report_lost(struct transaction *txn);
 
 /*
- * Makes one commit; called by the commit thread, or by the owner of a simulated pool. 0 also if there was
- * nothing to do. Waits. Everything that completed before the call is durable on success.
+ * Makes one commit; called by the commit thread, or by the owner of a pool without threads. 0 also if there
+ * was nothing to do. Waits. Everything that completed before the call is durable on success.
  */
 int transaction_commit(struct fs *fs);
 

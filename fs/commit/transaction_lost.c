@@ -10,7 +10,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "fs/cache/cache.h"
 #include "fs/commit/transaction.h"
@@ -26,9 +25,9 @@
 
 static bool may_try_again(struct fs *fs)
 {
-	uint64_t now = fs_now_us();
+	uint64_t now = fs_now_us(fs);
 
-	if (!fs->eio_tried_us || (!fs->simulated && now - fs->eio_tried_us > EIO_AGAIN_S * 1000000ull))
+	if (!fs->eio_tried_us || now - fs->eio_tried_us > EIO_AGAIN_S * 1000000ull)
 		fs->eio_tries = EIO_TRIES;
 	if (fs->eio_tries == 0)
 		return false;
@@ -43,8 +42,7 @@ int transaction_read_node(struct transaction *txn, const struct node_ident *id,
 	int r;
 
 	while ((r = node_read(txn->fs, txn->q, id, ret_entry)) == -EIO && may_try_again(txn->fs))
-		if (!txn->fs->simulated)
-			nanosleep(&(struct timespec){EIO_WAIT_MS / 1000, EIO_WAIT_MS % 1000 * 1000000}, NULL);
+		(void)fs_pause(txn->fs, EIO_WAIT_MS * 1000);
 	return r;
 }
 

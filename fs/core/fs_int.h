@@ -16,6 +16,7 @@
 #include "fs/core/report.h"
 #include "fs/fs.h"
 
+struct fs_clock;
 struct fs_ctx;
 struct fs_upcalls;
 
@@ -52,7 +53,7 @@ struct fs {
 	_Atomic uint64_t group_size; /* maximum length of new groups; depends on the pool's size */
 	uint8_t session[16];	     /* of this opening: claim.h */
 	struct fs_options opt;
-	bool simulated;	       /* no threads: the caller runs workers and commits */
+	const struct fs_clock *clock; /* where time, waiting and random numbers come from */
 	_Atomic int read_only; /* 0, or the errno that turned the pool read-only, or EROFS when opened so */
 
 	struct group_table *groups;

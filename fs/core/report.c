@@ -26,7 +26,7 @@ void fs_log(struct fs *fs, enum fs_log_level level, const char *fmt, ...)
 /* Which line of its kind it is in the time at hand, from 1 on. */
 static uint64_t often_count(struct fs *fs, struct fs_often *often)
 {
-	uint64_t now = fs_now_us(), since = atomic_load(&often->since_us), lines = 0;
+	uint64_t now = fs_now_us(fs), since = atomic_load(&often->since_us), lines = 0;
 
 	if ((since == 0 || now - since >= FS_LOG_OFTEN_S * 1000000ull) &&
 	    atomic_compare_exchange_strong(&often->since_us, &since, now))

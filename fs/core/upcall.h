@@ -6,8 +6,6 @@
 #ifndef FS_CORE_UPCALL_H
 #define FS_CORE_UPCALL_H
 
-#include <stdbool.h>
-
 struct device_queue;
 struct fs;
 struct super_block;
@@ -15,8 +13,6 @@ struct super_block;
 struct fs_upcalls {
 	/* transaction_commit: makes everything durable that was done before the call. Waits. */
 	int (*commit)(struct fs *fs);
-	/* pool_step: where there are no threads, one step of what they would do. */
-	bool (*step)(struct fs *fs);
 	/* rebuild_groups: walks the trees for the groups whose free-space cache was bad. Waits. */
 	int (*rebuild)(struct fs *fs, struct device_queue *q);
 	/* scrub_pack: where the scrub stands goes into each superblock. Under the commit lock. */

@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -82,13 +81,11 @@ static int write_claim(struct fs *fs, bool held)
 {
 	struct claim_block c
 		__attribute__((aligned(DEVICE_ALIGN))) = {.magic = cpu_to_le32(CLAIM_MAGIC), .held = held};
-	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
 	memcpy(c.pool, fs->uuid, sizeof(c.pool));
 	memcpy(c.session, fs->session, sizeof(c.session));
 	read_boot_id(c.boot);
-	c.since_ns = cpu_to_le64((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
+	c.since_ns = cpu_to_le64(fs_wall_ns(fs));
 	c.start = cpu_to_le64(process_start(getpid()));
 	c.pid = cpu_to_le32((uint32_t)getpid());
 	if (gethostname(c.host, sizeof(c.host) - 1))
@@ -136,7 +133,7 @@ int claim_take(struct fs *fs, struct fs_error *err)
 		       "the pool is claimed by %s, which still runs: unless this is a copy of its pool, that one stops writing now",
 		       who);
 	}
-	if (getrandom(fs->session, sizeof(fs->session), 0) != sizeof(fs->session))
+	if (fs_random(fs, fs->session, sizeof(fs->session)))
 		return fs_fail(err, -EIO, "no random numbers");
 	r = write_claim(fs, true);
 	if (r)
@@ -149,7 +146,7 @@ int claim_check(struct fs *fs, struct device_queue *q)
 	struct claim_block c __attribute__((aligned(DEVICE_ALIGN)));
 	char who[256] = "something that is no pool's daemon", msg[512];
 
-	fs->claim_checked_us = fs_now_us();
+	fs->claim_checked_us = fs_now_us(fs);
 	if (read_claim(q, &c)) /* nothing is known; the superblock's write will tell */
 		return 0;
 	if (!claim_fault(&c) && is_of(&c, fs->uuid) && memcmp(c.session, fs->session, sizeof(c.session)) == 0)

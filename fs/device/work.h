@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/device/work.h: worker threads, for what must not wait in an event loop. In a simulated pool there are
- * none, and the caller runs the queue with work_run_one.
+ * fs/device/work.h: worker threads, for what must not wait in an event loop. A pool without threads has none,
+ * and the caller runs the queue with work_run_one.
  */
 #ifndef FS_DEVICE_WORK_H
 #define FS_DEVICE_WORK_H

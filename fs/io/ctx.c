@@ -2,7 +2,6 @@
 #include "fs/io/ctx.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -11,8 +10,8 @@
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
-#include "fs/core/upcall.h"
 #include "fs/device/executor.h"
 #include "fs/fs.h"
 #include "fs/io/io.h"
@@ -164,12 +163,7 @@ int fs_io_wait(struct fs *fs, struct fs_io *io)
 	io->arg = &w;
 	fs_submit(ctx, ios, 1);
 	while (!w.done) {
-		struct pollfd pfd = {ctx->epoll_fd, POLLIN, 0};
-
-		if (fs->simulated)
-			(void)fs->up->step(fs);
-		else
-			(void)poll(&pfd, 1, 1000);
+		fs_await_fd(fs, ctx->epoll_fd);
 		fs_ctx_run(ctx);
 	}
 	fs_ctx_free(ctx);

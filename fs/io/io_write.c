@@ -8,13 +8,13 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/crc32c.h"
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/util.h"
 #include "fs/cache/cache.h"
+#include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
 #include "fs/core/wakeup.h"
@@ -219,8 +219,8 @@ static void load_on_worker(struct fs_work *work)
 	 * that.
 	 */
 	if (!block_group_load_next(io->fs, work_queue()) &&
-	    (fs_is_rebuilding(io->fs) || backing_lacks_spare(io->fs)) && !io->fs->simulated)
-		nanosleep(&(struct timespec){0, 2000000}, NULL);
+	    (fs_is_rebuilding(io->fs) || backing_lacks_spare(io->fs)))
+		(void)fs_pause(io->fs, 2000);
 	io->post.fn = allocate_posted;
 	executor_post(&io->ctx->ex, &io->post);
 }

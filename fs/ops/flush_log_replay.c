@@ -229,7 +229,7 @@ static bool something_is_lost(struct replay *rp, uint64_t pos, uint64_t seq)
 	       (unsigned long long)lost.flushes + 1);
 	fs->super->log_lost_flushes =
 		cpu_to_le64(le64_to_cpu(fs->super->log_lost_flushes) + lost.flushes + 1);
-	fs->super->log_lost_ns = cpu_to_le64(fs_wall_ns());
+	fs->super->log_lost_ns = cpu_to_le64(fs_wall_ns(fs));
 	return true;
 }
 

@@ -12,11 +12,10 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "fs/commit/flush_log.h"
-#include "fs/commit/transaction.h"
+#include "fs/core/clock.h"
 #include "fs/core/fault.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
-#include "fs/core/upcall.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/fs.h"
 #include "fs/ops/volume_op_int.h"
@@ -55,12 +54,9 @@ static void ticket_done(struct space_ticket *t, int error)
 	lock_drop(&w->fs->state_lock);
 }
 
-/* Where there are no threads: does what they would do, until nothing is left that could help. */
-static int run_until_done(struct fs *fs, struct waiting *w)
+static int wait_for_ticket(struct fs *fs, struct waiting *w)
 {
-	while (!w->done && (fs->up->step(fs) || transaction_commit(fs) == 0))
-		;
-	if (w->done)
+	if (fs_await_done(fs, &w->done))
 		return w->error;
 	space_cancel(fs, &w->ticket); /* a commit waits for readers, whom nobody else runs */
 	return -EAGAIN;
@@ -77,15 +73,8 @@ static int reserve_change(struct fs *fs, uint32_t flags, struct space_reservatio
 	w.ticket.want.pending = pending;
 	r = space_reserve(fs, &w.ticket);
 
-	if (r == -EINPROGRESS && fs->simulated) {
-		r = run_until_done(fs, &w);
-	} else if (r == -EINPROGRESS) {
-		lock_take(&fs->state_lock);
-		while (!w.done)
-			lock_wait(&fs->state_lock, &fs->done_cond);
-		lock_drop(&fs->state_lock);
-		r = w.error;
-	}
+	if (r == -EINPROGRESS)
+		r = wait_for_ticket(fs, &w);
 	if (r == 0)
 		*ret_res = w.ticket.want;
 	return r;

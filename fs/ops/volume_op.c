@@ -5,18 +5,14 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/random.h>
-#include <time.h>
 
 #include "base/le.h"
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/commit/flush_log.h"
-#include "fs/commit/transaction.h"
 #include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
-#include "fs/core/upcall.h"
 #include "fs/core/wakeup.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/fs.h"
@@ -48,11 +44,11 @@ static struct fs_volume *new_volume(struct fs *fs, const struct fs_volume_op *us
 
 	if (!vol)
 		return NULL;
-	vol->ctime_ns = (int64_t)fs_wall_ns();
+	vol->ctime_ns = (int64_t)fs_wall_ns(fs);
 	vol->flags = user->flags;
 	vol->hidden = true;
 	atomic_store(&vol->size, user->size);
-	if (getrandom(vol->uuid, sizeof(vol->uuid), 0) != sizeof(vol->uuid))
+	if (fs_random(fs, vol->uuid, sizeof(vol->uuid)))
 		memcpy(vol->uuid, &vol->id, sizeof(vol->id));
 	return vol;
 }
@@ -354,16 +350,8 @@ static int wait_for(struct fs *fs, struct waiting_op *w, struct fs_error *err)
 	w->fs = fs;
 	w->op.done = waiting_done;
 	fs_volume_op_start(fs, &w->op);
-	while (fs->simulated && !w->done) {
-		if (fs->up->step(fs) || w->done)
-			continue;
-		flush_log_leave_to_commit(fs);
-		(void)transaction_commit(fs);
-	}
-	lock_take(&fs->state_lock);
-	while (!w->done)
-		lock_wait(&fs->state_lock, &fs->done_cond);
-	lock_drop(&fs->state_lock);
+	while (!fs_await_done(fs, &w->done))
+		; /* w is on the stack: not before it is done */
 	if (w->error && err)
 		*err = w->op.err;
 	return w->error;

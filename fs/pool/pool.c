@@ -70,7 +70,7 @@ static int add_device_space(struct fs *fs)
 
 static int replay(struct fs *fs)
 {
-	uint64_t start = fs_now_us(), groups, items;
+	uint64_t start = fs_now_us(fs), groups, items;
 	int r;
 
 	fs->log->offset = le64_to_cpu(fs->super->log_offset);
@@ -84,7 +84,7 @@ static int replay(struct fs *fs)
 	if (groups)
 		fs_log(fs, FS_LOG_NOTICE, "flush log: %llu flushes with %llu changes replayed in %llu ms",
 		       (unsigned long long)groups, (unsigned long long)items,
-		       (unsigned long long)(fs_now_us() - start) / 1000);
+		       (unsigned long long)(fs_now_us(fs) - start) / 1000);
 	/* Flushes commit until the first commit has put the new sequence into the superblock. */
 	fs->log->seq += LOG_SEQ_JUMP;
 	fs->log->failed = true;
@@ -184,7 +184,6 @@ static void pack_scrub(struct fs *fs, struct super_block *sb)
 
 static const struct fs_upcalls upcalls = {
 	.commit = transaction_commit,
-	.step = pool_step,
 	.rebuild = rebuild_groups,
 	.pack_scrub = pack_scrub,
 	.poll_scrub = scrub_poll,
@@ -263,12 +262,12 @@ static int start(struct fs *fs, struct fs_error *err)
 	fs->groups->loaded_max = fs->opt.cache_bytes / LOADED_SHARE;
 	if (r == 0)
 		r = cache_new(fs->opt.cache_bytes, &fs->cache);
-	if (r == 0 && !fs->simulated)
+	if (r == 0 && fs->clock->threads)
 		r = cache_start_thread(fs->cache);
 	if (r == 0)
 		r = fs->dev->ops->queue_new(fs->dev, &fs->commit_q);
 	if (r == 0)
-		r = work_pool_init(fs->work, fs->dev, fs->simulated ? 0 : fs->opt.workers);
+		r = work_pool_init(fs->work, fs->dev, fs->clock->threads ? fs->opt.workers : 0);
 	if (r)
 		return fs_fail(err, r, "%s", strerror(-r));
 	r = load_pool(fs, err);
@@ -278,7 +277,7 @@ static int start(struct fs *fs, struct fs_error *err)
 		r = backing_open(fs, err);
 	if (r)
 		return r;
-	if (!fs->simulated && !fs_is_read_only(fs)) {
+	if (fs->clock->threads && !fs_is_read_only(fs)) {
 		r = commit_thread_start(fs);
 		if (r)
 			return fs_fail(err, r, "no thread can be started: %s", strerror(-r));
@@ -289,8 +288,8 @@ static int start(struct fs *fs, struct fs_error *err)
 	return 0;
 }
 
-int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, struct fs **ret_fs,
-	      struct fs_error *err)
+int pool_open(struct device *dev, const struct fs_options *opt, const struct fs_clock *clock,
+	      struct fs **ret_fs, struct fs_error *err)
 {
 	struct fs *fs = pool_new();
 	int r;
@@ -300,7 +299,7 @@ int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, 
 		return fs_fail(err, -ENOMEM, "out of memory");
 	}
 	fs->dev = dev;
-	fs->simulated = simulated;
+	fs->clock = clock;
 	fs->orphan_leaves = ORPHAN_LEAVES_PER_COMMIT;
 	set_options(fs, opt);
 	init_locks(fs);
@@ -353,7 +352,7 @@ int fs_open(const char *path, const struct fs_options *opt, struct fs **ret_fs, 
 		}
 		dev = recorded;
 	}
-	r = pool_open(dev, opt, false, ret_fs, &inner);
+	r = pool_open(dev, opt, &fs_clock_system, ret_fs, &inner);
 	if (r)
 		return fs_fail(err, r, "pool %s: %s", path, inner.msg);
 	if (!(*ret_fs)->dev->direct)
@@ -394,31 +393,4 @@ void pool_abandon(struct fs *fs)
 	space_fail_tickets(fs, -EIO);
 	atomic_store(&fs->rebuild_stop, true);
 	destroy(fs);
-}
-
-bool pool_step(struct fs *fs)
-{
-	/* Who waits for a spare asks again and again: the commit that brings one goes first. */
-	bool commit_first = fs->commit_wanted && backing_lacks_spare(fs);
-
-	if (!commit_first && work_run_one(fs->work))
-		return true;
-	if (fs->rebuild_wanted) {
-		fs->rebuild_wanted = false;
-		fs_start_rebuild(fs);
-		return true;
-	}
-	if (!fs->commit_wanted)
-		return scrub_step(fs);
-	fs->commit_wanted = false;
-	if (transaction_commit(fs) == -EAGAIN) { /* readers are under way: again when they are done */
-		fs->commit_wanted = true;
-		return commit_first && work_run_one(fs->work);
-	}
-	/* As the commit thread does: those who wait for space, and deleted volumes, need another one. */
-	if (!fs_is_read_only(fs) && (fs->space->nr_tickets || atomic_load(&fs->orphans)))
-		fs->commit_wanted = true;
-	if (commit_first) /* else commits might follow each other for ever */
-		(void)work_run_one(fs->work);
-	return true;
 }

@@ -11,23 +11,30 @@
 
 struct device;
 struct fs;
+struct fs_clock;
 struct fs_error;
 struct fs_options;
 
 /* Writes an empty pool. Everything is durable on return. Waits. */
 int pool_format(struct device *dev, bool sparse, struct fs_error *err);
-/* The same with a given step of logical addresses, so that groups can be neighbours: for tests. */
-int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_error *err);
-
 /*
- * Opens the pool on dev; takes over dev, also on failure. `simulated`: no threads are started; the caller
- * runs workers and commits with pool_step. Waits.
+ * For tests: the same with another step of logical addresses, so that groups can be neighbours, and a clock.
  */
-int pool_open(struct device *dev, const struct fs_options *opt, bool simulated, struct fs **ret_fs,
-	      struct fs_error *err);
+int pool_format_step(struct device *dev, bool sparse, uint64_t step, const struct fs_clock *clock,
+		     struct fs_error *err);
 
 /*
- * In a simulated pool, does one step of what threads would do: a piece of work, or a commit that was asked
+ * Opens the pool on dev; takes over dev, also on failure. The clock says whether threads are started; where
+ * they are not, the caller runs workers and commits with pool_step. Waits.
+ */
+int pool_open(struct device *dev, const struct fs_options *opt, const struct fs_clock *clock,
+	      struct fs **ret_fs, struct fs_error *err);
+
+/* For tests: no threads; who waits does the work meanwhile. */
+extern const struct fs_clock pool_without_threads;
+
+/*
+ * In a pool without threads, does one step of what they would do: a piece of work, or a commit that was asked
  * for. False: there is nothing to do.
  */
 bool pool_step(struct fs *fs);

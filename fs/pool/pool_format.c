@@ -6,14 +6,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/le.h"
 #include "base/mem.h"
 #include "base/util.h"
+#include "fs/core/clock.h"
 #include "fs/core/report.h"
 #include "fs/device/claim.h"
 #include "fs/device/device.h"
@@ -69,23 +68,21 @@ static void fill_system(struct super_block *sb, uint64_t bytes, uint64_t step)
 	}
 }
 
-static int fill_super(struct device *dev, bool sparse, uint64_t step, struct super_block *sb)
+static int fill_super(struct device *dev, bool sparse, uint64_t step, const struct fs_clock *clock,
+		      struct super_block *sb)
 {
-	struct timespec now;
-
 	memset(sb, 0, sizeof(*sb));
-	clock_gettime(CLOCK_REALTIME, &now);
 	sb->version = cpu_to_le32(SUPER_VERSION);
 	sb->magic = cpu_to_le64(SUPER_MAGIC);
 	sb->generation = cpu_to_le64(1);
-	if (getrandom(sb->uuid, sizeof(sb->uuid), 0) != sizeof(sb->uuid))
+	if (clock->random(sb->uuid, sizeof(sb->uuid)))
 		return -EIO;
 	sb->flags = cpu_to_le64(sparse ? SUPER_FLAG_SPARSE : 0);
 	sb->device_size = cpu_to_le64(dev->size);
 	sb->group_step = cpu_to_le64(step);
 	sb->block_size = cpu_to_le32(FS_BLOCK_SIZE);
 	sb->node_size = cpu_to_le32(NODE_SIZE);
-	sb->ctime_ns = cpu_to_le64((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
+	sb->ctime_ns = cpu_to_le64(clock->wall_ns());
 	sb->next_id = cpu_to_le64(TREE_ID_FIRST_FREE);
 	sb->log_size = cpu_to_le64(pool_log_size(dev->size));
 	sb->log_offset = cpu_to_le64(DEVICE_DATA_START);
@@ -96,10 +93,11 @@ static int fill_super(struct device *dev, bool sparse, uint64_t step, struct sup
 
 int pool_format(struct device *dev, bool sparse, struct fs_error *err)
 {
-	return pool_format_step(dev, sparse, GROUP_STEP, err);
+	return pool_format_step(dev, sparse, GROUP_STEP, &fs_clock_system, err);
 }
 
-int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_error *err)
+int pool_format_step(struct device *dev, bool sparse, uint64_t step, const struct fs_clock *clock,
+		     struct fs_error *err)
 {
 	struct super_block sb;
 	struct device_queue *q;
@@ -108,7 +106,7 @@ int pool_format_step(struct device *dev, bool sparse, uint64_t step, struct fs_e
 	if (dev->size < FS_POOL_SIZE_MIN)
 		return fs_fail(err, -EINVAL, "%llu bytes are too few: a pool has at least 16 MiB",
 			       (unsigned long long)dev->size);
-	r = fill_super(dev, sparse, step, &sb);
+	r = fill_super(dev, sparse, step, clock, &sb);
 	if (r == 0)
 		r = dev->ops->queue_new(dev, &q);
 	if (r)

@@ -33,7 +33,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef unsigned long long ull;
@@ -42,12 +41,9 @@ typedef unsigned long long ull;
 #define PAUSE_MAX_MS 10000u
 #define NS_PER_S 1000000000ll
 
-static int64_t now_ns(void)
+static int64_t now_ns(const struct fs *fs)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return ts.tv_sec * NS_PER_S + ts.tv_nsec;
+	return (int64_t)fs_wall_ns(fs);
 }
 
 /* ---- what it found --------------------------------------------------------- */
@@ -291,7 +287,7 @@ static void end_run(struct scrub_run *r, int error)
 	closing = s->closing && r->phase != SCRUB_ENDED && !error;
 	if (!closing) {
 		s->status.state = r->phase == SCRUB_ENDED ? FS_SCRUB_FINISHED : FS_SCRUB_STOPPED;
-		s->status.ended_ns = now_ns();
+		s->status.ended_ns = now_ns(fs);
 	}
 	status = s->status;
 	lock_drop(&s->lock);
@@ -345,17 +341,17 @@ static void *scrub_thread(void *arg)
 	struct scrub_run *r = arg;
 	struct fs *fs = r->fs;
 	struct scrub *s = fs->scrub;
-	uint64_t saved = fs_now_us(), requests = client_requests(fs);
+	uint64_t saved = fs_now_us(fs), requests = client_requests(fs);
 	bool more = true;
 	int e = 0;
 
 	lower_priority();
 	while (more) {
-		uint64_t began = fs_now_us(), now, seen;
+		uint64_t began = fs_now_us(fs), now, seen;
 
 		e = scrub_slice(r);
 		more = slice_done(r, e);
-		now = fs_now_us();
+		now = fs_now_us(fs);
 		if (now - saved > SCRUB_SAVE_MS * 1000ull) {
 			save(fs);
 			saved = now;
@@ -378,7 +374,7 @@ bool scrub_step(struct fs *fs)
 	struct scrub_run *r = fs->scrub->run;
 	int e;
 
-	if (!r || !fs->simulated)
+	if (!r)
 		return false;
 	e = scrub_slice(r);
 	if (slice_done(r, e))
@@ -414,7 +410,7 @@ static void reset(struct fs *fs, const struct scrub_run *r)
 	space_used_bytes(fs, &data, &metadata);
 	lock_take(&s->lock);
 	s->status = (struct fs_scrub_status){.state = FS_SCRUB_RUNNING,
-					     .started_ns = now_ns(),
+					     .started_ns = now_ns(fs),
 					     .rate = r->rate,
 					     .bytes_total = data + 2 * metadata};
 	s->volume = s->pos = 0;
@@ -442,7 +438,7 @@ static int launch(struct fs *fs, struct scrub_run *r)
 	struct scrub *s = fs->scrub;
 	int e = 0;
 
-	if (fs->simulated)
+	if (!fs->clock->threads)
 		return 0;
 	lock_take(&s->lock);
 	e = -pthread_create(&s->thread, NULL, scrub_thread, r);
@@ -495,7 +491,7 @@ static void wait_for_end(struct fs *fs)
 {
 	struct scrub *s = fs->scrub;
 
-	if (fs->simulated) {
+	if (!fs->clock->threads) {
 		struct scrub_run *r = s->run;
 
 		s->run = NULL;
@@ -567,7 +563,8 @@ static bool is_due(struct fs *fs)
 	int64_t last = st->ended_ns ? st->ended_ns : (int64_t)le64_to_cpu(fs->super->ctime_ns);
 
 	return fs->opt.scrub_interval_s &&
-	       now_ns() - last >= (int64_t)min_u64(fs->opt.scrub_interval_s, INT64_MAX / NS_PER_S) * NS_PER_S;
+	       now_ns(fs) - last >=
+		       (int64_t)min_u64(fs->opt.scrub_interval_s, INT64_MAX / NS_PER_S) * NS_PER_S;
 }
 
 /*
@@ -581,10 +578,10 @@ void scrub_poll(struct fs *fs)
 
 	lock_take(&fs->scrub->lock);
 	start = !fs->scrub->run && !fs->scrub->closing && (was_interrupted(fs) || is_due(fs)) &&
-		fs_now_us() >= fs->scrub->not_before_us;
+		fs_now_us(fs) >= fs->scrub->not_before_us;
 	lock_drop(&fs->scrub->lock);
 	if (!start || fs_scrub_start(fs, fs->opt.scrub_rate, false, &err) == 0)
 		return;
-	fs->scrub->not_before_us = fs_now_us() + SCRUB_AGAIN_S * 1000000ull;
+	fs->scrub->not_before_us = fs_now_us(fs) + SCRUB_AGAIN_S * 1000000ull;
 	fs_log(fs, FS_LOG_WARNING, "%s; it will be tried again in %u seconds", err.msg, SCRUB_AGAIN_S);
 }

@@ -57,7 +57,7 @@ struct scrub {
 	uint8_t phase;
 	struct fs_scrub_damage *damage;
 	unsigned damage_count, damage_logged;
-	struct scrub_run *run; /* in a simulated pool, whose owner runs slices with scrub_step */
+	struct scrub_run *run; /* in a pool without threads, whose owner runs slices with scrub_step */
 };
 
 void scrub_init(struct fs *fs);
@@ -71,7 +71,7 @@ void scrub_opened(struct fs *fs);
 void scrub_pack(struct fs *fs, struct super_scrub *ret_item);
 /* Called regularly; starts a scrub that is due. */
 void scrub_poll(struct fs *fs);
-/* In a simulated pool: one slice. False: none runs. */
+/* In a pool without threads: one slice. False: none runs. */
 bool scrub_step(struct fs *fs);
 
 #endif

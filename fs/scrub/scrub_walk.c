@@ -342,7 +342,7 @@ static void set_scale(struct scrub_run *r, uint64_t us)
 
 int scrub_slice(struct scrub_run *r)
 {
-	uint64_t began = fs_now_us();
+	uint64_t began = fs_now_us(r->fs);
 	int e = 0;
 
 	r->bytes = r->nodes = r->found = r->repaired = 0;
@@ -361,6 +361,6 @@ int scrub_slice(struct scrub_run *r)
 	}
 	if (e == 0)
 		e = flush(r);
-	set_scale(r, fs_now_us() - began);
+	set_scale(r, fs_now_us(r->fs) - began);
 	return e;
 }

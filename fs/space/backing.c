@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/le.h"
 #include "base/lock.h"
@@ -35,7 +34,7 @@
 
 void backing_set_full(struct fs *fs)
 {
-	atomic_store(&fs->backing->failed_us, fs_now_us());
+	atomic_store(&fs->backing->failed_us, fs_now_us(fs));
 	if (!atomic_exchange(&fs->backing->host_full, true))
 		fs_log(fs, FS_LOG_WARNING,
 		       "the file system under the pool is full: new data is refused until it has room again; everything else goes on");
@@ -51,7 +50,7 @@ bool backing_failed_lately(struct fs *fs, uint64_t us)
 {
 	uint64_t failed = atomic_load(&fs->backing->failed_us);
 
-	return failed && fs_now_us() - failed < us;
+	return failed && fs_now_us(fs) - failed < us;
 }
 
 void backing_write_failed(struct fs *fs)
@@ -302,7 +301,7 @@ int backing_make(struct fs *fs, struct backing_plan plan)
 			atomic_load(&fs->groups->unallocated_bytes);
 		lock_drop(&fs->space->lock);
 	} else if (r) {
-		atomic_store(&fs->backing->failed_us, fs_now_us());
+		atomic_store(&fs->backing->failed_us, fs_now_us(fs));
 	}
 	return r;
 }

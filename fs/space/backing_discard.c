@@ -21,7 +21,6 @@
  * with the pool, until its neighbours are free or fs_trim asks for it.
  */
 #include <errno.h>
-#include <time.h>
 
 #include "base/lock.h"
 #include "base/mem.h"
@@ -390,24 +389,22 @@ static void discard_fn(struct fs_work *work)
 {
 	struct fs *fs = container_of(work, struct backing, discard_work)->fs;
 	struct backing *b = fs->backing;
-	uint64_t start = fs_now_us();
+	uint64_t start = fs_now_us(fs);
 	bool more = true;
 
-	while (more && fs_now_us() - start < RUN_US && !fs_is_read_only(fs) && !atomic_load(&b->held_up)) {
-		uint64_t began = fs_now_us();
+	while (more && fs_now_us(fs) - start < RUN_US && !fs_is_read_only(fs) && !atomic_load(&b->held_up)) {
+		uint64_t began = fs_now_us(fs);
 
 		more = discard_unallocated(fs) || discard_in_group(fs);
 		/* half of the time is the clients' */
-		if (more && !fs->simulated && !atomic_load(&b->trimming))
-			nanosleep(&(struct timespec){0, (long)min_u64(1000 * (fs_now_us() - began) + 1000000,
-								      100000000)},
-				  NULL);
+		if (more && !atomic_load(&b->trimming))
+			(void)fs_pause(fs, min_u64(fs_now_us(fs) - began + 1000, 100000));
 	}
 	if (left(fs) == 0)
 		atomic_store(&b->trimming, false);
 	atomic_store(&b->discarding, false);
 	(void)space_run_tickets(fs, atomic_load(&fs->commits_done), pins_are_left(fs->pins));
-	if (more && left(fs) && !fs->simulated && !atomic_load(&b->held_up))
+	if (more && left(fs) && !atomic_load(&b->held_up))
 		fs_kick_commit(fs); /* whose end starts the next round */
 }
 
@@ -430,12 +427,8 @@ void backing_discard_hold_up(struct fs *fs, bool held_up)
 		return;
 	}
 	atomic_fetch_add(&fs->backing->held_up, 1);
-	while (atomic_load(&fs->backing->discarding)) {
-		if (fs->simulated)
-			(void)work_run_one(fs->work);
-		else
-			nanosleep(&(struct timespec){0, 1000000}, NULL);
-	}
+	while (atomic_load(&fs->backing->discarding))
+		fs_await_worker(fs);
 }
 
 /* ---- all of it, now ---------------------------------------------------------------- */

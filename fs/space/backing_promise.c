@@ -14,10 +14,10 @@
  * clients go on meanwhile.
  */
 #include <errno.h>
-#include <time.h>
 
 #include "base/lock.h"
 #include "base/util.h"
+#include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
 #include "fs/core/wakeup.h"
 #include "fs/device/device.h"
@@ -95,12 +95,8 @@ static bool host_has_room(struct fs *fs, uint64_t more_bytes, bool first, struct
 
 static void wait_for_worker(struct fs *fs)
 {
-	while (atomic_load(&fs->backing->running)) {
-		if (fs->simulated)
-			(void)work_run_one(fs->work);
-		else
-			nanosleep(&(struct timespec){0, 1000000}, NULL);
-	}
+	while (atomic_load(&fs->backing->running))
+		fs_await_worker(fs);
 }
 
 /* What the worker has begun without knowing, and what stood there before, have their blocks, too. */

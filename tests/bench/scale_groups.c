@@ -69,16 +69,17 @@ static double make_groups(struct fs *fs, struct space_promise *promise)
 	int r;
 
 	fs_get_info(fs, &info);
-	start = fs_now_us();
+	start = fs_clock_system.now_us();
 	r = space_set_promise(fs, promise, info.free_bytes / 10 * 9, false, &missing);
 	if (r)
 		die("groups cannot be made", r, "");
-	return (double)(fs_now_us() - start) / atomic_load(&fs->groups->number[0]);
+	return (double)(fs_clock_system.now_us() - start) / atomic_load(&fs->groups->number[0]);
 }
 
 static double find_groups(struct fs *fs)
 {
-	uint64_t start = fs_now_us(), count = atomic_load(&fs->groups->count), rng = 1, found = 0;
+	uint64_t start = fs_clock_system.now_us(), count = atomic_load(&fs->groups->count), rng = 1,
+		 found = 0;
 
 	for (unsigned i = 0; i < FINDS; i++) {
 		rng = rng * 6364136223846793005u + 1442695040888963407u;
@@ -86,12 +87,12 @@ static double find_groups(struct fs *fs)
 	}
 	if (found == 0)
 		die("no group was found", -EIO, "");
-	return (double)(fs_now_us() - start) * 1000 / FINDS;
+	return (double)(fs_clock_system.now_us() - start) * 1000 / FINDS;
 }
 
 static double take_and_give(struct fs *fs)
 {
-	uint64_t start = fs_now_us(), addr;
+	uint64_t start = fs_clock_system.now_us(), addr;
 
 	for (unsigned i = 0; i < TAKES; i++) {
 		bool unloaded;
@@ -101,7 +102,7 @@ static double take_and_give(struct fs *fs)
 			die("no space was taken", -ENOSPC, "");
 		block_group_give(fs, addr, (uint64_t)n * FS_BLOCK_SIZE);
 	}
-	return (double)(fs_now_us() - start) * 1000 / TAKES;
+	return (double)(fs_clock_system.now_us() - start) * 1000 / TAKES;
 }
 
 static double commit_blocks(struct fs *fs)
@@ -125,9 +126,9 @@ static double commit_blocks(struct fs *fs)
 		uint64_t start;
 
 		r = fs_io_wait(fs, &io);
-		start = fs_now_us();
+		start = fs_clock_system.now_us();
 		r = r ? r : fs_commit(fs);
-		us += fs_now_us() - start;
+		us += fs_clock_system.now_us() - start;
 	}
 	if (r)
 		die("commit", r, "");
@@ -160,9 +161,9 @@ static void measure(const char *folder, uint64_t size)
 	pool_abandon(fs);
 	(void)malloc_trim(0);
 	before = resident_mib();
-	start = fs_now_us();
+	start = fs_clock_system.now_us();
 	fs = open_pool(path, true);
-	open_ms = (double)(fs_now_us() - start) / 1000;
+	open_ms = (double)(fs_clock_system.now_us() - start) / 1000;
 	printf("%8llu GiB %8llu groups: open %7.1f ms, %6.1f MiB more, make %5.2f us, find %5.1f ns, take and give %6.1f ns, commit %6.0f us\n",
 	       (unsigned long long)(size / GIB), (unsigned long long)groups, open_ms, resident_mib() - before,
 	       make_us, find_ns, take_ns, commit_us);

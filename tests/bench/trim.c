@@ -96,11 +96,11 @@ static void *client_run(void *arg)
 	assert_int_equal(fs_ctx_new(c->e->fs, &ctx), 0);
 	assert_int_equal(fs_volume_get(c->e->fs, "w", &vol), 0);
 	for (uint64_t i = 0; !atomic_load(&c->stop); i++) {
-		uint64_t start = fs_now_us(), us;
+		uint64_t start = fs_clock_system.now_us(), us;
 
 		one(ctx, vol, FS_WRITE, i % 1024 * BLOCK, BLOCK, buf);
 		one(ctx, vol, FS_FLUSH, 0, 0, NULL);
-		us = fs_now_us() - start;
+		us = fs_clock_system.now_us() - start;
 		if (us > atomic_load(&c->worst_us))
 			atomic_store(&c->worst_us, us);
 		atomic_fetch_add(&c->sum_us, us);
@@ -133,9 +133,9 @@ static void measure(struct engine *e, struct client *c, uint64_t size)
 	reset_peak();
 	fs_get_info(e->fs, &info);
 	commits = info.commits;
-	start = fs_now_us();
+	start = fs_clock_system.now_us();
 	one(e->ctx, vol, FS_TRIM, 0, size, NULL);
-	printf("trim answered after %.1f ms\n", (double)(fs_now_us() - start) / 1000);
+	printf("trim answered after %.1f ms\n", (double)(fs_clock_system.now_us() - start) / 1000);
 	one(e->ctx, vol, FS_READ, 0, BLOCK, buf);
 	assert_memory_equal(buf, zeros, BLOCK);
 	first = info.data_bytes;
@@ -146,7 +146,7 @@ static void measure(struct engine *e, struct client *c, uint64_t size)
 		usleep(500);
 	}
 	printf("%llu commits in %.2f s until all was freed, the longest %.1f ms\n",
-	       (unsigned long long)(info.commits - commits), (double)(fs_now_us() - start) / 1e6,
+	       (unsigned long long)(info.commits - commits), (double)(fs_clock_system.now_us() - start) / 1e6,
 	       (double)longest / 1000);
 	printf("memory: %.1f MiB more at the most\n", (double)(status_kib("VmHWM:") - rss) / 1024);
 	say_client(c, "beside it");
@@ -158,7 +158,7 @@ int main(int argc, char **argv)
 	uint64_t n = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000,
 		 size = (2 * n * BLOCK + MIB - 1) / MIB * MIB;
 	const struct fs_options opt = {.cache_bytes = 64 * MIB};
-	uint64_t start = fs_now_us();
+	uint64_t start = fs_clock_system.now_us();
 	struct engine *e = engine_new_with(n * BLOCK * 5 / 4 + 1024 * MIB, 1, &opt);
 	struct client c = {.e = e};
 	struct fs_volume *vol = engine_volume(e, "v", size);
@@ -166,7 +166,7 @@ int main(int argc, char **argv)
 	fs_volume_put(engine_volume(e, "w", 8 * MIB));
 	fast_fill(e, vol, 0, n, 2);
 	printf("%llu extents in %llu leaves, made in %.0f s\n", (unsigned long long)n,
-	       (unsigned long long)vol->root.leaves, (double)(fs_now_us() - start) / 1e6);
+	       (unsigned long long)vol->root.leaves, (double)(fs_clock_system.now_us() - start) / 1e6);
 	fs_volume_put(vol);
 	engine_close(e);
 	e->threads = true;

@@ -457,7 +457,7 @@ static void make_pool(bool sparse)
 	dev = copy;
 	if (sparse)
 		device_sim_set_sparse(dev);
-	ASSERT(pool_open(dev, &opt, true, &fs, NULL) == 0 && fs_ctx_new(fs, &ctx) == 0);
+	ASSERT(pool_open(dev, &opt, &pool_without_threads, &fs, NULL) == 0 && fs_ctx_new(fs, &ctx) == 0);
 	fs->orphan_leaves = 1;
 	trees(fs, ctx, dev);
 	fill_log(fs, ctx);
@@ -828,7 +828,7 @@ static void use(struct device *dev, bool read_only, uint64_t seed)
 		.cache_bytes = 4u << 20, .read_only = read_only, .log = getenv("VERBOSE") ? print_log : NULL};
 	struct fs *fs;
 
-	if (pool_open(dev, &opt, true, &fs, NULL))
+	if (pool_open(dev, &opt, &pool_without_threads, &fs, NULL))
 		return;
 	load(fs, seed);
 	if (seed & 2)

@@ -47,7 +47,7 @@ void world_open(struct world *w, struct device *dev)
 	struct fs_error err = {""};
 
 	w->dev = dev;
-	if (pool_open(dev, &opt, true, &w->fs, &err))
+	if (pool_open(dev, &opt, &pool_without_threads, &w->fs, &err))
 		fail_msg("open: %s", err.msg);
 	assert_int_equal(fs_ctx_new(w->fs, &w->ctx), 0);
 	world_settle(w);

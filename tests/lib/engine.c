@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "fs/core/clock.h"
 #include "fs/core/fs_int.h"
 #include "fs/device/work.h"
 #include "fs/device/device.h"
@@ -68,7 +69,8 @@ int engine_try_open(struct engine *e)
 		e->opt.cache_bytes = 16 * MIB;
 	e->fs = NULL;
 	e->ctx = NULL;
-	r = e->sim ? pool_open(kept_device_new(e->sim), &e->opt, !e->threads, &e->fs, &err)
+	r = e->sim ? pool_open(kept_device_new(e->sim), &e->opt,
+			       e->threads ? &fs_clock_system : &pool_without_threads, &e->fs, &err)
 		   : fs_open(e->path, &e->opt, &e->fs, &err);
 	if (r) {
 		print_message("open: %s\n", err.msg);

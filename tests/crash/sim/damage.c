@@ -12,6 +12,7 @@
 #include "fs/core/fs_int.h"
 #include "fs/pool/pool.h"
 #include "fs/device/super.h"
+#include "tests/crash/sim/clock.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "fs/space/block_group.h"
@@ -64,7 +65,7 @@ static void look(struct world *w, struct map *map)
 	struct fs *fs;
 
 	map->count = 0;
-	if (pool_open(copy, &opt, true, &fs, &err))
+	if (pool_open(copy, &opt, sim_clock_alone(), &fs, &err))
 		sim_fail("a copy of the pool cannot be opened read-only: %s", err.msg);
 	w->mounts_read_only++;
 	block_group_each(fs, add_place, map);
@@ -296,7 +297,7 @@ static void lose(struct world *w)
 	struct victim v;
 	struct fs *fs;
 
-	if (pool_open(copy, &opt, true, &fs, &err))
+	if (pool_open(copy, &opt, sim_clock_alone(), &fs, &err))
 		sim_fail("a copy of the pool cannot be opened read-only: %s", err.msg);
 	w->mounts_read_only++;
 	for (unsigned i = 0; i < MODEL_VOLUMES_MAX; i++)
@@ -374,7 +375,7 @@ void damage_log(struct world *w)
 	device_sim_flip(copy, place + rng_below(&rng, sizeof(struct log_record)),
 			(unsigned)rng_below(&rng, 8));
 	check_lost(copy);
-	if (pool_open(copy, &opt, true, &fs, &err))
+	if (pool_open(copy, &opt, sim_clock_alone(), &fs, &err))
 		sim_fail("a pool with a rotten record in its log cannot be opened: %s", err.msg);
 	fs_get_info(fs, &info);
 	if (info.log_lost_flushes == 0)

@@ -12,6 +12,7 @@
 #include "fs/device/device_sim.h"
 #include "fs/core/fs_int.h"
 #include "fs/pool/pool.h"
+#include "tests/crash/sim/clock.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 #include "tests/crash/sim/world.h"
@@ -41,7 +42,7 @@ static void mount(struct world *w, struct device *image, uint64_t event)
 	struct fs_info info;
 	struct fs *fs;
 
-	if (pool_open(image, &opt, true, &fs, &err))
+	if (pool_open(image, &opt, sim_clock_alone(), &fs, &err))
 		sim_fail("the pool cannot be opened after event %llu: %s", (unsigned long long)event,
 			 err.msg);
 	ASSERT(image->ops->queue_new(image, &q) == 0);

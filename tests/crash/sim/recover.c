@@ -11,6 +11,7 @@
 #include "fs/device/device_sim.h"
 #include "fs/pool/pool.h"
 #include "fs/device/super.h"
+#include "tests/crash/sim/clock.h"
 #include "tests/crash/sim/damage.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
@@ -378,7 +379,7 @@ void world_first_open(struct world *w)
 	if (w->set->sparse)
 		device_sim_set_sparse(w->sim);
 	if (pool_format_step(w->sim, w->set->sparse, w->set->group_step ? w->set->group_step : GROUP_STEP,
-			     &err))
+			     &sim_clock, &err))
 		sim_fail("pool_format: %s", err.msg);
 	if (w->set->log_bytes)
 		shorten_log(w);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * tests/crash/sim/threads.c: base/lock.h and the pthread calls of the engine on fibers. The program defines
- * them itself, so the library's lock.o is not linked and the C library's are not called. getrandom is here
- * too, so that one seed gives one pool.
+ * them itself, so the library's lock.o is not linked and the C library's are not called. The system's clock
+ * and random numbers are traps here: the engine has clock.h.
  *
  * Ranks are not checked here: a fiber holds its locks while another one runs on the same thread. Debug builds
  * of the other tests do that.
@@ -17,6 +17,7 @@
 #include "base/lock.h"
 #include "base/util.h"
 #include "fs/core/lock_rank.h"
+#include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
 
 /* ---- base/lock.h --------------------------------------------------------------- */
@@ -135,31 +136,21 @@ int pthread_cond_broadcast(pthread_cond_t *cond)
 	return 0;
 }
 
+/* ---- what the engine does not call, since it has a clock of its own ------------ */
+
 int nanosleep(const struct timespec *req, struct timespec *rem)
 {
-	(void)rem;
-	sched_sleep_on(req, (uint64_t)req->tv_sec * 1000000 + (uint64_t)req->tv_nsec / 1000);
-	return 0;
+	sim_fail("nanosleep was called: the engine waits through fs/core/clock.h");
 }
 
-/* The engine's clock is the scheduler's. */
 int clock_gettime(clockid_t clock, struct timespec *ts)
 {
-	uint64_t us = sched_now_us() + 1000000;
-
-	if (clock != CLOCK_MONOTONIC)
-		return (int)syscall(SYS_clock_gettime, clock, ts);
-	*ts = (struct timespec){(time_t)(us / 1000000), (long)(us % 1000000) * 1000};
-	return 0;
+	if (clock == CLOCK_MONOTONIC || clock == CLOCK_REALTIME)
+		sim_fail("clock_gettime was called: the engine's time comes from fs/core/clock.h");
+	return (int)syscall(SYS_clock_gettime, clock, ts);
 }
 
 ssize_t getrandom(void *buf, size_t len, unsigned flags)
 {
-	static uint64_t state;
-	unsigned char *at = buf;
-
-	(void)flags;
-	for (size_t i = 0; i < len; i++)
-		at[i] = (unsigned char)rng_next(&state);
-	return (ssize_t)len;
+	sim_fail("getrandom was called: the engine's random numbers come from fs/core/clock.h");
 }

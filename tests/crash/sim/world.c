@@ -11,6 +11,7 @@
 #include "fs/device/device_sim.h"
 #include "fs/core/fs_int.h"
 #include "fs/pool/pool.h"
+#include "tests/crash/sim/clock.h"
 #include "tests/crash/sim/disk.h"
 #include "tests/crash/sim/fail.h"
 #include "tests/crash/sim/sched.h"
@@ -299,7 +300,7 @@ int world_open(struct world *w)
 				 .discard = w->set->discard ? FS_DISCARD_ON : FS_DISCARD_OFF,
 				 .as_device = !w->set->sparse};
 	struct fs_error err = {""};
-	int r = pool_open(disk_new(w->sim), &opt, false, &w->fs, &err);
+	int r = pool_open(disk_new(w->sim), &opt, &sim_clock, &w->fs, &err);
 
 	w->opens++;
 	w->rebuilt = 0;

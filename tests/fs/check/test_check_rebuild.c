@@ -210,7 +210,7 @@ static void test_rebuild_that_must_fail_is_not_tried_for_ever(void **state)
 	for (unsigned i = 0; i < GROUP_STRIPES_MAX; i++)
 		device_sim_bad_range(dev, off[i], NODE_SIZE);
 	assert_true(wipe_caches(dev) > 2);
-	assert_int_equal(pool_open(dev, &opt, true, &fs, NULL), 0);
+	assert_int_equal(pool_open(dev, &opt, &pool_without_threads, &fs, NULL), 0);
 	while (pool_step(fs))
 		assert_true(steps++ < 100);
 	for (unsigned i = 0; i < 5; i++) {

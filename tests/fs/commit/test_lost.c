@@ -32,6 +32,8 @@
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"
 #include "fs/fs.h"
+#include "fs/core/clock.h"
+#include "fs/pool/pool.h"
 #include "fs/core/fs_int.h"
 #include "fs/format/node_format.h"
 #include "fs/core/report.h"
@@ -293,11 +295,16 @@ static void test_lost_is_not_what_comes_back(void **state)
 	engine_free(e);
 }
 
+static uint64_t in_eleven_minutes(void)
+{
+	return fs_clock_system.now_us() + 660 * 1000000ull;
+}
+
 /* Nodes that are not waited for, since the seconds are spent, do not put off when there are seconds again. */
 static void test_lost_nodes_do_not_put_off_the_next_tries(void **state)
 {
-	const uint64_t spent = 1000000;
-	uint64_t off[GROUP_STRIPES_MAX];
+	struct fs_clock later = pool_without_threads;
+	uint64_t spent, off[GROUP_STRIPES_MAX];
 	struct cache_entry *entry;
 	struct transaction txn;
 	struct fs_volume *vol;
@@ -316,9 +323,14 @@ static void test_lost_nodes_do_not_put_off_the_next_tries(void **state)
 	cache_invalidate(e->fs->cache, CACHE_NODE, p.id.addr);
 	txn = (struct transaction){.fs = e->fs, .q = e->fs->commit_q};
 	e->fs->eio_tries = 0;
-	e->fs->eio_tried_us = spent;
+	e->fs->eio_tried_us = spent = fs_now_us(e->fs) - 1000000;
 	assert_int_equal(transaction_read_node(&txn, &p.id, &entry), -EIO);
 	assert_int_equal(e->fs->eio_tried_us, spent);
+	later.now_us = in_eleven_minutes;
+	e->fs->clock = &later;
+	assert_int_equal(transaction_read_node(&txn, &p.id, &entry), -EIO);
+	assert_true(e->fs->eio_tried_us > spent + 600 * 1000000ull);
+	e->fs->clock = &pool_without_threads;
 	fs_volume_put(vol);
 	model_fini(&m);
 	engine_free(e);

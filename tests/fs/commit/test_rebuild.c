@@ -169,7 +169,7 @@ static void test_rebuild_that_cannot_read_is_not_tried_at_each_interval(void **s
 	assert_true(atomic_load(&e->fs->groups->rebuilding) > 0);
 
 	/* Who writes there has a commit put a lost extent in its place: then it goes on by itself. */
-	e->fs->eio_tried_us = fs_now_us(); /* not after seconds */
+	e->fs->eio_tried_us = fs_now_us(e->fs); /* not after seconds */
 	fill_bytes(buf, BLOCK, 1);
 	assert_int_equal(engine_write(e, vol, 0, BLOCK, buf), 0);
 	for (unsigned i = 0; atomic_load(&e->fs->groups->rebuilding) > 0; i++) {

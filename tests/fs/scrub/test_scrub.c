@@ -617,7 +617,7 @@ static void test_scrub_that_cannot_start_is_not_tried_at_each_commit(void **stat
 		lines++;
 	assert_int_equal(lines, 1);
 	assert_null(e->fs->scrub->run);
-	e->fs->scrub->not_before_us = fs_now_us();
+	e->fs->scrub->not_before_us = fs_now_us(e->fs);
 	scrub_poll(e->fs);
 	assert_non_null(e->fs->scrub->run);
 	engine_settle(e);

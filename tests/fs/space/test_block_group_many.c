@@ -307,11 +307,11 @@ static void fill_with_groups(struct fs *fs, uint64_t *reserved)
 
 static void check_large_pool(const char *path, uint64_t resident)
 {
-	uint64_t start = fs_now_us(), us;
+	uint64_t start = fs_clock_system.now_us(), us;
 	struct fs_info info;
 	struct fs *fs = open_pool(path, true); /* else its first commit removes what nobody needs */
 
-	us = fs_now_us() - start;
+	us = fs_clock_system.now_us() - start;
 	fs_get_info(fs, &info);
 	print_message("%u data groups: opened in %llu ms, %llu MiB resident\n", (unsigned)info.groups_data,
 		      (unsigned long long)us / 1000, (unsigned long long)(resident_bytes() - resident) / MIB);

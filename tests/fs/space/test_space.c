@@ -578,7 +578,7 @@ static void test_space_memory_out_at_any_allocation_of_open(void **state)
 		int r;
 
 		mem_fail_at(n);
-		r = pool_open(kept_device_new(image), &opt, true, &fs, NULL);
+		r = pool_open(kept_device_new(image), &opt, &pool_without_threads, &fs, NULL);
 		done = mem_fail_pending();
 		mem_fail_at(0);
 		assert_true(r == 0 || (r == -ENOMEM && !done));

@@ -89,7 +89,7 @@ static struct world *new_world(uint64_t seed)
 	struct device *dev = device_sim_new(256u << 20, seed);
 
 	assert_int_equal(pool_format(dev, false, NULL), 0);
-	assert_int_equal(pool_open(dev, &opt, true, &w->fs, NULL), 0);
+	assert_int_equal(pool_open(dev, &opt, &pool_without_threads, &w->fs, NULL), 0);
 	w->rng = seed;
 	w->root.owner = OWNER;
 	w->generation = atomic_load(&w->fs->running_generation);
