@@ -322,10 +322,10 @@ static void test_check_wrong_extents_are_found(void **state)
 		{3, offsetof(struct extent_item, addr), 1ull << 60, "where no data group is"},
 		{3, offsetof(struct extent_item, addr), leaf, "where no data group is"},
 		{3, offsetof(struct extent_item, addr), system, "where no data group is"},
-		{3, offsetof(struct extent_item, addr), 0, "holds an item that is no extent"},
-		{3, offsetof(struct extent_item, addr), 4097, "holds an item that is no extent"},
+		{3, offsetof(struct extent_item, addr), 0, "holds an item that is not an extent"},
+		{3, offsetof(struct extent_item, addr), 4097, "holds an item that is not an extent"},
 		{3, offsetof(struct extent_item, generation), 1ull << 50, "is younger than the node"},
-		{3, offsetof(struct extent_item, blocks), 0, "holds an item that is no extent"},
+		{3, offsetof(struct extent_item, blocks), 0, "holds an item that is not an extent"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(edits); i++) {
