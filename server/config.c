@@ -94,9 +94,11 @@ static int set_memory(struct config *c, const char *value, struct config_error *
 
 	if (size_parse(value, &bytes) < 0)
 		return fail(err, "memory", value, "is not a size; use bytes, or a number with K, M, G or T");
-	if (bytes < SERVER_MEMORY_MIN || bytes > INT64_MAX)
+	if (bytes < SERVER_MEMORY_MIN)
 		return fail(err, "memory", value,
 			    "is too little; 64M is the least, for one request of 32 MiB and the rest");
+	if (bytes > INT64_MAX)
+		return fail(err, "memory", value, "is more than any machine has");
 	c->memory_bytes = bytes;
 	return 0;
 }

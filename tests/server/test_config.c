@@ -312,6 +312,14 @@ static void test_diff(void **state)
 	assert_string_equal(buf, "warn-full");
 }
 
+static void test_memory_has_two_bounds(void **state)
+{
+	assert_int_equal(set("memory", "1M"), -EINVAL);
+	assert_non_null(strstr(err.msg, "too little"));
+	assert_int_equal(set("memory", "9000P"), -EINVAL);
+	assert_non_null(strstr(err.msg, "more than any machine has"));
+}
+
 static void test_file_that_cannot_be_read_says_why(void **state)
 {
 	assert_int_equal(config_read_file(&config, "/tmp", &err), -EISDIR);
@@ -337,6 +345,7 @@ int main(void)
 		T(test_given_addresses_replace_the_defaults),
 		T(test_folder_that_is_too_long_for_a_socket),
 		T(test_diff),
+		T(test_memory_has_two_bounds),
 		T(test_file_that_cannot_be_read_says_why),
 	};
 
