@@ -245,7 +245,7 @@ static uint64_t headroom(struct fs *fs)
 	return is_scarce(fs) ? 0 : max_u64(16 * NODE_SIZE, fs->space->kind[SPACE_METADATA].total / 8);
 }
 
-/* Device space for metadata groups of so many bytes, and some more, so that they are few. */
+/* Device space for metadata groups of this many bytes, and some more, so that they are few. */
 static struct backing_plan metadata_plan(struct fs *fs, uint64_t lacking)
 {
 	uint64_t more = is_scarce(fs) ? 0 : lacking / 4 + fs->space->kind[SPACE_METADATA].total / 16;

@@ -250,7 +250,7 @@ static void align_run_locked(const struct fs *fs, const struct block_group *g, u
 	*n = (uint32_t)((high - low) / g->unit);
 }
 
-/* Takes the next piece of the group, of `max` bytes at the most. False: there is none that is worth it. */
+/* Takes the next piece of the group, of at most `max` bytes. False: none is worth it. */
 static bool take_run_locked(struct fs *fs, struct block_group *g, uint64_t max, uint32_t *ret_start,
 			    uint32_t *ret_n)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space/backing_int.h: what the worker that makes groups ahead of need (backing.c) and promises
- * (backing_promise.c) share.
+ * fs/space/backing_int.h: shared by the worker that makes groups ahead of need (backing.c) and promises
+ * (backing_promise.c).
  */
 #ifndef FS_SPACE_BACKING_INT_H
 #define FS_SPACE_BACKING_INT_H
@@ -13,7 +13,7 @@ struct device_host;
 struct fs;
 struct space_reservation;
 
-/* A group that is to be made. */
+/* A group to make. */
 struct backing_plan {
 	uint8_t type; /* 0: none */
 	uint64_t bytes;
@@ -25,17 +25,15 @@ struct backing_plan {
  */
 struct backing_plan backing_plan_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags,
 					uint64_t growth, bool ahead);
-/*
- * Makes it, smaller and smaller on a host with little room. -ENOSPC, -ENOMEM, an error of the device. Waits.
- */
+/* Makes it; ever smaller on a host with little room. -ENOSPC, -ENOMEM, an error of the device. Waits. */
 int backing_make(struct fs *fs, struct backing_plan plan);
 
 /* Blocks for all groups: those of data, or the others. Waits. */
 int backing_allocate_groups(struct fs *fs, bool data);
 
 /*
- * By how much the file has fewer blocks than if all groups had all of theirs. What groups have left and is
- * not discarded hides some.
+ * How many blocks the file lacks for all groups to have theirs. Space that groups have left and that is not
+ * discarded hides some.
  */
 uint64_t backing_missing(struct fs *fs, const struct device_host *host);
 

@@ -160,7 +160,10 @@ static void unload(struct fs *fs, struct block_group *g)
 	mem_free(pinned[1]);
 }
 
-/* The least recently used one, which is then taken as used last: who cannot be unloaded is in use. */
+/*
+ * The least recently used one, which then counts as most recently used: if it cannot be unloaded, it is in
+ * use.
+ */
 static struct block_group *next_victim(struct group_table *t)
 {
 	struct block_group *g;

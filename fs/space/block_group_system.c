@@ -22,7 +22,7 @@
 #include "fs/space/free_space.h"
 #include "fs/space/space_info.h"
 
-#define GROUP_ITEM_BYTES 96u /* at the most, with its slot in the node */
+#define GROUP_ITEM_BYTES 96u /* at most, with its slot in the node */
 
 /* ---- how many groups they have room for -------------------------------------- */
 

@@ -3,7 +3,7 @@
  * fs/space/delayed_ref.h: references to space that a transaction adds and drops, collected while the trees
  * are merged and run once at its end. Until they run, a transaction can still be given up.
  *
- * One range has one reference, until snapshots come (then the refcount tree is looked at when a drop is run).
+ * One range has one reference: dropping it frees the range.
  */
 #ifndef FS_SPACE_DELAYED_REF_H
 #define FS_SPACE_DELAYED_REF_H
@@ -26,10 +26,10 @@ struct delayed_refs {
 int delayed_ref_add(struct delayed_refs *refs, uint64_t addr, uint64_t len_bytes, int delta);
 
 /*
- * Brings them into the order in which they run: what is added first, then what is dropped (a range may come
- * and go in one transaction, as a volume's that is deleted; it never goes and comes), each by address,
- * neighbours merged: within a step of logical addresses, since the group behind may begin where one ends.
- * Cannot fail.
+ * Sorts them into the order in which they run: first additions, then drops, each by address. (A range may
+ * come and go in one transaction, as that of a volume that is deleted; it never goes and comes.) Neighbours
+ * are merged within a step of logical addresses, because the next group may begin where one ends. Cannot
+ * fail.
  */
 void delayed_refs_settle(struct delayed_refs *refs, uint64_t group_step);
 

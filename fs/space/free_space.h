@@ -43,9 +43,9 @@ size_t free_space_memory(const struct free_space *space);
 
 /*
  * Takes the first `want` (> 0) free blocks in a row at or after hint, else the first ones from the start of
- * the group. Where no run is that long: the longest there is, the first such at or after hint, else
- * from the start. A hint inside of a free run counts the rest of that run. A hint past the end is 0.
- * Returns the length taken, 0 when no block is free (*ret_start untouched).
+ * the group. If no run is that long: the longest one, the first such at or after hint, else from the start. A
+ * hint inside of a free run counts the rest of that run. A hint past the end is 0. Returns the length taken,
+ * 0 when no block is free (*ret_start untouched).
  */
 uint32_t free_space_alloc(struct free_space *space, uint32_t hint, uint32_t want, uint32_t *ret_start);
 
@@ -56,8 +56,8 @@ uint32_t free_space_alloc(struct free_space *space, uint32_t hint, uint32_t want
 uint32_t free_space_alloc_near(struct free_space *space, uint32_t hint, uint32_t want, uint32_t *ret_start);
 
 /*
- * take: [start, start+len) must be all free and becomes taken. give: all taken, becomes free. False, and
- * nothing changed, when it is not so, when len is 0 or the range leaves the group. The caller knows whether
+ * take: [start, start+len) must be all free and becomes taken. give: all taken, becomes free. False, with
+ * nothing changed, if that is not so, if len is 0, or if the range leaves the group. The caller knows whether
  * that is a bug or a corrupt tree.
  */
 bool free_space_take(struct free_space *space, uint32_t start, uint32_t len);

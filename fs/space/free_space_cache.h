@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space/free_space_cache.h: the free space of one block group to and from the bytes of a cache slot. Bytes
- * only: where slots lie, when they are written and what a group does when one cannot be used is the caller's.
+ * fs/space/free_space_cache.h: converts the free space of one block group to and from the bytes of a cache
+ * slot. Bytes only: where slots are, when they are written, and what a group does when one cannot be used, is
+ * the caller's business.
  *
  * Threads: pure functions on what they are given.
  */
@@ -13,7 +14,7 @@
 
 struct free_space;
 
-/* What a slot belongs to. */
+/* Which group a cache slot belongs to. */
 struct free_space_cache_ident {
 	uint8_t pool_uuid[16];
 	uint64_t group_start; /* logical byte address */
@@ -21,7 +22,7 @@ struct free_space_cache_ident {
 	uint64_t generation;
 };
 
-/* What the block group's item says that the slot holds. */
+/* What the slot holds, according to the block group's item. */
 struct free_space_cache_expect {
 	uint32_t crc32c;
 	uint32_t bytes;
@@ -37,9 +38,9 @@ int free_space_cache_encode(const struct free_space *space, const struct free_sp
 			    void *buf, size_t cap, uint32_t *ret_bytes, uint32_t *ret_crc);
 
 /*
- * Reads a slot (untrusted bytes, cap of them readable) and makes a new free space of it, which the caller
- * frees. -ESTALE: a valid slot of this group, of another generation. -EUCLEAN: anything else that is not what
- * ident and expect say. -ENOMEM. *ret_space is untouched on failure.
+ * Reads a cache slot (untrusted bytes, cap of them readable) into a new free space, which the caller frees.
+ * -ESTALE: a valid slot of this group, of another generation. -EUCLEAN: anything else that is not what ident
+ * and expect say. -ENOMEM. *ret_space is untouched on failure.
  */
 int free_space_cache_decode(const void *buf, size_t cap, const struct free_space_cache_ident *ident,
 			    const struct free_space_cache_expect *expect, struct free_space **ret_space);

@@ -1,29 +1,29 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space/pins.h: two sets of what was freed and must not be used again yet: where a commit and the readers
- * of older trees stand.
+ * fs/space/pins.h: two sets of what was freed and must not be reused yet, because a commit is not durable or
+ * readers of older trees are left.
  *
- * One set *gathers*: what is freed goes there. The other *waits*, for the readers that may still look at what
- * is in it, or is empty. A commit that finds the other set empty turns them when it freezes: what the
- * transactions up to its own have freed is then in the one, what running requests free goes into the other;
- * when it is durable the epoch advances, and the one waits for the epoch before. A commit that finds readers
- * left turns nothing: what it frees goes on gathering, and a later one turns. So commits never wait for
- * readers, there are never more than two sets, nor more than two epochs with readers, and nothing is moved or
- * copied.
+ * One set *gathers*: what is freed goes there. The other *waits* for the readers that may still look at what
+ * is in it, or is empty. A commit that finds the waiting set empty turns the two when it freezes. Then the
+ * one has what transactions up to its own have freed, and what running requests free goes into the other.
+ * When the commit is durable the epoch advances, and the first set waits for readers of the epoch before. A
+ * commit that finds readers left turns nothing: what it frees goes on gathering, and a later commit turns. So
+ * commits do not wait for readers, there are never more than two sets or two epochs with readers, and nothing
+ * is moved or copied.
  *
  * Invariants
- * 1. In the waiting set is only what transactions freed that are durable; a reader that may look at it is in
- *    the epoch before the current one, which nobody enters any more.
+ * 1. The waiting set holds only what durable transactions freed. A reader that may look at it is in the epoch
+ *    before the current one, which nobody enters any more.
  * 2. What a transaction of generation g frees goes to pins_set(g) at any moment. Between the turn of N's
  *    freeze and the end of N both generations N and N+1 are in use, and go to different sets; without a turn
  *    they go to the same.
- * 3. Sets turn only when none waits, and nobody is left in the epoch before: while one waits nothing is added
- *    to it.
- * 4. What was freed comes back: the waiting set is a fixed one, whose readers leave; then the next commit
- *    turns. If there is nothing to commit it is made all the same, as long as something of a finished commit
- *    gathers (`behind`).
+ * 3. Sets turn only when none waits and nobody is left in the epoch before. Nothing is added to a set while
+ *    it waits.
+ * 4. What was freed comes back: the waiting set is fixed, and its readers leave; then the next commit turns.
+ *    A commit is made even if there is nothing to commit, as long as something of a finished commit gathers
+ *    (`behind`).
  *
- * The committer alone changes this, under the commit lock; the turn is looked at from any thread.
+ * Only the committer changes this, under the commit lock; any thread may read the turn.
  */
 #ifndef FS_SPACE_PINS_H
 #define FS_SPACE_PINS_H

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space/space_ticket.c: who waits for space, behind whom, and for how long. What fits is decided in
- * space_info.c.
+ * fs/space/space_ticket.c: which requests wait for space, behind which, and for how long. space_info.c
+ * decides what fits.
  *
- * There is a queue for each class (enum space_class). Within one, those who wait are served in order; but who
- * waits for his own volume's promise alone, because a commit has yet to free what he overwrites, holds up
- * nobody else.
+ * There is a queue for each class (enum space_class). Each is served in order. But a request that waits only
+ * for its own volume's promise, because a commit has yet to free what it overwrites, holds up nobody else.
  */
 #include <errno.h>
 
@@ -83,7 +82,8 @@ static void unqueue_locked(struct space_info *si, struct space_ticket *t)
 }
 
 /*
- * What frees space helps those who wait, and overtakes them. Who is promised it waits for nobody who is not.
+ * Requests that free space help those that wait, and overtake them. Promised writes wait for nobody without a
+ * promise.
  */
 static bool may_try_locked(const struct space_info *si, const struct space_ticket *t)
 {
