@@ -8,7 +8,7 @@
 #include "client/backend.h"
 #include "client/cli.h"
 
-/* Closes the backend after an operation that returned r; what failed first is what is told. */
+/* Closes the backend after an operation that returned r; reports what failed first. */
 static enum cli_exit finish(struct backend *b, const struct cli *cli, int r, const struct byre_error *err)
 {
 	struct byre_error close_err;

@@ -56,18 +56,18 @@ const struct command commands[] = {
 	 "A volume that a client has open is not deleted.\n", ASK_OR_FILE, 1, 1, run_volume_delete},
 	{"client", "list", "", "list who is connected by NBD", "", ASK, 0, 0, run_client_list},
 	{"client", "drop", "ID", "cut a client's connection",
-	 "For a client that hangs: what it has open can then be deleted or made smaller. A client that is told to connect\n"
+	 "For a client that hangs: what it has open can then be deleted or made smaller. A client that is set up to connect\n"
 	 "again does so. IDs are in 'byre client list'.\n",
 	 ASK, 1, 1, run_client_drop},
 	{NULL, "top", "[--interval SECS] [--count N]", "show volumes and clients by load, again and again",
 	 "  --interval SECS  between two looks (default: 2)\n"
-	 "  --count N        end after so many (default: on a terminal never, else 1)\n",
+	 "  --count N        end after this many (default: on a terminal never, else 1)\n",
 	 ASK | CLI_INTERVAL | CLI_COUNT, 0, 0, run_top},
 	{"scrub", "start", "[--rate SIZE] [--restart]",
 	 "read everything that is allocated, and repair what can be repaired",
 	 "The daemon does it in the background, and gives way to its clients. Metadata is repaired from its twin; data that is\n"
 	 "damaged is named by 'byre scrub status'. One that was stopped goes on where it was.\n"
-	 "  --rate SIZE   read at most so many bytes a second (default: 128M)\n"
+	 "  --rate SIZE   read at most this many bytes a second (default: 128M)\n"
 	 "  --restart     begin anew\n",
 	 ASK | CLI_RATE | CLI_RESTART, 0, 0, run_scrub_start},
 	{"scrub", "status", "", "show the scrub that runs, or the last one, and what is damaged", "", ASK, 0,

@@ -31,7 +31,7 @@ struct reading {
 
 static void complain(struct reading *reading, const char *fmt, const char *what)
 {
-	if (!reading->failed) /* the first error is told */
+	if (!reading->failed) /* the first error is reported */
 		snprintf(reading->err->msg, sizeof(reading->err->msg), fmt, what);
 	reading->failed = true;
 }
@@ -69,7 +69,7 @@ static char *next_line(char *buf, int size, void *arg)
 	const char *p = reading->line;
 
 	if (len < 0) {
-		/* also for want of memory, which ferror does not tell */
+		/* also for lack of memory, which ferror does not report */
 		if (!reading->failed && !feof(reading->f))
 			reading->error = -errno;
 		return NULL;

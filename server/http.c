@@ -34,7 +34,7 @@ struct http_conn {
 	struct http_server *server;
 	TAILQ_ENTRY(http_conn) entry;
 	int fd;
-	bool held_up; /* for want of time */
+	bool held_up; /* for lack of time */
 	bool last;    /* the answer is out: what still comes is thrown away until the client closes */
 	struct event ev, timer;
 	struct budget_account account;

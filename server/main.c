@@ -39,14 +39,14 @@ static const char usage_text[] =
 	"  --discard on|off           give back what is freed (default: on for sparse files, and devices that can discard)\n"
 	"  --log-level LEVEL          error, warning, notice, info (default) or debug\n"
 	"  --read-only                change nothing, to rescue data: volumes can be read, as a crash left them\n"
-	"  --warn-full LIST           say so when so many percent of the pool are used (default: 80,90,95; off: never)\n"
+	"  --warn-full LIST           warn when this many percent of the pool are used (default: 80,90,95; off: never)\n"
 	"  --write-log FILE           record every write and flush of the pool there (for tests; it grows fast)\n"
 	"  --help                     show this and exit\n"
 	"  --version                  show the version and exit\n"
 	"\n"
 	"ADDR is unix:PATH or tcp:HOST:PORT (IPv6 in brackets). SIZE is bytes, or a number with K, M, G, T or P.\n"
 	"Without --nbd: unix:DIR/nbd.sock. Without --rpc: unix:DIR/rpc.sock. DIR is the pool's folder, or what systemd\n"
-	"gives the service under /run. Who can connect can read and change everything.\n";
+	"gives the service under /run. Whoever can connect can read and change everything.\n";
 
 enum { OPT_HELP = 1, OPT_VERSION, OPT_CONFIG, OPT_READ_ONLY, OPT_VALUE };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server/nbd_worker.c: all connections of a loop: who stalls, who gives way, who is dropped, and their end.
+ * server/nbd_worker.c: all connections of a loop: which of them stall, give way or are dropped, and their
+ * end.
  */
 #include <limits.h>
 
@@ -40,7 +41,8 @@ static void after_io(struct loop *loop)
 /* ---- clients that stall ---------------------------------------------------- */
 
 /*
- * The handshake has a timeout of its own. Who sends no more because there is no memory for it owes nothing.
+ * The handshake has a timeout of its own. A client that cannot send because there is no memory for it owes
+ * nothing.
  */
 static bool owes(const struct nbd_conn *conn)
 {
@@ -137,7 +139,10 @@ static void run_drops(struct task *task)
 	/* The loop's after_io, which follows every batch of tasks, does the rest. */
 }
 
-/* On the loop's thread. Who was in its handshake when the place was asked for may have got a volume since. */
+/*
+ * On the loop's thread. A client that was in its handshake when the place was asked for may have opened a
+ * volume since.
+ */
 static void give_places(struct task *task)
 {
 	struct nbd_worker *w = container_of(task, struct nbd_worker, give_task);

@@ -405,8 +405,8 @@ static void on_written(struct bufferevent *bev, void *arg)
 }
 
 /*
- * An answer to take, the rest of a frame to send, or only to go. Who is not read for want of memory owes
- * nothing but the first.
+ * An answer to take, the rest of a frame to send, or only to go. A client that is not read for lack of memory
+ * owes nothing but the first.
  */
 static bool owes(const struct rpc_conn *conn)
 {

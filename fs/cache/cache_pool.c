@@ -12,7 +12,7 @@
 #include "fs/cache/cache_int.h"
 
 /*
- * After so many frames without a victim the hand takes hot entries too: bounds the time under the pool's
+ * After this many frames without a victim the hand takes hot entries too, to bound the time under the pool's
  * lock.
  */
 #define SWEEP_PATIENCE 1024u

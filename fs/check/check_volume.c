@@ -261,7 +261,7 @@ static struct check_volume *find_volume(struct check *c, uint64_t id, bool orpha
 											   : NULL;
 }
 
-/* The volume, or what has become of it, that a tree counts with. NULL: an error, which was told of. */
+/* The volume that a tree counts with, or what became of that volume. NULL: an error, which was reported. */
 static struct check_volume *find_owner(struct check *c, const struct check_volume *vol)
 {
 	struct check_volume *owner = find_volume(c, vol->root.owner, false);

@@ -90,7 +90,7 @@ void fs_start_rebuild(struct fs *fs)
 }
 
 /*
- * What failed for want of memory is tried again at each interval. A node that cannot be read stays so, as a
+ * What failed for lack of memory is tried again at each interval. A node that cannot be read stays so, as a
  * rule, until it is overwritten (the commit that does it asks for the rebuild), and to find that out takes a
  * walk of all trees.
  */

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/commit/flush_log_build.c: what stands in a group. It is built without the log's lock: `building` keeps
+ * fs/commit/flush_log_build.c: collects a log group. It is built without the log's lock: `building` keeps
  * away freezes and operations, which must see a group as a whole or not at all, and the fields that it
- * changes are its own meanwhile. So who wants to flush waits for nothing that goes with the length of the
- * group.
+ * changes are its own meanwhile. So a flush never waits for anything that grows with the length of the group.
  */
 #include <errno.h>
 #include <sched.h>
@@ -301,7 +300,7 @@ static int put_all(struct encoder *en, struct fs *fs)
 }
 
 /*
- * An upper bound of the bytes that records with so many bytes of items take, padding and the ring's end
+ * An upper bound of the bytes that records with this many bytes of items take, padding and the ring's end
  * included.
  */
 static uint64_t group_bound(uint64_t item_bytes)

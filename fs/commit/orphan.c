@@ -221,9 +221,9 @@ static uint64_t child_blk(const struct node_header *node, unsigned slot)
 }
 
 /*
- * Nobody can tell what the node refers to. It goes as if it referred to nothing; but of the blocks that are
- * in use it takes as many along as it can have held at the most, since these are counted as at least (a
- * reserved volume is owed the others).
+ * Nobody can tell what the node refers to. It is dropped as if it referred to nothing. But it takes along as
+ * many of the blocks in use as it can have held, because these count as "at least" (a reserved volume is owed
+ * the others).
  */
 static void pass_over(struct drop *d, const struct node_header *parent, unsigned slot, int error)
 {

@@ -526,7 +526,7 @@ static bool will_fail_again(int error)
 
 /*
  * A commit writes nodes: the free space of metadata must be known before it begins, since a rebuild needs the
- * commit lock at its end. One that failed for want of memory, or since a reader kept an old epoch, is tried
+ * commit lock at its end. One that failed for lack of memory, or because a reader kept an old epoch, is tried
  * again: without that space the commit might not find room. Trees that cannot be read stay so: the commit
  * goes on without, and does not try that again (the commit thread does, at its next interval): a rebuild's
  * end asks for a commit, and so there would be no end.

@@ -206,7 +206,7 @@ static void mapped(struct io *io, int error)
 		fetch_pieces(io);
 		return;
 	}
-	if (error != -ENODATA) /* a lost range was told of when it was found */
+	if (error != -ENODATA) /* a lost range was reported when it was found */
 		fs_log_often(io->fs, FS_OFTEN_READ, FS_LOG_ERROR,
 			     "volume %s, offset %llu: cannot be looked up: %s", volume_get_name(io->vol).text,
 			     (unsigned long long)io->user->off, strerror(-error));

@@ -314,7 +314,7 @@ static void fill_pages(struct io *io)
 }
 
 /*
- * The edge of a trim, which is zeros already: it may be a hole by now. To write it then would take space for
+ * The edge of a trim that is zeros already, and may be a hole by now. To write it then would take space for
  * good from what is kept for those who free some.
  */
 static bool is_idle_edge(const struct io *io)

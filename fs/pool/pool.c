@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * fs/pool/pool.c: opening and closing a pool; making one is in pool_format.c, the commit thread in
- * commit_thread.c, what is told of one in pool_info.c.
+ * commit_thread.c, its figures in pool_info.c.
  */
 #include "fs/pool/pool.h"
 
@@ -47,7 +47,7 @@
 #include "fs/volume/volume.h"
 
 #define DEFAULT_CACHE_BYTES (1ull << 30)
-#define LOADED_SHARE 4u /* bitmaps of data groups may take this part of the cache's size besides */
+#define LOADED_SHARE 4u /* bitmaps of data groups may take this part of the cache's size in addition */
 #define DEFAULT_COMMIT_INTERVAL_MS 5000u
 #define DEFAULT_WORKERS 16u /* half of them for what does not wait */
 /* more than a ring holds: what an earlier life wrote is never taken for ours */

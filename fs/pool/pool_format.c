@@ -226,7 +226,7 @@ static int open_to_format(const char *path, struct device **ret_dev, struct fs_e
 	return r ? claim_fail_open(path, r, holder, err) : 0;
 }
 
-/* Nobody shall find the old signatures again: mount(8) would believe them. The device is locked. */
+/* The old signatures must not be found again: mount(8) would believe them. The device is locked. */
 static int wipe(const char *path, const struct fs_create_options *opt)
 {
 	int fd = open(path, O_RDWR | O_CLOEXEC), r;

@@ -3,10 +3,10 @@
  * fs/pool/pool_grow.c: growing a pool, and its flush log with it.
  *
  * The log moves to the start of what is added when it can be at least twice as long there, and takes no more
- * than a 16th of that. The new place is written with zeros first, on a sparse pool in blocks of the host;
- * where these are not to be had the log stays as it is. Then a commit names it (flush_log.h, invariant 8),
- * and when the last write to the old place has ended, that is space like any other. A crash before leaves the
- * old log, and both places are what the superblock says.
+ * than a 16th of that. The new place is written with zeros first, on a sparse pool in blocks of the host; if
+ * there are none, the log stays as it is. Then a commit names it (flush_log.h, invariant 8), and when the
+ * last write to the old place has ended, that is space like any other. A crash before leaves the old log, and
+ * both places are what the superblock says.
  */
 #include <errno.h>
 #include <string.h>

@@ -17,7 +17,7 @@
 
 bool pool_step(struct fs *fs)
 {
-	/* Who waits for a spare asks again and again: the commit that brings one goes first. */
+	/* A request that waits for a spare asks again and again: the commit that brings one goes first. */
 	bool commit_first = fs->commit_wanted && backing_lacks_spare(fs);
 
 	if (!commit_first && work_run_one(fs->work))

@@ -173,7 +173,7 @@ void scrub_data_read(struct scrub_run *r)
 	read_all(r);
 	for (unsigned i = 0; i < r->pieces; i++)
 		r->piece[i].error = r->piece[r->piece[i].lead].error;
-	qsort(r->piece, r->pieces, sizeof(r->piece[0]), by_blk); /* so that damage is told in order */
+	qsort(r->piece, r->pieces, sizeof(r->piece[0]), by_blk); /* so that damage is reported in order */
 	for (unsigned i = 0; i < r->pieces; i++) {
 		const struct scrub_piece *p = &r->piece[i];
 

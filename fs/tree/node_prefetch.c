@@ -45,7 +45,7 @@ static void slot_wait(struct prefetch_slot *s)
 	slot_free(s);
 }
 
-/* A node that is not valid stays unpublished, and goes with its pin. */
+/* A node that is not valid stays unpublished, and is freed with its pin. */
 static void slot_read(struct device_io *io)
 {
 	struct prefetch_slot *s = container_of(io, struct prefetch_slot, io);

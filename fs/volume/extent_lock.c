@@ -3,9 +3,10 @@
  * fs/volume/extent_lock.c: range locks, and whose turn it is. See extent_state.h for the invariants.
  *
  * Fairness costs one counter a lock: on arrival it counts the overlapping locks before it, held or waiting,
- * and each of them takes itself off at its unlock (a grant changes nothing: who waited before still stands
- * before). At zero the range is free of locks. Every waiter that overlaps an unlocked range came later than
- * that lock (else the lock would not have been granted), so unlock need not know who counted it.
+ * and each of them counts itself off at its unlock (a grant changes nothing: those that waited before it
+ * still come before it). At zero the range is free of locks. Every waiter that overlaps an unlocked range
+ * came later than that lock (else the lock would not have been granted), so unlock need not know who counted
+ * it.
  */
 #include "base/lock.h"
 #include "base/util.h"
