@@ -8,7 +8,7 @@ BUILD_PACKAGES="gcc libc6-dev make pkg-config libevent-dev libssl-dev protobuf-c
 
 QUICKSTART_PACKAGES="e2fsprogs nbd-client qemu-utils libnbd-bin"
 
-TEST_PACKAGES="libcmocka-dev python3 python3-libnbd python3-pytest libnbd-bin fuse3 mount nbdkit qemu-utils fio e2fsprogs xfsprogs
+TEST_PACKAGES="libcmocka-dev python3 python3-libnbd python3-pytest python3-pytest-xdist libnbd-bin fuse3 mount nbdkit qemu-utils fio e2fsprogs xfsprogs
 	clang clang-format clang-tidy libclang-rt-14-dev git g++"
 
 # Those that `make deb` and its test need (and promtool, without which one end-to-end test is skipped).

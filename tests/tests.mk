@@ -5,7 +5,7 @@
 # Switches
 #   PYTEST_ARGS="-k full"   passed to pytest (check-e2e)
 #   KILLS=8                 kill -9 rounds of check-e2e (fio, crash); SQLITE_KILLS=3, FULL_ATTEMPTS=500: see the tests
-#   NJOBS=2                 processes of the crash simulator at a time
+#   NJOBS=2                 processes of the crash simulator, and end-to-end tests, at a time
 #   SEEDS=1000              seeds of check-crash;  CRASH_SEEDS=20000 those of crash
 #   MUTATION_SEEDS=20000    within which check-mutation finds each deliberate mistake
 #   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches
@@ -19,8 +19,7 @@ NJOBS ?= 2
 COUNT = [ -z "$$COUNTS" ] || echo
 
 check-e2e: all tools
-	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 \
-		$(PYTHON) -m pytest tests/e2e tests/fs $(PYTEST_ARGS)
+	@BYRE_BUILD=$(abspath $(BUILD)) PYTHON=$(PYTHON) NJOBS=$(NJOBS) sh tests/lib/run-e2e $(PYTEST_ARGS)
 
 check-house:
 	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest tests/house $(PYTEST_ARGS)
@@ -123,7 +122,7 @@ fuzz: $(FUZZ_BIN)
 		fi; \
 	done
 
-# For tests/lib/tidy: generated headers, and the flags that clang-tidy needs.
+# For tests/lib/tidy.py: generated headers, and the flags that clang-tidy needs.
 tidy-flags: $(PB_H)
 	@echo $(call quoted,-std=gnu17 -Wall -Wextra -Wno-unused-parameter $(BYRE_CPPFLAGS) $(CPPFLAGS))
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 
@@ -54,7 +55,10 @@ def test_second_writer_that_no_lock_stops_turns_the_first_read_only(make_byred, 
     b = make_byred("64M", args=["--commit-interval", "1"]).start()
     b.create("v", "1M")
     other = str(tmp_path / "other")
+    b.proc.send_signal(signal.SIGSTOP)  # a commit in the middle of the copy would tear it
+    time.sleep(0.2)  # what it has sent to the disk gets there
     shutil.copy(b.pool, other)
+    b.proc.send_signal(signal.SIGCONT)
     late = make_byred(pool=other, create=False).start()  # claims the copy
     claim = slice(192 << 10, (192 << 10) + 4096)
     with open(other, "rb") as f:

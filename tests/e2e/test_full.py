@@ -8,6 +8,7 @@ import random
 import time
 
 import nbdraw
+import pytest
 from byred import BLOCK, K, M
 from nbdraw import Conn
 
@@ -100,7 +101,9 @@ def fill_to_the_brim(b, order):
     assert writer.fill(order) >= 1, "the pool never became full"
     for _ in range(3):
         assert b.byre("commit").rc == 0
-        writer.fill(((block, 1) for block in range(VOLUME_BLOCKS - 1, 0, -1) if block not in writer.stored), refusals=20)
+        writer.fill(
+            ((block, 1) for block in range(VOLUME_BLOCKS - 1, 0, -1) if block not in writer.stored), refusals=20
+        )
     return writer
 
 
@@ -218,6 +221,7 @@ def test_full_pool_metadata_commands_work(make_byred):
     b.create("v", "1G")
 
 
+@pytest.mark.alone
 def test_full_pool_sixteen_writers_at_once(make_byred):
     """No request waits over 5 s, nobody hangs, and the sum of what was acknowledged is what is there."""
     import select

@@ -107,7 +107,8 @@ def reserved_is_served(b, serial, times=4):
 
 
 def freeing_works(b, writer, rng):
-    """Trims with whole blocks and with ragged edges, zeros, deletes; volumes can be made, and flushes and commits go on."""
+    """Trims with whole blocks and with ragged edges, zeros, deletes; volumes can be made, and flushes and commits go
+    on."""
     conn = writer.conn
     for block in rng.sample(sorted(writer.stored), 300):
         assert conn.call(nbdraw.CMD_TRIM, block * BLOCK, BLOCK)[0] == 0
@@ -183,6 +184,7 @@ def one_round(make_byred, host, rng):
     b.close()
 
 
+@pytest.mark.alone
 def test_reserved_volume_larger_than_the_hosts_room(make_byred, host):
     """Refused at once, with both figures, and nothing of it stays allocated."""
     b = make_byred("6G", pool=os.path.join(host.dir, "pool")).start()

@@ -74,13 +74,14 @@ class Ordinary:
         return int(self.proc.stdout.readline())
 
     def seconds(self):
-        """Of the client's thread, and of the loop that serves the first connection, its own: the daemon's main thread."""
+        """Of the client's thread, and of the loop that serves the first connection, its own: the daemon's main
+        thread."""
         return [thread_seconds(p.pid, p.pid) for p in (self.proc, self.b.proc)]
 
     def rate(self, seconds=1.0):
-        """Requests a second, of the time in which neither the client nor its loop waited for a processor: what other programs
-        take of the machine, attackers among them, does not count. What the loop does for attackers does, and so does
-        all waiting for the daemon."""
+        """Requests a second, of the time in which neither the client nor its loop waited for a processor: what other
+        programs take of the machine, attackers among them, does not count. What the loop does for attackers does, and
+        so does all waiting for the daemon."""
         start, before, then = time.monotonic(), self.done(), self.seconds()
         time.sleep(seconds)
         done, took, now = self.done() - before, time.monotonic() - start, self.seconds()
@@ -96,16 +97,17 @@ class Ordinary:
 
 
 class Hostile:
-    """A daemon with a small budget, and an ordinary client beside the attackers."""
+    """A daemon with a small budget, and an ordinary client beside the attackers. Only tests that run alone measure
+    it."""
 
-    def __init__(self, b):
+    def __init__(self, b, alone):
         self.b = b
         self.conns = []
         self.slow = None
         b.create("good", "1G")
         b.create("bad", "16G")
         self.ordinary = Ordinary(b, "good")
-        self.base = max(self.ordinary.rate() for _ in range(2))
+        self.base = max(self.ordinary.rate() for _ in range(2)) if alone else None
 
     def conn(self, rcvbuf=None):
         c = Conn(self.b.nbd_sock, "bad")
@@ -118,8 +120,8 @@ class Hostile:
         self.conns.clear()
 
     def assert_throughput(self, tries=8):
-        """Half of what it was. One good second of a few is enough, and when there is none, end() looks what the client gets
-        without the attack."""
+        """Half of what it was. One good second of a few is enough, and when there is none, end() looks what the client
+        gets without the attack."""
         best = 0
         for _ in range(tries):
             best = max(best, self.ordinary.rate())
@@ -138,9 +140,18 @@ class Hostile:
 
 @pytest.fixture
 def hostile(make_byred, request):
-    args = ["--memory", f"{MEMORY}", "--cache-size", f"{CACHE}", "--stall-timeout", f"{STALL_S}", "--stop-timeout", f"{STOP_S}"]
+    args = [
+        "--memory",
+        f"{MEMORY}",
+        "--cache-size",
+        f"{CACHE}",
+        "--stall-timeout",
+        f"{STALL_S}",
+        "--stop-timeout",
+        f"{STOP_S}",
+    ]
     b = make_byred("8G", args=[*args, *getattr(request, "param", [])]).start()
-    h = Hostile(b)
+    h = Hostile(b, request.node.get_closest_marker("alone") is not None)
     yield h
     h.drop()
     if h.ordinary.proc.poll() is None:
@@ -185,6 +196,7 @@ def send_some(conn, data, seconds=2):
 # ---- writes ----
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("hostile", [["--threads", "1"]], indirect=True)
 def test_hostile_headers_of_large_writes_and_nothing_more(hostile):
     """Sixteen announce 32 MiB each. A client with uncached reads is answered, nothing spins, the stop is in time."""
@@ -206,6 +218,7 @@ def test_hostile_headers_of_large_writes_and_nothing_more(hostile):
     stop_in_time(hostile.b)
 
 
+@pytest.mark.alone
 def test_hostile_half_writes_are_cut_off_and_a_whole_one_passes(hostile):
     data = bytes(IO_MAX - 4096)
     threads = []
@@ -227,6 +240,7 @@ def test_hostile_half_writes_are_cut_off_and_a_whole_one_passes(hostile):
     stop_in_time(hostile.b)
 
 
+@pytest.mark.alone
 def test_hostile_half_headers(hostile):
     for i in range(200):
         hostile.conn().send_raw(Conn.request(nbdraw.CMD_WRITE, 0, 4096, 0, 1)[: 1 + i % 27])
@@ -239,6 +253,7 @@ def test_hostile_half_headers(hostile):
 # ---- reads ----
 
 
+@pytest.mark.alone
 def test_hostile_replies_that_nobody_reads_stay_within_the_budget(hostile):
     for i in range(24):
         hostile.conn().send_raw(Conn.request(nbdraw.CMD_READ, 0, IO_MAX, 0, 1))
@@ -264,6 +279,7 @@ def assert_closed_within(conn, seconds):
     raise AssertionError(f"still connected after {seconds} s")
 
 
+@pytest.mark.alone
 def test_hostile_many_small_requests_that_nobody_reads(hostile):
     burst = b"".join(Conn.request(nbdraw.CMD_READ, i * 64 * K, 64 * K, 0, i) for i in range(128))
     for _ in range(100):
@@ -274,6 +290,7 @@ def test_hostile_many_small_requests_that_nobody_reads(hostile):
     stop_in_time(hostile.b)
 
 
+@pytest.mark.alone
 def test_hostile_small_requests_of_many_connections_hold_no_receive_buffers(hostile):
     """Each sends more than it may have under way: what the daemon has read and cannot serve yet counts, too."""
     burst = b"".join(Conn.request(nbdraw.CMD_READ, 0, 4096, 0, i) for i in range(8000))
@@ -305,6 +322,7 @@ def test_hostile_slow_reader_is_served_and_idle_ones_stay(hostile):
 # ---- connections ----
 
 
+@pytest.mark.alone
 def test_hostile_five_thousand_connections(hostile):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 6000:
@@ -324,7 +342,9 @@ def test_hostile_five_thousand_connections(hostile):
         hostile.assert_throughput()
         assert_memory(hostile.b)
         assert hostile.b.ok("volume", "list")
-        for _ in range(20):  # who wants a volume gets it, since others have opened none; who has one keeps it, though idle
+        for _ in range(
+            20
+        ):  # who wants a volume gets it, since others have opened none; who has one keeps it, though idle
             assert hostile.conn().call(nbdraw.CMD_READ, 0, 4096)[0] == 0
         for conn in hostile.conns:
             assert conn.call(nbdraw.CMD_READ, 0, 4096)[0] == 0
@@ -374,11 +394,16 @@ def test_hostile_descriptors_at_their_end(make_byred, kind):
 # ---- zeroes ----
 
 
+@pytest.mark.alone
 def test_hostile_flood_of_zeroes_ends_with_a_stop(hostile):
     """3.5 KiB of input ask for half a TiB of zeros on the disk."""
     conn = hostile.conn()
-    conn.send_raw(b"".join(Conn.request(nbdraw.CMD_WRITE_ZEROES, i % 3 * 4 * G, 4 * G - 4096, nbdraw.CMD_FLAG_NO_HOLE, i)
-                           for i in range(128)))  # fmt: skip
+    conn.send_raw(
+        b"".join(
+            Conn.request(nbdraw.CMD_WRITE_ZEROES, i % 3 * 4 * G, 4 * G - 4096, nbdraw.CMD_FLAG_NO_HOLE, i)
+            for i in range(128)
+        )
+    )  # fmt: skip
     hostile.assert_throughput()
     assert_memory(hostile.b)
     hostile.end()
@@ -387,7 +412,9 @@ def test_hostile_flood_of_zeroes_ends_with_a_stop(hostile):
 
 def test_hostile_flood_of_zeroes_ends_with_its_connection(hostile):
     conn = hostile.conn()
-    conn.send_raw(b"".join(Conn.request(nbdraw.CMD_WRITE_ZEROES, 0, 2 * G, nbdraw.CMD_FLAG_NO_HOLE, i) for i in range(128)))
+    conn.send_raw(
+        b"".join(Conn.request(nbdraw.CMD_WRITE_ZEROES, 0, 2 * G, nbdraw.CMD_FLAG_NO_HOLE, i) for i in range(128))
+    )
     time.sleep(0.3)
     hostile.drop()
     hostile.end()
@@ -395,6 +422,7 @@ def test_hostile_flood_of_zeroes_ends_with_its_connection(hostile):
     assert_idle(hostile.b)
 
 
+@pytest.mark.alone
 def test_hostile_flood_of_cache_requests(hostile):
     """CACHE asks for reads of 32 MiB with 28 bytes: this is about memory, and about waiting."""
     writer = Conn(hostile.b.nbd_sock, "bad")
@@ -406,8 +434,12 @@ def test_hostile_flood_of_cache_requests(hostile):
         if hostile.ordinary.rate() >= hostile.base * 3 / 4:
             break
     for i in range(30):
-        hostile.conn().send_raw(b"".join(Conn.request(nbdraw.CMD_CACHE, 64 * M + n % 32 * 32 * M, (32 * M) >> (n % 2 * 7), 0, n)
-                                         for n in range(128)))  # fmt: skip
+        hostile.conn().send_raw(
+            b"".join(
+                Conn.request(nbdraw.CMD_CACHE, 64 * M + n % 32 * 32 * M, (32 * M) >> (n % 2 * 7), 0, n)
+                for n in range(128)
+            )
+        )  # fmt: skip
     hostile.assert_throughput(tries=6)
     reader = Conn(hostile.b.nbd_sock, "bad")
     start = time.monotonic()
@@ -440,6 +472,7 @@ def test_hostile_idle_rpc_connections_do_not_lock_others_out(hostile):
     hostile.end()
 
 
+@pytest.mark.alone
 def test_hostile_rpc_flood_of_unknown_fields(hostile):
     """A frame with 128 Ki fields that nobody knows takes no longer than one without."""
     frame = rpc_frame(1, 7, b"\x98\x3e\x00" * (256 * K // 3))
@@ -474,6 +507,7 @@ def test_hostile_rpc_flood_of_unknown_fields(hostile):
     hostile.end()
 
 
+@pytest.mark.alone
 def test_hostile_rpc_answers_that_nobody_reads(hostile):
     for i in range(300):
         hostile.b.create(f"{'x' * 240}{i}", "4K") if i < 30 else None
@@ -510,6 +544,7 @@ def http_get(path, url):
     return data
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("hostile", [["--http", "unix:http.sock"]], indirect=True)
 def test_hostile_http_floods(hostile):
     path = os.path.join(hostile.b.dir, "http.sock")
@@ -517,7 +552,11 @@ def test_hostile_http_floods(hostile):
     for i in range(400):
         s = connect(path)
         try:
-            s.sendall([b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\n\r\n" * 50, b"GET / HTTP/1.1\r\nX: " + b"y" * 7000][i % 4])
+            s.sendall(
+                [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\n\r\n" * 50, b"GET / HTTP/1.1\r\nX: " + b"y" * 7000][
+                    i % 4
+                ]
+            )
         except OSError:
             pass
         socks.append(s)
