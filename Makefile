@@ -17,7 +17,7 @@
 #   make crash          20,000 seeds of the crash simulator
 #   make fuzz           every fuzzer for FUZZ_SECONDS (60) each
 #   make bench          Byre and its peers side by side (tests/bench);  make bench-scale  how costs grow, alone
-#   make tidy           the rules of the tree (tests/lib/tidy), clang-tidy;  make tidy-flags  the flags that it gives to clang
+#   make tidy           the rules of the tree (tests/lib/tidy.py), clang-tidy;  make tidy-flags  the flags that it gives to clang
 #   make install        honours DESTDIR, PREFIX (/usr/local), LIBDIR, SYSCONFDIR, UNITDIR
 #   make deb            Debian packages, into $(BUILD)/debs, with DEB_ARGS for dpkg-buildpackage
 #   make check-package  these packages installed, upgraded, removed and purged in a fresh Debian (as root; slow)
@@ -28,6 +28,7 @@
 #   BUILD=dir           where to build (build)      SAN=address,undefined | thread
 #   DEBUG=1             costly checks, -O1          WERROR=1   warnings are errors
 #   TESTS="pattern"     only tests whose path matches (check-unit)
+#   TIDY_ARGS=--quick   without clang-tidy (tidy); --full: with what it only guesses; the names of rules: these alone
 #   CC CPPFLAGS CFLAGS LDFLAGS LDLIBS   yours: they come after the project's own flags and never replace them
 #   AR LD OBJCOPY PKG_CONFIG PROTOC_C PYTHON   the tools
 #   Those of the tests (SEEDS, PYTEST_ARGS, ...) are in tests/tests.mk.
@@ -169,7 +170,7 @@ check-tsan:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SAN=thread DEBUG=1 all tools check-unit
 
 tidy:
-	@sh tests/lib/tidy
+	@BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/lib/tidy.py $(TIDY_ARGS)
 
 # ---- installing ----
 # Everything under DESTDIR; a packager sets the folders. The unit, and the template for one daemon a pool, are made of one file.

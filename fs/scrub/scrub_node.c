@@ -14,7 +14,6 @@
 #include "fs/core/fs_int.h"
 #include "fs/core/report.h"
 #include "fs/device/device.h"
-#include "fs/device/super.h"
 #include "fs/format/node_format.h"
 #include "fs/format/super_format.h"
 #include "fs/fs.h"

@@ -34,7 +34,11 @@ JOBS = [
     ("seqwrite", "sequential write 1M, depth 8", ["--rw=write", "--bs=1M", "--iodepth=8"]),
     ("randwrite-qd32", "random write 4K, depth 32", ["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
     ("randwrite-qd1", "random write 4K, depth 1", ["--rw=randwrite", "--bs=4k", "--iodepth=1"]),
-    ("randwrite-fsync8", "random write 4K, depth 8, flush each 8", ["--rw=randwrite", "--bs=4k", "--iodepth=8", "--fsync=8"]),
+    (
+        "randwrite-fsync8",
+        "random write 4K, depth 8, flush each 8",
+        ["--rw=randwrite", "--bs=4k", "--iodepth=8", "--fsync=8"],
+    ),
 ]
 
 

@@ -43,7 +43,15 @@ def main():
         fio(b, f"--size={a.size}G", "--bs=1M", "--rw=write", "--iodepth=8")
         b.ok("commit")
         before = figures(b)
-        fio(b, f"--size={a.size}G", "--bs=4k", "--rw=randwrite", "--iodepth=32", f"--runtime={a.runtime}", "--time_based")
+        fio(
+            b,
+            f"--size={a.size}G",
+            "--bs=4k",
+            "--rw=randwrite",
+            "--iodepth=32",
+            f"--runtime={a.runtime}",
+            "--time_based",
+        )
         b.ok("commit")
         after = figures(b)
     finally:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How many volumes a second are created and deleted over one RPC connection, with requests in flight together.
 
-creates.py [--count 5000] [--window 64] [--dir DIR]: makes a sparse pool in DIR, starts byred on it, and prints a line for each.
-Speaks the protocol of docs/rpc.md itself, so that it measures the daemon and not a client.
+creates.py [--count 5000] [--window 64] [--dir DIR]: makes a sparse pool in DIR, starts byred on it, and prints a line
+for each. Speaks the protocol of docs/rpc.md itself, so that it measures the daemon and not a client.
 """
 import argparse
 import os
@@ -82,10 +82,16 @@ def main():
     args = p.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as tmp:
         pool, rpc = f"{tmp}/pool", f"{tmp}/rpc.sock"
-        subprocess.run([f"{BUILD}/byre", "pool", "create", pool, "--size", args.size, "--sparse"], check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        daemon = subprocess.Popen([f"{BUILD}/byred", "--pool", pool, "--nbd", f"unix:{tmp}/nbd.sock", "--rpc", f"unix:{rpc}"],
-                                  stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [f"{BUILD}/byre", "pool", "create", pool, "--size", args.size, "--sparse"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        daemon = subprocess.Popen(
+            [f"{BUILD}/byred", "--pool", pool, "--nbd", f"unix:{tmp}/nbd.sock", "--rpc", f"unix:{rpc}"],
+            stderr=subprocess.DEVNULL,
+        )
         try:
             for _ in range(200):
                 if os.path.exists(rpc):

@@ -107,7 +107,8 @@ class Byre(Peer):
         # Room for the copy beside the data: twice the size, as the btrfs peer has it.
         self.byred = lib.Byred(pool=os.path.join(self.work, "pool"), create=False, args=self.args)
         pool_size = 2 * self.size + (1 << 30)
-        # Every peer's file is written once before anything is measured. Byre writes to new places: the whole pool, then.
+        # Every peer's file is written once before anything is measured. Byre writes to new places: the whole pool,
+        # then.
         write_zeros(self.byred.pool, pool_size)
         self.byred.ok("pool", "create", self.byred.pool, "--size", pool_size, "--force", timeout=600)
         self.byred.start()

@@ -4,9 +4,10 @@
 
   scale.py [--volumes 100,1000,10000,100000] [--pools 1G,64G,1T,16T,1P] [--limit SECONDS] [--json]
 
-Pools are sparse files: those of volumes stand under TMPDIR, else the build folder; those of pools where files may be that large
-(--dir; /dev/shm by default: ext4 ends at 16 TiB. tmpfs takes long to see that a sparse pool's blocks are there, which counts as a
-start's time). A row ends when creating or deleting has taken --limit seconds; what was reached by then stands in the table.
+Pools are sparse files: those of volumes stand under TMPDIR, else the build folder; those of pools where files may be
+that large (--dir; /dev/shm by default: ext4 ends at 16 TiB. tmpfs takes long to see that a sparse pool's blocks are
+there, which counts as a start's time). A row ends when creating or deleting has taken --limit seconds; what was reached
+by then stands in the table.
 
 Environment: BYRE_BUILD (build), BYRED_ARGS (more options for byred).
 """
@@ -218,9 +219,15 @@ VOLUME_COLUMNS = [
     ("delete/s", "delete_per_s", "{:.0f}"), ("stop ms, deleting", "stop_after_delete_ms", "{:.0f}"),
 ]
 POOL_COLUMNS = [
-    ("pool", "pool", "{}"), ("create ms", "create_ms", "{:.0f}"), ("start ms", "start_ms", "{:.0f}"),
-    ("RSS MiB", "rss_mib", "{:.0f}"), ("free %", "free_percent", "{:.1f}"), ("commit ms", "commit_ms", "{:.1f}"),
-    ("stop ms", "stop_ms", "{:.0f}"), ("start again ms", "restart_ms", "{:.0f}"), ("RSS MiB then", "restart_rss_mib", "{:.0f}"),
+    ("pool", "pool", "{}"),
+    ("create ms", "create_ms", "{:.0f}"),
+    ("start ms", "start_ms", "{:.0f}"),
+    ("RSS MiB", "rss_mib", "{:.0f}"),
+    ("free %", "free_percent", "{:.1f}"),
+    ("commit ms", "commit_ms", "{:.1f}"),
+    ("stop ms", "stop_ms", "{:.0f}"),
+    ("start again ms", "restart_ms", "{:.0f}"),
+    ("RSS MiB then", "restart_rss_mib", "{:.0f}"),
 ]
 
 

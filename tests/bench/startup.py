@@ -38,7 +38,9 @@ def drop_caches():
 
 def fill_pool(folder, extents, size):
     pool = os.path.join(folder, f"pool-{extents}")
-    subprocess.run([lib.BYRE, "pool", "create", pool, "--size", size, "--sparse"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [lib.BYRE, "pool", "create", pool, "--size", size, "--sparse"], check=True, stderr=subprocess.DEVNULL
+    )
     start = time.monotonic()
     subprocess.run([os.path.join(lib.BUILD, "tests", "bench", "fill"), pool, str(VOLUMES), str(extents)], check=True)
     print(f"filled in {time.monotonic() - start:.0f} s", flush=True)
@@ -92,7 +94,9 @@ def measure_btrfs(folder, extents, size, runs):
         f.truncate(size)
     os.mkdir(mountpoint)
     subprocess.run(["mkfs.btrfs", "-q", "-R", "free-space-tree", image], check=True)
-    loop = subprocess.run(["losetup", "-f", "--show", image], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    loop = subprocess.run(
+        ["losetup", "-f", "--show", image], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
     times = []
     try:
         subprocess.run(["mount", "-o", "space_cache=v2", loop, mountpoint], check=True)

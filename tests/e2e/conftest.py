@@ -28,7 +28,8 @@ def watchdog():
 
 @pytest.fixture
 def loop():
-    """Makes block devices of files. A test that has a pool on one names it before make_byred, whose end comes first then."""
+    """Makes block devices of files. A test that has a pool on one names it before make_byred, whose end comes first
+    then."""
     if os.geteuid() != 0:
         pytest.skip("needs root for losetup")
     made = []

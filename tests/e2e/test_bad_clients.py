@@ -117,7 +117,9 @@ def test_bad_client_goes_away_in_negotiation(shared, bystander, before_handshake
         s.close()
 
 
-@pytest.mark.parametrize("length, sent", [(4096, 0), (4096, 1000), (IO_MAX, 4096), (IO_MAX, IO_MAX // 2), (100 * K, 99 * K)])
+@pytest.mark.parametrize(
+    "length, sent", [(4096, 0), (4096, 1000), (IO_MAX, 4096), (IO_MAX, IO_MAX // 2), (100 * K, 99 * K)]
+)
 def test_bad_client_disconnects_in_the_middle_of_a_write(shared, volume, bystander, length, sent):
     """The write was never whole, so the range holds the old bytes, or at most whole new blocks of what arrived."""
     old = pattern(min(length, 4 * M), 90)
@@ -174,7 +176,9 @@ def test_bad_client_many_idle_connections(shared, volume, bystander):
         s.close()
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 4096], ids=["nothing", "zero", "http", "ff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 4096], ids=["nothing", "zero", "http", "ff"]
+)
 def test_bad_client_of_the_rpc_socket(shared, bystander, data):
     for _ in range(10):
         s = socket.socket(socket.AF_UNIX)

@@ -97,7 +97,9 @@ def test_cli_good_names(shared, name):
     shared.delete(name)
 
 
-@pytest.mark.parametrize("name", ["", ".a", ".", "..", "x" * 256, "a b", "a/b", "ä", "a@b", "a\nb", "a:b", "a%", "a\\b", "--", "-a"])
+@pytest.mark.parametrize(
+    "name", ["", ".a", ".", "..", "x" * 256, "a b", "a/b", "ä", "a@b", "a\nb", "a:b", "a%", "a\\b", "--", "-a"]
+)
 def test_cli_bad_names_are_refused_before_anything_changes(shared, name):
     before = shared.volumes()
     for args in (["create", name, "1M"], ["delete", name], ["info", name]):

@@ -15,7 +15,9 @@ def lines(b, what, n=1, timeout=10):
     """The lines about NBD clients that match, once there are n of them."""
     deadline = time.monotonic() + timeout
     while True:
-        found = [line for line in b.log_text().splitlines() if re.search(r"client \d+ ", line) and re.search(what, line)]
+        found = [
+            line for line in b.log_text().splitlines() if re.search(r"client \d+ ", line) and re.search(what, line)
+        ]
         if len(found) >= n or time.monotonic() > deadline:
             assert len(found) == n, f"{what}: {found}\n{b.log_text()[-3000:]}"
             return found

@@ -33,10 +33,27 @@ def start_fio(b, name, folder, depth, fsync, seed):
     log = os.path.join(folder, "iolog")
     open(log, "w").close()  # the daemon may be gone before fio has come so far
     return log, subprocess.Popen(
-        ["fio", "--name=kill", "--ioengine=nbd", f"--uri={b.uri(name)}", "--rw=randwrite", "--bs=4k", f"--size={SIZE}",
-         f"--iodepth={depth}", f"--fsync={fsync}", "--verify=sha1", "--do_verify=0", f"--write_iolog={log}", "--norandommap",
-         "--time_based", "--runtime=60", f"--randseed={seed}"],
-        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [
+            "fio",
+            "--name=kill",
+            "--ioengine=nbd",
+            f"--uri={b.uri(name)}",
+            "--rw=randwrite",
+            "--bs=4k",
+            f"--size={SIZE}",
+            f"--iodepth={depth}",
+            f"--fsync={fsync}",
+            "--verify=sha1",
+            "--do_verify=0",
+            f"--write_iolog={log}",
+            "--norandommap",
+            "--time_based",
+            "--runtime=60",
+            f"--randseed={seed}",
+        ],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Leaves of volumes' trees that are lost in both copies, in a pool that others use: what they held is EIO until it is overwritten, and all else goes on."""
+"""Leaves of volumes' trees that are lost in both copies, in a pool that others use: what they held is EIO until it is
+overwritten, and all else goes on."""
 import json
 import os
 import random
@@ -57,7 +58,8 @@ def rot(pool, offsets):
 
 
 class Others:
-    """Verified load with flushes on volumes that are not damaged, in a thread each, until it is stopped or the daemon is gone."""
+    """Verified load with flushes on volumes that are not damaged, in a thread each, until it is stopped or the daemon
+    is gone."""
 
     def __init__(self, b, names, seed):
         self.b, self.names = b, names
@@ -178,7 +180,9 @@ def expect_lost(b, bytes_lost):
     assert lost_metric(b) == bytes_lost
 
 
-@pytest.mark.parametrize("which", ["middle", pytest.param("first", marks=pytest.mark.slow), pytest.param("last", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "which", ["middle", pytest.param("first", marks=pytest.mark.slow), pytest.param("last", marks=pytest.mark.slow)]
+)
 def test_lost_leaf_stays_where_it_is(make_byred, seed, which):
     b = make_byred("1G", args=["--commit-interval", "1", "--cache-size", "8M"])
     b.args += ["--http", "unix:" + os.path.join(b.dir, "http.sock")]
@@ -197,8 +201,10 @@ def test_lost_leaf_stays_where_it_is(make_byred, seed, which):
     report = check_report(b)
     ranges = {(d.get("volume"), d.get("offset"), d.get("length"), d["cure"]) for d in report["details"]}
     first, end, _ = leaf
-    assert ranges == {("hit", first * BLOCK, (end - first) * BLOCK, "overwrite"),
-                      ("gone", other_tree[1][0] * BLOCK, (other_tree[1][1] - other_tree[1][0]) * BLOCK, "overwrite")}, report
+    assert ranges == {
+        ("hit", first * BLOCK, (end - first) * BLOCK, "overwrite"),
+        ("gone", other_tree[1][0] * BLOCK, (other_tree[1][1] - other_tree[1][0]) * BLOCK, "overwrite"),
+    }, report
 
     # Nobody has written there: reads fail, everything else is served.
     others = Others(b, ("a", "b"), seed)
@@ -256,7 +262,9 @@ def test_lost_leaf_stays_where_it_is(make_byred, seed, which):
 
     # What is left is space that nobody knows the owner of; a repair frees it, and then nothing is wrong.
     report = check_report(b)
-    assert report["details"] and all("lost nodes had referred to" in d["text"] and d["cure"] == "repair" for d in report["details"]), report
+    assert report["details"] and all(
+        "lost nodes had referred to" in d["text"] and d["cure"] == "repair" for d in report["details"]
+    ), report
     report = check_report(b, "--repair")
     assert report["left"] == 0
     b.damaged = False

@@ -102,12 +102,17 @@ def test_nbd_write_over_the_maximum_is_refused_and_writes_nothing(shared, volume
         (nbdraw.CMD_CACHE, None),
     ],
 )
-@pytest.mark.parametrize("offset, length", [(SIZE, 1), (SIZE - 1, 2), (SIZE + 4096, 4096), (2**63, 4096), (2**64 - 4096, 8192)])
+@pytest.mark.parametrize(
+    "offset, length", [(SIZE, 1), (SIZE - 1, 2), (SIZE + 4096, 4096), (2**63, 4096), (2**64 - 4096, 8192)]
+)
 def test_nbd_past_the_end(raw, cmd, error, offset, length):
     data = b"z" * length if cmd == nbdraw.CMD_WRITE else b""
     got, _ = raw.call(cmd, offset, length, data=data)
     assert got == error if error else got in (nbdraw.EINVAL, nbdraw.ENOSPC)
-    assert raw.call(nbdraw.CMD_READ, SIZE - 4096, 4096) == (0, bytes(4096)), "the connection goes on, nothing was written"
+    assert raw.call(nbdraw.CMD_READ, SIZE - 4096, 4096) == (
+        0,
+        bytes(4096),
+    ), "the connection goes on, nothing was written"
 
 
 @pytest.mark.parametrize("cmd", [7, 8, 9, 200, 0xFFFF])
@@ -116,7 +121,9 @@ def test_nbd_unknown_command_is_einval(raw, cmd):
     assert raw.call(nbdraw.CMD_READ, 0, 16) == (0, bytes(16))
 
 
-@pytest.mark.parametrize("cmd", [nbdraw.CMD_READ, nbdraw.CMD_WRITE, nbdraw.CMD_TRIM, nbdraw.CMD_FLUSH, nbdraw.CMD_WRITE_ZEROES])
+@pytest.mark.parametrize(
+    "cmd", [nbdraw.CMD_READ, nbdraw.CMD_WRITE, nbdraw.CMD_TRIM, nbdraw.CMD_FLUSH, nbdraw.CMD_WRITE_ZEROES]
+)
 @pytest.mark.parametrize("flags", [0x80, 0x8000])
 def test_nbd_unknown_flag_is_einval(raw, cmd, flags):
     length = 0 if cmd == nbdraw.CMD_FLUSH else 4096
@@ -125,7 +132,9 @@ def test_nbd_unknown_flag_is_einval(raw, cmd, flags):
     assert raw.call(nbdraw.CMD_READ, 0, 4096) == (0, bytes(4096))
 
 
-@pytest.mark.parametrize("cmd", [nbdraw.CMD_READ, nbdraw.CMD_WRITE, nbdraw.CMD_TRIM, nbdraw.CMD_WRITE_ZEROES, nbdraw.CMD_CACHE])
+@pytest.mark.parametrize(
+    "cmd", [nbdraw.CMD_READ, nbdraw.CMD_WRITE, nbdraw.CMD_TRIM, nbdraw.CMD_WRITE_ZEROES, nbdraw.CMD_CACHE]
+)
 def test_nbd_zero_length_does_not_hang_or_harm(raw, cmd):
     error, _ = raw.call(cmd, 4096, 0)
     assert error in (0, nbdraw.EINVAL, nbdraw.ENOSPC)
@@ -138,7 +147,9 @@ def test_nbd_flush_with_offset_or_length(raw):
     assert raw.call(nbdraw.CMD_FLUSH, 4096, 4096)[0] in (0, nbdraw.EINVAL)
 
 
-@pytest.mark.parametrize("offset, length", [(0, 1), (0, 4096), (1, 4095), (4095, 2), (5000, 20000), (8192, 1 * M), (3, 33 * M)])
+@pytest.mark.parametrize(
+    "offset, length", [(0, 1), (0, 4096), (1, 4095), (4095, 2), (5000, 20000), (8192, 1 * M), (3, 33 * M)]
+)
 @pytest.mark.parametrize("kind", ["trim", "zero", "zero no hole", "zero fua"])
 def test_nbd_trimmed_and_zeroed_ranges_read_as_zeros(h, offset, length, kind):
     filled = pattern(34 * M, 3)
@@ -231,7 +242,8 @@ def test_nbd_deep_queue_answers_every_request_once(raw):
 
 
 def test_nbd_overlapping_unaligned_writes_at_once_leave_no_mixture_inside_a_byte_range(shared, volume):
-    """Small neighbours inside one block, all under way together: each must survive its neighbours' read-modify-write."""
+    """Small neighbours inside one block, all under way together: each must survive its neighbours'
+    read-modify-write."""
     conns = [nbdraw.Conn(shared.nbd_sock, volume) for _ in range(4)]
     piece = 64
     total = 256 * K

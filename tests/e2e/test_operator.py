@@ -44,7 +44,9 @@ def test_libbyre_is_a_c_and_a_cpp_library(tmp_path):
     text = '#include "byre.h"\nint main(void) { struct byre_pool_info i; struct byre *b = 0; struct byre_error e;\n'
     text += 'if (byre_connect("unix:/nonexistent", &b, &e) == 0) return byre_pool_info(b, &i, &e);\n'
     text += "byre_close(b); return e.code == -2 ? 0 : 1; }\n"
-    needs = subprocess.run(["readelf", "-d", os.path.join(BUILD, "libbyre.so")], capture_output=True, text=True, check=True).stdout
+    needs = subprocess.run(
+        ["readelf", "-d", os.path.join(BUILD, "libbyre.so")], capture_output=True, text=True, check=True
+    ).stdout
     san = ["-fsanitize=address,undefined"] if "libasan" in needs else []  # its runtime has to come first
     for cc, name in (("cc", "x.c"), ("c++", "x.cc")):
         if subprocess.run(["which", cc], capture_output=True).returncode:
@@ -54,7 +56,9 @@ def test_libbyre_is_a_c_and_a_cpp_library(tmp_path):
         subprocess.run([cc, *san, "-Wall", "-Wextra", "-Werror", "-I", os.path.dirname(HEADER), "-o", prog, src,
                         os.path.join(BUILD, "libbyre.so")], check=True)
         env = dict(os.environ, LD_LIBRARY_PATH=str(tmp_path))
-        os.path.exists(tmp_path / "libbyre.so.0") or os.symlink(os.path.join(BUILD, "libbyre.so"), tmp_path / "libbyre.so.0")
+        os.path.exists(tmp_path / "libbyre.so.0") or os.symlink(
+            os.path.join(BUILD, "libbyre.so"), tmp_path / "libbyre.so.0"
+        )
         assert subprocess.run([prog], env=env).returncode == 0
 
 
@@ -172,7 +176,9 @@ def test_top_shows_what_happens_now(make_byred):
     b.create("busy", "16M")
     b.create("idle", "16M")
     h, _ = b.open("busy"), b.open("idle").pread(4096, 0)
-    top = subprocess.Popen([BYRE, "--connect", f"unix:{b.rpc_sock}", "top", "--interval", "2", "--json"], stdout=subprocess.PIPE, text=True)
+    top = subprocess.Popen(
+        [BYRE, "--connect", f"unix:{b.rpc_sock}", "top", "--interval", "2", "--json"], stdout=subprocess.PIPE, text=True
+    )
     time.sleep(0.5)
     for _ in range(10):
         h.pwrite(b"x" * 4096, 0)
@@ -200,7 +206,11 @@ def test_metrics_pass_promtools_lint(make_byred):
         s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         text = b"".join(iter(lambda: s.recv(65536), b"")).split(b"\r\n\r\n", 1)[1]
     assert b'byre_volume_bytes_total{volume="v",op="write"} 4096\n' in text
-    counts = dict(line.split() for line in text.decode().splitlines() if line.startswith(("byre_log_group_seconds_", "byre_commits_total")))
+    counts = dict(
+        line.split()
+        for line in text.decode().splitlines()
+        if line.startswith(("byre_log_group_seconds_", "byre_commits_total"))
+    )
     assert int(counts["byre_log_group_seconds_count"]) > 0 and float(counts["byre_log_group_seconds_sum"]) > 0
     got = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     assert got.returncode == 0 and not got.stdout and not got.stderr, got
@@ -399,7 +409,9 @@ def test_who_connects_during_a_restart_waits(make_byred):
     for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
         b.proc.send_signal(end)
         b.proc.wait()
-        late = subprocess.Popen([BYRE, "--connect", f"unix:{b.rpc_sock}", "volume", "list", "--json"], stdout=subprocess.PIPE, text=True)
+        late = subprocess.Popen(
+            [BYRE, "--connect", f"unix:{b.rpc_sock}", "volume", "list", "--json"], stdout=subprocess.PIPE, text=True
+        )
         with socket.socket(socket.AF_UNIX) as nbd_client:
             nbd_client.connect(b.nbd_sock)
             nbd_client.settimeout(0.3)
@@ -460,8 +472,13 @@ def test_changes_are_logged_with_who_asked(make_byred):
     b.delete("two")
     log = b.log_text()
     who = rf" \(asked by uid {os.getuid()}, pid \d+\)$"
-    for line in ("done: volume create one, 16 MiB", "done: volume rename one, to two", "refused: volume two: exists already",
-                 "done: volume resize two, 32 MiB", "done: volume delete two"):
+    for line in (
+        "done: volume create one, 16 MiB",
+        "done: volume rename one, to two",
+        "refused: volume two: exists already",
+        "done: volume resize two, 32 MiB",
+        "done: volume delete two",
+    ):
         assert re.search(r"^\S+Z byred: " + re.escape(line) + who, log, re.M), (line, log)
 
 

@@ -59,13 +59,26 @@ def filled(make_byred):
 def test_a_pool_that_is_not_there_or_not_ours_names_the_cure(make_byred, tmp_path):
     b = make_byred("64M")
     missing = str(tmp_path / "missing")
-    for command in (["--pool", missing], ["pool", "info", missing], ["pool", "check", missing], ["volume", "list", "--pool", missing]):
+    for command in (
+        ["--pool", missing],
+        ["pool", "info", missing],
+        ["pool", "check", missing],
+        ["volume", "list", "--pool", missing],
+    ):
         program = BYRED if command[0] == "--pool" else BYRE
         r = subprocess.run([program, *command], capture_output=True, text=True, timeout=20)
         assert r.returncode == 1 and "byre pool create" in r.stderr and missing in r.stderr, r.stderr
     if os.getuid() == 0:
         os.chmod(b.dir, 0o755)
-        r = subprocess.run([BYRED, "--pool", b.pool], capture_output=True, text=True, timeout=20, user=65534, group=65534, extra_groups=[])
+        r = subprocess.run(
+            [BYRED, "--pool", b.pool],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            user=65534,
+            group=65534,
+            extra_groups=[],
+        )
         assert r.returncode == 1 and "user 65534" in r.stderr, r.stderr
 
 
@@ -205,9 +218,11 @@ def test_pool_copied_while_stopped_is_the_same_pool(filled):
 
 
 def test_pool_check_finds_damaged_node(filled):
-    """Whatever part of the metadata is hit in both copies, check says so and exits 1; in one copy it is read from the twin."""
+    """Whatever part of the metadata is hit in both copies, check says so and exits 1; in one copy it is read from the
+    twin."""
     filled.damaged = True
-    # Nodes carry a checksum and their own address; data blocks are the pattern. Metadata is what is neither zero nor pattern.
+    # Nodes carry a checksum and their own address; data blocks are the pattern. Metadata is what is neither zero nor
+    # pattern.
     stored = pattern(8 * M)
     data = {stored[i:i + BLOCK] for i in range(0, 8 * M, BLOCK)}
     supers = set(superblocks(filled.pool))

@@ -16,8 +16,14 @@ NOBODY = 65534
 def start(b, *args, umask=0o077):
     """A daemon as a user starts it, who names the pool only."""
     with open(b.log, "ab") as log:
-        b.proc = subprocess.Popen([lib.BYRED, "--pool", b.pool, *args], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                  cwd=b.dir, umask=umask)  # fmt: skip
+        b.proc = subprocess.Popen(
+            [lib.BYRED, "--pool", b.pool, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=b.dir,
+            umask=umask,
+        )  # fmt: skip
     deadline = time.monotonic() + 60
     b.log_from = 0
     while "\nready" not in "\n" + b.log_text():
@@ -95,8 +101,10 @@ def test_tcp_beyond_loopback_is_warned_about(make_byred, addr, warned):
     assert ("no passwords" in b.log_text()) == warned
 
 
-@pytest.mark.parametrize("option", [("--socket-mode", "9"), ("--socket-mode", "01777"), ("--socket-owner", "no such user"),
-                                    ("--socket-group", "-1")])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [("--socket-mode", "9"), ("--socket-mode", "01777"), ("--socket-owner", "no such user"), ("--socket-group", "-1")],
+)  # fmt: skip
 def test_wrong_socket_options_are_refused(make_byred, option):
     b = make_byred("64M")
     r = subprocess.run([lib.BYRED, "--pool", b.pool, *option], capture_output=True, text=True, timeout=20)

@@ -141,9 +141,19 @@ class Pool:
         sb["root_tree"], sb["group_tree"] = tree_root(data, 120), tree_root(data, 168)
         sb.update(fields("QQQQ", "log_offset log_size log_tail log_seq", data, 216))
         sb["system"] = [struct.unpack_from("<6Q", data, 344 + 48 * i) for i in range(32)]
-        sb.update(fields("BB6s9Q", "scrub_state scrub_phase scrub_reserved scrub_started_ns scrub_ended_ns scrub_volume scrub_pos "
-                         "scrub_bytes_done scrub_bytes_total scrub_found scrub_mended scrub_damaged_bytes", data, 264))
-        need(not good or not any(data[1880:]) and not any(sb["scrub_reserved"]), "superblock: reserved bytes are not zero")
+        sb.update(
+            fields(
+                "BB6s9Q",
+                "scrub_state scrub_phase scrub_reserved scrub_started_ns scrub_ended_ns scrub_volume scrub_pos "
+                "scrub_bytes_done scrub_bytes_total scrub_found scrub_mended scrub_damaged_bytes",
+                data,
+                264,
+            )
+        )
+        need(
+            not good or not any(data[1880:]) and not any(sb["scrub_reserved"]),
+            "superblock: reserved bytes are not zero",
+        )
         need(not good or sb["scrub_state"] <= 3 and sb["scrub_phase"] <= 4, "superblock: scrub")
         return sb if good else None
 
@@ -327,9 +337,17 @@ class Pool:
                    "bitmaps bytes", data)
         need(h["magic"] == b"BFSC" and h["version"] == 1 and h["flags"] == 0, "cache of group", g.start, h)
         need(h["crc"] == crc32c(data[4:]) == g.item["cache_crc"], "cache of group", g.start, "checksum")
-        need(h["pool"] == self.sb["uuid"] and h["start"] == g.start and h["length"] == g.units * 4096
-             and h["generation"] == g.item["cache_generation"] and h["free"] == g.units * 4096 - g.item["used"] // g.unit * 4096
-             and h["bytes"] == len(data) == 96 + 8 * h["entries"] + 512 * h["bitmaps"], "cache of group", g.start, h)
+        need(
+            h["pool"] == self.sb["uuid"]
+            and h["start"] == g.start
+            and h["length"] == g.units * 4096
+            and h["generation"] == g.item["cache_generation"]
+            and h["free"] == g.units * 4096 - g.item["used"] // g.unit * 4096
+            and h["bytes"] == len(data) == 96 + 8 * h["entries"] + 512 * h["bitmaps"],
+            "cache of group",
+            g.start,
+            h,
+        )
         free, at, end = set(), 96 + 8 * h["entries"], 0
         for start, n in struct.iter_unpack("<II", data[96:at]):
             need(start >= end, "cache of group", g.start, "is not in order")
@@ -378,8 +396,13 @@ class Pool:
             at = 0
             while at < len(group):
                 kind, zero, length, ident, generation = struct.unpack_from("<HHIQQ", group, at)
-                need(not zero and length >= 24 and length % 8 == 0 and at + length <= len(group), "flush log: item", kind, length)
-                self.log_item(kind, ident, generation, group[at + 24:at + length], verify)
+                need(
+                    not zero and length >= 24 and length % 8 == 0 and at + length <= len(group),
+                    "flush log: item",
+                    kind,
+                    length,
+                )
+                self.log_item(kind, ident, generation, group[at + 24 : at + length], verify)
                 at += length
 
     def log_item(self, kind, ident, generation, body, verify):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""docs/format.md is right: a reader that was written from it (format_reader.py) finds in pools what was written to them.
+"""docs/format.md is right: a reader that was written from it (format_reader.py) finds in pools what was written to
+them.
 
 Environment: BYRE_BUILD (build), SEED.
 """

@@ -14,7 +14,20 @@ TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 def environment(**more):
     """Without what the make that runs these tests hands on."""
-    drop = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "BUILD", "CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDLIBS", "DEBUG", "SAN", "WERROR")
+    drop = (
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "MFLAGS",
+        "BUILD",
+        "CC",
+        "CFLAGS",
+        "CPPFLAGS",
+        "LDFLAGS",
+        "LDLIBS",
+        "DEBUG",
+        "SAN",
+        "WERROR",
+    )
     return {k: v for k, v in os.environ.items() if k not in drop and not k.startswith("GIT_")} | more
 
 
@@ -27,7 +40,11 @@ def make(*args, cwd=TOP, env=None, check=True):
 
 def commands(tmp_path, *args, env=None):
     """What make would run to build everything, in a folder where nothing is built: compilations, and links."""
-    out = make("-n", f"BUILD={tmp_path}/b", *args, "all", "tools", "unit", env=env).stdout.replace("\\\n", " ").splitlines()
+    out = (
+        make("-n", f"BUILD={tmp_path}/b", *args, "all", "tools", "unit", env=env)
+        .stdout.replace("\\\n", " ")
+        .splitlines()
+    )
     compiles = [line for line in out if re.search(r"\s-c\s", line)]
     links = [line for line in out if re.search(r"\s-o\s", line) and line not in compiles]
     assert len(compiles) > 150 and len(links) > 30
@@ -40,7 +57,16 @@ def has(line, flag):
 
 def assert_project_flags(compiles, links):
     for line in compiles:
-        for flag in ("-std=gnu17", "-Wall", "-Wextra", "-Wmissing-prototypes", "-pthread", "-fPIC", "-I.", "-D_GNU_SOURCE"):
+        for flag in (
+            "-std=gnu17",
+            "-Wall",
+            "-Wextra",
+            "-Wmissing-prototypes",
+            "-pthread",
+            "-fPIC",
+            "-I.",
+            "-D_GNU_SOURCE",
+        ):
             assert has(line, flag), (flag, line)
     for line in links:
         assert has(line, "-pthread"), line
@@ -54,13 +80,21 @@ def test_flags_of_the_project_alone(tmp_path):
 
 @pytest.mark.parametrize("way", ["command line", "environment"])
 def test_flags_of_the_user_come_behind_those_of_the_project(tmp_path, way):
-    mine = {"CFLAGS": "-O0 -DMINE_C", "CPPFLAGS": "-DMINE_CPP", "LDFLAGS": "-Wl,-mine", "LDLIBS": "-lmine", "CC": "mycc"}
+    mine = {
+        "CFLAGS": "-O0 -DMINE_C",
+        "CPPFLAGS": "-DMINE_CPP",
+        "LDFLAGS": "-Wl,-mine",
+        "LDLIBS": "-lmine",
+        "CC": "mycc",
+    }
     args = [f"{k}={v}" for k, v in mine.items()] if way == "command line" else []
     compiles, links = commands(tmp_path, "WERROR=1", "DEBUG=1", "SAN=thread", *args, env={} if args else mine)
     assert_project_flags(compiles, links)
     for line in compiles:
         assert line.split()[0] == "mycc", line
-        assert all(has(line, f) for f in ("-DMINE_C", "-DMINE_CPP", "-Werror", "-DBYRE_DEBUG=1", "-fsanitize=thread")), line
+        assert all(
+            has(line, f) for f in ("-DMINE_C", "-DMINE_CPP", "-Werror", "-DBYRE_DEBUG=1", "-fsanitize=thread")
+        ), line
         optimised = re.findall(r"\s(-O\w)", line)
         assert optimised[-1] == "-O0", line
     for line in links:
@@ -91,7 +125,9 @@ def test_head_names_every_switch():
     switches = {v for text in files.values() for v in re.findall(r"^([A-Z_]+)\s*\?=", text, re.M)}
     # What is asked for and nowhere set comes from outside, too.
     code = "\n".join(files.values())
-    used = set(re.findall(r"\$\$?[({]([A-Z_]+)[)}]", code)) | set(re.findall(r"\$\((?:if|filter [a-z]+,)\s*\$\(([A-Z_]+)\)", code))
+    used = set(re.findall(r"\$\$?[({]([A-Z_]+)[)}]", code)) | set(
+        re.findall(r"\$\((?:if|filter [a-z]+,)\s*\$\(([A-Z_]+)\)", code)
+    )
     assigned = set(re.findall(r"(?:^|[:\s])([A-Z_]+)\s*[:?+]?=", code, re.M))
     for name in (switches | (used - assigned)) - {"MAKE", "CURDIR", "MAKEFILE_LIST"}:
         assert re.search(rf"\b{name}\b", heads), f"{name} is in no head"
@@ -99,7 +135,9 @@ def test_head_names_every_switch():
 
 def test_no_variable_is_left_over():
     code = "\n".join(makefiles().values())
-    for name in set(re.findall(r"^([A-Za-z_]+)\s*[:?+]?=", code, re.M)) | set(re.findall(r"^define ([a-z_]+)", code, re.M)):
+    for name in set(re.findall(r"^([A-Za-z_]+)\s*[:?+]?=", code, re.M)) | set(
+        re.findall(r"^define ([a-z_]+)", code, re.M)
+    ):
         assert re.search(rf"\$\$?[({{](?:call\s+)?{name}[)}},:]|\$\(call {name}\b", code), f"{name} is used nowhere"
 
 
@@ -107,8 +145,16 @@ def test_no_variable_is_left_over():
 def checkout(tmp_path):
     """A repository with the tree's files as they are now."""
     top = tmp_path / "tree"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=TOP, env=environment(), check=True,
-                           capture_output=True, text=True).stdout.split("\0")  # fmt: skip
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=TOP,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split(
+        "\0"
+    )  # fmt: skip
     for name in filter(None, files):
         if os.path.isfile(os.path.join(TOP, name)):
             os.makedirs(top / os.path.dirname(name), exist_ok=True)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""An ordinary NBD client in a process of its own: keeps 16 reads and writes of 16 KiB under way, and checks what it reads.
+"""An ordinary NBD client in a process of its own: keeps 16 reads and writes of 16 KiB under way, and checks what it
+reads.
 
     ordinary.py SOCKET EXPORT
 

@@ -14,8 +14,23 @@ import traceback
 
 import nbd
 
-from guest_lib import (MIB, NBD, RPC, Newcomers, Writer, can_connect, drop_in, handle, journal, listening_inode, main_pid, prop, sh,
-                       wait_until, write)  # fmt: skip
+from guest_lib import (
+    MIB,
+    NBD,
+    RPC,
+    Newcomers,
+    Writer,
+    can_connect,
+    drop_in,
+    handle,
+    journal,
+    listening_inode,
+    main_pid,
+    prop,
+    sh,
+    wait_until,
+    write,
+)  # fmt: skip
 
 FAST_RPC = "unix:/run/byre-fast/rpc.sock"
 
@@ -129,7 +144,9 @@ def restart_under_newcomers(how, unit="byred", export="vm1", path=NBD):
 
 def test_restart_under_newcomers():
     restart_under_newcomers(lambda: sh("systemctl restart byred"))
-    restart_under_newcomers(lambda: sh("systemctl restart byred@fast"), "byred@fast", "disk1", "/run/byre-fast/nbd.sock")
+    restart_under_newcomers(
+        lambda: sh("systemctl restart byred@fast"), "byred@fast", "disk1", "/run/byre-fast/nbd.sock"
+    )
 
 
 def test_crash_under_newcomers():
@@ -290,7 +307,8 @@ def scrub(byre):
 
 
 def test_broken_block():
-    """Bytes that change on the disk, and a sector that the disk cannot read any more: found by a scrub, mended by overwriting."""
+    """Bytes that change on the disk, and a sector that the disk cannot read any more: found by a scrub, mended by
+    overwriting."""
     sh("truncate -s 128M /var/tmp/disk && losetup /dev/loop5 /var/tmp/disk")
     sectors = (128 << 20) // 512
     sh(f"echo '0 {sectors} linear /dev/loop5 0' | dmsetup create broken")
@@ -319,7 +337,10 @@ def test_broken_block():
        f"{bad + 8}\\n' | dmsetup load broken && dmsetup resume broken")  # fmt: skip
     sh("systemctl restart byred@dm")
     found = scrub(byre)["damage"]
-    assert [(d["volume"], d["offset"], d["kind"]) for d in found] == [("v", 4096, "damaged"), ("v", 1 << 20, "damaged")], found
+    assert [(d["volume"], d["offset"], d["kind"]) for d in found] == [
+        ("v", 4096, "damaged"),
+        ("v", 1 << 20, "damaged"),
+    ], found
     h = handle("v", "/run/byre-dm/nbd.sock")
     for i, at in enumerate((4096, 1 << 20)):
         try:
@@ -364,7 +385,11 @@ def dangling():
 def test_remove_and_purge():
     """Daemons end, and what people have made stays: pools, and until the purge the configuration."""
     sh("apt-get remove -y byred")
-    assert not sh("pidof byred", None).strip() and not os.path.exists("/run/byre") and not os.path.exists("/usr/sbin/byred")
+    assert (
+        not sh("pidof byred", None).strip()
+        and not os.path.exists("/run/byre")
+        and not os.path.exists("/usr/sbin/byred")
+    )
     assert all(map(os.path.exists, ("/etc/byre/byred.conf", "/etc/byre/fast.conf", "/var/lib/byre/pool")))
     sh("apt-get install -y /payload/newer.deb && systemctl start byred byred@fast")
     assert "vm1" in sh("byre volume list")

@@ -15,8 +15,15 @@ MIB = 1 << 20
 
 def sh(command, ok=True, timeout=120):
     """Runs a line as it is printed in the documents; returns what it says."""
-    got = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         timeout=timeout)  # fmt: skip
+    got = subprocess.run(
+        command,
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )  # fmt: skip
     if ok is not None:
         assert (got.returncode == 0) == ok, f"$ {command}\nexit {got.returncode}: {got.stdout}"
     return got.stdout
@@ -83,8 +90,8 @@ def handle(export, path=NBD):
 
 
 class Newcomers:
-    """Connect again and again, as clients that are just being started: none may be refused. One that the end of a daemon
-    meets in the middle of its handshake is cut off, as those are that were there before."""
+    """Connect again and again, as clients that are just being started: none may be refused. One that the end of a
+    daemon meets in the middle of its handshake is cut off, as those are that were there before."""
 
     def __init__(self, export, path=NBD):
         self.export, self.path, self.count, self.slowest, self.ended = export, path, 0, 0, False

@@ -25,15 +25,31 @@ import vm  # noqa: E402
 SUITE = os.environ.get("SUITE", "bookworm")
 MIRROR = os.environ.get("MIRROR", "http://deb.debian.org/debian")
 TIMEOUT = int(os.environ.get("VM_TIMEOUT", "900"))
-PACKAGES = ["systemd-sysv", "udev", "dbus", "kmod", "procps", "sudo", "adduser", "e2fsprogs", "dmsetup", "fuse3", "nbd-client", "nbdkit",
-            "libnbd-bin", "python3-libnbd", "qemu-utils"]  # fmt: skip
+PACKAGES = [
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "kmod",
+    "procps",
+    "sudo",
+    "adduser",
+    "e2fsprogs",
+    "dmsetup",
+    "fuse3",
+    "nbd-client",
+    "nbdkit",
+    "libnbd-bin",
+    "python3-libnbd",
+    "qemu-utils",
+]  # fmt: skip
 MODULES = ["nbd", "loop", "fuse", "dm_mod", "ext4", "crc32c_generic"]
 # The test starts when the machine is up, and its last line is what the host waits for.
 TEST_UNIT = """[Unit]
 After=multi-user.target
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'mkdir /payload && tar -C /payload -xf /dev/disk/by-id/virtio-payload && exec python3 -u /payload/guest.py'
+ExecStart=/bin/sh -c 'mkdir /payload && tar -C /payload -xf /dev/disk/by-id/virtio-payload && \
+exec python3 -u /payload/guest.py'
 StandardOutput=file:/dev/ttyS0
 StandardError=file:/dev/ttyS0
 TimeoutStartSec=infinity
@@ -54,7 +70,9 @@ exec /bin/busybox switch_root /root /sbin/init
 
 
 def run(*cmd, error=AssertionError, **kw):
-    got = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
+    got = subprocess.run(
+        cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw
+    )
     if got.returncode:
         raise error(f"{' '.join(cmd)} failed (exit {got.returncode}): {got.stdout[-1500:]}")
     return got.stdout
@@ -86,8 +104,16 @@ def make_root(build, root, deb, kernel_root, version):
     """A minimal Debian with systemd and what the package depends on, but without the package."""
     cache = os.path.join(os.path.abspath(build), "debootstrap-cache")
     os.makedirs(cache, exist_ok=True)
-    run("debootstrap", f"--cache-dir={cache}", "--variant=minbase", "--include=" + ",".join(PACKAGES), SUITE, root, MIRROR,
-        error=vm.Missing)
+    run(
+        "debootstrap",
+        f"--cache-dir={cache}",
+        "--variant=minbase",
+        "--include=" + ",".join(PACKAGES),
+        SUITE,
+        root,
+        MIRROR,
+        error=vm.Missing,
+    )
     depends = run("dpkg-deb", "-f", deb, "Depends").strip()
     in_root(root, "apt-get", "satisfy", "-y", "-qq", "--no-install-recommends", depends)
     shutil.rmtree(f"{root}/var/cache/apt/archives")

@@ -70,11 +70,19 @@ def test_full(kernel, folder):
     try:
         b.start()
         b.create("disk", "1G")
-        guest = vm.Guest(folder, *kernel, {"test": "full", "files": 20}, [
-            "-nic", "none",
-            "-drive", f"file={b.uri('disk')},format=raw,if=none,id=disk,werror=enospc,rerror=report,discard=unmap,cache=none",
-            "-device", "virtio-blk-pci,drive=disk",
-        ])  # fmt: skip
+        guest = vm.Guest(
+            folder,
+            *kernel,
+            {"test": "full", "files": 20},
+            [
+                "-nic",
+                "none",
+                "-drive",
+                f"file={b.uri('disk')},format=raw,if=none,id=disk,werror=enospc,rerror=report,discard=unmap,cache=none",
+                "-device",
+                "virtio-blk-pci,drive=disk",
+            ],
+        )  # fmt: skip
         try:
             guest.qmp_connect()
             guest.wait_for("^BYRE filling", TIMEOUT)

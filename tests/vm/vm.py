@@ -112,7 +112,8 @@ def module_files(root, version, wanted=MODULES):
 
 
 def build_initramfs(build, name="initramfs.gz", init=None, tools=TOOLS, modules=MODULES):
-    """Makes the initramfs, with guest-init as its first process unless `init` is another one; returns (vmlinuz, initramfs)."""
+    """Makes the initramfs, with guest-init as its first process unless `init` is another one; returns (vmlinuz,
+    initramfs)."""
     if not shutil.which(QEMU):
         raise Missing(f"{QEMU} is not installed")
     for tool in [*tools, "/bin/busybox"]:
@@ -155,9 +156,30 @@ class Guest:
         append = "console=ttyS0 panic=-1 quiet loglevel=4 " + " ".join(f"byre.{k}={v}" for k, v in params.items())
         self.proc = subprocess.Popen(
             [
-                QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "768", "-no-reboot", "-nodefaults",
-                "-display", "none", "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
-                "-kernel", vmlinuz, "-initrd", initramfs, "-append", append, *args,
+                QEMU,
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-smp",
+                "2",
+                "-m",
+                "768",
+                "-no-reboot",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-serial",
+                f"file:{self.console}",
+                "-qmp",
+                f"unix:{self.qmp_path},server=on,wait=off",
+                "-kernel",
+                vmlinuz,
+                "-initrd",
+                initramfs,
+                "-append",
+                append,
+                *args,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
