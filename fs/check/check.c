@@ -180,7 +180,7 @@ static int check_everything(struct check *c, struct fs_error *err)
 	if (r == 0)
 		check_ranges(c);
 	if (c->wrote && r == 0)
-		r = device_sync(c->q, DEVICE_FLUSH, 0, NULL, 0);
+		r = device_flush(c->q);
 	return r;
 }
 

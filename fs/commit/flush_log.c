@@ -244,9 +244,7 @@ static void flushed(struct device_io *io)
 {
 	struct log_group *g = io->arg;
 
-	g->error = io->error;
-	if (!g->error && device_flush_failed(g->fs->dev) && !FAULT(FAULT_FLUSH_ERROR))
-		g->error = -EIO; /* another's, which may have covered what this one was to make safe */
+	g->error = device_flush_result(g->fs->dev, io->error);
 	/* what is on the device now is not known: no later flush may say that it is safe */
 	if (g->error && !FAULT(FAULT_FLUSH_ERROR))
 		fs_set_read_only(g->fs, g->error, "a flush of the device failed");
@@ -291,7 +289,7 @@ static void data_flushed(struct device_io *io)
 {
 	struct log_group *g = io->arg;
 
-	if (io->error || device_flush_failed(g->fs->dev))
+	if (device_flush_result(g->fs->dev, io->error))
 		flushed(io);
 	else
 		write_records(g);
@@ -306,7 +304,7 @@ static void write_and_wait(struct log_group *g)
 	int r = g->data_bytes > log->verify_max ? device_flush(q) : 0;
 
 	g->flush_io = (struct device_io){.op = DEVICE_FLUSH, .arg = g, .error = r};
-	if (r || device_flush_failed(g->fs->dev)) {
+	if (device_flush_result(g->fs->dev, r)) {
 		flushed(&g->flush_io);
 		return;
 	}

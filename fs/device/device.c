@@ -68,11 +68,14 @@ int device_sync(struct device_queue *q, enum device_op op, uint64_t off, void *b
 	return sync.io.error;
 }
 
+int device_flush_result(const struct device *dev, int error)
+{
+	return error == 0 && device_flush_failed(dev) && !FAULT(FAULT_FLUSH_ERROR) ? -EIO : error;
+}
+
 int device_flush(struct device_queue *q)
 {
-	int r = device_sync(q, DEVICE_FLUSH, 0, NULL, 0);
-
-	return r == 0 && device_flush_failed(q->dev) && !FAULT(FAULT_FLUSH_ERROR) ? -EIO : r;
+	return device_flush_result(q->dev, device_sync(q, DEVICE_FLUSH, 0, NULL, 0));
 }
 
 int device_check(const struct device *dev, const struct device_io *io)

@@ -116,7 +116,7 @@ struct device {
 	bool sparse;
 	/* sparse, and the host may notice only at a flush that it is full: device_threads.c deals with it */
 	bool writes_late;
-	bool flush_failed; /* some flush has failed since open: device_flush_failed() */
+	bool flush_failed; /* some flush has failed since open: device_flush_result() */
 	/*
 	 * flushes completed without error since open; those that were answered together count once:
 	 * device_flushes()
@@ -144,20 +144,6 @@ static inline uint64_t device_flushes(const struct device *dev)
 	return __atomic_load_n(&dev->flushes, __ATOMIC_RELAXED);
 }
 
-/*
- * True from before the failed flush is answered. What it covered may be lost although later flushes succeed:
- * whoever sees true after a flush of its own must treat that flush as failed.
- */
-static inline bool device_flush_failed(const struct device *dev)
-{
-	return __atomic_load_n(&dev->flush_failed, __ATOMIC_SEQ_CST);
-}
-
-static inline void device_set_flush_failed(struct device *dev)
-{
-	__atomic_store_n(&dev->flush_failed, true, __ATOMIC_SEQ_CST);
-}
-
 static inline void device_close(struct device *dev)
 {
 	if (dev)
@@ -173,7 +159,16 @@ static inline void device_queue_free(struct device_queue *q)
 /* Does one request and waits for it, on a queue with nothing else under way. Returns its error. */
 int device_sync(struct device_queue *q, enum device_op op, uint64_t off, void *buf, uint64_t len);
 
-/* Flushes and waits. Once any flush of the device has failed, this fails too: see device_flush_failed(). */
+/*
+ * The rule of a failed flush, decided here and nowhere else: what it covered may be lost although later
+ * flushes succeed, since hosts forget what they could not write. So once any flush of a device has failed
+ * since it was opened, whoever asked for it, no flush counts any more. `error` is what the device says of a
+ * flush that has completed; returns what it is worth: 0 or a negative errno. Ask when it has completed, not
+ * before.
+ */
+int device_flush_result(const struct device *dev, int error);
+
+/* Flushes and waits, under that rule. */
 int device_flush(struct device_queue *q);
 
 /*

@@ -56,6 +56,19 @@ static inline void io_list_splice(struct io_list *list, struct io_list *from)
 	from->head = NULL;
 }
 
+/* ---- failed flushes: the rule is in device_flush_result ------------------------ */
+
+/* For devices on top of another one. True from before the failed flush is answered. */
+static inline bool device_flush_failed(const struct device *dev)
+{
+	return __atomic_load_n(&dev->flush_failed, __ATOMIC_SEQ_CST);
+}
+
+static inline void device_set_flush_failed(struct device *dev)
+{
+	__atomic_store_n(&dev->flush_failed, true, __ATOMIC_SEQ_CST);
+}
+
 /* ---- checks and vectors ------------------------------------------------------- */
 
 /* Whether the device can take the request at all: 0, -EINVAL or -EROFS. */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 
 #include "base/util.h"
-#include "fs/device/device.h"
+#include "fs/device/device_int.h"
 
 static struct kept_device *kept_of(struct device_queue *q)
 {

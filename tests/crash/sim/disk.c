@@ -6,7 +6,7 @@
 
 #include "base/util.h"
 #include "tests/crash/sim/sched.h"
-#include "fs/device/device.h"
+#include "fs/device/device_int.h"
 
 #define HELD_MAX 16
 
