@@ -9,6 +9,11 @@ const uint32_t figures_bounds_us[FIGURES_BUCKETS - 1] = {
 	50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000, 10000000,
 };
 
+const char *const figures_bounds_text[FIGURES_BUCKETS] = {
+	"5e-05", "0.0001", "0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01",
+	"0.02",	 "0.05",   "0.1",    "0.2",    "0.5",	"1",	 "10",	  "+Inf",
+};
+
 static void bump(_Atomic uint64_t *v, uint64_t by)
 {
 	/* One writer: no need for a locked instruction. */

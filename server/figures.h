@@ -25,6 +25,8 @@ enum figures_kind { FIGURES_READ, FIGURES_WRITE, FIGURES_FLUSH, FIGURES_FREE, FI
 extern const char *const figures_kind_names[FIGURES_KINDS];
 /* Microseconds; of all buckets but the last. */
 extern const uint32_t figures_bounds_us[FIGURES_BUCKETS - 1];
+/* The same in seconds, as metrics have them; the last is "+Inf". */
+extern const char *const figures_bounds_text[FIGURES_BUCKETS];
 
 struct figures_live {
 	struct {

@@ -3,11 +3,15 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/mem.h"
+#include "base/util.h"
 #include "server/metrics.h"
 
 #define LABELS_MAX (FS_NAME_MAX + CLIENT_PEER_MAX + 64)
+#define NUMBER_BYTES 48				    /* of a line behind its labels, with its bound */
+#define LINE_BYTES (LABELS_MAX + NUMBER_BYTES + 80) /* 80: a metric's name, `op` and `le` */
 
 /*
  * The labels of one series but `op` and `le`, with a comma behind them, and its figures. Names need no
@@ -24,29 +28,33 @@ static int head(struct evbuffer *out, const char *name, const char *type, const 
 												    : 0;
 }
 
+/*
+ * In one piece, and without formatting what is the same in each line: a thousand volumes have 70,000 lines.
+ */
 static int write_histogram(struct evbuffer *out, const char *name, const struct series *s, int kind)
 {
 	const struct figures_kind_sum *sum = &s->figures->kind[kind];
 	const char *op = figures_kind_names[kind];
+	char buf[(FIGURES_BUCKETS + 2) * LINE_BYTES], bucket[LINE_BYTES], *p = buf;
 	uint64_t below = 0;
-	int r = 0;
+	size_t n;
 
 	if (!sum->count)
 		return 0;
-	for (int b = 0; b < FIGURES_BUCKETS - 1 && r >= 0; b++) {
+	n = (size_t)snprintf(bucket, sizeof(bucket), "%s_bucket{%sop=\"%s\",le=\"", name, s->labels, op);
+	ASSERT(n + NUMBER_BYTES < LINE_BYTES);
+	for (int b = 0; b < FIGURES_BUCKETS; b++) {
 		below += sum->buckets[b];
-		r = evbuffer_add_printf(out, "%s_bucket{%sop=\"%s\",le=\"%g\"} %" PRIu64 "\n", name,
-					s->labels, op, figures_bounds_us[b] / 1e6, below);
+		memcpy(p, bucket, n);
+		p += n;
+		p += snprintf(p, NUMBER_BYTES, "%s\"} %" PRIu64 "\n", figures_bounds_text[b], below);
 	}
-	below += sum->buckets[FIGURES_BUCKETS - 1]; /* not `count`: the two may be of different moments */
-	if (r >= 0)
-		r = evbuffer_add_printf(out,
-					"%s_bucket{%sop=\"%s\",le=\"+Inf\"} %" PRIu64
-					"\n%s_sum{%sop=\"%s\"} %.6f\n"
-					"%s_count{%sop=\"%s\"} %" PRIu64 "\n",
-					name, s->labels, op, below, name, s->labels, op,
-					(double)sum->us / 1e6, name, s->labels, op, below);
-	return r < 0 ? -ENOMEM : 0;
+	/* `below`, not `count`: the two may be of different moments */
+	p += snprintf(p, 2 * LINE_BYTES,
+		      "%s_sum{%sop=\"%s\"} %.6f\n"
+		      "%s_count{%sop=\"%s\"} %" PRIu64 "\n",
+		      name, s->labels, op, (double)sum->us / 1e6, name, s->labels, op, below);
+	return evbuffer_add(out, buf, (size_t)(p - buf)) < 0 ? -ENOMEM : 0;
 }
 
 static int histograms(struct evbuffer *out, const char *name, const char *help, const struct series *s,
