@@ -43,6 +43,7 @@ enum cli_option {
 	CLI_READ_ONLY = 1 << 18,
 	CLI_WRITABLE = 1 << 19,
 	CLI_COMMENT = 1 << 20,
+	CLI_LIMIT = 1 << 21,
 	/* No option: the command may take as long as it takes. */
 	CLI_SLOW = 1 << 30,
 };
@@ -51,7 +52,7 @@ enum cli_option {
 #define CLI_TIMEOUT_MS 120000u
 #define CLI_TIMEOUT_MAX_S 1000000u
 
-#define CLI_ARGS_MAX 4
+#define CLI_ARGS_MAX 32
 
 struct command;
 
@@ -70,6 +71,7 @@ struct cli {
 	struct cli_size size;	    /* of --size */
 	struct cli_size rate;	    /* of --rate */
 	bool writeback;		    /* of --cache */
+	unsigned limit;		    /* of --limit; 0: not given */
 	const char *comment;	    /* of --comment; NULL: not given */
 	unsigned interval_s, count; /* of --interval and --count; 0: not given */
 	unsigned timeout_ms;	    /* for each answer of the daemon; 0: none */
@@ -191,6 +193,7 @@ int volume_table_add(struct table *t, const struct byre_volume_info *info);
 enum cli_exit run_pool_create(const struct cli *cli);
 enum cli_exit run_pool_info(const struct cli *cli);
 enum cli_exit run_pool_check(const struct cli *cli);
+enum cli_exit run_pool_dump(const struct cli *cli);
 enum cli_exit run_pool_grow(const struct cli *cli);
 enum cli_exit run_pool_trim(const struct cli *cli);
 enum cli_exit run_volume_create(const struct cli *cli);

@@ -38,6 +38,7 @@ static const struct option long_options[] = {
 	{"read-only", no_argument, NULL, CLI_READ_ONLY},
 	{"writable", no_argument, NULL, CLI_WRITABLE},
 	{"comment", required_argument, NULL, CLI_COMMENT},
+	{"limit", required_argument, NULL, CLI_LIMIT},
 	{0},
 };
 
@@ -197,7 +198,7 @@ void cli_note_rounding(const struct cli_size *size)
 /* ---- options -------------------------------------------------------------- */
 
 struct raw_options {
-	const char *size, *cache, *timeout, *interval, *count, *rate;
+	const char *size, *cache, *timeout, *interval, *count, *rate, *limit;
 };
 
 /* False: getopt has said what is wrong. */
@@ -218,6 +219,7 @@ static bool read_options(int argc, char **argv, struct cli *cli, struct raw_opti
 		case CLI_CACHE: raw->cache = optarg; break;
 		case CLI_TIMEOUT: raw->timeout = optarg; break;
 		case CLI_INTERVAL: raw->interval = optarg; break;
+		case CLI_LIMIT: raw->limit = optarg; break;
 		case CLI_COUNT: raw->count = optarg; break;
 		case CLI_COMMENT: cli->comment = optarg; break;
 		default: break;
@@ -320,7 +322,8 @@ static bool check_options(struct cli *cli, const struct raw_options *raw)
 	}
 	cli->writeback = raw->cache && !strcmp(raw->cache, "writeback");
 	if (!parse_number(cli, raw->interval, "number of seconds", &cli->interval_s) ||
-	    !parse_number(cli, raw->count, "number", &cli->count))
+	    !parse_number(cli, raw->count, "number", &cli->count) ||
+	    !parse_number(cli, raw->limit, "number of items", &cli->limit))
 		return false;
 	return set_timeout(cli, raw->timeout) && (!raw->rate || cli_parse_size(cli, raw->rate, &cli->rate)) &&
 	       (!raw->size || cli_parse_size(cli, raw->size, &cli->size));

@@ -22,6 +22,14 @@ const struct command commands[] = {
 	 "Exits with 1 when something is wrong with the pool.\n"
 	 "  --repair      rewrite what can be derived from the trees, and check again\n",
 	 CLI_JSON | CLI_REPAIR, 1, 1, run_pool_check},
+	{"pool", "dump", "FILE [PART...] [--limit N]", "print what stands in a pool that no daemon has open",
+	 "For people and for bug reports. Reads only, and goes on where something is damaged: lines that begin with\n"
+	 "'problem' say what. PART is any of superblock, claim, spares, groups, volumes, log, caches,\n"
+	 "'volume NAME' (its extents) and 'node ADDRESS' (a tree's node, by its logical address). Without one: all but\n"
+	 "extents, nodes and the entries of caches.\n"
+	 "  --limit N     print at most N items of each list\n"
+	 "  --json        one JSON object a line\n",
+	 CLI_JSON | CLI_LIMIT, 1, CLI_ARGS_MAX, run_pool_dump},
 	{"pool", "grow", "[SIZE|+SIZE]", "make the pool larger",
 	 "SIZE is the pool's new size, +SIZE is added to what it has; it is rounded up to a multiple of 4 KiB.\n"
 	 "Without it the pool takes all of its device, or of its file if that has been made larger.\n",

@@ -51,7 +51,7 @@ _byre()
 	case $prev in
 	--pool) COMPREPLY=($(compgen -f -- "$cur")); return ;;
 	--cache) COMPREPLY=($(compgen -W "direct" -- "$cur")); return ;;
-	--connect | --size | --rate | --timeout | --comment | --interval | --count) return ;;
+	--connect | --size | --rate | --timeout | --comment | --interval | --count | --limit) return ;;
 	esac
 	if [[ $cur == -* ]]; then
 		case "$first $second" in
@@ -71,7 +71,7 @@ _byre()
 		return
 	fi
 	case "$first $second" in
-	"pool create" | "pool check" | "pool info") COMPREPLY=($(compgen -f -- "$cur")) ;;
+	"pool create" | "pool check" | "pool dump" | "pool info") COMPREPLY=($(compgen -f -- "$cur")) ;;
 	volume\\ *) [[ $second == create || $second == list ]] || COMPREPLY=($(compgen -W "$(_byre_volumes)" -- "$cur")) ;;
 	esac
 }
@@ -108,7 +108,7 @@ _byre()
 		return
 	fi
 	case "$first $second" in
-	"pool create" | "pool check" | "pool info") _files ;;
+	"pool create" | "pool check" | "pool dump" | "pool info") _files ;;
 	volume\\ (create|list)) ;;
 	volume\\ *) compadd -- $(byre volume list --timeout 2 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
 	esac

@@ -280,6 +280,37 @@ struct fs_check_options {
 int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret_findings,
 	     struct fs_error *err);
 
+/* ---- dump ----------------------------------------------------------------- */
+
+enum fs_dump_part {
+	FS_DUMP_SUPERBLOCK = 1, /* its copies, what they differ in, system groups, the scrub's position */
+	FS_DUMP_CLAIM = 2,
+	FS_DUMP_SPARES = 4,
+	FS_DUMP_GROUPS = 8,
+	FS_DUMP_VOLUMES = 16, /* and deleted ones, as of the last commit */
+	FS_DUMP_LOG = 32,     /* records, items, and which would be replayed */
+	FS_DUMP_CACHES = 64,
+	FS_DUMP_CACHE_ENTRIES = 128, /* with FS_DUMP_CACHES: what is in them */
+};
+
+struct fs_dump_options {
+	uint32_t parts;	       /* enum fs_dump_part */
+	const char *volume;    /* the extents of this one; NULL */
+	const uint64_t *nodes; /* the nodes at these logical addresses */
+	size_t nr_nodes;
+	uint64_t max_items; /* of each list; 0: all of them */
+	bool json;	    /* each line is a JSON object with the member `record`; else words for people */
+	void (*line)(void *arg, const char *text); /* without a newline */
+	void *arg;
+};
+
+/*
+ * Prints what stands in a pool that no process has open, however damaged it is. Writes nothing to it. Returns
+ * 0 when the dump ran; *ret_problems counts lines that say what cannot be read or makes no sense. Waits.
+ */
+int fs_dump(const char *path, const struct fs_dump_options *opt, uint64_t *ret_problems,
+	    struct fs_error *err);
+
 /* ---- volumes -------------------------------------------------------------- */
 
 enum fs_volume_flags { FS_VOLUME_RESERVED = 1, FS_VOLUME_WRITEBACK = 2, FS_VOLUME_READ_ONLY = 4 };

@@ -220,7 +220,7 @@ int check_device(struct device *dev, const struct fs_check_options *opt, uint64_
 
 /* ---- a pool by its path ---------------------------------------------------- */
 
-static int open_device(const char *path, bool writable, struct device **ret_dev, struct fs_error *err)
+int check_open_device(const char *path, bool writable, struct device **ret_dev, struct fs_error *err)
 {
 	int holder = 0, r = device_open_uring(path, writable, ret_dev, &holder);
 
@@ -284,7 +284,7 @@ int fs_check(const char *path, const struct fs_check_options *opt, uint64_t *ret
 	struct fs_error inner;
 	struct device *dev;
 	bool reopen = false;
-	int r = open_device(path, opt->repair, &dev, err);
+	int r = check_open_device(path, opt->repair, &dev, err);
 
 	if (r)
 		return r;

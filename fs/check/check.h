@@ -18,6 +18,7 @@
 #ifndef FS_CHECK_CHECK_H
 #define FS_CHECK_CHECK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct device;
@@ -30,5 +31,11 @@ struct fs_error;
  */
 int check_device(struct device *dev, const struct fs_check_options *opt, uint64_t *ret_findings,
 		 struct fs_error *err);
+
+/*
+ * Opens the pool's file or device, locked against other processes. -EBUSY: one has it open, and `err` names
+ * it. Waits.
+ */
+int check_open_device(const char *path, bool writable, struct device **ret_dev, struct fs_error *err);
 
 #endif

@@ -71,6 +71,22 @@ int super_validate(const struct super_block *sb, uint64_t offset, uint64_t devic
 	return -EUCLEAN;
 }
 
+bool super_system_group_unpack(const struct super_block *sb, unsigned i, struct group_item *ret_item)
+{
+	const struct super_system_group *g = &sb->system[i];
+
+	if (le64_to_cpu(g->start) == 0)
+		return false;
+	*ret_item = (struct group_item){.start = le64_to_cpu(g->start),
+					.length = le64_to_cpu(g->length),
+					.type = GROUP_SYSTEM,
+					.nr_stripes = GROUP_STRIPES_MAX,
+					.cache_slot = CACHE_SLOT_NONE};
+	for (unsigned k = 0; k < GROUP_STRIPES_MAX; k++)
+		ret_item->stripe[k] = le64_to_cpu(g->stripe[k].offset);
+	return true;
+}
+
 /* ---- printing -------------------------------------------------------------- */
 
 enum field_kind { FIELD_U32, FIELD_U64, FIELD_HEX, FIELD_UUID, FIELD_TIME, FIELD_ROOT, FIELD_FLAGS };

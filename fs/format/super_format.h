@@ -10,7 +10,9 @@
 #define FS_FORMAT_SUPER_FORMAT_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/le.h"
 #include "fs/format/node_format.h"
@@ -114,6 +116,11 @@ int super_validate(const struct super_block *sb, uint64_t offset, uint64_t devic
 /* The same without its checksum and its place: whether its fields make sense. */
 int super_validate_fields(const struct super_block *sb, const char **ret_why);
 uint32_t super_checksum(const struct super_block *sb);
+
+struct group_item;
+
+/* System group number i; false: the superblock names none there. Any bytes are accepted. */
+bool super_system_group_unpack(const struct super_block *sb, unsigned i, struct group_item *ret_item);
 
 /* Into a record that was begun. Any bytes are accepted. */
 void super_print(struct print *p, const struct super_block *sb);

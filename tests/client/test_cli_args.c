@@ -22,6 +22,7 @@
 NOT_RUN(run_pool_create)
 NOT_RUN(run_pool_info)
 NOT_RUN(run_pool_check)
+NOT_RUN(run_pool_dump)
 NOT_RUN(run_pool_grow)
 NOT_RUN(run_pool_trim)
 NOT_RUN(run_volume_create)
@@ -144,6 +145,10 @@ static void test_cli_every_command_is_found(void **state)
 	assert_ptr_equal(accept_line("pool info").command->run, run_pool_info);
 	assert_ptr_equal(accept_line("pool info f --json").command->run, run_pool_info);
 	assert_ptr_equal(accept_line("pool check f --repair").command->run, run_pool_check);
+	assert_ptr_equal(accept_line("pool dump f volume v node 0x40 log --json").command->run,
+			 run_pool_dump);
+	assert_int_equal(accept_line("pool dump f --limit 7").limit, 7);
+	refuse_line("pool dump f --limit 0", "not a number of items");
 	assert_ptr_equal(accept_line("pool grow 1T").command->run, run_pool_grow);
 	assert_ptr_equal(accept_line("pool trim").command->run, run_pool_trim);
 	assert_ptr_equal(accept_line("volume create v 1G --pool f").command->run, run_volume_create);

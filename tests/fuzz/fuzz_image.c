@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * tests/fuzz/fuzz_image.c: a damaged pool, through check, repair, open, a short load, and check again. Errors
- * are fine; nothing may crash, hang, assert or leak.
+ * tests/fuzz/fuzz_image.c: a damaged pool, through dump, check, repair, open, a short load, and check again.
+ * Errors are fine; nothing may crash, hang, assert or leak.
  *
  * Two pools are made once, on simulated devices, with every structure of the format: superblocks with a scrub
  * that stands somewhere, the claim, a root tree and a group tree of two levels, volumes (thin, reserved, with
@@ -16,9 +16,12 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "fs/format/backing_format.h"
 #include "fs/check/check.h"
+#include "fs/check/dump.h"
+#include "fs/format/print.h"
 #include "fs/format/claim_format.h"
 #include "fs/device/device_sim.h"
 #include "fs/format/flush_log_format.h"
@@ -729,6 +732,32 @@ static void apply(struct device *dev, const struct edit *e)
 
 /* ---- what is done with it ------------------------------------------------------ */
 
+/* Whatever stands on the disk, a line is one line, and not more than people can be shown. */
+static void see_line(void *arg, const char *text)
+{
+	size_t len = strlen(text);
+
+	ASSERT(len > 0 && len < PRINT_LINE_MAX && text_is_plain(text, len));
+	++*(uint64_t *)arg;
+}
+
+/* Every part, with a volume's extents and some nodes, which the edits may have hit. */
+static void dump(struct device *dev, bool json)
+{
+	uint64_t nodes[8], lines = 0, found = 0;
+	struct fs_dump_options opt = {.parts = UINT32_MAX,
+				      .volume = "lost",
+				      .nodes = nodes,
+				      .json = json,
+				      .line = see_line,
+				      .arg = &lines};
+
+	for (; opt.nr_nodes < ARRAY_SIZE(nodes) && opt.nr_nodes < base->nodes; opt.nr_nodes++)
+		nodes[opt.nr_nodes] = base->node[opt.nr_nodes].addr;
+	ASSERT(dump_device(dev, &opt, &found, NULL) == 0);
+	ASSERT(found < lines); /* something else is printed, too: the claim at least */
+}
+
 static void check(struct device *dev, bool repair)
 {
 	struct fs_check_options opt = {.repair = repair};
@@ -867,6 +896,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		apply(dev, &e);
 		seed = seed * 31 + e.value + e.at;
 	}
+	dump(dev, seed & 1);
 	check(dev, false);
 	use(copy_of(dev, seed), seed % 8 == 0, seed);
 	check(dev, true);
