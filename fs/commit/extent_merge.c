@@ -45,7 +45,7 @@ struct extent_changes {
 	uint64_t end;	  /* and nothing of what it becomes behind this one */
 	int64_t blocks;	  /* change to what extents cover */
 	int64_t lost;	  /* and lost ones */
-	uint64_t unknown; /* blocks that lost nodes may have referred to, at the most */
+	uint64_t unknown; /* most blocks that lost nodes may have referred to */
 	uint8_t key[EXTENT_KEY_LEN];
 };
 

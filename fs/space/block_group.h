@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space/block_group.h: block groups: where logical addresses stand on the device, and which of them are
+ * fs/space/block_group.h: block groups: where logical addresses are on the device, and which of them are
  * free.
  *
- * Logical addresses are cut into steps (fs->group_step); a group begins at a step and is at most as long. How
- * long new groups are goes with the pool's size (fs->group_size), so that a pool of any size, however it
+ * Logical addresses are cut into steps (fs->group_step); a group begins at a step and is at most as long. The
+ * length of new groups depends on the pool's size (fs->group_size), so that a pool of any size, however it
  * grew, has at most some hundred thousand groups.
  *
  * Each loaded group has four bitmaps: `avail` (what may be given out now), `committed` (what the trees of the
@@ -17,23 +17,23 @@
  *    then it is available. No memory is needed for that.
  * 3. `committed` changes only when a transaction's delayed refs are run, and equals what its trees say.
  * 4. A group whose free space is not known (not loaded, or being rebuilt) gives nothing out.
- * 5. A slot of the cache is written only if the block group item of the last commit names the other one, or
- *    none. A group of which nothing is used needs no cache: all of it is free.
+ * 5. A cache slot is written only if the block group item of the last commit names the other one, or none. A
+ *    group of which nothing is used needs no cache: all of it is free.
  * 6. An empty group's device space is unallocated only after a commit without the group.
- * 7. What stands in a group may be one generation older than the group, not more: while a commit freezes the
+ * 7. What is in a group may be one generation older than the group, but no more: while a commit freezes the
  *    volumes one by one, the running generation has already moved on, and a volume that is not frozen yet
  *    takes space of a group just made.
- * 8. Who holds a pointer to a group is in an epoch that it entered before it found the group, or holds the
- *    commit lock or the table's lock, or holds space of the group. A group that leaves is taken out of the
- *    table first, and freed when the pins of that commit are released.
+ * 8. Whoever holds a pointer to a group is in an epoch that it entered before it found the group, or holds
+ *    the commit lock or the table's lock, or holds space of the group. A group that leaves is taken out of
+ *    the table first, and freed when the pins of that commit are released.
  * 9. A loaded data group whose `avail` equals `committed` and that is not dirty can be unloaded: its cache,
  *    or its being empty, says the same. Only the committer unloads.
  *
  * Growth: finding a group by address, taking, giving back and pinning do not depend on the number of groups;
- * making and removing one are logarithmic. A commit goes with the groups that it changes (and looks at
- * EMPTY_TRIES empty ones). Opening reads each item once. Memory: about 400 bytes a group; bitmaps are 157 KiB
- * a GiB for data groups that are loaded, which are kept within loaded_max as far as invariant 9 allows (what
- * one commit changes is loaded while it runs), and 39 KiB a GiB for all metadata groups.
+ * making and removing one are logarithmic. A commit costs in proportion to the groups that it changes (and
+ * looks at EMPTY_TRIES empty ones). Opening reads each item once. Memory: about 400 bytes a group; bitmaps
+ * are 157 KiB a GiB for data groups that are loaded, which are kept within loaded_max as far as invariant 9
+ * allows (what one commit changes is loaded while it runs), and 39 KiB a GiB for all metadata groups.
  */
 #ifndef FS_SPACE_BLOCK_GROUP_H
 #define FS_SPACE_BLOCK_GROUP_H
@@ -88,15 +88,15 @@ struct block_group {
 	uint8_t nr_stripes;
 	uint64_t stripe[GROUP_STRIPES_MAX];
 
-	struct lock lock;		 /* everything from here to the next remark */
-	_Atomic(enum group_state) state; /* changes under the lock; looked at without it too */
+	struct lock lock;		 /* protects everything from here to the next remark */
+	_Atomic(enum group_state) state; /* changes under the lock; also read without it */
 	struct free_space *avail;
 	uint64_t *pinned[2];
 	uint32_t pinned_blocks[2];
 	uint32_t hint;
 	uint64_t touched;      /* the generation that used it last */
-	uint64_t *freed;       /* a bitmap of what is to be discarded if it is still free; NULL: nothing */
-	bool freed_all;	       /* all that is free is */
+	uint64_t *freed;       /* a bitmap of what to discard if it is still free; NULL: nothing */
+	bool freed_all;	       /* discard everything that is free */
 	uint32_t discard_from; /* the first block that was not looked at yet */
 	bool in_discard;       /* on the list of those with something to discard: */
 	TAILQ_ENTRY(block_group) discard_link; /* order_lock */
@@ -122,7 +122,7 @@ struct block_group {
 	 * in the table
 	 */
 	bool uncounted;
-	/* the trees refer to more or less of it than its item says: it stays as it is, in state REBUILDING */
+	/* the trees refer to more or less of it than its item says: it stays in state REBUILDING */
 	bool contradicts;
 	enum group_cache_state cache_state;
 	uint8_t cache_slot;
@@ -223,9 +223,9 @@ struct group_desc {
 int block_group_add(struct fs *fs, const struct group_desc *desc, struct block_group **ret_group);
 
 /*
- * Makes a group from up to max_bytes of unallocated space; the caller accounts *ret_bytes. In memory only:
- * the next commit writes it. -ENOSPC, -ENOMEM. 0 bytes: it is accounted when a commit has named it. On a
- * sparse pool (backing.h) it waits for the host; elsewhere it does not.
+ * Makes a group from up to max_bytes of unallocated space; the caller accounts for *ret_bytes. In memory
+ * only: the next commit writes it. -ENOSPC, -ENOMEM. 0 bytes: it is accounted for once a commit has named it.
+ * On a sparse pool (backing.h) it waits for the host; elsewhere it does not.
  */
 int block_group_create(struct fs *fs, uint8_t type, uint64_t max_bytes, uint64_t *ret_bytes);
 
@@ -240,7 +240,7 @@ int block_group_create_system_backed(struct fs *fs, uint64_t bytes);
 void block_group_pack_system(struct fs *fs, struct super_block *sb);
 /* Adds those that the superblock names. At open. */
 int block_group_read_system(struct fs *fs);
-/* Bytes of system groups that so many groups want; and that there are. */
+/* Bytes of system groups that this many groups need; and that there are. */
 uint64_t block_group_system_for(uint64_t groups);
 uint64_t block_group_system_bytes(struct fs *fs);
 
@@ -248,8 +248,8 @@ uint64_t block_group_system_bytes(struct fs *fs);
 int block_group_take_system(struct fs *fs, uint64_t addr);
 
 /*
- * Takes up to want blocks of data space in a row. Returns how many (0: nothing to be had without waiting:
- * *ret_unloaded tells that a group has to be loaded first). Does not account.
+ * Takes up to want blocks of data space in a row. Returns how many (0: none without waiting; *ret_unloaded
+ * says whether a group has to be loaded first). Does no accounting.
  */
 uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr, bool *ret_unloaded);
 
@@ -272,15 +272,12 @@ void block_group_pin(struct fs *fs, uint64_t addr, uint64_t len, uint64_t genera
 int block_group_alloc_node(struct fs *fs, struct device_queue *q, uint8_t type, uint64_t *ret_addr);
 
 /*
- * Reads the free space of a group if need be. 0 also when it turned out to need a rebuild, or leaves (state
- * tells). Waits.
+ * Reads the free space of a group if need be. 0 also if it turned out to need a rebuild, or is leaving (see
+ * its state). Waits.
  */
 int block_group_load(struct fs *fs, struct device_queue *q, struct block_group *group);
 
-/*
- * Reads the caches of so many groups, which are not loaded, at the same time. What does not work is left for
- * block_group_load.
- */
+/* Reads the caches of this many unloaded groups at the same time. What fails is left to block_group_load. */
 void block_group_load_ahead(struct fs *fs, struct device_queue *q, struct block_group **group, unsigned n);
 #define GROUP_LOAD_AHEAD 64u
 
@@ -294,8 +291,8 @@ bool block_group_load_metadata(struct fs *fs, struct device_queue *q);
 bool block_group_load_next(struct fs *fs, struct device_queue *q);
 
 /*
- * Hands over a group's free space that is known otherwise than from a cache: found by a rebuild, or all of it
- * in a group that is new or has no cache. Takes `committed` on success. -ENOMEM.
+ * Hands over a group's free space that does not come from a cache: a rebuild found it, or all is free in a
+ * group that is new or has no cache. Takes `committed` on success. -ENOMEM.
  */
 int block_group_rebuilt(struct fs *fs, struct block_group *g, struct free_space *committed);
 
@@ -323,18 +320,17 @@ void block_group_end_cache(struct fs *fs, struct block_group *g);
 /* The commit is durable: removed groups' space is unallocated, written caches are the valid ones. */
 void block_group_commit_done(struct fs *fs, uint64_t generation);
 
-/* No reader is left of what is in this set of pins: it becomes available. Under the commit lock. */
+/* No reader needs this set of pins any more: its blocks become available. Under the commit lock. */
 void block_group_release_pinned(struct fs *fs, unsigned set);
 
 /*
- * Unloads data groups that nobody uses, least recently used first, until loaded_max is kept. Under the commit
- * lock.
+ * Unloads data groups that nobody uses, least recently used first, until they fit loaded_max. Under the
+ * commit lock.
  */
 void block_group_unload(struct fs *fs);
 
 /*
- * And nobody can have found a group any more that was removed by the commits of this set. Under the commit
- * lock.
+ * Frees the groups removed by the commits of this set, which nobody can hold any more. Under the commit lock.
  */
 void block_group_free_removed(struct fs *fs, unsigned set);
 

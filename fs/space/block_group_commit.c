@@ -123,7 +123,7 @@ int block_group_run_refs(struct fs *fs, struct device_queue *q, const struct del
 			 uint64_t generation)
 {
 	load_ahead(fs, q, refs);
-	/* First everything that may fail for want of memory; then nothing may. */
+	/* First everything that may fail for lack of memory; after that nothing may fail. */
 	for (size_t i = 0; i < refs->count; i++) {
 		struct block_group *g = block_group_find(fs, refs->ref[i].addr);
 		int r = g && g->state == GROUP_UNLOADED ? block_group_load(fs, q, g) : 0;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space/block_group_int.h: what the files of block groups share: how a group's bitmaps come to be, and the
- * order in which groups are taken from.
+ * fs/space/block_group_int.h: what the files of block groups share: how a group's bitmaps are made, and the
+ * order in which groups give out space.
  *
  * Invariants
  * 1. All memory that a group's free space takes is there when it becomes GROUP_LOADED, and stays until it is
  *    unloaded or freed.
- * 2. A group is in the list of its order and bucket that its free units say, since it was last changed under
- *    its lock; one that gives nothing out (being rebuilt, leaving, full) is in none.
+ * 2. Whenever its lock is free, a group is in the list for its order and free units; one that gives nothing
+ *    out (being rebuilt, leaving, full) is in none.
  */
 #ifndef FS_SPACE_BLOCK_GROUP_INT_H
 #define FS_SPACE_BLOCK_GROUP_INT_H
@@ -37,10 +37,10 @@ int block_group_load_empty(struct fs *fs, struct block_group *g);
 /* Memory of a loaded group's bitmaps. */
 uint64_t block_group_loaded_bytes(const struct block_group *g);
 
-/* A system group came: more groups fit into the group tree. */
+/* A system group was added: more groups fit into the group tree. */
 void block_group_system_added(struct fs *fs);
 
-/* A group of which nothing is used, and that the group tree has, may leave. The committer's. */
+/* Notes whether a group may leave: nothing in it is used, and the group tree has it. The committer's. */
 void block_group_note_empty(struct fs *fs, struct block_group *g);
 
 /* ---- block_group_order.c ---- */
@@ -50,7 +50,7 @@ void block_group_note_empty(struct fs *fs, struct block_group *g);
  * lock.
  */
 void block_group_reorder_locked(struct fs *fs, struct block_group *g);
-/* The same, and it goes behind the others with as much room. */
+/* The same, and puts it after the others with as much room. */
 void block_group_reorder_last_locked(struct fs *fs, struct block_group *g);
 
 /*

@@ -24,8 +24,8 @@
 #define EXTENT_ITEM_BYTES (sizeof(struct node_slot) + 9 + sizeof(struct extent_item))
 
 /*
- * Bytes of nodes that the commits of these changes write at the most: each touched leaf and one neighbour
- * that it may be merged with are written anew; each may split, once for each touch and for what the new items
+ * The most bytes of nodes that the commits of these changes write: each touched leaf and one neighbour that
+ * it may be merged with are written anew; each may split, once for each touch and for what the new items
  * fill; above them every interior node; a first leaf and a root for each volume that is touched; and the root
  * tree. What the commit under way splits, the next one may have to write once more.
  */
@@ -201,7 +201,7 @@ static uint64_t slots_of(uint64_t group_bytes)
 	return 2ull * free_space_cache_slot_bytes((uint32_t)(group_bytes / FS_BLOCK_SIZE));
 }
 
-/* The pieces smaller than a whole group that groups for so much data may come to stand in, at the most. */
+/* The most pieces smaller than a whole group that groups for this much data may be placed in. */
 static uint64_t small_pieces(const struct fs *fs, uint64_t data_bytes)
 {
 	/* of a group, each half of the one before: a range ends in one of each */
@@ -238,7 +238,7 @@ uint64_t space_unallocated(const struct fs *fs, unsigned losses)
 }
 
 /*
- * Device space for system groups that so many more groups of the usual size want, by the rule of
+ * Device space for system groups that this many more groups of the usual size need, by the rule of
  * grow_system_locked.
  */
 static uint64_t system_for(struct fs *fs, uint64_t more_groups)

@@ -135,7 +135,7 @@ void space_grow_system(struct fs *fs, uint64_t groups)
 
 /*
  * Makes a data group of what unallocated space metadata does not need to keep, as large as it may be.
- * `growth` as for space_metadata_fits. False: there is none to be had.
+ * `growth` as for space_metadata_fits. False: there is no room.
  */
 static bool grow_data_locked(struct fs *fs, struct space_pending extra, uint64_t growth)
 {
@@ -355,7 +355,7 @@ void space_freeze(struct fs *fs)
 	lock_drop(&si->lock);
 }
 
-#define SYSTEM_BESIDE_BYTES (4u << 20) /* of system groups, at the most, for commits beside readers */
+#define SYSTEM_BESIDE_BYTES (4u << 20) /* most bytes of system groups for commits beside readers */
 
 /*
  * The group tree may be written anew by this commit and, with all the groups there may come to be, by the

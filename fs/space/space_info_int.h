@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/space/space_info_int.h: what space_bound.c computes for space_info.c, without changing anything; and
- * what space_ticket.c asks of space_info.c. All of it under the lock of struct space_info.
+ * fs/space/space_info_int.h: what space_bound.c computes for space_info.c without changing anything, and what
+ * space_ticket.c asks of space_info.c. Everything is called under the lock of struct space_info.
  *
- * Invariant: what reserves, what makes data groups and what says how much is free ask the same function,
+ * Invariant: reserving, making data groups and saying how much is free all ask the same function,
  * space_metadata_fits. It is (M) of docs/design.md.
  */
 #ifndef FS_SPACE_SPACE_INFO_INT_H
@@ -13,15 +13,15 @@
 
 struct fs;
 
-/* Takes the reservation if it fits. No tickets are looked at. */
+/* Takes the reservation if it fits, without looking at tickets. */
 enum space_fit space_try_reserve_locked(struct fs *fs, const struct space_reservation *want, uint32_t flags);
 
 #define SYSTEM_GROUP_MAX (256ull << 20)
 
-/* Of requests under way, and of the running and the committing overlays. */
+/* All pendings: of requests under way, and of the running and committing overlays. */
 struct space_pending space_all_pending(const struct space_info *si);
 
-/* Metadata for data that is yet to come, at the worst: each block an item of its own, in half-full leaves. */
+/* Metadata for data yet to come, in the worst case: each block an item of its own, in half-full leaves. */
 uint64_t space_items_for(uint64_t data_bytes);
 
 /*
@@ -37,26 +37,26 @@ uint64_t space_promise_growth(const struct space_info *si, uint64_t more_bytes);
 uint64_t space_growth_slack(const struct space_info *si, uint64_t more_data);
 
 /*
- * Whether the commits of all that is pending, and of `extra`, find room in metadata groups and in so much
+ * Whether the commits of everything pending, and of `extra`, find room in metadata groups and in this much
  * unallocated space. flags: enum space_flags, which say what reserves stay untouched. `growth`: bytes of
  * metadata to leave room for beyond what is there; not for requests with SPACE_FREEING or SPACE_PROMISED.
  */
 bool space_metadata_fits(const struct fs *fs, struct space_pending extra, uint64_t unallocated,
 			 uint32_t flags, uint64_t growth);
 
-/* By how much they do not: 0 if they fit. */
+/* How many bytes are lacking: 0 if they fit. */
 uint64_t space_metadata_lacking(const struct fs *fs, struct space_pending extra, uint64_t unallocated,
 				uint32_t flags, uint64_t growth);
 
-/* Device space for groups that hold so much data, with their cache slots. */
+/* Device space for groups that hold this much data, with their cache slots. */
 uint64_t space_groups_for(const struct fs *fs, uint64_t data_bytes);
 
-/* What metadata has to have room for beside all else when a data group of that size is made. */
+/* What metadata must also have room for when a data group of that size is made. */
 uint64_t space_group_growth(const struct fs *fs, uint64_t bytes);
 
-/* Whether so much data can be reserved in the groups that there are. */
+/* Whether this much data can be reserved in the existing groups. */
 bool space_data_fits(const struct space_info *si, uint64_t bytes, uint32_t flags);
-/* By how much it does not. */
+/* How many bytes are lacking. */
 uint64_t space_data_lacking(const struct space_info *si, uint64_t bytes, uint32_t flags);
 
 /* How many data groups the group tree has room for; a quarter of it is kept for metadata. */
@@ -72,10 +72,10 @@ uint64_t space_groups_left(const struct fs *fs);
 uint64_t space_aside_bytes(const struct fs *fs, uint64_t data_bytes, unsigned losses);
 uint64_t space_aside_groups(const struct fs *fs, uint64_t data_bytes);
 
-/* Unallocated space but for that: what metadata, and data of others, may have. */
+/* Unallocated space except that: what metadata, and data of others, may have. */
 uint64_t space_unallocated(const struct fs *fs, unsigned losses);
 
-/* How much more can be set aside for reserved volumes, with so much more metadata. */
+/* How much more can be set aside for reserved volumes, with this much more metadata. */
 uint64_t space_can_set_aside_locked(struct fs *fs, uint64_t growth);
 
 #endif

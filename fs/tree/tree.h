@@ -8,7 +8,7 @@
  *
  * Invariants
  * 1. A parent's key for a child is exactly the child's first key.
- * 2. No node but an empty tree's is empty; all leaves are at level 0, at equal depth.
+ * 2. No node is empty; all leaves are at level 0, at equal depth.
  * 3. A node of generation g has no descendant younger than g.
  * 4. Nodes written by tree_apply are about half full at least (by an item), but for the last one of each
  *    level, and where the next subtree would have been opened to fill one up and cannot be read.
@@ -53,7 +53,7 @@ void tree_iter_fini(struct tree_iter *it);
 int tree_iter_seek(struct tree_iter *it, struct key key);
 /* To the first item of the tree. */
 int tree_iter_first(struct tree_iter *it);
-/* To the next item; not valid behind the last. */
+/* To the next item; not valid past the last. */
 int tree_iter_next(struct tree_iter *it);
 /* The item; points into a pinned node. */
 struct key tree_iter_key(const struct tree_iter *it);
@@ -87,8 +87,8 @@ struct tree_changes {
 	int (*lost)(struct tree_changes *ch, struct tree_writer *w, const struct key *first,
 		    const struct key *upper, uint8_t level);
 	/*
-	 * May be NULL. Whether merge can read every item of the leaf: else it is as lost as one that cannot
-	 * be read.
+	 * May be NULL. Whether merge can read every item of the leaf. If not, the leaf is lost, like one that
+	 * cannot be read.
 	 */
 	bool (*is_sane)(const struct tree_changes *ch, const struct node_header *leaf);
 	/*
@@ -118,8 +118,8 @@ uint64_t tree_writer_owner(const struct tree_writer *w);
 int tree_emit(struct tree_writer *w, struct key key, struct value value);
 
 /*
- * What an update needs of the transaction that it is a part of. Nothing that tree_apply has taken or dropped
- * counts before that transaction says so; when the update fails, taking it back is the transaction's, too.
+ * What an update needs of its transaction. Nothing that tree_apply has taken or dropped counts before the
+ * transaction says so; if the update fails, the transaction takes it back.
  */
 struct tree_store {
 	struct fs *fs;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fs/volume/extent.h: extent items of a volume's tree: reading one, checking untrusted ones, merging an
+ * fs/volume/extent.h: extent items of a volume's tree: reading one, checking untrusted ones, and merging an
  * overlay into them.
  */
 #ifndef FS_VOLUME_EXTENT_H
@@ -40,7 +40,7 @@ struct extent {
 uint64_t extent_blocks_below(uint8_t level);
 
 void extent_key_pack(uint8_t key[EXTENT_KEY_LEN], uint64_t blk);
-/* 0 for a key that is none. */
+/* 0 for a key that is not of this form. */
 uint64_t extent_key_blk(struct key key);
 /* 0, or -EUCLEAN for an item that cannot be. */
 int extent_unpack(struct key key, struct value value, struct extent *ret_extent);
@@ -56,13 +56,13 @@ struct extent_piece {
 	struct cache_entry *entry; /* pins what crc points to: cache_put it */
 };
 
-/* As node_read about q. A node that cannot be read makes what it covers lost, and is no error. */
+/* As node_read about q. If a node cannot be read, what it covers is lost; that is not an error. */
 int extent_lookup(struct fs *fs, struct device_queue *q, const struct tree_root *root, uint64_t blk,
 		  struct extent_piece *ret_piece);
 
 /* What is in a volume's tree. */
 struct extent_counts {
-	uint64_t used; /* blocks of extents; at least, once a node was lost */
+	uint64_t used; /* blocks of extents; a lower bound once a node was lost */
 	uint64_t lost; /* blocks of lost ones */
 };
 
