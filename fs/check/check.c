@@ -237,7 +237,7 @@ static void load_groups(struct fs *fs, struct device_queue *q)
 {
 	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
 		unsigned epoch = epoch_enter(&fs->epoch);
-		struct block_group *g = atomic_load(&fs->groups->slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->at_step[i]);
 
 		if (g && g->type != GROUP_SYSTEM)
 			(void)block_group_load(fs, q, g);

@@ -127,7 +127,7 @@ int backing_allocate_groups(struct fs *fs, bool data)
 
 	for (uint32_t i = 1; r == 0 && i < atomic_load(&fs->groups->count); i++) {
 		unsigned epoch = epoch_enter(&fs->epoch); /* one that leaves meanwhile is not freed */
-		struct block_group *g = atomic_load(&fs->groups->slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->at_step[i]);
 
 		if (g && (g->type == GROUP_DATA) == data)
 			r = allocate_group(fs, g, true);

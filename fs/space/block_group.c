@@ -30,12 +30,12 @@
 int group_table_init(struct fs *fs)
 {
 	struct group_table *t = fs->groups;
-	void *map = mmap(NULL, GROUP_INDEX_MAX * sizeof(*t->slot), PROT_READ | PROT_WRITE,
+	void *map = mmap(NULL, GROUP_INDEX_MAX * sizeof(*t->at_step), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (map == MAP_FAILED)
 		return -ENOMEM;
-	t->slot = map;
+	t->at_step = map;
 	atomic_store(&t->count, 1); /* address 0 is nobody's */
 	lock_init(&t->lock, LOCK_GROUP_LIST);
 	lock_init(&t->order_lock, LOCK_GROUP_ORDER);
@@ -71,14 +71,14 @@ void group_table_fini(struct fs *fs)
 {
 	struct group_table *t = fs->groups;
 
-	if (!t->slot)
+	if (!t->at_step)
 		return;
 	block_group_free_removed(fs, 0);
 	block_group_free_removed(fs, 1);
 	for (uint32_t i = 0; i < t->count; i++)
-		group_free(t->slot[i]);
-	munmap((void *)t->slot, GROUP_INDEX_MAX * sizeof(*t->slot));
-	t->slot = NULL;
+		group_free(t->at_step[i]);
+	munmap((void *)t->at_step, GROUP_INDEX_MAX * sizeof(*t->at_step));
+	t->at_step = NULL;
 	device_space_fini(&t->unallocated);
 	device_space_fini(&t->free_index);
 	lock_fini(&t->lock);
@@ -144,7 +144,7 @@ int group_space_take(struct fs *fs, uint64_t off, uint64_t len)
 struct block_group *block_group_find(struct fs *fs, uint64_t addr)
 {
 	uint64_t index = addr / fs->group_step;
-	struct block_group *g = index < GROUP_INDEX_MAX ? atomic_load(&fs->groups->slot[index]) : NULL;
+	struct block_group *g = index < GROUP_INDEX_MAX ? atomic_load(&fs->groups->at_step[index]) : NULL;
 
 	return g && addr - g->start < g->len ? g : NULL;
 }
@@ -165,7 +165,7 @@ void block_group_each(struct fs *fs, void (*fn)(struct block_group *group, void 
 	unsigned epoch = epoch_enter(&fs->epoch);
 
 	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
-		struct block_group *g = atomic_load(&fs->groups->slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->at_step[i]);
 
 		if (g)
 			fn(g, arg);
@@ -267,7 +267,7 @@ static int table_put_locked(struct fs *fs, struct block_group *g)
 	lock_take(&g->lock);
 	block_group_reorder_locked(fs, g);
 	lock_drop(&g->lock);
-	atomic_store(&t->slot[index], g);
+	atomic_store(&t->at_step[index], g);
 	if (index >= atomic_load(&t->count))
 		atomic_store(&t->count, index + 1);
 	return 0;
@@ -295,7 +295,7 @@ int block_group_add(struct fs *fs, const struct group_desc *d, struct block_grou
 	struct block_group *g;
 	int r = 0;
 
-	if (!desc_is_sane(fs, d) || atomic_load(&fs->groups->slot[d->start / fs->group_step]))
+	if (!desc_is_sane(fs, d) || atomic_load(&fs->groups->at_step[d->start / fs->group_step]))
 		return -EUCLEAN;
 	r = group_new(fs, d, &g);
 	if (r)

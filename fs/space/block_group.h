@@ -65,7 +65,13 @@ enum group_state {
 };
 
 /* What the commit in progress does with a group's cache (btrfs's disk cache states). */
-enum group_cache_state { CACHE_CLEAR, CACHE_SETUP, CACHE_NEED_WRITE, CACHE_WRITTEN, CACHE_ERROR };
+enum group_cache_state {
+	FREE_SPACE_CACHE_CLEAR,
+	FREE_SPACE_CACHE_SETUP,
+	FREE_SPACE_CACHE_NEED_WRITE,
+	FREE_SPACE_CACHE_WRITTEN,
+	FREE_SPACE_CACHE_ERROR
+};
 
 TAILQ_HEAD(group_list, block_group);
 
@@ -139,9 +145,9 @@ struct group_table {
 	_Atomic bool unlogged; /* data groups were made or loaded that the flush log may have to name */
 	struct lock lock;      /* creation, removal, unallocated space, `fresh`, `system` */
 	/* by logical address / group_step; GROUP_INDEX_MAX entries, of which only used pages take memory */
-	_Atomic(struct block_group *) *slot;
-	_Atomic uint32_t count;		/* slots in use are below */
-	struct device_space free_index; /* slots that are not in use */
+	_Atomic(struct block_group *) *at_step;
+	_Atomic uint32_t count;		/* steps in use are below this */
+	struct device_space free_index; /* steps that are not in use */
 	struct device_space unallocated;
 	/* the same as in `unallocated`, for those without the lock */
 	_Atomic uint64_t unallocated_bytes, unallocated_ranges;

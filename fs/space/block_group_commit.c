@@ -30,11 +30,12 @@
 static void set_cache_state(struct block_group *g, enum group_cache_state to)
 {
 	static const uint8_t allowed[] = {
-		[CACHE_CLEAR] = 1 << CACHE_SETUP | 1 << CACHE_CLEAR,
-		[CACHE_SETUP] = 1 << CACHE_NEED_WRITE | 1 << CACHE_ERROR | 1 << CACHE_CLEAR,
-		[CACHE_NEED_WRITE] = 1 << CACHE_WRITTEN | 1 << CACHE_ERROR,
-		[CACHE_WRITTEN] = 1 << CACHE_CLEAR,
-		[CACHE_ERROR] = 1 << CACHE_CLEAR,
+		[FREE_SPACE_CACHE_CLEAR] = 1 << FREE_SPACE_CACHE_SETUP | 1 << FREE_SPACE_CACHE_CLEAR,
+		[FREE_SPACE_CACHE_SETUP] = 1 << FREE_SPACE_CACHE_NEED_WRITE | 1 << FREE_SPACE_CACHE_ERROR |
+					   1 << FREE_SPACE_CACHE_CLEAR,
+		[FREE_SPACE_CACHE_NEED_WRITE] = 1 << FREE_SPACE_CACHE_WRITTEN | 1 << FREE_SPACE_CACHE_ERROR,
+		[FREE_SPACE_CACHE_WRITTEN] = 1 << FREE_SPACE_CACHE_CLEAR,
+		[FREE_SPACE_CACHE_ERROR] = 1 << FREE_SPACE_CACHE_CLEAR,
 	};
 
 	ASSERT(allowed[g->cache_state] & 1 << to);
@@ -198,15 +199,15 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 	uint8_t slot = g->cache_slot == 0 && !FAULT(FAULT_CACHE_SLOT) ? 1 : 0;
 	int r;
 
-	set_cache_state(g, CACHE_SETUP);
+	set_cache_state(g, FREE_SPACE_CACHE_SETUP);
 	/* Its free space is not known; or all of it is free. */
 	if (g->used == 0 || g->state != GROUP_LOADED) {
-		set_cache_state(g, CACHE_ERROR);
+		set_cache_state(g, FREE_SPACE_CACHE_ERROR);
 		return 0;
 	}
 	g->cache_buf = mem_alloc_aligned(DEVICE_ALIGN, g->slot_bytes);
 	if (!g->cache_buf) { /* the commit goes on without */
-		set_cache_state(g, CACHE_ERROR);
+		set_cache_state(g, FREE_SPACE_CACHE_ERROR);
 		return 0;
 	}
 	memcpy(ident.pool_uuid, fs->uuid, sizeof(ident.pool_uuid));
@@ -214,7 +215,7 @@ static int start_cache(struct fs *fs, struct write_batch *wb, struct block_group
 				    g->slot_bytes, &g->cache_bytes, &g->cache_crc);
 	if (r)
 		return r;
-	set_cache_state(g, CACHE_NEED_WRITE);
+	set_cache_state(g, FREE_SPACE_CACHE_NEED_WRITE);
 	g->cache_error = 0;
 	g->cache_slot = slot;
 	g->cache_generation = generation;
@@ -291,18 +292,18 @@ int block_group_write_caches(struct fs *fs, struct write_batch *wb, uint64_t gen
 /* The cache is on the device, or it is as if there were none. May be called again, when memory was out. */
 void block_group_end_cache(struct fs *fs, struct block_group *g)
 {
-	if (g->cache_state == CACHE_WRITTEN)
+	if (g->cache_state == FREE_SPACE_CACHE_WRITTEN)
 		return;
-	if (g->cache_state == CACHE_NEED_WRITE && g->cache_error == 0) {
-		set_cache_state(g, CACHE_WRITTEN);
+	if (g->cache_state == FREE_SPACE_CACHE_NEED_WRITE && g->cache_error == 0) {
+		set_cache_state(g, FREE_SPACE_CACHE_WRITTEN);
 		atomic_fetch_add(&fs->stats.cache_written, 1);
 		return;
 	}
-	if (g->cache_state == CACHE_NEED_WRITE) {
+	if (g->cache_state == FREE_SPACE_CACHE_NEED_WRITE) {
 		fs_log(fs, FS_LOG_WARNING,
 		       "block group %llu: free-space cache could not be written (%s): the next start rebuilds it",
 		       (unsigned long long)g->start, strerror(-g->cache_error));
-		set_cache_state(g, CACHE_ERROR);
+		set_cache_state(g, FREE_SPACE_CACHE_ERROR);
 	}
 	g->cache_slot = CACHE_SLOT_NONE;
 	g->cache_bytes = 0;
@@ -337,7 +338,7 @@ static void remove_group(struct fs *fs, struct block_group *g, unsigned set)
 	backing_forget_freed_locked(fs, g, true);
 	lock_drop(&g->lock);
 	lock_take(&t->lock);
-	atomic_store(&t->slot[index], NULL);
+	atomic_store(&t->at_step[index], NULL);
 	(void)device_space_add(&t->free_index, index, 1); /* it brought the memory for this */
 	lock_drop(&t->lock);
 	atomic_fetch_sub(&t->live, 1);
@@ -392,7 +393,7 @@ void block_group_commit_done(struct fs *fs, uint64_t generation)
 		set_in_tree(fs, g);
 		backing_group_durable(fs, g);
 		block_group_note_empty(fs, g);
-		set_cache_state(g, CACHE_CLEAR);
+		set_cache_state(g, FREE_SPACE_CACHE_CLEAR);
 		mem_free(g->cache_buf);
 		g->cache_buf = NULL;
 	}

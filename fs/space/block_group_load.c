@@ -219,7 +219,7 @@ bool block_group_load_metadata(struct fs *fs, struct device_queue *q)
 	if (atomic_load(&fs->groups->metadata_unknown) == 0)
 		return false;
 	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
-		struct block_group *g = atomic_load(&fs->groups->slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->at_step[i]);
 
 		if (!g || g->type != GROUP_METADATA)
 			continue;

@@ -94,7 +94,7 @@ uint32_t block_group_take_data(struct fs *fs, uint32_t want, uint64_t *ret_addr,
 	*ret_unloaded = false;
 	lock_take(&fs->groups->lock); /* so that no group goes away */
 	cursor = atomic_load(&fs->groups->data_cursor);
-	g = cursor ? atomic_load(&fs->groups->slot[cursor]) : NULL;
+	g = cursor ? atomic_load(&fs->groups->at_step[cursor]) : NULL;
 	if (g && g->type == GROUP_DATA)
 		n = take_from(fs, g, want, &start);
 	if (n == 0 || (n < RUN_SHORT && n < want)) {

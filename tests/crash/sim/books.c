@@ -59,7 +59,7 @@ static void load_groups(struct world *w)
 
 	ASSERT(fs->dev->ops->queue_new(fs->dev, &q) == 0);
 	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
-		struct block_group *g = atomic_load(&fs->groups->slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->at_step[i]);
 
 		if (g && g->type != GROUP_SYSTEM)
 			(void)block_group_load(fs, q, g);
@@ -117,7 +117,7 @@ static void check_space(struct fs *fs)
 	struct sums sums = {{0}, {0}};
 
 	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
-		struct block_group *g = atomic_load(&fs->groups->slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->at_step[i]);
 
 		if (g)
 			check_group(fs, g, &sums);

@@ -47,7 +47,7 @@ static void mount(struct world *w, struct device *image, uint64_t event)
 			 err.msg);
 	ASSERT(image->ops->queue_new(image, &q) == 0);
 	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++) {
-		struct block_group *g = atomic_load(&fs->groups->slot[i]);
+		struct block_group *g = atomic_load(&fs->groups->at_step[i]);
 
 		if (g && g->type != GROUP_SYSTEM && block_group_load(fs, q, g))
 			sim_fail("the cache of a group cannot be read after event %llu",

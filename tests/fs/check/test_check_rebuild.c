@@ -45,7 +45,7 @@ static struct block_group *some_group(struct fs *fs, uint8_t type)
 	struct block_group *found = NULL;
 
 	for (uint32_t i = 1; i < fs->groups->count; i++) {
-		struct block_group *g = fs->groups->slot[i];
+		struct block_group *g = fs->groups->at_step[i];
 
 		if (g && g->type == type && g->used && g->used < g->len)
 			found = g;
@@ -109,8 +109,8 @@ static void assert_rebuilds(struct device *dev, uint64_t groups)
 	world_open(w, dev);
 	assert_int_equal(dev->ops->queue_new(dev, &q), 0);
 	for (uint32_t i = 1; i < w->fs->groups->count; i++)
-		if (w->fs->groups->slot[i])
-			assert_int_equal(block_group_load(w->fs, q, w->fs->groups->slot[i]), 0);
+		if (w->fs->groups->at_step[i])
+			assert_int_equal(block_group_load(w->fs, q, w->fs->groups->at_step[i]), 0);
 	device_queue_free(q);
 	world_settle(w);
 	fs_get_info(w->fs, &info);
@@ -259,8 +259,8 @@ static void work_during_rebuild(struct fs *fs, uint64_t *rng)
 	assert_int_equal(fs_volume_get(fs, "a", &vol), 0);
 	assert_int_equal(fs->dev->ops->queue_new(fs->dev, &q), 0);
 	for (uint32_t i = 1; i < atomic_load(&fs->groups->count); i++)
-		if (fs->groups->slot[i])
-			assert_int_equal(block_group_load(fs, q, fs->groups->slot[i]), 0);
+		if (fs->groups->at_step[i])
+			assert_int_equal(block_group_load(fs, q, fs->groups->at_step[i]), 0);
 	device_queue_free(q);
 	assert_int_equal(fs_volume_delete(fs, "b", NULL), 0);
 	while (atomic_load(&fs->groups->rebuilding) || ops < 200) {
