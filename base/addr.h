@@ -63,7 +63,7 @@ bool addr_is_bound(const struct addr *addr, int fd);
 /* Removes the unix socket of an address that addr_listen made; does nothing for TCP. */
 void addr_unlink(const struct addr *addr);
 
-/* A connected, blocking, close-on-exec socket (TCP_NODELAY for TCP). Waits. */
+/* For tests. A connected, blocking, close-on-exec socket (TCP_NODELAY for TCP). Waits. */
 int addr_connect(const struct addr *addr, int *ret_fd);
 
 /* The same, but -ETIMEDOUT after so long (0: never); the name service takes its own time. */

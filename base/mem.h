@@ -18,7 +18,7 @@ void *mem_alloc_aligned(size_t align, size_t size);
 void mem_free(void *ptr);
 
 /*
- * For tests: the calling thread's n-th allocation from now on (1 is the next) fails, once; 0 turns it off.
+ * For tests. The calling thread's n-th allocation from now on (1 is the next) fails, once; 0 turns it off.
  * mem_fail_pending is true until it has fired.
  */
 void mem_fail_at(uint64_t n);

@@ -350,6 +350,7 @@ int fs_volume_create(struct fs *fs, const char *name, uint64_t size, uint32_t fl
 /* -EBUSY while a handle is open */
 int fs_volume_delete(struct fs *fs, const char *name, struct fs_error *err);
 int fs_volume_rename(struct fs *fs, const char *from, const char *to, struct fs_error *err);
+/* For tests. */
 int fs_volume_resize(struct fs *fs, const char *name, uint64_t size, struct fs_error *err);
 /*
  * As fs_volume_resize, but it shrinks a volume only with `may_shrink` (else -EINVAL), and only while nobody

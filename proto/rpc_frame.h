@@ -115,8 +115,8 @@ int rpc_parser_feed(struct rpc_parser *p, const void *data, size_t len, size_t *
 		    struct rpc_frame *ret_frame);
 
 /*
- * After a complete frame: hands over the buffer that its parts point into (mem_free; NULL if both parts are
- * empty).
+ * For tests. After a complete frame: hands over the buffer that its parts point into (mem_free; NULL if both
+ * parts are empty).
  */
 uint8_t *rpc_parser_take(struct rpc_parser *p);
 

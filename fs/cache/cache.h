@@ -116,8 +116,8 @@ void cache_invalidate(struct cache *c, enum cache_class class, uint64_t addr);
 void cache_invalidate_range(struct cache *c, uint64_t addr, uint64_t len_bytes);
 
 /*
- * Sets the limit. Growing never fails (without memory for a larger hash table the cache is slower). Shrinking
- * evicts at once everything that is not pinned.
+ * For tests. Sets the limit. Growing never fails (without memory for a larger hash table the cache is
+ * slower). Shrinking evicts at once everything that is not pinned.
  */
 void cache_resize(struct cache *c, uint64_t limit_bytes);
 
@@ -134,7 +134,7 @@ struct cache_stats {
 void cache_get_stats(struct cache *c, struct cache_stats *ret_stats);
 
 /*
- * Asserts all that must hold among frames, hash tables and counts. No other call may be under way. For tests.
+ * For tests. Asserts all that must hold among frames, hash tables and counts. No other call may be under way.
  */
 void cache_check(struct cache *c);
 

@@ -26,8 +26,8 @@ struct fs_check_options;
 struct fs_error;
 
 /*
- * As fs_check, on a device that is open and that nobody else uses. With `repair`, free-space caches that
- * contradict the trees are dropped; the next writable open rebuilds them. Waits. Any thread.
+ * For tests. As fs_check, on a device that is open and that nobody else uses. With `repair`, free-space
+ * caches that contradict the trees are dropped; the next writable open rebuilds them. Waits. Any thread.
  */
 int check_device(struct device *dev, const struct fs_check_options *opt, uint64_t *ret_findings,
 		 struct fs_error *err);

@@ -70,7 +70,7 @@ struct record {
 	const void *data; /* WRITE; valid until the next call */
 };
 
-/* Reads the header. -EBADMSG: not such a log. One thread at a time. */
+/* For tests. Reads the header. -EBADMSG: not such a log. One thread at a time. */
 int record_reader_open(const char *path, struct record_reader **ret_reader);
 void record_reader_close(struct record_reader *reader); /* accepts NULL */
 /* The device's size, as of the records read so far. */

@@ -46,7 +46,7 @@ bool device_space_find(const struct device_space *ds, uint64_t len, uint64_t *re
  */
 bool device_space_next(const struct device_space *ds, uint64_t from, uint64_t *ret_off, uint64_t *ret_len);
 
-/* The length of the longest range. */
+/* For tests. The length of the longest range. */
 uint64_t device_space_longest(const struct device_space *ds);
 
 #endif

@@ -57,7 +57,7 @@ bool work_run_one(struct work_pool *pool);
 /* The calling worker's device queue; only inside a work function. The second returns NULL elsewhere. */
 struct device_queue *work_queue(void);
 struct device_queue *work_queue_if_any(void);
-/* Sets it and returns what it was: for the crash simulator, whose workers share one thread. */
+/* For tests. Sets it and returns what it was: for the crash simulator, whose workers share one thread. */
 struct device_queue *work_queue_set(struct device_queue *q);
 
 #endif

@@ -18,7 +18,7 @@ struct fs_options;
 /* Writes an empty pool. Everything is durable on return. Waits. */
 int pool_format(struct device *dev, bool sparse, struct fs_error *err);
 /*
- * For tests: the same with another step of logical addresses, so that groups can be neighbours, and a clock.
+ * For tests. The same with another step of logical addresses, so that groups can be neighbours, and a clock.
  */
 int pool_format_step(struct device *dev, bool sparse, uint64_t step, const struct fs_clock *clock,
 		     struct fs_error *err);
@@ -30,16 +30,16 @@ int pool_format_step(struct device *dev, bool sparse, uint64_t step, const struc
 int pool_open(struct device *dev, const struct fs_options *opt, const struct fs_clock *clock,
 	      struct fs **ret_fs, struct fs_error *err);
 
-/* For tests: no threads; who waits does the work meanwhile. */
+/* For tests. No threads; who waits does the work meanwhile. */
 extern const struct fs_clock pool_without_threads;
 
 /*
- * In a pool without threads, does one step of what they would do: a piece of work, or a commit that was asked
- * for. False: there is nothing to do.
+ * For tests. In a pool without threads, does one step of what they would do: a piece of work, or a commit
+ * that was asked for. False: there is nothing to do.
  */
 bool pool_step(struct fs *fs);
 
-/* Ends without a commit, as a crash of the process would: for tests. The device is closed too. */
+/* For tests. Ends without a commit, as a crash of the process would. The device is closed too. */
 void pool_abandon(struct fs *fs);
 
 /* ---- pool_format.c, for pool_grow.c ---- */

@@ -50,8 +50,8 @@ size_t free_space_memory(const struct free_space *space);
 uint32_t free_space_alloc(struct free_space *space, uint32_t hint, uint32_t want, uint32_t *ret_start);
 
 /*
- * Takes from the next free run at or after hint (then from the start of the group), whatever its length, up
- * to want (> 0) blocks: fills fragmented space in order. Returns as free_space_alloc.
+ * For tests. Takes from the next free run at or after hint (then from the start of the group), whatever its
+ * length, up to want (> 0) blocks: fills fragmented space in order. Returns as free_space_alloc.
  */
 uint32_t free_space_alloc_near(struct free_space *space, uint32_t hint, uint32_t want, uint32_t *ret_start);
 
@@ -85,7 +85,7 @@ void free_space_get_words(const struct free_space *space, uint32_t first, uint32
 			  uint64_t *ret_words);
 bool free_space_set_words(struct free_space *space, uint32_t first, uint32_t count, const uint64_t *words);
 
-/* True when every summary and count agrees with the bitmap. Costly: for tests and debug builds. */
+/* For tests. True when every summary and count agrees with the bitmap. Costly. */
 bool free_space_check(const struct free_space *space);
 
 #endif

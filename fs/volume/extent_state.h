@@ -83,11 +83,11 @@ void extent_state_tree_init(struct extent_state_tree *tree, const struct extent_
 			    void *ops_arg);
 void extent_state_tree_fini(struct extent_state_tree *tree);
 
-/* Momentary figures; they take no lock. */
+/* For tests. Momentary figures; they take no lock. */
 uint64_t extent_state_delalloc_bytes(const struct extent_state_tree *tree);
 uint64_t extent_state_count(const struct extent_state_tree *tree);
 
-/* Asserts invariants 1, 2, 3 and 6 by walking the tree. For tests and debug builds: O(states). */
+/* For tests. Asserts invariants 1, 2, 3 and 6 by walking the tree. O(states). */
 void extent_state_check(struct extent_state_tree *tree);
 
 /* ---- plain bits ------------------------------------------------------------ */
@@ -103,43 +103,44 @@ struct extent_prealloc {
 	unsigned need;
 };
 
-/* Fills it up to n nodes. -ENOMEM: it has fewer, and keeps those that it got. */
+/* For tests. Fills it up to n nodes. -ENOMEM: it has fewer, and keeps those that it got. */
 int extent_prealloc_fill(struct extent_prealloc *p, unsigned n);
 void extent_prealloc_fini(struct extent_prealloc *p);
 
 /*
- * Sets bits (not LOCKED) over [start, end). Where a state in the range has one of exclusive_bits, or LOCKED:
- * -EEXIST, *failed_start is where the first such place begins, and (as in btrfs) the bits are set from start
- * to there. -ENOMEM: too few nodes in the prealloc, nothing has changed (for a range without states one node
- * is enough; each state in the range can take one more, each end of the range one). failed_start may be NULL.
- * *cached (a state or NULL before) is replaced by the state that holds `start`, if anything was set; give it
- * to clear_extent_bit, or back with free_extent_state.
+ * For tests. Sets bits (not LOCKED) over [start, end). Where a state in the range has one of exclusive_bits,
+ * or LOCKED: -EEXIST, *failed_start is where the first such place begins, and (as in btrfs) the bits are set
+ * from start to there. -ENOMEM: too few nodes in the prealloc, nothing has changed (for a range without
+ * states one node is enough; each state in the range can take one more, each end of the range one).
+ * failed_start may be NULL. *cached (a state or NULL before) is replaced by the state that holds `start`, if
+ * anything was set; give it to clear_extent_bit, or back with free_extent_state.
  */
 int set_extent_bit(struct extent_state_tree *tree, uint64_t start, uint64_t end, uint32_t bits,
 		   uint32_t exclusive_bits, struct extent_prealloc *prealloc, uint64_t *failed_start,
 		   struct extent_state **cached);
 
 /*
- * Clears bits from the plain states in [start, end). Two nodes are always enough; -ENOMEM as above. On
- * success *cached is given back and NULL; it saves the look-up if it still holds `start`. prealloc and cached
- * may be NULL here and above.
+ * For tests. Clears bits from the plain states in [start, end). Two nodes are always enough; -ENOMEM as
+ * above. On success *cached is given back and NULL; it saves the look-up if it still holds `start`. prealloc
+ * and cached may be NULL here and above.
  */
 int clear_extent_bit(struct extent_state_tree *tree, uint64_t start, uint64_t end, uint32_t bits,
 		     struct extent_prealloc *prealloc, struct extent_state **cached);
 
 /*
- * `filled`: whether every byte of the range has one of bits; else, whether any has. Sees states of locks too.
+ * For tests. `filled`: whether every byte of the range has one of bits; else, whether any has. Sees states of
+ * locks too.
  */
 bool test_range_bit(struct extent_state_tree *tree, uint64_t start, uint64_t end, uint32_t bits, bool filled);
 
 /*
- * The first state that ends after `from` and has one of bits: its whole range (may begin before from). False:
- * none.
+ * For tests. The first state that ends after `from` and has one of bits: its whole range (may begin before
+ * from). False: none.
  */
 bool find_first_extent_bit(struct extent_state_tree *tree, uint64_t from, uint32_t bits, uint64_t *ret_start,
 			   uint64_t *ret_end);
 
-/* Gives back what a call put into `cached`; accepts NULL. */
+/* For tests. Gives back what a call put into `cached`; accepts NULL. */
 void free_extent_state(struct extent_state_tree *tree, struct extent_state *state);
 
 /* ---- range locks ----------------------------------------------------------- */
@@ -181,7 +182,10 @@ void extent_lock_init(struct extent_lock *lk, uint64_t start, uint64_t end, uint
  */
 bool lock_extent_async(struct extent_state_tree *tree, struct extent_lock *lk);
 
-/* True: taken. False: somebody has, or waits for, a part of the range; lk is as before. Never waits. */
+/*
+ * For tests. True: taken. False: somebody has, or waits for, a part of the range; lk is as before. Never
+ * waits.
+ */
 bool try_lock_extent(struct extent_state_tree *tree, struct extent_lock *lk);
 
 /* Waits for its turn. Not for event loops. */
@@ -194,10 +198,10 @@ void lock_extent(struct extent_state_tree *tree, struct extent_lock *lk);
 void unlock_extent(struct extent_state_tree *tree, struct extent_lock *lk);
 
 /*
- * Clears some of lk's bits in [start, end), a part of its range, which stays locked. Between two calls the
- * lock's range may be in at most EXTENT_LOCK_NODES - 1 pieces (runs of equal bits), which is so when parts
- * are cleared from the front on, from the end backwards, both, or outwards from one place in the middle.
- * Asserted.
+ * For tests. Clears some of lk's bits in [start, end), a part of its range, which stays locked. Between two
+ * calls the lock's range may be in at most EXTENT_LOCK_NODES - 1 pieces (runs of equal bits), which is so
+ * when parts are cleared from the front on, from the end backwards, both, or outwards from one place in the
+ * middle. Asserted.
  */
 void extent_lock_clear_bits(struct extent_state_tree *tree, struct extent_lock *lk, uint64_t start,
 			    uint64_t end, uint32_t bits);

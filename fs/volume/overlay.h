@@ -116,6 +116,7 @@ struct pending *overlay_find(const struct overlay *ov, uint64_t blk);
 
 /* The flush log's side: the oldest pending that is not in the log, or NULL; and moving it over. */
 struct pending *overlay_unlogged_first(const struct overlay *ov);
+/* For tests. */
 struct pending *overlay_unlogged_next(const struct pending *p);
 void overlay_mark_logged(struct overlay *ov, struct pending *p);
 
@@ -125,7 +126,7 @@ void overlay_move(struct overlay *dst, struct overlay *src);
 /* Frees every pending, without calling anyone about the space that they refer to. */
 void overlay_clear(struct overlay *ov);
 
-/* Asserts the invariants by walking everything. For tests and debug builds: O(pendings). */
+/* For tests. Asserts the invariants by walking everything. O(pendings). */
 void overlay_check(const struct overlay *ov);
 
 #endif
