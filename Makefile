@@ -17,6 +17,7 @@
 #   make crash          20,000 seeds of the crash simulator
 #   make fuzz           every fuzzer for FUZZ_SECONDS (60) each
 #   make bench          Byre and its peers side by side (tests/bench);  make bench-scale  how costs grow, alone
+#   make bench-picture  docs/bench.svg, README's picture, from RESULTS (docs/bench.json)
 #   make tidy           the rules of the tree (tests/lib/tidy.py), clang-tidy;  make tidy-flags  the flags that it gives to clang
 #   make install        honours DESTDIR, PREFIX (/usr/local), LIBDIR, SYSCONFDIR, UNITDIR
 #   make deb            Debian packages, into $(BUILD)/debs, with DEB_ARGS for dpkg-buildpackage

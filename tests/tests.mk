@@ -10,12 +10,14 @@
 #   MUTATION_SEEDS=20000    within which check-mutation finds each deliberate mistake
 #   FUZZ_SECONDS=60         for each fuzzer;  FUZZ="pattern" only fuzzers whose name matches
 #   BENCH_ARGS="--help"     options of tests/bench/bench.py (bench), of tests/bench/scale.py (bench-scale);  SIZE, ROUNDS, OUT as described there
+#   RESULTS=docs/bench.json  what bench-picture draws: results.json of a run of bench, or the figures that README has
 #   COUNTS=file             each target appends "NAME PASSED FAILED SKIPPED" to it
 
 SEEDS ?= 1000
 CRASH_SEEDS ?= 20000
 FUZZ_SECONDS ?= 60
 NJOBS ?= 2
+RESULTS ?= docs/bench.json
 COUNT = [ -z "$$COUNTS" ] || echo
 
 check-e2e: all tools
@@ -71,6 +73,9 @@ check-vm: all
 bench: all
 	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
 	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/scale.py
+
+bench-picture:
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/chart.py $(RESULTS) docs/bench.svg
 
 bench-scale: all
 	@BYRE_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/scale.py $(BENCH_ARGS)
@@ -128,4 +133,4 @@ tidy-flags: $(PB_H)
 
 -include $(shell find $(BUILD)/fuzz -name '*.d' 2>/dev/null)
 -include $(shell find $(BUILD) -path '*/fault-*.d' 2>/dev/null)
-.PHONY: check-e2e check-house check-crash check-mutation check-vm crash bench bench-scale fuzzers fuzz tidy-flags
+.PHONY: check-e2e check-house check-crash check-mutation check-vm crash bench bench-picture bench-scale fuzzers fuzz tidy-flags

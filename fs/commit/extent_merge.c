@@ -53,21 +53,16 @@ static int flush_out(struct extent_changes *ec, struct tree_writer *w)
 {
 	struct extent_out *o = &ec->out;
 	uint8_t key[EXTENT_KEY_LEN], value[sizeof(struct extent_item) + EXTENT_BLOCKS_MAX * sizeof(le32)];
-	struct extent_item item = {
-		cpu_to_le64(o->addr), cpu_to_le64(o->generation), cpu_to_le32((uint32_t)o->nblk), {0}};
-	size_t crcs = o->lost ? 0 : o->nblk * sizeof(le32);
+	struct extent extent = {
+		.nblk = o->nblk, .addr = o->lost ? 0 : o->addr, .generation = o->generation, .crc = o->crc};
+	uint16_t len;
 
 	if (o->nblk == 0)
 		return 0;
-	if (o->lost)
-		item = (struct extent_item){cpu_to_le64(o->nblk), cpu_to_le64(o->generation), cpu_to_le32(0),
-					    cpu_to_le32(EXTENT_LOST)};
 	extent_key_pack(key, o->blk);
-	memcpy(value, &item, sizeof(item));
-	memcpy(value + sizeof(item), o->crc, crcs);
+	len = extent_pack(&extent, value);
 	o->nblk = 0;
-	return tree_emit(w, (struct key){key, sizeof(key)},
-			 (struct value){value, (uint16_t)(sizeof(item) + crcs)});
+	return tree_emit(w, (struct key){key, sizeof(key)}, (struct value){value, len});
 }
 
 /* Room for more blocks of an extent behind what is on its way out; puts that out where they do not join. */

@@ -24,6 +24,20 @@ uint64_t extent_key_blk(struct key key)
 	return key_number(&key, 0);
 }
 
+uint16_t extent_pack(const struct extent *extent, uint8_t *value)
+{
+	bool lost = !extent->addr;
+	struct extent_item item = {.addr = cpu_to_le64(lost ? extent->nblk : extent->addr),
+				   .generation = cpu_to_le64(extent->generation),
+				   .blocks = cpu_to_le32(lost ? 0 : (uint32_t)extent->nblk),
+				   .flags = cpu_to_le32(lost ? EXTENT_LOST : 0)};
+	size_t crcs = lost ? 0 : extent->nblk * sizeof(le32);
+
+	memcpy(value, &item, sizeof(item));
+	memcpy(value + sizeof(item), extent->crc, crcs);
+	return (uint16_t)(sizeof(item) + crcs);
+}
+
 int extent_unpack(struct key key, struct value value, struct extent *ret_extent)
 {
 	struct extent_item item;

@@ -42,6 +42,11 @@ uint64_t extent_blocks_below(uint8_t level);
 void extent_key_pack(uint8_t key[EXTENT_KEY_LEN], uint64_t blk);
 /* 0 for a key that is not of this form. */
 uint64_t extent_key_blk(struct key key);
+/*
+ * Into `value`, of sizeof(struct extent_item) and 4 bytes for each block, EXTENT_BLOCKS_MAX at most: its
+ * length.
+ */
+uint16_t extent_pack(const struct extent *extent, uint8_t *value);
 /* 0, or -EUCLEAN for an item that cannot be. */
 int extent_unpack(struct key key, struct value value, struct extent *ret_extent);
 

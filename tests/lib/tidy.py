@@ -391,6 +391,44 @@ def lock_ranks(tree):
             yield enum.path, enum.line_of(enum.code.index(name)), f"{name} is used by no lock"
 
 
+# Structs of fs/format/ that are kept, or handed on, as the bytes that they are on the disk.
+AS_BYTES = {
+    "node_header": "nodes stand in the cache as on the disk, and trees work on them in place",
+    "node_slot": "likewise",
+    "node_pointer": "likewise",
+    "super_block": "the superblock of a pool is kept whole, and fields of it are changed for the next one",
+    "super_scrub": "likewise",
+    "super_system_group": "likewise",
+    "log_record": "a record is built and read in its buffer",
+    "log_group_item": "likewise",
+    "log_item": "an operation is logged, queued and replayed as the item that describes it",
+    "log_create": "likewise",
+    "log_resize": "likewise",
+    "log_set": "likewise",
+    "log_extent": "likewise",
+}
+
+
+@rule
+def one_codec(tree):
+    """What is on the disk is packed and unpacked in one place: a struct of fs/format/ is used there, or in one file
+    outside (tests apart). Those that are kept as they are on the disk are listed above, with the reason."""
+    structs = {}
+    for f in tree.select(r"^fs/format/.*_format\.h$"):
+        for m in re.finditer(r"(?m)^struct (\w+) \{(.*?)^\}", f.code, re.S):
+            if re.search(r"\b[bl]e(16|32|64)\b", m[2]):
+                structs[m[1]] = []
+    outside = [f for f in tree.select(r"^(fs|server|client)/.*\.[ch]$") if not f.path.startswith("fs/format/")]
+    for f in outside:
+        for name in structs.keys() & f.words:
+            used = re.search(rf"(?<!sizeof\()struct {name}\b(?!\s*;)", f.code)
+            if used and name not in AS_BYTES:
+                structs[name].append((f.path, f.line_of(used.start())))
+    for name, places in structs.items():
+        for path, line in places if len(places) > 1 else []:
+            yield path, line, f"struct {name} is on the disk: and used in {len(places)} files: its codec belongs in one"
+
+
 # ---- clang-tidy ---------------------------------------------------------------
 
 CHECKS = ("-*,bugprone-*,-bugprone-easily-swappable-parameters,-bugprone-narrowing-conversions,-bugprone-reserved-identifier,"
