@@ -79,7 +79,7 @@ UNIT_SRC   := $(foreach d,base fs/* proto server client,$(wildcard tests/$(d)/te
 ONE_THREAD := base/test_addr base/test_log base/test_size base/test_text fs/tree/test_cut fs/device/test_device_sim fs/device/test_device_sim_crash \
               fs/commit/test_flush_log_damage fs/space/test_free_said fs/space/test_free_space fs/space/test_free_space_cache fs/check/test_fuzzed_image fs/io/test_io fs/io/test_io_errors \
               fs/io/test_io_together fs/tree/test_node fs/volume/test_overlay fs/tree/test_prefetch fs/space/test_space fs/space/test_space_promise fs/space/test_space_ticket \
-              fs/tree/test_tree fs/format/test_group_item fs/format/test_root_item proto/test_rpc_frame server/test_clients server/test_config server/test_http client/test_cli_args client/test_cli_output
+              fs/tree/test_tree fs/format/test_group_item fs/format/test_root_item fs/format/test_blocks proto/test_rpc_frame server/test_clients server/test_config server/test_http client/test_cli_args client/test_cli_output
 ONE_THREAD_SRC := $(ONE_THREAD:%=tests/%.c)
 UNIT       := $(patsubst %.c,$(BUILD)/%,$(if $(filter thread,$(SAN)),$(filter-out $(ONE_THREAD_SRC),$(UNIT_SRC)),$(UNIT_SRC)))
 TOOLS_SRC  := $(wildcard tests/bench/*.c tests/crash/*.c)

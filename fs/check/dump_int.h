@@ -14,15 +14,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fs/format/block_group_format.h"
 #include "fs/format/key.h"
 #include "fs/format/node_format.h"
 #include "fs/format/print.h"
 #include "fs/format/super_format.h"
-#include "fs/fs.h"
 
 struct device;
 struct device_queue;
+struct fs_dump_options;
+struct group_item;
 struct node_ident;
 
 struct dump {

@@ -9,8 +9,10 @@
 #include "fs/check/dump_int.h"
 #include "fs/commit/flush_log_reader.h"
 #include "fs/device/device.h"
+#include "fs/format/block_group_format.h"
 #include "fs/format/flush_log_format.h"
 #include "fs/format/super_format.h"
+#include "fs/fs.h"
 
 typedef unsigned long long ull;
 

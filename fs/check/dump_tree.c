@@ -6,6 +6,7 @@
 #include "base/le.h"
 #include "fs/check/dump_int.h"
 #include "fs/device/device.h"
+#include "fs/format/block_group_format.h"
 #include "fs/format/node_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"

@@ -7,6 +7,7 @@
 #include "base/le.h"
 #include "base/util.h"
 #include "fs/check/dump_int.h"
+#include "fs/format/block_group_format.h"
 #include "fs/format/volume_format.h"
 #include "fs/fs.h"
 #include "fs/volume/extent.h"

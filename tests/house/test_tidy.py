@@ -103,6 +103,8 @@ BROKEN = [
         included("fs/space/group.h") + "int bad(struct group *g);\n",
         "for pointers only",
     ),
+    ("one-codec", "fs/commit/bad.c", "uint64_t a(uint64_t be)\n{\n\treturn be64toh(be);\n}\n", "keys are packed"),
+    ("one-codec", "fs/scrub/bad.c", function("struct volume_item item;"), "struct volume_item is the codec's"),
     ("guard", "fs/tree/bad.h", SPDX + "#ifndef BAD_H\n#define BAD_H\n#endif\n", "the guard is BAD_H"),
     ("guard", "fs/tree/bad.h", SPDX + "int a;\n", "the guard is None"),
     ("licence", "fs/tree/bad.c", "int a;\n", "no SPDX line"),
