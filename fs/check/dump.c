@@ -159,15 +159,14 @@ static int dump_supers(struct dump *d, bool print)
 static void dump_claim(struct dump *d)
 {
 	if (dump_read(d, CLAIM_OFFSET, d->block, CLAIM_BYTES, "claim"))
-		claim_print(&d->p, (const struct claim_block *)d->block);
+		claim_print(&d->p, d->block);
 }
 
 static void dump_spares(struct dump *d)
 {
 	for (unsigned i = 0; i < 2; i++)
 		if (dump_read(d, SPARES_OFFSET + i * SPARES_BYTES, d->block, SPARES_BYTES, "spares"))
-			spares_print(&d->p, SPARES_OFFSET + i * SPARES_BYTES,
-				     (const struct spares_block *)d->block);
+			spares_print(&d->p, SPARES_OFFSET + i * SPARES_BYTES, d->block);
 }
 
 /* ---- all of it ------------------------------------------------------------- */

@@ -169,12 +169,12 @@ static bool is_as_the_item_says(const struct dump *d, const struct group_item *g
 	return true;
 }
 
-static void print_entries(struct dump *d, const struct free_space_cache_header *h, const void *buf)
+static void print_entries(struct dump *d, const void *buf)
 {
 	uint64_t n = 0;
 
 	d->p.indent++;
-	for (uint32_t i = 0; i < le32_to_cpu(h->entries) && dump_within_limit(d, &n); i++)
+	for (uint32_t i = 0; i < free_space_cache_entries(buf) && dump_within_limit(d, &n); i++)
 		free_space_cache_entry_print(&d->p, buf, i);
 	d->p.indent--;
 }
@@ -185,12 +185,10 @@ static void print_slot(struct dump *d, const struct group_item *g, unsigned slot
 {
 	uint64_t off = g->stripe[stripe] + g->length + (uint64_t)slot * g->slot_bytes;
 	bool current = slot == g->cache_slot, good;
-	struct free_space_cache_header h;
 
 	if (!dump_read(d, off, buf, g->slot_bytes, "free-space cache"))
 		return;
-	memcpy(&h, buf, sizeof(h));
-	if (!current && le32_to_cpu(h.magic) != FREE_SPACE_CACHE_MAGIC)
+	if (!current && !free_space_cache_is_one(buf))
 		return; /* it was never written */
 	good = current && is_as_the_item_says(d, g, buf, g->slot_bytes);
 	print_begin(&d->p, "cache");
@@ -199,14 +197,14 @@ static void print_slot(struct dump *d, const struct group_item *g, unsigned slot
 	print_number(&d->p, "copy", stripe);
 	print_number(&d->p, "offset", off);
 	print_word(&d->p, "state", good ? "good" : current ? "bad" : "not_in_use");
-	if (le32_to_cpu(h.magic) == FREE_SPACE_CACHE_MAGIC)
-		free_space_cache_print(&d->p, &h);
+	if (free_space_cache_is_one(buf))
+		free_space_cache_print(&d->p, buf);
 	print_end(&d->p);
 	if (current && !good)
 		dump_problem(d, "block group %llu: free-space cache, copy %u, is not what its item says",
 			     (ull)g->start, stripe);
 	if (good && entries)
-		print_entries(d, &h, buf);
+		print_entries(d, buf);
 }
 
 int dump_caches(struct dump *d, bool entries)

@@ -21,8 +21,9 @@ const char *spares_fault(const struct spares_block *sb)
 	return le32_to_cpu(sb->count) > SPARES_MAX ? "it is longer than there is room" : NULL;
 }
 
-void spares_print(struct print *p, uint64_t offset, const struct spares_block *sb)
+void spares_print(struct print *p, uint64_t offset, const void *block)
 {
+	const struct spares_block *sb = block;
 	const char *fault = spares_fault(sb);
 
 	print_begin(p, "spares");

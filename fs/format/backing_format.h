@@ -34,7 +34,7 @@ static_assert(sizeof(struct spares_block) == SPARES_BYTES, "spares_block");
 uint32_t spares_checksum(const struct spares_block *sb);
 /* NULL: it is a list; else what is wrong with it. */
 const char *spares_fault(const struct spares_block *sb);
-/* A record. */
-void spares_print(struct print *p, uint64_t offset, const struct spares_block *sb);
+/* A record, of any SPARES_BYTES bytes. */
+void spares_print(struct print *p, uint64_t offset, const void *block);
 
 #endif

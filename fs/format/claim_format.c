@@ -19,8 +19,9 @@ const char *claim_fault(const struct claim_block *claim)
 	return le32_to_cpu(claim->crc) != claim_checksum(claim) ? "its checksum does not match" : NULL;
 }
 
-void claim_print(struct print *p, const struct claim_block *claim)
+void claim_print(struct print *p, const void *block)
 {
+	const struct claim_block *claim = block;
 	const char *fault = claim_fault(claim);
 
 	print_begin(p, "claim");

@@ -37,7 +37,7 @@ static_assert(sizeof(struct claim_block) == CLAIM_BYTES, "claim_block");
 uint32_t claim_checksum(const struct claim_block *claim);
 /* NULL: it is a claim; else what is wrong with it. */
 const char *claim_fault(const struct claim_block *claim);
-/* A record. */
-void claim_print(struct print *p, const struct claim_block *claim);
+/* A record, of any CLAIM_BYTES bytes. */
+void claim_print(struct print *p, const void *block);
 
 #endif

@@ -17,14 +17,24 @@ uint32_t free_space_cache_slot_bytes(uint32_t nblocks)
 				      FREE_SPACE_CACHE_ALIGN);
 }
 
-uint64_t free_space_cache_used_bytes(const struct free_space_cache_header *h)
+bool free_space_cache_is_one(const void *slot)
 {
-	return sizeof(*h) + (uint64_t)le32_to_cpu(h->entries) * sizeof(struct free_space_cache_entry) +
-	       (uint64_t)le32_to_cpu(h->bitmaps) * FREE_SPACE_CACHE_BITMAP_BYTES;
+	const struct free_space_cache_header *h = slot;
+
+	return le32_to_cpu(h->magic) == FREE_SPACE_CACHE_MAGIC;
 }
 
-void free_space_cache_print(struct print *p, const struct free_space_cache_header *h)
+uint32_t free_space_cache_entries(const void *slot)
 {
+	const struct free_space_cache_header *h = slot;
+
+	return le32_to_cpu(h->entries);
+}
+
+void free_space_cache_print(struct print *p, const void *slot)
+{
+	const struct free_space_cache_header *h = slot;
+
 	print_hex(p, "crc", le32_to_cpu(h->crc32c));
 	print_number(p, "version", le16_to_cpu(h->version));
 	print_hex(p, "flags", le32_to_cpu(h->flags));

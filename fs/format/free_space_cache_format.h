@@ -35,6 +35,7 @@
 #define FS_FORMAT_FREE_SPACE_CACHE_FORMAT_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -79,10 +80,12 @@ static_assert(FREE_SPACE_CACHE_BITMAP_BYTES * 8 == FREE_SPACE_CACHE_WINDOW, "a b
 /* The size of a slot for a group of nblocks: a multiple of 4096 that holds any content. */
 uint32_t free_space_cache_slot_bytes(uint32_t nblocks);
 
-/* The used length that the counts in a header make, at the most SIZE_MAX / 2. */
-uint64_t free_space_cache_used_bytes(const struct free_space_cache_header *h);
+/* Whether a slot begins as a cache does: it may still be damaged. */
+bool free_space_cache_is_one(const void *slot);
+/* How many entries its header says that there are. */
+uint32_t free_space_cache_entries(const void *slot);
 /* Into a record that was begun. Any bytes are accepted. */
-void free_space_cache_print(struct print *p, const struct free_space_cache_header *h);
+void free_space_cache_print(struct print *p, const void *slot);
 /* A record for entry number i of a slot whose length was verified. */
 void free_space_cache_entry_print(struct print *p, const void *slot, uint32_t i);
 

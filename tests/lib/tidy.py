@@ -250,19 +250,12 @@ def include_used(tree):
                 yield f.path, n, f"{inc} is included for pointers only: declare the structs"
 
 
-# What is on disk and has a codec with a native struct beside it; these are the codec's own.
-RAW = "block_group_item block_group_stripe volume_item orphan_item tree_root_item node_slot".split()
-
-
 @rule
-def one_codec(tree):
-    """Keys, and items of the group tree and the root tree, are packed and unpacked in fs/format/ and nowhere else."""
+def one_key(tree):
+    """Keys of tree items are packed and unpacked in fs/format/key.h and nowhere else."""
     for f in tree.select(r"^fs/(?!format/)\w+/.*\.[ch]$"):
-        for m in re.finditer(r"\b(?:htobe|be)\d\d(?:toh)?\b", f.code):
+        for m in re.finditer(r"\b(?:htobe\d\d|be\d\dtoh)\b", f.code):
             yield f.path, f.line_of(m.start()), f"{m[0]}: keys are packed and unpacked by fs/format/key.h"
-        for m in re.finditer(rf"\bstruct\s+({'|'.join(RAW)})\b(?!\s*[);])", f.code):
-            if not f.path.startswith("fs/tree/"):  # nodes are read in place
-                yield f.path, f.line_of(m.start()), f"struct {m[1]} is the codec's in fs/format/: use the native one"
 
 
 # ---- each file ----------------------------------------------------------------
