@@ -126,18 +126,10 @@ static void print_extent(struct dump *d, const struct extent *e)
 bool dump_extents(struct dump *d, struct key key, struct value value)
 {
 	struct extent e;
-#ifdef EXTENT_BITMAP
-	struct extent_item_view item;
 
-	if (extent_unpack(key, value, &item))
-		return false;
-	while (extent_next_in(&item, &e))
-		print_extent(d, &e);
-#else
 	if (extent_unpack(key, value, &e))
 		return false;
 	print_extent(d, &e);
-#endif
 	return true;
 }
 
