@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * proto/nbd-protocol.h: the bytes of the NBD protocol (fixed newstyle handshake, simple and structured
- * replies), as its specification (doc/proto.md of the reference implementation) names them. All integers are
- * big-endian; being structs they cannot be used in arithmetic without a conversion.
+ * proto/nbd-protocol.h: the bytes of the NBD protocol (fixed newstyle handshake; simple, structured and
+ * extended messages), as its specification (doc/proto.md of the reference implementation) names them. All
+ * integers are big-endian; being structs they cannot be used in arithmetic without a conversion.
  */
 #ifndef PROTO_NBD_PROTOCOL_H
 #define PROTO_NBD_PROTOCOL_H
@@ -104,6 +104,7 @@ enum nbd_reply_type {
 #define NBD_REP_ERR_SHUTDOWN NBD_REP_ERR(7)
 #define NBD_REP_ERR_BLOCK_SIZE_REQD NBD_REP_ERR(8)
 #define NBD_REP_ERR_TOO_BIG NBD_REP_ERR(9)
+#define NBD_REP_ERR_EXT_HEADER_REQD NBD_REP_ERR(10)
 
 enum nbd_info_type {
 	NBD_INFO_EXPORT = 0,
@@ -143,6 +144,7 @@ enum nbd_transmission_flag {
 	NBD_FLAG_CAN_MULTI_CONN = 1 << 8,
 	NBD_FLAG_SEND_CACHE = 1 << 10,
 	NBD_FLAG_SEND_FAST_ZERO = 1 << 11,
+	NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12,
 };
 
 /* ---- transmission --------------------------------------------------------- */
@@ -150,6 +152,8 @@ enum nbd_transmission_flag {
 #define NBD_REQUEST_MAGIC UINT32_C(0x25609513)
 #define NBD_SIMPLE_REPLY_MAGIC UINT32_C(0x67446698)
 #define NBD_STRUCTURED_REPLY_MAGIC UINT32_C(0x668e33ef)
+#define NBD_EXTENDED_REQUEST_MAGIC UINT32_C(0x21e41c71)
+#define NBD_EXTENDED_REPLY_MAGIC UINT32_C(0x6e8a278c)
 
 struct nbd_request_header {
 	be32 magic;
@@ -158,6 +162,22 @@ struct nbd_request_header {
 	be64 cookie; /* the client's, copied to the reply as it is */
 	be64 off;
 	be32 len;
+} __attribute__((packed));
+
+/* After NBD_OPT_EXTENDED_HEADERS. It begins like a compact one. */
+struct nbd_extended_request_header {
+	be32 magic;
+	be16 flags;
+	be16 type;
+	be64 cookie;
+	be64 off;
+	be64 len; /* of the payload with NBD_CMD_FLAG_PAYLOAD_LEN, else of the range */
+} __attribute__((packed));
+
+/* The payload that BLOCK_STATUS may have; more contexts may follow. */
+struct nbd_status_filter {
+	be64 len;
+	be32 context;
 } __attribute__((packed));
 
 enum nbd_command {
@@ -177,6 +197,7 @@ enum nbd_command_flag {
 	NBD_CMD_FLAG_DF = 1 << 2,
 	NBD_CMD_FLAG_REQ_ONE = 1 << 3,
 	NBD_CMD_FLAG_FAST_ZERO = 1 << 4,
+	NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5,
 };
 
 struct nbd_simple_reply {
@@ -193,34 +214,59 @@ struct nbd_chunk {
 	be32 len;
 } __attribute__((packed));
 
+struct nbd_extended_chunk {
+	be32 magic;
+	be16 flags;
+	be16 type;
+	be64 cookie;
+	be64 off; /* the request's */
+	be64 len;
+} __attribute__((packed));
+
 enum nbd_chunk_flag { NBD_CHUNK_DONE = 1 << 0 };
 enum nbd_chunk_type {
 	NBD_CHUNK_NONE = 0,
 	NBD_CHUNK_OFFSET_DATA = 1,
 	NBD_CHUNK_OFFSET_HOLE = 2,
 	NBD_CHUNK_BLOCK_STATUS = 5,
+	NBD_CHUNK_BLOCK_STATUS_EXT = 6,
 	NBD_CHUNK_ERROR = 1 << 15 | 1,
+	NBD_CHUNK_ERROR_OFFSET = 1 << 15 | 2,
 };
 
+/* What follows the header of a chunk. */
 struct nbd_chunk_data {
-	struct nbd_chunk chunk;
 	be64 off;
 } __attribute__((packed));
 
+struct nbd_chunk_hole {
+	be64 off;
+	be32 len;
+} __attribute__((packed));
+
+/* The text follows, and for ERROR_OFFSET a be64. */
 struct nbd_chunk_error {
-	struct nbd_chunk chunk;
 	be32 error;
 	be16 msg_len;
 } __attribute__((packed));
 
 struct nbd_chunk_status {
-	struct nbd_chunk chunk;
 	be32 context;
+} __attribute__((packed));
+
+struct nbd_chunk_status_ext {
+	be32 context;
+	be32 count;
 } __attribute__((packed));
 
 struct nbd_extent {
 	be32 len;
 	be32 flags;
+} __attribute__((packed));
+
+struct nbd_extent_ext {
+	be64 len;
+	be64 flags;
 } __attribute__((packed));
 
 enum nbd_state_flag { NBD_STATE_HOLE = 1 << 0, NBD_STATE_ZERO = 1 << 1 };
@@ -245,9 +291,15 @@ static_assert(sizeof(struct nbd_export_reply) == 134, "wire format");
 static_assert(sizeof(struct nbd_request_header) == 28, "wire format");
 static_assert(sizeof(struct nbd_simple_reply) == 16, "wire format");
 static_assert(sizeof(struct nbd_chunk) == 20, "wire format");
-static_assert(sizeof(struct nbd_chunk_data) == 28, "wire format");
-static_assert(sizeof(struct nbd_chunk_error) == 26, "wire format");
-static_assert(sizeof(struct nbd_chunk_status) == 24, "wire format");
+static_assert(sizeof(struct nbd_extended_request_header) == 32, "wire format");
+static_assert(sizeof(struct nbd_extended_chunk) == 32, "wire format");
+static_assert(sizeof(struct nbd_status_filter) == 12, "wire format");
+static_assert(sizeof(struct nbd_chunk_data) == 8, "wire format");
+static_assert(sizeof(struct nbd_chunk_hole) == 12, "wire format");
+static_assert(sizeof(struct nbd_chunk_error) == 6, "wire format");
+static_assert(sizeof(struct nbd_chunk_status) == 4, "wire format");
+static_assert(sizeof(struct nbd_chunk_status_ext) == 8, "wire format");
+static_assert(sizeof(struct nbd_extent_ext) == 16, "wire format");
 static_assert(sizeof(struct nbd_extent) == 8, "wire format");
 
 #endif

@@ -262,6 +262,15 @@ static int set_write_log(struct config *c, const char *value, struct config_erro
 	return set_path(c->write_log, "write-log", value, err);
 }
 
+/* The volume may be made later. */
+static int set_default_export(struct config *c, const char *value, struct config_error *err)
+{
+	if (*value && !fs_name_is_valid(value))
+		return fail(err, "default-export", value, "is no name of a volume");
+	snprintf(c->default_export, sizeof(c->default_export), "%s", value);
+	return 0;
+}
+
 static const struct single {
 	const char *name;
 	int (*set)(struct config *c, const char *value, struct config_error *err);
@@ -283,6 +292,7 @@ static const struct single {
 	{"log-level", set_level, offsetof(struct config, level_source)},
 	{"read-only", set_read_only, offsetof(struct config, read_only_source)},
 	{"warn-full", set_warn_full, offsetof(struct config, warn_full_source)},
+	{"default-export", set_default_export, offsetof(struct config, default_export_source)},
 	{"write-log", set_write_log, offsetof(struct config, write_log_source)},
 };
 
@@ -426,6 +436,7 @@ void config_diff(const struct config *a, const struct config *b, char *buf, size
 		{"commit-interval", a->commit_interval_ms != b->commit_interval_ms},
 		{"threads", a->threads != b->threads},
 		{"read-only", a->read_only != b->read_only},
+		{"default-export", strcmp(a->default_export, b->default_export) != 0},
 		{"socket-mode", a->sockets.mode != b->sockets.mode},
 		{"socket-owner", a->sockets.uid != b->sockets.uid},
 		{"socket-group", a->sockets.gid != b->sockets.gid},

@@ -49,12 +49,13 @@ struct config {
 	bool read_only;
 	unsigned warn_full[CONFIG_WARN_FULL_MAX], warn_full_count; /* percent, ascending */
 	char write_log[PATH_MAX];				   /* empty: none */
+	char default_export[FS_NAME_MAX + 1]; /* the volume that NBD's empty name means; empty: none */
 
 	/* Where each single value came from. */
 	enum config_source pool_source, cache_source, commit_source, threads_source, level_source,
 		write_log_source, stall_source, stop_source, memory_source, mode_source, owner_source,
 		group_source, scrub_interval_source, scrub_rate_source, discard_source, read_only_source,
-		warn_full_source;
+		warn_full_source, default_export_source;
 };
 
 struct config_error {

@@ -87,6 +87,8 @@
 #define NBD_PIECE_FACTOR 3		  /* a piece takes this many times what its start took, */
 #define NBD_PIECE_MIN_US 128u		  /* and at least this much */
 #define NBD_EXTENTS_MAX 2048u		  /* in one answer to BLOCK_STATUS */
+#define NBD_PIECES_WALKED_MAX (64u << 10) /* pieces of the map that one BLOCK_STATUS looks at */
+#define NBD_ERROR_TEXT_MAX 256		  /* of the text in an error, with its final zero */
 #define NBD_TX_IOV 256			  /* pieces of one send; at most IOV_MAX */
 
 /* ---- buffers ---- */

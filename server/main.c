@@ -23,6 +23,7 @@ static const char usage_text[] =
 	"  --pool FILE                the pool: a file or a block device made by 'byre pool create'\n"
 	"  --nbd ADDR                 serve NBD there; may be repeated\n"
 	"  --rpc ADDR                 serve RPC there; may be repeated\n"
+	"  --default-export VOLUME    what NBD clients get that name none (default: they are refused)\n"
 	"  --http ADDR                serve /metrics and /healthz there (default: off)\n"
 	"  --socket-mode MODE         permissions of unix sockets (default: 0660)\n"
 	"  --socket-owner USER        their owner\n"
@@ -71,6 +72,7 @@ static const struct option long_options[] = {
 	{"log-level", required_argument, NULL, OPT_VALUE},
 	{"write-log", required_argument, NULL, OPT_VALUE},
 	{"warn-full", required_argument, NULL, OPT_VALUE},
+	{"default-export", required_argument, NULL, OPT_VALUE},
 	{"read-only", no_argument, NULL, OPT_READ_ONLY},
 	{"config", required_argument, NULL, OPT_CONFIG},
 	{"help", no_argument, NULL, OPT_HELP},

@@ -61,6 +61,7 @@ struct nbd_worker {
 
 struct nbd_worker_options {
 	struct fs *fs;
+	const char *default_export; /* as in struct nbd_env; kept, not copied */
 	struct budget *budget;
 	unsigned workers; /* that share the budget */
 	uint64_t memory;  /* the whole budget, with what is set aside for them (limits.h) */

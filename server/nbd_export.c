@@ -10,7 +10,8 @@
 static int refuse(struct fs_error *err, const char *name, size_t len)
 {
 	if (!len)
-		snprintf(err->msg, sizeof(err->msg), "there is no default export; name a volume");
+		snprintf(err->msg, sizeof(err->msg),
+			 "there is no default export; name a volume, or set default-export for byred");
 	else
 		snprintf(err->msg, sizeof(err->msg), "there is no volume '%.*s'", (int)len, name);
 	return -ENOENT;
@@ -26,13 +27,26 @@ static bool is_read_only(struct fs *fs, struct fs_volume *vol)
 	return (vi.flags & FS_VOLUME_READ_ONLY) || info.read_only;
 }
 
-int nbd_export_open(struct fs *fs, const char *name, size_t len, struct nbd_export *ret_export,
-		    struct fs_error *err)
+static int refuse_default(struct fs_error *err, const char *name)
 {
+	snprintf(err->msg, sizeof(err->msg), "the default export is the volume '%s', which does not exist",
+		 name);
+	return -ENOENT;
+}
+
+int nbd_export_open(const struct nbd_exports *exports, const char *name, size_t len,
+		    struct nbd_export *ret_export, struct fs_error *err)
+{
+	bool by_default = !len && exports->default_name;
+	struct fs *fs = exports->fs;
 	char text[FS_NAME_MAX + 1];
 	struct fs_volume *vol;
 	int r;
 
+	if (by_default) {
+		name = exports->default_name;
+		len = strlen(name);
+	}
 	if (!len || len > FS_NAME_MAX || memchr(name, 0, len))
 		return refuse(err, name, len > FS_NAME_MAX ? FS_NAME_MAX : len);
 	memcpy(text, name, len);
@@ -41,7 +55,7 @@ int nbd_export_open(struct fs *fs, const char *name, size_t len, struct nbd_expo
 		return refuse(err, name, len);
 	r = fs_volume_get(fs, text, &vol);
 	if (r == -ENOENT)
-		return refuse(err, name, len);
+		return by_default ? refuse_default(err, text) : refuse(err, name, len);
 	if (r < 0) {
 		snprintf(err->msg, sizeof(err->msg), "cannot open the volume '%s': %s", text, strerror(-r));
 		return r;
@@ -58,7 +72,7 @@ void nbd_export_close(struct nbd_export *export)
 }
 
 struct list_walk {
-	int (*fn)(void *arg, const char *name);
+	int (*fn)(void *arg, const char *name, const char *description);
 	void *arg;
 };
 
@@ -66,21 +80,27 @@ static int list_one(void *arg, const struct fs_volume_info *info)
 {
 	struct list_walk *walk = arg;
 
-	return walk->fn(walk->arg, info->name);
+	return walk->fn(walk->arg, info->name, info->comment);
 }
 
-int nbd_export_list(struct fs *fs, int (*fn)(void *arg, const char *name), void *arg)
+int nbd_export_list(struct fs *fs, int (*fn)(void *arg, const char *name, const char *description), void *arg)
 {
 	return fs_volume_list(fs, list_one, &(struct list_walk){fn, arg});
 }
 
-uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
+uint16_t nbd_export_flags(const struct nbd_export *export, unsigned dialect)
 {
 	uint16_t flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM |
 			 NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO | NBD_FLAG_CAN_MULTI_CONN |
 			 NBD_FLAG_SEND_CACHE;
 
-	return flags | (export->read_only ? NBD_FLAG_READ_ONLY : 0) | (structured ? NBD_FLAG_SEND_DF : 0);
+	if (export->read_only)
+		flags |= NBD_FLAG_READ_ONLY;
+	if (dialect & NBD_CHUNKED)
+		flags |= NBD_FLAG_SEND_DF;
+	if ((dialect & NBD_EXTENDED) && (dialect & NBD_CONTEXT))
+		flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+	return flags;
 }
 
 uint32_t nbd_error(int error)

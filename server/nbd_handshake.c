@@ -9,6 +9,7 @@
 #include "base/util.h"
 
 #define ALLOCATION "base:allocation"
+#define STOPS "the server stops; connect again later"
 #define ALLOCATION_ID 1
 #define OUT_SIZE_MIN 512
 
@@ -162,12 +163,23 @@ static void greet(struct nbd_handshake *hs)
 }
 
 /* A context counts only for the export that it was asked for. */
+static bool has_context(const struct nbd_handshake *hs, const char *name, uint32_t len)
+{
+	return hs->allocation && hs->allocation_len == len && !memcmp(hs->allocation_name, name, len);
+}
+
+/* For the flags that an export has when it is opened now. */
+static unsigned dialect(const struct nbd_handshake *hs, bool context)
+{
+	return (hs->structured ? NBD_CHUNKED : 0) | (hs->extended ? NBD_EXTENDED : 0) |
+	       (context ? NBD_CONTEXT : 0);
+}
+
 static void enter(struct nbd_handshake *hs, const char *name, uint32_t len)
 {
 	if (hs->state == NBD_HS_CLOSE)
 		return;
-	if (hs->allocation_len != len || memcmp(hs->allocation_name, name, len) != 0)
-		hs->allocation = false;
+	hs->allocation = has_context(hs, name, len);
 	hs->state = NBD_HS_DONE;
 }
 
@@ -178,16 +190,22 @@ static void opt_export_name(struct nbd_handshake *hs, uint32_t option, struct cu
 	uint32_t len = c->end - c->pos;
 	const char *name = cursor_take(c, len);
 	struct nbd_export_reply rep = {0};
-	struct fs_error err;
-	int r = nbd_export_open(hs->fs, name, len, &hs->export, &err);
+	struct fs_error err = {"extended headers go with NBD_OPT_GO, not with NBD_OPT_EXPORT_NAME"};
+	int r = -EPROTO;
 
+	if (hs->stopping) {
+		r = -ESHUTDOWN;
+		snprintf(err.msg, sizeof(err.msg), STOPS);
+	} else if (!hs->extended) {
+		r = nbd_export_open(&hs->exports, name, len, &hs->export, &err);
+	}
 	if (r < 0) { /* this option has no way to say why */
 		snprintf(hs->refusal, sizeof(hs->refusal), "%.*s", NBD_REFUSAL_MAX - 1, err.msg);
 		close_with(hs, r);
 		return;
 	}
 	rep.size = cpu_to_be64(fs_volume_size(hs->export.vol));
-	rep.flags = cpu_to_be16(nbd_export_flags(&hs->export, hs->structured));
+	rep.flags = cpu_to_be16(nbd_export_flags(&hs->export, dialect(hs, has_context(hs, name, len))));
 	put(hs, &rep, hs->no_zeroes ? offsetof(struct nbd_export_reply, zeroes) : sizeof(rep));
 	enter(hs, name, len);
 }
@@ -198,16 +216,19 @@ static void opt_abort(struct nbd_handshake *hs, uint32_t option, struct cursor *
 	close_with(hs, 0);
 }
 
-static int list_one(void *arg, const char *name)
+/* What follows the name is for people. */
+static int list_one(void *arg, const char *name, const char *description)
 {
 	struct nbd_handshake *hs = arg;
 	be32 len = cpu_to_be32(strlen(name));
+	uint32_t bytes = sizeof(len) + strlen(name) + strlen(description);
 
-	if (hs->out_len + sizeof(struct nbd_option_reply) + sizeof(len) + strlen(name) > NBD_LIST_BYTES_MAX)
+	if (hs->out_len + sizeof(struct nbd_option_reply) + bytes > NBD_LIST_BYTES_MAX)
 		return -E2BIG;
-	reply_head(hs, NBD_OPT_LIST, NBD_REP_SERVER, sizeof(len) + strlen(name));
+	reply_head(hs, NBD_OPT_LIST, NBD_REP_SERVER, bytes);
 	put(hs, &len, sizeof(len));
 	put(hs, name, strlen(name));
+	put(hs, description, strlen(description));
 	return 0;
 }
 
@@ -219,7 +240,7 @@ static void opt_list(struct nbd_handshake *hs, uint32_t option, struct cursor *c
 		reply_invalid(hs, option);
 		return;
 	}
-	r = nbd_export_list(hs->fs, list_one, hs);
+	r = nbd_export_list(hs->exports.fs, list_one, hs);
 	if (r == -E2BIG)
 		reply(hs, option, NBD_REP_ERR_TOO_BIG, "there are too many volumes to list");
 	else if (r < 0)
@@ -228,12 +249,13 @@ static void opt_list(struct nbd_handshake *hs, uint32_t option, struct cursor *c
 		reply(hs, option, NBD_REP_ACK, NULL);
 }
 
-static void reply_info(struct nbd_handshake *hs, uint32_t option, const struct nbd_export *export)
+static void reply_info(struct nbd_handshake *hs, uint32_t option, const struct nbd_export *export,
+		       bool context)
 {
 	struct nbd_info_export info = {
 		.type = cpu_to_be16(NBD_INFO_EXPORT),
 		.size = cpu_to_be64(fs_volume_size(export->vol)),
-		.flags = cpu_to_be16(nbd_export_flags(export, hs->structured)),
+		.flags = cpu_to_be16(nbd_export_flags(export, dialect(hs, context))),
 	};
 	struct nbd_info_block_size sizes = {
 		.type = cpu_to_be16(NBD_INFO_BLOCK_SIZE),
@@ -248,27 +270,57 @@ static void reply_info(struct nbd_handshake *hs, uint32_t option, const struct n
 	put(hs, &sizes, sizeof(sizes));
 }
 
+static void reply_text(struct nbd_handshake *hs, uint32_t option, enum nbd_info_type type, const char *text)
+{
+	be16 wire = cpu_to_be16(type);
+
+	reply_head(hs, option, NBD_REP_INFO, sizeof(wire) + strlen(text));
+	put(hs, &wire, sizeof(wire));
+	put(hs, text, strlen(text));
+}
+
+/* What is told only to those who ask for it: `n` requests, each once however often it is asked for. */
+static void reply_asked(struct nbd_handshake *hs, uint32_t option, const struct nbd_export *export,
+			const be16 *asked, uint16_t n)
+{
+	bool name = false, description = false;
+	struct fs_volume_info vi;
+
+	for (uint16_t i = 0; i < n; i++) {
+		name |= be16_to_cpu(asked[i]) == NBD_INFO_NAME;
+		description |= be16_to_cpu(asked[i]) == NBD_INFO_DESCRIPTION;
+	}
+	if (!name && !description)
+		return;
+	fs_volume_get_info(export->vol, &vi);
+	if (name)
+		reply_text(hs, option, NBD_INFO_NAME, vi.name);
+	if (description && vi.comment[0])
+		reply_text(hs, option, NBD_INFO_DESCRIPTION, vi.comment);
+}
+
 /* INFO and GO differ in their end only. */
 static void opt_info_go(struct nbd_handshake *hs, uint32_t option, struct cursor *c)
 {
 	uint32_t len = 0;
 	const char *name = cursor_string(c, &len);
 	uint16_t requests = cursor_u16(c);
+	const be16 *asked = cursor_take(c, requests * sizeof(be16));
 	struct nbd_export export;
 	struct fs_error err;
 
-	cursor_take(c, requests * sizeof(be16)); /* what we tell is the same whatever is asked for */
 	if (!cursor_is_done(c)) {
 		reply_invalid(hs, option);
 		return;
 	}
-	if (nbd_export_open(hs->fs, name, len, &export, &err) < 0) {
+	if (nbd_export_open(&hs->exports, name, len, &export, &err) < 0) {
 		if (option == NBD_OPT_GO)
 			snprintf(hs->refusal, sizeof(hs->refusal), "%.*s", NBD_REFUSAL_MAX - 1, err.msg);
 		reply(hs, option, NBD_REP_ERR_UNKNOWN, err.msg);
 		return;
 	}
-	reply_info(hs, option, &export);
+	reply_info(hs, option, &export, option == NBD_OPT_INFO || has_context(hs, name, len));
+	reply_asked(hs, option, &export, asked, requests);
 	reply(hs, option, NBD_REP_ACK, NULL);
 	if (option == NBD_OPT_INFO || hs->state == NBD_HS_CLOSE) {
 		nbd_export_close(&export);
@@ -284,7 +336,21 @@ static void opt_structured_reply(struct nbd_handshake *hs, uint32_t option, stru
 		reply_invalid(hs, option);
 		return;
 	}
+	if (hs->extended) {
+		reply(hs, option, NBD_REP_ERR_EXT_HEADER_REQD, "extended headers were agreed on already");
+		return;
+	}
 	hs->structured = true;
+	reply(hs, option, NBD_REP_ACK, NULL);
+}
+
+static void opt_extended_headers(struct nbd_handshake *hs, uint32_t option, struct cursor *c)
+{
+	if (c->pos != c->end) {
+		reply_invalid(hs, option);
+		return;
+	}
+	hs->structured = hs->extended = true;
 	reply(hs, option, NBD_REP_ACK, NULL);
 }
 
@@ -295,14 +361,19 @@ static bool query_matches(uint32_t option, const char *query, uint32_t len)
 	return option == NBD_OPT_LIST_META_CONTEXT && len == strlen("base:") && !memcmp(query, "base:", len);
 }
 
-/* Reads the queries; true when base:allocation is meant by one of them (or, listing, by there being none). */
-static bool take_queries(struct cursor *c, uint32_t option)
+/*
+ * Reads the queries; 1 when base:allocation is meant by one of them (or, listing, by there being none), else
+ * 0. -E2BIG: there are too many. A count that the option's length belies is malformed.
+ */
+static int take_queries(struct cursor *c, uint32_t option)
 {
 	uint32_t count = cursor_u32(c), len = 0;
 	bool found = !count && option == NBD_OPT_LIST_META_CONTEXT;
 
-	if (count > NBD_QUERIES_MAX)
+	if (count > (size_t)(c->end - c->pos) / sizeof(be32))
 		c->bad = true;
+	if (count > NBD_QUERIES_MAX && !c->bad)
+		return -E2BIG;
 	for (uint32_t i = 0; i < count && !c->bad; i++) {
 		const char *query = cursor_string(c, &len);
 
@@ -325,17 +396,26 @@ static void opt_meta_context(struct nbd_handshake *hs, uint32_t option, struct c
 {
 	uint32_t len = 0;
 	const char *name = cursor_string(c, &len);
-	bool found = take_queries(c, option);
+	int found = take_queries(c, option);
 	struct nbd_export export;
 	struct fs_error err;
 
 	if (option == NBD_OPT_SET_META_CONTEXT)
 		hs->allocation = false;
-	if (!cursor_is_done(c) || !hs->structured) {
+	if (found == -E2BIG) {
+		reply(hs, option, NBD_REP_ERR_TOO_BIG, "there are too many queries");
+		return;
+	}
+	if (!cursor_is_done(c)) {
 		reply_invalid(hs, option);
 		return;
 	}
-	if (nbd_export_open(hs->fs, name, len, &export, &err) < 0) {
+	if (!hs->structured) {
+		reply(hs, option, NBD_REP_ERR_INVALID,
+		      "ask for structured replies or extended headers first: metadata comes in those");
+		return;
+	}
+	if (nbd_export_open(&hs->exports, name, len, &export, &err) < 0) {
 		reply(hs, option, NBD_REP_ERR_UNKNOWN, err.msg);
 		return;
 	}
@@ -362,12 +442,17 @@ static const struct {
 	{NBD_OPT_STRUCTURED_REPLY, opt_structured_reply},
 	{NBD_OPT_LIST_META_CONTEXT, opt_meta_context},
 	{NBD_OPT_SET_META_CONTEXT, opt_meta_context},
+	{NBD_OPT_EXTENDED_HEADERS, opt_extended_headers},
 };
 
 static void serve_option(struct nbd_handshake *hs, uint32_t option, const uint8_t *payload, uint32_t len)
 {
 	struct cursor c = {payload, payload + len, false};
 
+	if (hs->stopping && option != NBD_OPT_ABORT && option != NBD_OPT_EXPORT_NAME) {
+		reply(hs, option, NBD_REP_ERR_SHUTDOWN, STOPS);
+		return;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
 		if (options[i].option == option) {
 			options[i].serve(hs, option, &c);
@@ -458,14 +543,14 @@ static void run(struct nbd_handshake *hs)
 	}
 }
 
-struct nbd_handshake *nbd_handshake_new(struct fs *fs, struct budget_account *account)
+struct nbd_handshake *nbd_handshake_new(const struct nbd_exports *exports, struct budget_account *account)
 {
 	struct nbd_handshake *hs = mem_alloc(sizeof(*hs));
 
 	if (!hs)
 		return NULL;
 	memset(hs, 0, offsetof(struct nbd_handshake, allocation_name));
-	hs->fs = fs;
+	hs->exports = *exports;
 	hs->account = account;
 	hs->in_paid = NBD_HANDSHAKE_IN_FREE;
 	hs->state = NBD_HS_FLAGS;

@@ -25,14 +25,16 @@
 enum nbd_handshake_state { NBD_HS_FLAGS, NBD_HS_OPTION, NBD_HS_SKIP, NBD_HS_DONE, NBD_HS_CLOSE };
 
 struct nbd_handshake {
-	struct fs *fs;
+	struct nbd_exports exports;
 	struct budget_account *account; /* NULL: nobody's */
 	uint64_t charged;		/* for output */
 	size_t in_paid;			/* bytes of `in` that may be used */
 	enum nbd_handshake_state state;
 	bool no_zeroes;
 	/* What was agreed on. */
-	bool structured;
+	bool structured; /* replies in chunks, */
+	bool extended;	 /* with extended headers; then `structured` is set too */
+	bool stopping;	 /* the server stops: options are refused. Set it at any time. */
 	bool allocation; /* the context base:allocation, for the export `allocation_name` */
 	uint32_t allocation_len;
 	struct nbd_export export; /* in DONE; whoever takes it sets export.vol to NULL here */
@@ -52,7 +54,7 @@ struct nbd_handshake {
  * Its first output is the greeting. NULL: no memory. Output above NBD_HANDSHAKE_OUT_FREE is charged to
  * `account` (NULL: to nobody); output that it cannot pay for ends the connection.
  */
-struct nbd_handshake *nbd_handshake_new(struct fs *fs, struct budget_account *account);
+struct nbd_handshake *nbd_handshake_new(const struct nbd_exports *exports, struct budget_account *account);
 void nbd_handshake_free(struct nbd_handshake *hs); /* accepts NULL */
 
 /* Where input may be put; 0 bytes while there is output to send, and after the end. An option larger than

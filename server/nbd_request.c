@@ -2,6 +2,8 @@
 #include "server/nbd_request.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -71,6 +73,8 @@ struct nbd_request *nbd_request_new(struct nbd_session *s, const struct nbd_head
 	req->cookie = h->cookie;
 	req->command = h->type;
 	req->flags = h->flags;
+	req->off = h->off;
+	req->range = h->len;
 	req->io.vol = s->export.vol;
 	req->io.off = h->off;
 	req->io.len = h->len;
@@ -191,69 +195,131 @@ static void simple_head(struct nbd_request *req, int error)
 	req->head_len = sizeof(rep);
 }
 
-static struct nbd_chunk chunk(const struct nbd_request *req, uint16_t type, uint32_t len)
+static void put(struct nbd_request *req, const void *data, size_t len)
 {
-	return (struct nbd_chunk){
-		.magic = cpu_to_be32(NBD_STRUCTURED_REPLY_MAGIC),
-		.flags = cpu_to_be16(NBD_CHUNK_DONE),
-		.type = cpu_to_be16(type),
-		.cookie = req->cookie,
-		.len = cpu_to_be32(len),
+	memcpy(req->head + req->head_len, data, len);
+	req->head_len += len;
+}
+
+/* The header of a reply's one chunk, with `len` bytes to follow. */
+static void put_chunk(struct nbd_request *req, uint16_t type, uint32_t len)
+{
+	req->head_len = 0;
+	if (req->session->extended)
+		put(req,
+		    &(struct nbd_extended_chunk){
+			    .magic = cpu_to_be32(NBD_EXTENDED_REPLY_MAGIC),
+			    .flags = cpu_to_be16(NBD_CHUNK_DONE),
+			    .type = cpu_to_be16(type),
+			    .cookie = req->cookie,
+			    .off = cpu_to_be64(req->off),
+			    .len = cpu_to_be64(len),
+		    },
+		    sizeof(struct nbd_extended_chunk));
+	else
+		put(req,
+		    &(struct nbd_chunk){
+			    .magic = cpu_to_be32(NBD_STRUCTURED_REPLY_MAGIC),
+			    .flags = cpu_to_be16(NBD_CHUNK_DONE),
+			    .type = cpu_to_be16(type),
+			    .cookie = req->cookie,
+			    .len = cpu_to_be32(len),
+		    },
+		    sizeof(struct nbd_chunk));
+}
+
+static const char *command_name(uint16_t command)
+{
+	static const char *const names[] = {
+		[NBD_CMD_READ] = "READ",
+		[NBD_CMD_WRITE] = "WRITE",
+		[NBD_CMD_FLUSH] = "FLUSH",
+		[NBD_CMD_TRIM] = "TRIM",
+		[NBD_CMD_CACHE] = "CACHE",
+		[NBD_CMD_WRITE_ZEROES] = "WRITE_ZEROES",
+		[NBD_CMD_BLOCK_STATUS] = "BLOCK_STATUS",
 	};
+
+	return command < ARRAY_SIZE(names) && names[command] ? names[command] : "unknown command";
+}
+
+static const char *error_reason(int error)
+{
+	switch (-error) {
+	case EIO: return "the data is damaged, or the pool's device failed";
+	case ENOSPC: return "no space is left in the pool";
+	case EROFS: return "the volume or the pool is read-only";
+	case ENOMEM: return "the server is short of memory";
+	case ENOENT: return "the volume was deleted";
+	case ESHUTDOWN: return "the server stops";
+	default: return strerror(-error);
+	}
+}
+
+/* One line for people. A long name is cut: the reason is worth more. */
+static size_t error_text(const struct nbd_request *req, int error, char text[NBD_ERROR_TEXT_MAX])
+{
+	struct fs_volume_info vi;
+	int n;
+
+	fs_volume_get_info(req->io.vol, &vi);
+	n = snprintf(text, NBD_ERROR_TEXT_MAX, "%s of %" PRIu64 " bytes at %" PRIu64 " of '%.60s': %s",
+		     command_name(req->command), req->range, req->off, vi.name,
+		     req->why ? req->why : error_reason(error));
+	return min_u64(n, NBD_ERROR_TEXT_MAX - 1);
 }
 
 static void error_head(struct nbd_request *req, int error)
 {
+	char text[NBD_ERROR_TEXT_MAX];
+	size_t len = error_text(req, error, text);
 	struct nbd_chunk_error rep = {
-		.chunk = chunk(req, NBD_CHUNK_ERROR, sizeof(rep) - sizeof(rep.chunk)),
 		.error = cpu_to_be32(nbd_error(error)),
+		.msg_len = cpu_to_be16(len),
 	};
 
-	memcpy(req->head, &rep, sizeof(rep));
-	req->head_len = sizeof(rep);
+	put_chunk(req, NBD_CHUNK_ERROR, sizeof(rep) + len);
+	put(req, &rep, sizeof(rep));
+	put(req, text, len);
 }
 
 static void data_head(struct nbd_request *req)
 {
-	struct nbd_chunk_data rep = {
-		.chunk = chunk(req, NBD_CHUNK_OFFSET_DATA, sizeof(rep.off) + req->body_len),
-		.off = cpu_to_be64(req->io.off),
-	};
+	struct nbd_chunk_data rep = {.off = cpu_to_be64(req->off)};
 
-	memcpy(req->head, &rep, sizeof(rep));
-	req->head_len = sizeof(rep);
+	put_chunk(req, NBD_CHUNK_OFFSET_DATA, sizeof(rep) + req->body_len);
+	put(req, &rep, sizeof(rep));
 }
 
 static void status_head(struct nbd_request *req)
 {
-	struct nbd_chunk_status rep = {
-		.chunk = chunk(req, NBD_CHUNK_BLOCK_STATUS, sizeof(rep.context) + req->body_len),
-		.context = cpu_to_be32(NBD_ALLOCATION_ID),
-	};
+	be32 context = cpu_to_be32(NBD_ALLOCATION_ID), count = cpu_to_be32(req->extents);
 
-	memcpy(req->head, &rep, sizeof(rep));
-	req->head_len = sizeof(rep);
+	if (req->session->extended) {
+		put_chunk(req, NBD_CHUNK_BLOCK_STATUS_EXT, sizeof(context) + sizeof(count) + req->body_len);
+		put(req, &context, sizeof(context));
+		put(req, &count, sizeof(count));
+	} else {
+		put_chunk(req, NBD_CHUNK_BLOCK_STATUS, sizeof(context) + req->body_len);
+		put(req, &context, sizeof(context));
+	}
 }
 
-static void none_head(struct nbd_request *req)
-{
-	struct nbd_chunk rep = chunk(req, NBD_CHUNK_NONE, 0);
-
-	memcpy(req->head, &rep, sizeof(rep));
-	req->head_len = sizeof(rep);
-}
-
+/*
+ * Extended sessions know no simple replies. In structured ones they do where all went well and there is no
+ * data.
+ */
 static void make_head(struct nbd_request *req, int error)
 {
-	bool structured = req->session->structured &&
-			  (req->command == NBD_CMD_READ || req->command == NBD_CMD_BLOCK_STATUS);
+	const struct nbd_session *s = req->session;
+	bool has_chunks = req->command == NBD_CMD_READ || req->command == NBD_CMD_BLOCK_STATUS;
 
-	if (!structured)
+	if (!s->structured || (!s->extended && !error && !has_chunks))
 		simple_head(req, error);
 	else if (error)
 		error_head(req, error);
 	else if (!req->body_len)
-		none_head(req);
+		put_chunk(req, NBD_CHUNK_NONE, 0);
 	else if (req->command == NBD_CMD_READ)
 		data_head(req);
 	else

@@ -10,6 +10,11 @@
 
 #define NBD_ALLOCATION_ID 1 /* of the metadata context base:allocation */
 
+/* The longest head of a reply: an error with its text and its offset. */
+#define NBD_HEAD_MAX                                                                               \
+	(sizeof(struct nbd_extended_chunk) + sizeof(struct nbd_chunk_error) + NBD_ERROR_TEXT_MAX + \
+	 sizeof(be64))
+
 struct nbd_request {
 	struct fs_io io;
 	struct nbd_session *session;
@@ -28,12 +33,15 @@ struct nbd_request {
 	bool reserve;		       /* has the reserve */
 	uint32_t body_len;	       /* bytes of buf that follow the head of the reply */
 	uint32_t extents, extents_max; /* BLOCK_STATUS */
+	uint32_t walked;	       /* and pieces that were looked at for them */
 	uint64_t piece_off, piece_end; /* in pieces: what is left to do */
-	uint8_t head_len;
+	const char *why;	       /* of an error, when the code alone does not say enough */
+	uint16_t head_len;
 
 	/* Fields from here on are not cleared for a new request. */
 	uint64_t start_us;
-	uint8_t head[sizeof(struct nbd_chunk_data)];
+	uint64_t off, range; /* the client's; io.off and io.len move with pieces */
+	uint8_t head[NBD_HEAD_MAX];
 	struct fs_work work; /* BLOCK_STATUS */
 	struct task task;
 };
@@ -41,9 +49,13 @@ struct nbd_request {
 /* A request as it came, in the processor's byte order. */
 struct nbd_header {
 	uint16_t flags, type;
+	uint32_t bytes; /* on the wire; with the filter of a BLOCK_STATUS */
 	uint64_t off;
-	uint32_t len;
+	uint64_t len;	  /* of the range */
+	uint64_t payload; /* bytes that follow */
 	be64 cookie;
+	const char *wrong; /* it breaks the rules of its headers; NULL: it does not */
+	bool ends;	   /* and so that what follows cannot be told apart */
 };
 
 /* Whether the session may have one more request. */

@@ -86,7 +86,7 @@ struct nbd_session *nbd_session_new(struct nbd_env *env, void *owner)
 	s->out_tail = &s->out;
 	s->long_tail = &s->long_requests;
 	budget_account_init(&s->account, env->budget, &env->member);
-	s->hs = nbd_handshake_new(env->fs, &s->account);
+	s->hs = nbd_handshake_new(&(struct nbd_exports){env->fs, env->default_export}, &s->account);
 	if (!s->hs) {
 		mem_free(s);
 		return NULL;
@@ -264,7 +264,8 @@ static void keep_rest(struct nbd_session *s, const struct nbd_input *in)
 	s->partial_len = 0;
 	if (s->state != NBD_TRANSMIT)
 		return;
-	if (left < sizeof(s->partial)) {
+	if (!nbd_transmit_is_whole(s, in)) {
+		ASSERT(left < sizeof(s->partial));
 		s->partial_len = left;
 		memcpy(s->partial, in->data + in->pos, left);
 	} else if (!s->stalled) {
@@ -311,6 +312,7 @@ static void begin_transmission(struct nbd_session *s)
 	s->export = s->hs->export;
 	s->hs->export.vol = NULL;
 	s->structured = s->hs->structured;
+	s->extended = s->hs->extended;
 	s->allocation = s->hs->allocation;
 	if (!s->hs->in_len)
 		return;
@@ -368,7 +370,7 @@ bool nbd_session_resume(struct nbd_session *s)
 		return false;
 	s->stalled_pos = in.pos;
 	keep_rest(s, &in);
-	if (in.end - in.pos < sizeof(s->partial))
+	if (!nbd_transmit_is_whole(s, &in))
 		drop_stalled(s);
 	return true;
 }

@@ -51,6 +51,12 @@
 #define NBD_WHY_PLACE \
 	"it gave way to another client, as its handshake was not done when all places were taken"
 
+/*
+ * The longest request without its data: an extended header, and the filter of a BLOCK_STATUS, which is read
+ * as a part of it.
+ */
+#define NBD_REQUEST_BYTES_MAX (sizeof(struct nbd_extended_request_header) + sizeof(struct nbd_status_filter))
+
 struct nbd_request;
 struct nbd_request_slab;
 struct nbd_session;
@@ -66,6 +72,7 @@ struct nbd_stats {
 /* What the sessions of one loop share. The caller fills in the first part. */
 struct nbd_env {
 	struct fs *fs;
+	const char *default_export; /* NULL or "": none */
 	struct fs_ctx *ctx;
 	/*
 	 * A session may have output, or room for input, or be over: call nbd_session_resume and look. Must
@@ -120,8 +127,9 @@ struct nbd_session {
 	enum nbd_session_state state;
 	struct nbd_handshake *hs; /* until its last output is sent */
 	struct nbd_export export;
-	struct figures_live *figures; /* where requests are also counted, besides env->stats; may be NULL */
-	bool structured, allocation;
+	struct figures_live *figures;  /* where requests are also counted, besides env->stats; may be NULL */
+	bool structured, allocation;   /* agreed on in the handshake, as */
+	bool extended;		       /* this, which implies `structured` */
 	char refusal[NBD_REFUSAL_MAX]; /* why it got no volume, if the handshake said so */
 	const char *why;	       /* it is over, or nearly; NULL: it is not */
 
@@ -136,8 +144,8 @@ struct nbd_session {
 	struct nbd_request *filling;
 	uint32_t filled;
 	struct nbd_request *refused;
-	uint32_t discard; /* bytes of its data still to come */
-	uint8_t partial[sizeof(struct nbd_request_header)];
+	uint32_t discard; /* bytes of its payload still to come */
+	uint8_t partial[NBD_REQUEST_BYTES_MAX];
 	uint8_t partial_len;
 	uint8_t *stalled; /* input that waits for room: [stalled_pos, stalled_end) of it */
 	uint32_t stalled_pos, stalled_end;
@@ -194,7 +202,9 @@ struct nbd_input {
 	struct rx_buf *rx; /* in which it lies, or NULL: it goes away after the call */
 };
 
-/* Serves input and moves `pos`; what is left is a partial header, or had no room. */
+/* Whether a whole request begins `in`, apart from its data. */
+bool nbd_transmit_is_whole(const struct nbd_session *s, const struct nbd_input *in);
+/* Serves input and moves `pos`; what is left is not nbd_transmit_is_whole, or had no room. */
 void nbd_transmit_input(struct nbd_session *s, struct nbd_input *in);
 /* Takes memory for the next bytes of s->filling, if it has none left. False: the session waits. */
 bool nbd_transmit_grow(struct nbd_session *s);

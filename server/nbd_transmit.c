@@ -91,20 +91,35 @@ static void start_zero(struct nbd_session *s, struct nbd_request *req)
 static int add_extent(void *arg, uint64_t off, uint64_t len, bool hole)
 {
 	struct nbd_request *req = arg;
-	uint32_t flags = hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0;
-	struct nbd_extent *ext = req->buf;
+	uint64_t flags = hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0;
+	struct nbd_extent_ext *ext = req->buf;
 
 	if (!len)
 		return 0;
-	if (req->extents && be32_to_cpu(ext[req->extents - 1].flags) == flags) {
+	if (req->extents && be64_to_cpu(ext[req->extents - 1].flags) == flags) {
 		ext += req->extents - 1;
-		ext->len = cpu_to_be32(be32_to_cpu(ext->len) + len);
-		return 0;
-	}
-	if (req->extents == req->extents_max)
+		ext->len = cpu_to_be64(be64_to_cpu(ext->len) + len);
+	} else if (req->extents < req->extents_max) {
+		ext[req->extents++] = (struct nbd_extent_ext){cpu_to_be64(len), cpu_to_be64(flags)};
+	} else {
 		return 1;
-	ext[req->extents++] = (struct nbd_extent){cpu_to_be32(len), cpu_to_be32(flags)};
-	return 0;
+	}
+	return ++req->walked >= NBD_PIECES_WALKED_MAX;
+}
+
+/* A compact request asks for less than 4 GiB: its extents fit. They move to the front of the same buffer. */
+static void make_extents_compact(struct nbd_request *req)
+{
+	uint8_t *buf = req->buf;
+	struct nbd_extent_ext from;
+
+	for (uint32_t i = 0; i < req->extents; i++) {
+		memcpy(&from, buf + i * sizeof(from), sizeof(from));
+		memcpy(buf + i * sizeof(struct nbd_extent),
+		       &(struct nbd_extent){cpu_to_be32(be64_to_cpu(from.len)),
+					    cpu_to_be32(be64_to_cpu(from.flags))},
+		       sizeof(struct nbd_extent));
+	}
 }
 
 static void status_done(struct task *task)
@@ -113,7 +128,11 @@ static void status_done(struct task *task)
 
 	if (!req->error && !req->extents) /* "unknown" is always a valid answer */
 		add_extent(req, req->io.off, req->io.len, false);
-	req->body_len = req->extents * sizeof(struct nbd_extent);
+	req->body_len = req->extents * sizeof(struct nbd_extent_ext);
+	if (!req->session->extended) {
+		make_extents_compact(req);
+		req->body_len = req->extents * sizeof(struct nbd_extent);
+	}
 	nbd_request_finish(req, req->error);
 }
 
@@ -136,7 +155,7 @@ static uint32_t extents_max(uint16_t flags)
 static void start_status(struct nbd_session *s, struct nbd_request *req)
 {
 	req->extents_max = extents_max(req->flags);
-	if (!nbd_request_own_buffer(req, req->extents_max * sizeof(struct nbd_extent))) {
+	if (!nbd_request_own_buffer(req, req->extents_max * sizeof(struct nbd_extent_ext))) {
 		nbd_request_finish(req, -ENOMEM);
 		return;
 	}
@@ -169,35 +188,56 @@ static bool has_data(uint16_t type)
 	return type == NBD_CMD_READ || type == NBD_CMD_WRITE;
 }
 
-static int check_flags(const struct nbd_session *s, const struct command *cmd, const struct nbd_header *h)
+static int refusal(struct nbd_header *h, int error, const char *why)
+{
+	h->wrong = why;
+	return error;
+}
+
+static int check_flags(const struct nbd_session *s, const struct command *cmd, struct nbd_header *h)
 {
 	uint16_t allowed = cmd->flags | NBD_CMD_FLAG_FUA;
 
 	if (!s->structured)
 		allowed &= ~NBD_CMD_FLAG_DF;
-	return h->flags & ~allowed ? -EINVAL : 0;
+	if (s->extended && (h->type == NBD_CMD_WRITE || h->type == NBD_CMD_BLOCK_STATUS))
+		allowed |= NBD_CMD_FLAG_PAYLOAD_LEN;
+	return h->flags & ~allowed ? refusal(h, -EINVAL, "it has flags that do not belong to it") : 0;
 }
 
-static int check_range(const struct nbd_session *s, const struct command *cmd, const struct nbd_header *h)
+static int check_range(const struct nbd_session *s, const struct command *cmd, struct nbd_header *h)
 {
 	uint64_t size = fs_volume_size(s->export.vol);
 
 	if (h->type == NBD_CMD_FLUSH)
-		return h->off || h->len ? -EINVAL : 0;
+		return h->off || h->len ? refusal(h, -EINVAL, "a flush has no range") : 0;
 	if (has_data(h->type) && h->len > NBD_IO_MAX)
-		return h->flags & NBD_CMD_FLAG_DF ? -EOVERFLOW : -EINVAL;
-	return h->off > size || h->len > size - h->off ? cmd->past_end : 0;
+		return refusal(h, h->flags & NBD_CMD_FLAG_DF ? -EOVERFLOW : -EINVAL,
+			       "it is larger than the server's limit");
+	if (h->off > size || h->len > size - h->off)
+		return refusal(h, cmd->past_end, "it goes beyond the end of the volume");
+	return 0;
 }
 
-static int check(const struct nbd_session *s, const struct command *cmd, const struct nbd_header *h)
+static int check_status(const struct nbd_session *s, struct nbd_header *h)
+{
+	if (!s->allocation)
+		return refusal(h, -EINVAL, "no context was agreed on");
+	return h->len ? 0 : refusal(h, -EINVAL, "it has no range");
+}
+
+/* What is wrong with it is left in h->wrong, where the error alone does not say. */
+static int check(const struct nbd_session *s, const struct command *cmd, struct nbd_header *h)
 {
 	int r;
 
 	if (!cmd)
+		return refusal(h, -EINVAL, "the server does not know it");
+	if (h->wrong)
 		return -EINVAL;
-	if (h->type == NBD_CMD_BLOCK_STATUS && (!s->allocation || !h->len))
-		return -EINVAL;
-	r = check_flags(s, cmd, h);
+	r = h->type == NBD_CMD_BLOCK_STATUS ? check_status(s, h) : 0;
+	if (r == 0)
+		r = check_flags(s, cmd, h);
 	if (r < 0)
 		return r;
 	if (cmd->modifies && s->export.read_only)
@@ -205,15 +245,86 @@ static int check(const struct nbd_session *s, const struct command *cmd, const s
 	return check_range(s, cmd, h);
 }
 
-static struct nbd_header decode(const struct nbd_request_header *wire)
+/* ---- headers ---------------------------------------------------------------- */
+
+static struct nbd_header decode_compact(const struct nbd_request_header *wire)
 {
-	return (struct nbd_header){
+	struct nbd_header h = {
 		.flags = be16_to_cpu(wire->flags),
 		.type = be16_to_cpu(wire->type),
+		.bytes = sizeof(*wire),
 		.off = be64_to_cpu(wire->off),
 		.len = be32_to_cpu(wire->len),
 		.cookie = wire->cookie,
 	};
+
+	h.payload = h.type == NBD_CMD_WRITE ? h.len : 0;
+	return h;
+}
+
+/* A BLOCK_STATUS whose payload can be right: there is one context to choose. */
+static bool has_filter(const struct nbd_extended_request_header *wire)
+{
+	return be16_to_cpu(wire->type) == NBD_CMD_BLOCK_STATUS &&
+	       (be16_to_cpu(wire->flags) & NBD_CMD_FLAG_PAYLOAD_LEN) &&
+	       be64_to_cpu(wire->len) == sizeof(struct nbd_status_filter);
+}
+
+static void decode_filter(struct nbd_header *h, const struct nbd_status_filter *filter)
+{
+	h->bytes += sizeof(*filter);
+	h->payload = 0;
+	h->len = be64_to_cpu(filter->len);
+	if (be32_to_cpu(filter->context) != NBD_ALLOCATION_ID)
+		h->wrong = "it names a context that was not agreed on";
+}
+
+/* The client and we no longer agree on where the next request begins: nothing after this one is believed. */
+static void lose_track(struct nbd_header *h, const char *wrong)
+{
+	h->wrong = wrong;
+	h->ends = true;
+	h->payload = 0;
+}
+
+static struct nbd_header decode_extended(const struct nbd_extended_request_header *wire)
+{
+	struct nbd_header h = {
+		.flags = be16_to_cpu(wire->flags),
+		.type = be16_to_cpu(wire->type),
+		.bytes = sizeof(*wire),
+		.off = be64_to_cpu(wire->off),
+		.len = be64_to_cpu(wire->len),
+		.cookie = wire->cookie,
+	};
+
+	/* QEMU 10 sends the data of a write without the flag that the specification demands. */
+	if ((h.flags & NBD_CMD_FLAG_PAYLOAD_LEN) || h.type == NBD_CMD_WRITE)
+		h.payload = h.len;
+	if (h.payload > NBD_IO_MAX)
+		lose_track(&h, "its payload is larger than the server's limit");
+	else if (has_filter(wire))
+		decode_filter(&h, (const struct nbd_status_filter *)(wire + 1));
+	else if (h.type == NBD_CMD_BLOCK_STATUS && (h.flags & NBD_CMD_FLAG_PAYLOAD_LEN))
+		h.wrong = "its payload is not a length and the ids of contexts, each of them once";
+	return h;
+}
+
+static uint32_t magic_of(const struct nbd_session *s)
+{
+	return s->extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
+}
+
+bool nbd_transmit_is_whole(const struct nbd_session *s, const struct nbd_input *in)
+{
+	const struct nbd_extended_request_header *wire = (const void *)(in->data + in->pos);
+	size_t have = in->end - in->pos;
+
+	if (!s->extended)
+		return have >= sizeof(struct nbd_request_header);
+	if (have < sizeof(*wire))
+		return false;
+	return have >= NBD_REQUEST_BYTES_MAX || be32_to_cpu(wire->magic) != magic_of(s) || !has_filter(wire);
 }
 
 /* ---- room ------------------------------------------------------------------- */
@@ -268,12 +379,11 @@ bool nbd_transmit_grow(struct nbd_session *s)
 static bool stays_in_place(const struct nbd_session *s, const struct nbd_header *h,
 			   const struct nbd_input *in)
 {
-	return in->rx && h->len <= in->end - in->pos - sizeof(struct nbd_request_header) &&
-	       !buf_pool_rx_is_short(&s->env->pool);
+	return in->rx && h->len <= in->end - in->pos - h->bytes && !buf_pool_rx_is_short(&s->env->pool);
 }
 
 /* The engine reads or writes without a buffer of ours. Longer requests go in pieces, a few at a time. */
-static uint64_t engine_memory_for(uint32_t len)
+static uint64_t engine_memory_for(uint64_t len)
 {
 	return len <= NBD_PIECE_DIRECT_MAX ? buf_pool_bytes(len) : 0;
 }
@@ -291,7 +401,8 @@ static uint64_t memory_for(const struct nbd_session *s, const struct nbd_header 
 		if (h->len <= NBD_GRANT_STEP || buf_pool_has_spare(&s->env->pool, h->len))
 			return buf_pool_bytes(h->len);
 		return NBD_GRANT_STEP;
-	case NBD_CMD_BLOCK_STATUS: return buf_pool_bytes(extents_max(h->flags) * sizeof(struct nbd_extent));
+	case NBD_CMD_BLOCK_STATUS:
+		return buf_pool_bytes(extents_max(h->flags) * sizeof(struct nbd_extent_ext));
 	case NBD_CMD_CACHE: return engine_memory_for(h->len);
 	case NBD_CMD_WRITE_ZEROES: return h->flags & NBD_CMD_FLAG_NO_HOLE ? engine_memory_for(h->len) : 0;
 	default: return 0;
@@ -407,24 +518,35 @@ static bool is_idle(const struct nbd_header *h, int error)
 	return error || (!h->len && h->type != NBD_CMD_FLUSH);
 }
 
+/* False: the session ends here. What came before is still answered. */
+static bool read_header(struct nbd_session *s, const struct nbd_input *in, struct nbd_header *ret_h)
+{
+	const void *wire = in->data + in->pos;
+
+	if (be32_to_cpu(*(const be32 *)wire) != magic_of(s)) {
+		nbd_session_drain(s, "what it sent is not a request");
+		return false;
+	}
+	*ret_h = s->extended ? decode_extended(wire) : decode_compact(wire);
+	if (ret_h->type == NBD_CMD_DISC) {
+		nbd_session_drain(s, NBD_WHY_CLIENT);
+		return false;
+	}
+	return true;
+}
+
 /* Takes one request from its header on. Leaves `in` as it is when there is no room for it now. */
 static void take_request(struct nbd_session *s, struct nbd_input *in)
 {
-	const struct nbd_request_header *wire = (const struct nbd_request_header *)(in->data + in->pos);
-	struct nbd_header h = decode(wire);
-	const struct command *cmd = command_find(h.type);
+	const struct command *cmd;
 	struct room room = {0};
 	struct nbd_request *req;
+	struct nbd_header h;
 	int error;
 
-	/*
-	 * After a wrong magic nothing that follows can be told apart; what came before it is still answered.
-	 */
-	if (be32_to_cpu(wire->magic) != NBD_REQUEST_MAGIC || h.type == NBD_CMD_DISC) {
-		nbd_session_drain(s,
-				  h.type == NBD_CMD_DISC ? NBD_WHY_CLIENT : "what it sent is not a request");
+	if (!read_header(s, in, &h))
 		return;
-	}
+	cmd = command_find(h.type);
 	error = check(s, cmd, &h);
 	if (!has_place(s) || (!is_idle(&h, error) && !take_room(s, &h, in, &room)))
 		return;
@@ -436,11 +558,14 @@ static void take_request(struct nbd_session *s, struct nbd_input *in)
 	}
 	req->taken = room.bytes;
 	req->reserve = room.reserve;
-	in->pos += sizeof(*wire);
+	in->pos += h.bytes;
+	req->why = h.wrong;
 	if (is_idle(&h, error))
-		refuse(s, req, error, h.type == NBD_CMD_WRITE ? h.len : 0);
+		refuse(s, req, error, h.payload);
 	else
 		serve(s, req, cmd, in);
+	if (h.ends)
+		nbd_session_drain(s, "it sent a payload larger than the server's limit");
 }
 
 static void discard(struct nbd_session *s, struct nbd_input *in)
@@ -463,7 +588,7 @@ void nbd_transmit_input(struct nbd_session *s, struct nbd_input *in)
 
 		if (s->refused)
 			discard(s, in);
-		else if (in->end - in->pos >= sizeof(struct nbd_request_header))
+		else if (nbd_transmit_is_whole(s, in))
 			take_request(s, in);
 		if (in->pos == from)
 			break;

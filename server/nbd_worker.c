@@ -217,6 +217,7 @@ int nbd_worker_init(struct nbd_worker *w, struct loop *loop, const struct nbd_wo
 		.env =
 			{
 				.fs = opt->fs,
+				.default_export = opt->default_export,
 				.ctx = loop->ctx,
 				.dirty = nbd_conn_dirty,
 				.post = on_post,

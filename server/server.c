@@ -353,6 +353,7 @@ static int open_pool(struct server *srv)
 static int init_units(struct server *srv)
 {
 	struct nbd_worker_options opt = {.fs = srv->fs,
+					 .default_export = srv->config.default_export,
 					 .budget = &srv->budget,
 					 .memory = srv->config.memory_bytes,
 					 .stall_ms = srv->config.stall_timeout_s * 1000};

@@ -103,7 +103,7 @@ def test_negotiation_export_name_of_nothing_closes(conn):
     assert conn.closed_by_server()
 
 
-@pytest.mark.parametrize("opt", [4, 11, 77, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("opt", [4, 12, 77, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_negotiation_unknown_option_is_unsupported(conn, volume, opt):
     conn.option(opt, b"data")
     assert conn.option_replies(opt)[-1][0] == nbdraw.REP_ERR_UNSUP

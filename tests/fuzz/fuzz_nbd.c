@@ -4,8 +4,9 @@
  *
  * The first byte of the input says how: bit 0: the session is past its handshake (with structured replies if
  * bit 1 is set); bit 2: the engine finishes later; bit 3: the client reads a few bytes at a time only; bit 4:
- * it ends its side at the end instead of vanishing; bit 5: memory and places for requests are short. The rest
- * is what the client sends, cut into pieces whose lengths come from the data.
+ * it ends its side at the end instead of vanishing; bit 5: memory and places for requests are short; bit 6:
+ * with bit 1, extended headers in place of structured replies. The rest is what the client sends, cut into
+ * pieces whose lengths come from the data.
  */
 #include "base/util.h"
 #include "tests/lib/nbd_rig.h"
@@ -14,14 +15,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void shake_hands(struct rig *rig, bool structured)
+static void shake_hands(struct rig *rig, bool chunked, bool extended)
 {
 	static struct bytes b;
 
 	b.len = 0;
 	add_u32(&b, 3);
-	if (structured) {
-		add_option(&b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	if (chunked) {
+		add_option(&b, extended ? NBD_OPT_EXTENDED_HEADERS : NBD_OPT_STRUCTURED_REPLY, NULL, 0);
 		add_meta(&b, NBD_OPT_SET_META_CONTEXT, "vm1", "base:allocation");
 	}
 	add_go(&b, NBD_OPT_GO, "vm1");
@@ -56,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		rig.env.requests_max = 10;
 	rig.fs.volumes[0].data[5000] = 1;
 	if (data[0] & 1)
-		shake_hands(&rig, data[0] & 2);
+		shake_hands(&rig, data[0] & 2, data[0] & 64);
 	rig.fs.defer = data[0] & 4;
 	rig.send_max = data[0] & 8 ? 7 : SIZE_MAX;
 	send_all(&rig, data + 1, size - 1);

@@ -218,6 +218,25 @@ void add_request(struct bytes *b, uint16_t type, uint16_t flags, uint64_t cookie
 	add(b, &h, sizeof(h));
 }
 
+void add_extended(struct bytes *b, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t off, uint64_t len)
+{
+	struct nbd_extended_request_header h = {
+		.magic = cpu_to_be32(NBD_EXTENDED_REQUEST_MAGIC),
+		.flags = cpu_to_be16(flags),
+		.type = cpu_to_be16(type),
+		.cookie = cpu_to_be64(cookie),
+		.off = cpu_to_be64(off),
+		.len = cpu_to_be64(len),
+	};
+
+	add(b, &h, sizeof(h));
+}
+
+void add_u64(struct bytes *b, uint64_t v)
+{
+	add(b, &(be64){htobe64(v)}, 8);
+}
+
 void add_fill(struct bytes *b, uint8_t value, size_t len)
 {
 	ASSERT(b->len + len <= sizeof(b->data));

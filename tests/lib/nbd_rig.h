@@ -72,6 +72,11 @@ void add_meta(struct bytes *b, uint32_t option, const char *name, const char *qu
 
 void add_request(struct bytes *b, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t off, uint32_t len);
 
+void add_extended(struct bytes *b, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t off,
+		  uint64_t len);
+
+void add_u64(struct bytes *b, uint64_t v);
+
 void add_fill(struct bytes *b, uint8_t value, size_t len);
 
 #endif

@@ -8,24 +8,35 @@
 
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/le.h"
 
-void handshake(struct rig *rig, const char *name, bool structured)
+static void shake(struct rig *rig, const char *name, uint32_t option)
 {
 	static struct bytes b;
 
 	b.len = 0;
 	add_u32(&b, 3);
-	if (structured) {
-		add_option(&b, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	if (option) {
+		add_option(&b, option, NULL, 0);
 		add_meta(&b, NBD_OPT_SET_META_CONTEXT, name, "base:allocation");
 	}
 	add_go(&b, NBD_OPT_GO, name);
 	assert_int_equal(rig_feed(rig, b.data, b.len, SIZE_MAX), b.len);
 	assert_int_equal(rig->s->state, NBD_TRANSMIT);
 	rig->out_pos = rig->out_len;
+}
+
+void handshake(struct rig *rig, const char *name, bool structured)
+{
+	shake(rig, name, structured ? NBD_OPT_STRUCTURED_REPLY : 0);
+}
+
+void handshake_extended(struct rig *rig, const char *name)
+{
+	shake(rig, name, NBD_OPT_EXTENDED_HEADERS);
 }
 
 int setup(void **state)
@@ -93,6 +104,35 @@ const uint8_t *expect_chunk(struct rig *rig, uint64_t cookie, uint16_t type, uin
 	assert_int_equal(be64_to_cpu(c->cookie), cookie);
 	*ret_len = be32_to_cpu(c->len);
 	return take(rig, *ret_len);
+}
+
+const uint8_t *expect_extended(struct rig *rig, uint64_t cookie, uint16_t type, uint64_t off,
+			       uint64_t *ret_len)
+{
+	const struct nbd_extended_chunk *c = take(rig, sizeof(*c));
+
+	assert_int_equal(be32_to_cpu(c->magic), NBD_EXTENDED_REPLY_MAGIC);
+	assert_int_equal(be16_to_cpu(c->flags), NBD_CHUNK_DONE);
+	assert_int_equal(be16_to_cpu(c->type), type);
+	assert_int_equal(be64_to_cpu(c->cookie), cookie);
+	assert_int_equal(be64_to_cpu(c->off), off);
+	*ret_len = be64_to_cpu(c->len);
+	return take(rig, *ret_len);
+}
+
+const char *expect_extended_error(struct rig *rig, uint64_t cookie, uint32_t error, uint64_t off)
+{
+	static char text[NBD_ERROR_TEXT_MAX];
+	const struct nbd_chunk_error *rep;
+	uint64_t len;
+
+	rep = (const void *)expect_extended(rig, cookie, NBD_CHUNK_ERROR, off, &len);
+	assert_true(len >= sizeof(*rep));
+	assert_int_equal(be32_to_cpu(rep->error), error);
+	assert_int_equal(be16_to_cpu(rep->msg_len), len - sizeof(*rep));
+	assert_in_range(len - sizeof(*rep), 1, sizeof(text) - 1);
+	snprintf(text, sizeof(text), "%.*s", (int)(len - sizeof(*rep)), (const char *)(rep + 1));
+	return text;
 }
 
 void expect_end(struct rig *rig)

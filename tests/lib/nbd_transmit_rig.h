@@ -10,6 +10,9 @@
 
 void handshake(struct rig *rig, const char *name, bool structured);
 
+/* With extended headers. */
+void handshake_extended(struct rig *rig, const char *name);
+
 int setup(void **state);
 
 int setup_simple(void **state);
@@ -26,6 +29,13 @@ void feed(struct rig *rig, struct bytes *b);
 const uint8_t *expect_simple(struct rig *rig, uint64_t cookie, uint32_t error, size_t len);
 
 const uint8_t *expect_chunk(struct rig *rig, uint64_t cookie, uint16_t type, uint32_t *ret_len);
+
+/* The next reply of an extended session, which must be one chunk. */
+const uint8_t *expect_extended(struct rig *rig, uint64_t cookie, uint16_t type, uint64_t off,
+			       uint64_t *ret_len);
+
+/* It is an error; returns its text, which is good until the next call. */
+const char *expect_extended_error(struct rig *rig, uint64_t cookie, uint32_t error, uint64_t off);
 
 void expect_end(struct rig *rig);
 

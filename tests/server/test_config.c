@@ -59,6 +59,8 @@ static void test_values(void **state)
 	assert_int_equal(set("threads", "3"), 0);
 	assert_int_equal(set("log-level", "debug"), 0);
 	assert_int_equal(set("read-only", "yes"), 0);
+	assert_int_equal(set("default-export", "vm1"), 0);
+	assert_string_equal(config.default_export, "vm1");
 	assert_true(config.read_only);
 	assert_int_equal(set("warn-full", "50,99"), 0);
 	assert_int_equal(config.warn_full_count, 2);
@@ -97,6 +99,8 @@ static void test_wrong_values_are_told(void **state)
 		{"http", "tcp:x"},
 		{"colour", "blue"},
 		{"read-only", "maybe"},
+		{"default-export", "a/b"},
+		{"default-export", "-x"},
 		{"warn-full", ""},
 		{"warn-full", "90,80"},
 		{"warn-full", "80,"},

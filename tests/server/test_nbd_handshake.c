@@ -222,7 +222,7 @@ static void test_abort_is_acknowledged(void **state)
 
 static void test_unknown_options_are_unsupported(void **state)
 {
-	static const uint32_t unknown[] = {NBD_OPT_STARTTLS, NBD_OPT_EXTENDED_HEADERS, 4, 0, 12, UINT32_MAX};
+	static const uint32_t unknown[] = {NBD_OPT_STARTTLS, 13, 4, 0, 12, UINT32_MAX};
 	struct rig *rig = *state;
 	struct bytes b = {.len = 0};
 

@@ -15,8 +15,11 @@ struct fs_volume *fake_fs_add(struct fs *fs, const char *name, uint64_t size, ui
 	struct fs_volume *vol = &fs->volumes[fs->count++];
 
 	ASSERT(fs->count <= FAKE_VOLUMES_MAX);
-	*vol = (struct fs_volume){.fs = fs, .data = mem_zalloc(size), .size = size, .flags = flags};
-	ASSERT(vol->data);
+	*vol = (struct fs_volume){.fs = fs, .size = size, .flags = flags};
+	if (size <= FAKE_DATA_MAX) {
+		vol->data = mem_zalloc(size);
+		ASSERT(vol->data);
+	}
 	snprintf(vol->name, sizeof(vol->name), "%s", name);
 	return vol;
 }
@@ -72,6 +75,7 @@ void fs_volume_get_info(struct fs_volume *vol, struct fs_volume_info *ret_info)
 {
 	*ret_info = (struct fs_volume_info){.size = vol->size, .flags = vol->flags};
 	memcpy(ret_info->name, vol->name, sizeof(ret_info->name));
+	memcpy(ret_info->comment, vol->comment, sizeof(ret_info->comment));
 }
 
 uint64_t fs_volume_size(const struct fs_volume *vol)
@@ -132,7 +136,7 @@ int fs_volume_list(struct fs *fs, int (*fn)(void *arg, const struct fs_volume_in
 
 bool fake_fs_is_hole(const struct fs_volume *vol, uint64_t off, uint64_t len)
 {
-	for (uint64_t i = off; i < off + len; i++)
+	for (uint64_t i = off; vol->data && i < off + len; i++)
 		if (vol->data[i])
 			return false;
 	return true;
@@ -146,7 +150,8 @@ int fs_volume_map(struct fs_volume *vol, uint64_t off, uint64_t len,
 
 	ASSERT(off <= vol->size && len <= vol->size - off);
 	while (off < end && !r) {
-		uint64_t n = min_u64(round_down_u64(off, FS_BLOCK_SIZE) + FS_BLOCK_SIZE, end) - off;
+		uint64_t piece = vol->data ? FS_BLOCK_SIZE : vol->size;
+		uint64_t n = min_u64(round_down_u64(off, FS_BLOCK_SIZE) + piece, end) - off;
 
 		r = fn(arg, off, n, fake_fs_is_hole(vol, off, n));
 		off += n;
@@ -181,19 +186,23 @@ int fs_ctx_fd(struct fs_ctx *ctx)
 
 static void fake_execute(struct fs *fs, struct fs_io *io)
 {
-	uint8_t *data = io->vol->data + io->off;
+	uint8_t *data = io->vol->data ? io->vol->data + io->off : NULL;
 
 	io->error = io->op == FS_FLUSH ? 0 : fs->fail;
 	if (io->error)
 		return;
-	if (io->op == FS_READ)
+	if (io->op == FS_READ && !data)
+		memset(io->buf, 0, io->len);
+	else if (io->op == FS_FLUSH)
+		fs->flushes++;
+	else if (!data)
+		return;
+	else if (io->op == FS_READ)
 		memcpy(io->buf, data, io->len);
 	else if (io->op == FS_WRITE)
 		memcpy(data, io->buf, io->len);
 	else if (io->op == FS_TRIM || io->op == FS_ZERO)
 		memset(data, 0, io->len);
-	else if (io->op == FS_FLUSH)
-		fs->flushes++;
 }
 
 static void fake_check(const struct fs_io *io)
@@ -224,6 +233,8 @@ void fs_submit(struct fs_ctx *ctx, struct fs_io *const *ios, size_t n)
 		fake_check(ios[i]);
 		fs->under_way++;
 		fs->last_flags = ios[i]->flags;
+		fs->last_off = ios[i]->off;
+		fs->last_len = ios[i]->len;
 		if (fs->defer) {
 			ios[i]->e.next = ctx->pending;
 			ctx->pending = ios[i];

@@ -17,13 +17,15 @@
 #include "fs/fs.h"
 
 #define FAKE_VOLUMES_MAX 8
+#define FAKE_DATA_MAX (UINT64_C(1) << 30)
 
 struct fs_volume {
 	struct fs *fs;
 	char name[FS_NAME_MAX + 1];
-	uint8_t *data;
+	uint8_t *data; /* NULL: larger than FAKE_DATA_MAX, and always a hole */
 	uint64_t size;
 	uint32_t flags;
+	char comment[FS_COMMENT_MAX + 1];
 	int refs;
 };
 
@@ -36,6 +38,7 @@ struct fs {
 	unsigned submits, requests, under_way, flushes;
 	size_t largest_batch;
 	uint32_t last_flags;
+	uint64_t last_off, last_len;
 };
 
 struct fs_ctx {
