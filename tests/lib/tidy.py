@@ -422,7 +422,7 @@ AS_BYTES = {
 
 @rule
 def one_place(tree):
-    """What is on the disk is packed and unpacked in one place: a struct of fs/format/ is converted there, or in one file
+    """What is on the disk is packed and unpacked in one place: a struct of fs/format/ is converted there or in one file
     outside (tests apart). Those that are kept as they are on the disk are listed above, with the reason."""
     structs = {}
     for f in tree.select(r"^fs/format/.*_format\.h$"):
