@@ -231,7 +231,6 @@ enum nbd_chunk_type {
 	NBD_CHUNK_BLOCK_STATUS = 5,
 	NBD_CHUNK_BLOCK_STATUS_EXT = 6,
 	NBD_CHUNK_ERROR = 1 << 15 | 1,
-	NBD_CHUNK_ERROR_OFFSET = 1 << 15 | 2,
 };
 
 /* What follows the header of a chunk. */
@@ -239,12 +238,7 @@ struct nbd_chunk_data {
 	be64 off;
 } __attribute__((packed));
 
-struct nbd_chunk_hole {
-	be64 off;
-	be32 len;
-} __attribute__((packed));
-
-/* The text follows, and for ERROR_OFFSET a be64. */
+/* The text follows. */
 struct nbd_chunk_error {
 	be32 error;
 	be16 msg_len;
@@ -295,7 +289,6 @@ static_assert(sizeof(struct nbd_extended_request_header) == 32, "wire format");
 static_assert(sizeof(struct nbd_extended_chunk) == 32, "wire format");
 static_assert(sizeof(struct nbd_status_filter) == 12, "wire format");
 static_assert(sizeof(struct nbd_chunk_data) == 8, "wire format");
-static_assert(sizeof(struct nbd_chunk_hole) == 12, "wire format");
 static_assert(sizeof(struct nbd_chunk_error) == 6, "wire format");
 static_assert(sizeof(struct nbd_chunk_status) == 4, "wire format");
 static_assert(sizeof(struct nbd_chunk_status_ext) == 8, "wire format");

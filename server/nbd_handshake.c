@@ -9,7 +9,6 @@
 #include "base/util.h"
 
 #define ALLOCATION "base:allocation"
-#define STOPS "the server stops; connect again later"
 #define ALLOCATION_ID 1
 #define OUT_SIZE_MIN 512
 
@@ -193,12 +192,8 @@ static void opt_export_name(struct nbd_handshake *hs, uint32_t option, struct cu
 	struct fs_error err = {"extended headers go with NBD_OPT_GO, not with NBD_OPT_EXPORT_NAME"};
 	int r = -EPROTO;
 
-	if (hs->stopping) {
-		r = -ESHUTDOWN;
-		snprintf(err.msg, sizeof(err.msg), STOPS);
-	} else if (!hs->extended) {
+	if (!hs->extended)
 		r = nbd_export_open(&hs->exports, name, len, &hs->export, &err);
-	}
 	if (r < 0) { /* this option has no way to say why */
 		snprintf(hs->refusal, sizeof(hs->refusal), "%.*s", NBD_REFUSAL_MAX - 1, err.msg);
 		close_with(hs, r);
@@ -449,10 +444,6 @@ static void serve_option(struct nbd_handshake *hs, uint32_t option, const uint8_
 {
 	struct cursor c = {payload, payload + len, false};
 
-	if (hs->stopping && option != NBD_OPT_ABORT && option != NBD_OPT_EXPORT_NAME) {
-		reply(hs, option, NBD_REP_ERR_SHUTDOWN, STOPS);
-		return;
-	}
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
 		if (options[i].option == option) {
 			options[i].serve(hs, option, &c);

@@ -34,7 +34,6 @@ struct nbd_handshake {
 	/* What was agreed on. */
 	bool structured; /* replies in chunks, */
 	bool extended;	 /* with extended headers; then `structured` is set too */
-	bool stopping;	 /* the server stops: options are refused. Set it at any time. */
 	bool allocation; /* the context base:allocation, for the export `allocation_name` */
 	uint32_t allocation_len;
 	struct nbd_export export; /* in DONE; whoever takes it sets export.vol to NULL here */

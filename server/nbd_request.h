@@ -10,10 +10,8 @@
 
 #define NBD_ALLOCATION_ID 1 /* of the metadata context base:allocation */
 
-/* The longest head of a reply: an error with its text and its offset. */
-#define NBD_HEAD_MAX                                                                               \
-	(sizeof(struct nbd_extended_chunk) + sizeof(struct nbd_chunk_error) + NBD_ERROR_TEXT_MAX + \
-	 sizeof(be64))
+/* The longest head of a reply: an error with its text. */
+#define NBD_HEAD_MAX (sizeof(struct nbd_extended_chunk) + sizeof(struct nbd_chunk_error) + NBD_ERROR_TEXT_MAX)
 
 struct nbd_request {
 	struct fs_io io;
