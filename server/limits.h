@@ -39,7 +39,7 @@
  */
 #define NBD_HANDSHAKE_COST (12u << 10)
 #define NBD_SESSION_COST (2u << 10)
-#define NBD_REQUEST_COST 1536u
+#define NBD_REQUEST_COST 1792u
 #define NBD_HANDSHAKE_OUT_FREE 4096u /* output of a handshake that is a part of its cost, */
 #define NBD_HANDSHAKE_IN_FREE 2048u  /* and input */
 

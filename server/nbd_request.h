@@ -6,6 +6,8 @@
 #ifndef SERVER_NBD_REQUEST_H
 #define SERVER_NBD_REQUEST_H
 
+#include <assert.h>
+
 #include "server/nbd_session.h"
 
 #define NBD_ALLOCATION_ID 1 /* of the metadata context base:allocation */
@@ -43,6 +45,8 @@ struct nbd_request {
 	struct fs_work work; /* BLOCK_STATUS */
 	struct task task;
 };
+
+static_assert(sizeof(struct nbd_request) <= 600, "NBD_REQUEST_COST has room for it and the engine's 1,176");
 
 /* A request as it came, in the processor's byte order. */
 struct nbd_header {
