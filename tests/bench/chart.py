@@ -8,7 +8,7 @@ import json
 import sys
 from xml.sax.saxutils import escape
 
-COLUMNS, PANEL, BAR, GAP, LABEL, VALUE = 2, 480, 16, 6, 180, 70
+COLUMNS, PANEL, BAR, GAP, LABEL, VALUE = 2, 500, 16, 6, 205, 70
 HEAD, TITLE, NOTE = 44, 26, 14
 STYLE = """text { font-family: Helvetica, Arial, sans-serif; font-size: 12px; fill: #24292f }
 .head { font-size: 15px; font-weight: bold } .title { font-weight: bold } .note { font-size: 10px; fill: #57606a }
