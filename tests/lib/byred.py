@@ -300,6 +300,8 @@ class Byred:
     def close(self, check=True):
         """Ends everything and removes the folder. Raises when the daemon or the pool is not well."""
         problem = None
+        if self.running():
+            self.proc.send_signal(signal.SIGCONT)  # a test may have failed while it was stopped
         self.close_handles()
         try:
             if self.running():
