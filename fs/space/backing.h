@@ -82,6 +82,8 @@ struct backing {
 	bool promising;		      /* a volume operation is about to promise: the space lock */
 	/* bytes of metadata groups (0) and data groups (1) that wait for the commit that names them */
 	_Atomic uint64_t uncounted[2];
+	/* device bytes of groups for which the host is being asked: free, and in no other figure */
+	_Atomic uint64_t making;
 	/* LOCK_SPACE_INFO: unallocated space when no data (1) or metadata (0) group could be made of it. */
 	uint64_t no_room_at[2];
 };

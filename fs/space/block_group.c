@@ -387,14 +387,18 @@ static int add_placed_locked(struct fs *fs, struct group_desc *d, uint64_t strip
 /* The same, without the lock: on a sparse pool it waits for the host. */
 static int add_backed(struct fs *fs, struct group_desc *d, uint64_t stripe_bytes)
 {
-	int r = backing_allocate(fs, d);
+	uint64_t bytes = d->nr_stripes * stripe_bytes;
+	int r;
 
+	atomic_fetch_add(&fs->backing->making, bytes);
+	r = backing_allocate(fs, d);
 	lock_take(&fs->groups->lock);
 	if (r == 0)
 		r = add_placed_locked(fs, d, stripe_bytes);
 	else
 		for (unsigned i = 0; i < d->nr_stripes; i++)
 			(void)space_add_locked(fs->groups, d->stripe[i], stripe_bytes);
+	atomic_fetch_sub(&fs->backing->making, bytes);
 	lock_drop(&fs->groups->lock);
 	return r;
 }

@@ -324,23 +324,33 @@ static uint64_t leaving_bytes(const struct fs *fs)
 	return fs->backing->on || empty < stays ? 0 : empty - stays;
 }
 
+/* Groups of a sparse pool that give no space yet: for whoever waits a moment they are free. */
+static uint64_t coming_bytes(const struct fs *fs)
+{
+	const struct backing *b = fs->backing;
+
+	return atomic_load(&b->making) + 2 * atomic_load(&b->uncounted[0]);
+}
+
 static uint64_t free_bytes(struct fs *fs, bool only_made)
 {
 	struct space_info *si = fs->space;
 	const struct space_counts *d = &si->kind[SPACE_DATA];
 	uint64_t lo = 0, hi = device_size(fs->dev) / FS_BLOCK_SIZE; /* in blocks */
-	uint64_t taken, have, leaving;
+	uint64_t taken, have, leaving, coming = coming_bytes(fs);
 
 	lock_take(&si->lock);
 	taken = d->allocated - d->pinned + d->may_use + d->unavailable - si->discarding +
 		si->volume_reserved + si->freeing_reserve;
 	have = d->total + si->aside > taken ? d->total + si->aside - taken : 0;
+	if (!only_made)
+		have += atomic_load(&fs->backing->uncounted[1]);
 	leaving = min_u64(leaving_bytes(fs), have);
 	while (lo < hi) {
 		uint64_t mid = (lo + hi + 1) / 2;
 
 		if (can_write_locked(fs, mid * FS_BLOCK_SIZE, only_made ? have : have - leaving,
-				     only_made ? 0 : leaving, only_made))
+				     only_made ? 0 : leaving + coming, only_made))
 			lo = mid;
 		else
 			hi = mid - 1;

@@ -21,7 +21,9 @@
 #include "tests/lib/model.h"
 #include "tests/lib/random.h"
 #include "base/util.h"
+#include "fs/format/block_group_format.h"
 #include "fs/space/backing.h"
+#include "fs/space/block_group.h"
 #include "fs/device/device.h"
 #include "fs/device/device_sim.h"
 #include "fs/fs.h"
@@ -588,9 +590,34 @@ static void test_a_sparse_copy_is_filled(void **state)
 	unlink(path);
 }
 
+/* A group that gives no space before a commit names it is free all the same: the figure must not dip. */
+static void test_free_goes_on_while_a_group_is_made(void **state)
+{
+	static const uint8_t types[] = {GROUP_METADATA, GROUP_DATA};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
+		struct engine *e = engine_new_sparse(1024 * MIB, 11 + i);
+		uint64_t bytes, before;
+
+		engine_commit(e);
+		/* so that data groups wait for a commit, too */
+		atomic_store(&e->fs->backing->promised, true);
+		before = space_free_bytes(e->fs);
+		assert_int_equal(block_group_create(e->fs, types[i], 16 * MIB, &bytes), 0);
+		assert_int_equal(bytes, 0);
+		assert_true(backing_has_uncounted(e->fs));
+		assert_in_range(space_free_bytes(e->fs), before - MIB, before + MIB);
+		engine_commit(e);
+		assert_false(backing_has_uncounted(e->fs));
+		assert_in_range(space_free_bytes(e->fs), before - MIB, before + MIB);
+		engine_free(e);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_free_goes_on_while_a_group_is_made),
 		cmocka_unit_test(test_full_host_refuses_new_data_and_nothing_else),
 		cmocka_unit_test(test_trims_with_edges_go_on_and_on),
 		cmocka_unit_test(test_what_is_reserved_has_its_blocks),
