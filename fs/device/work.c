@@ -135,6 +135,7 @@ int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads)
 	int r = 0;
 
 	memset(pool, 0, sizeof(*pool));
+	pool->ready = true;
 	lock_init(&pool->lock, LOCK_WORK);
 	lock_cond_init(&pool->cond);
 	list_init(&pool->quick);
@@ -154,7 +155,7 @@ int work_pool_init(struct work_pool *pool, struct device *dev, unsigned threads)
 
 void work_pool_fini(struct work_pool *pool)
 {
-	if (!pool->quick.tail)
+	if (!pool->ready)
 		return;
 	lock_take(&pool->lock);
 	pool->stop = true;
@@ -168,7 +169,7 @@ void work_pool_fini(struct work_pool *pool)
 		pool->queue[i]->dev->ops->queue_free(pool->queue[i]);
 	pthread_cond_destroy(&pool->cond);
 	lock_fini(&pool->lock);
-	pool->quick.tail = NULL;
+	pool->ready = false;
 }
 
 void work_pool_add(struct work_pool *pool, struct fs_work *work)

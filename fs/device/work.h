@@ -39,6 +39,7 @@ struct work_pool {
 	struct device_queue *queue[WORK_THREADS_MAX];
 	unsigned threads, queues;
 	bool stop;
+	bool ready; /* between init and fini, whose callers alone look at it */
 };
 
 /* threads 0: none (simulation), but one device queue for work_run_one. Else WORK_THREADS_MIN at least. */
