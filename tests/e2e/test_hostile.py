@@ -474,8 +474,9 @@ def test_hostile_idle_rpc_connections_do_not_lock_others_out(hostile):
 
 @pytest.mark.alone
 def test_hostile_rpc_flood_of_unknown_fields(hostile):
-    """A frame with 128 Ki fields that nobody knows takes no longer than one without."""
+    """A frame with 85 Ki fields that nobody knows takes little longer than as many bytes in one such field."""
     frame = rpc_frame(1, 7, b"\x98\x3e\x00" * (256 * K // 3))
+    plain = rpc_frame(1, 7, b"\x9a\x3e\xf0\xff\x0f" + bytes(256 * K - 16))
     stop = threading.Event()
 
     def flood(s):
@@ -488,14 +489,20 @@ def test_hostile_rpc_flood_of_unknown_fields(hostile):
             pass
 
     s = rpc_connect(hostile.b)
-    s.sendall(frame)
-    s.recv(4096)
-    before, start = cpu_seconds(hostile.b.proc.pid), time.monotonic()
-    for _ in range(50):
-        s.sendall(frame)
-        s.recv(4096)
-    hostile_cost = (time.monotonic() - start) / 50
-    assert hostile_cost < 0.008, f"{hostile_cost * 1000:.1f} ms a frame"
+    before = cpu_seconds(hostile.b.proc.pid)
+
+    def cost(what):
+        """The least of many: what others do on the machine only adds."""
+        times = []
+        for _ in range(50):
+            start = time.monotonic()
+            s.sendall(what)
+            assert s.recv(4096)
+            times.append(time.monotonic() - start)
+        return min(times)
+
+    many, one = cost(frame), cost(plain)
+    assert many < 3 * one, f"{many * 1000:.1f} ms a frame, {one * 1000:.1f} ms with one field"
     threads = [threading.Thread(target=flood, args=(rpc_connect(hostile.b),)) for _ in range(2)]
     for t in threads:
         t.start()

@@ -57,9 +57,11 @@ static void kept_queue_free(struct device_queue *q)
 static void kept_submit(struct device_queue *q, struct device_io *io)
 {
 	struct kept_device *k = kept_of(q);
+	/* a test may begin to watch while threads run: `arg` is set first */
+	__typeof__(k->before_submit) before = __atomic_load_n(&k->before_submit, __ATOMIC_ACQUIRE);
 
-	if (k->before_submit)
-		k->before_submit(k->arg, q, io);
+	if (before)
+		before(k->arg, q, io);
 	KEPT_CALL(q, ops->submit(q, io));
 }
 
