@@ -79,9 +79,11 @@
 #define REBUILD_HOLES 4u /* in front of a node that is lost: to its leaf's end */
 
 struct rebuild_group {
-	struct block_group *group; /* it cannot go away: only a loaded one is removed */
-	uint64_t *used;		   /* found by the walk */
-	bool done;
+	/* It cannot go away before it is done: only a loaded one is removed. Then it may be gone at once. */
+	struct block_group *group;
+	uint64_t start;
+	uint64_t *used; /* found by the walk */
+	bool done, contradicts;
 	uint64_t found; /* bytes, at the end */
 };
 
@@ -178,7 +180,7 @@ static void collect_group(struct block_group *g, void *arg)
 		rb->error = -ENOMEM;
 		return;
 	}
-	rb->group[rb->groups++] = (struct rebuild_group){.group = g, .used = used};
+	rb->group[rb->groups++] = (struct rebuild_group){.group = g, .start = g->start, .used = used};
 	lock_take(&g->lock);
 	memset(g->lost, 0, bitmap_words(g) * sizeof(uint64_t));
 	lock_drop(&g->lock);
@@ -457,7 +459,7 @@ static int hand_over_locked(struct fs *fs, struct rebuild_group *rg)
 	leaked = g->used > rg->found && le64_to_cpu(fs->super->flags) & SUPER_FLAG_LEAKED
 			 ? g->used - rg->found
 			 : 0;
-	g->contradicts = rg->found != g->used - leaked;
+	g->contradicts = rg->contradicts = rg->found != g->used - leaked;
 	r = g->contradicts ? 0 : block_group_rebuilt(fs, g, space);
 	if (r || g->contradicts) {
 		if (g->contradicts && g->type == GROUP_METADATA)
@@ -556,10 +558,10 @@ static void report(struct rebuild *rb, int error, uint64_t us)
 		const struct rebuild_group *rg = &rb->group[i];
 
 		done += rg->done;
-		if (rg->group->contradicts)
+		if (rg->contradicts)
 			fs_log(rb->fs, FS_LOG_ERROR,
 			       "block group %llu: the trees refer to %llu bytes of it, its item says otherwise: it is not used; run byre pool check",
-			       (unsigned long long)rg->group->start, (unsigned long long)rg->found);
+			       (unsigned long long)rg->start, (unsigned long long)rg->found);
 	}
 	fs_log(rb->fs, error && error != -ECANCELED ? FS_LOG_WARNING : FS_LOG_NOTICE,
 	       "free space of %zu of %zu block groups rebuilt in %llu ms%s%s", done, rb->groups,
