@@ -748,6 +748,7 @@ static void test_block_group_contradicting_one_is_walked_once(void **state)
 	for (unsigned n = 0; n < 3; n++)
 		write_and_commit(s.e, vol[1], n);
 	assert_int_equal(walks(s.e), 1);
+	assert_non_null(strstr(s.e->log, "its item says otherwise: it is not used"));
 	close_broken(&s, &m, vol);
 }
 
